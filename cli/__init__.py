@@ -1,0 +1,1 @@
+"""The command `limbeck`: assembles what the packages offer."""

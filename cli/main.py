@@ -1,0 +1,47 @@
+"""`limbeck`: one command; every sub-command lives in the package it serves. An error of limbeck's own is one message, not a traceback."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from limbeck.operators.errors import LimbeckError
+from limbeck.simulations import commands
+from limbeck.simulations.data import commands as data_commands
+
+app = typer.Typer(
+    name="limbeck",
+    help="Privacy-preserving federated distillation: several private teachers become one small sparse student.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("simulate")(commands.simulate)
+app.command("scenarios")(commands.scenarios)
+app.command("report")(commands.report)
+app.add_typer(data_commands.app, name="data")
+
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """The entry point: exit status 0, 1 for an error that is explained, 2 for wrong usage, 130 after Ctrl-C."""
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=Console(stderr=True), show_time=False, show_path=False)]
+    )
+    try:
+        app()
+    except LimbeckError as error:
+        print(f"limbeck: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("limbeck: interrupted.", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+
+
+if __name__ == "__main__":
+    main()

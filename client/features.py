@@ -1,0 +1,101 @@
+"""Public features of inputs: fixed functions, nothing is learnt from private records.
+
+Features of public inputs are kept in a cache folder by content hash, so that many clients on one machine compute them once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck.client.scattering import scatter
+from limbeck.operators.errors import DataError, SettingError
+from limbeck.protos.files import write_durably
+from limbeck.protos.transfer_set import digest
+
+VERSION = 1
+SMALL = 16
+
+
+def _unit_scale(x_N: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Bytes become [0, 1]; floats stay."""
+    return x_N.astype(np.float32) / 255 if x_N.dtype == np.uint8 else x_N.astype(np.float32)
+
+
+def _pixels(x_N: NDArray[np.generic]) -> NDArray[np.float32]:
+    return _unit_scale(x_N).reshape(len(x_N), -1)
+
+
+def _hog(x_N: NDArray[np.generic]) -> NDArray[np.float32]:
+    from skimage.feature import hog
+
+    images = _unit_scale(_images(x_N))
+    cell = 4 if images.shape[1] <= SMALL or images.shape[1] % 7 else 7
+
+    def one(image: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(hog(image, orientations=9, pixels_per_cell=(cell, cell), cells_per_block=(2, 2)), np.float32)
+
+    width = len(one(np.zeros(images.shape[1:], np.float32)))
+    return np.stack([one(image) for image in images]) if len(images) else np.zeros((0, width), np.float32)
+
+
+def _scattering(x_N: NDArray[np.generic]) -> NDArray[np.float32]:
+    images = _unit_scale(_images(x_N))
+    coefficients = scatter(images, scales=1 if images.shape[1] <= SMALL else 2)
+    return coefficients.reshape(len(images), -1)
+
+
+def _images(x_N: NDArray[np.generic]) -> NDArray[np.generic]:
+    if x_N.ndim != 3:
+        raise DataError(f"Expected grey images of shape (N, H, W), got {x_N.shape}.")
+    return x_N
+
+
+FEATURES: dict[str, Callable[[NDArray[np.generic]], NDArray[np.float32]]] = {
+    "pixels": _pixels,
+    "hog": _hog,
+    "scattering": _scattering,
+}
+
+
+def compute(name: str, x_N: NDArray[np.generic], *, cache: Path | None = None) -> NDArray[np.float32]:
+    """(N, D) features of N inputs.
+
+    cache: a folder for features of PUBLIC inputs; give none for private ones. Two processes that want the same wait for one
+    another. Raises SettingError for an unknown name, DataError for inputs it cannot be computed of.
+    """
+    if name not in FEATURES:
+        raise SettingError(f"Expected features out of {', '.join(FEATURES)}, got {name!r}.")
+    if cache is None:
+        return FEATURES[name](x_N)
+    key = hashlib.sha256(f"{name} {VERSION} ".encode() + digest(x_N)).hexdigest()[:32]
+    path = cache / f"{name}-{key}.npy"
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with (cache / f"{name}-{key}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                buffer = io.BytesIO()
+                np.save(buffer, FEATURES[name](x_N))
+                write_durably(path, buffer.getvalue())
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+def normalise(f_ND: NDArray[np.float32], norm: float, public_mean_D: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Subtract a public mean, then scale every row to this L2 norm.
+
+    Row by row, so no record touches another. A row that is not finite becomes zero: harmless, and its presence does not show.
+    public_mean_D: the mean over public inputs only.
+    """
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        centred = f_ND - public_mean_D
+        length = np.sqrt(np.einsum("nd,nd->n", centred, centred, dtype=np.float64))[:, None]
+        scaled = centred * np.where(length > 0, norm / length, 0)
+    good = np.isfinite(length) & np.isfinite(scaled).all(1, keepdims=True)
+    return np.where(good, scaled, 0).astype(np.float32)

@@ -1,0 +1,92 @@
+"""Randomness that privacy rests on: the operating system's entropy through a stream cipher, never a global generator.
+
+Gaussian samples are float32 of a float64 Box-Muller transform. A finite-precision Gaussian is not exactly the ideal one that the
+accounting assumes; no attack through its low bits is defended against here (docs/privacy.md says so).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+from typing import Protocol
+
+import numpy as np
+import torch
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from numpy.typing import NDArray
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+CHUNK = 1 << 16
+
+
+class Noise(Protocol):
+    """A source of independent random numbers."""
+
+    label: str
+
+    def gaussian(self, *shape: int, std: float) -> Tensor:
+        """Float32 samples of a normal distribution with mean 0 and this standard deviation."""
+
+    def uniform(self, n: int) -> NDArray[np.float64]:
+        """n numbers in [0, 1), multiples of 2^-53."""
+
+
+class _Stream:
+    """AES-256 in counter mode as a generator. Its key is neither shown nor kept anywhere else."""
+
+    label = "stream"
+
+    def __init__(self, key: bytes, nonce: bytes) -> None:
+        self._cipher = Cipher(algorithms.AES(key), modes.CTR(nonce)).encryptor()
+        self._zeros = bytes(8 * CHUNK)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+    def uniform(self, n: int) -> NDArray[np.float64]:
+        out = np.empty(n)
+        for start in range(0, n, CHUNK):
+            part = out[start : start + CHUNK]
+            words = np.frombuffer(self._cipher.update(self._zeros[: 8 * len(part)]), np.uint64)
+            np.multiply(words >> np.uint64(11), 2.0**-53, out=part)
+        return out
+
+    def gaussian(self, *shape: int, std: float) -> Tensor:
+        n = math.prod(shape)
+        out = np.empty(n + n % 2, np.float32)
+        for start in range(0, len(out), CHUNK):
+            part = out[start : start + CHUNK]
+            u = self.uniform(len(part)).reshape(2, -1)
+            radius = np.sqrt(-2 * np.log1p(-u[0])) * std
+            angle = (2 * np.pi) * u[1]
+            part[: u.shape[1]] = radius * np.cos(angle)
+            part[u.shape[1] :] = radius * np.sin(angle)
+        return torch.from_numpy(out[:n]).view(shape)
+
+
+class SystemEntropy(_Stream):
+    """The source for real privacy: key and nonce from the operating system, different in every run."""
+
+    label = "system-entropy"
+
+    def __init__(self) -> None:
+        super().__init__(os.urandom(32), os.urandom(16))
+
+
+class UnsafeSeeded(_Stream):
+    """Repeatable "noise" for experiments: whoever knows the seed can take it away again, so no guarantee holds."""
+
+    label = "UnsafeSeeded"
+
+    def __init__(self, seed: int) -> None:
+        log.warning("Privacy noise is seeded (UnsafeSeeded): no privacy guarantee holds.")
+        super().__init__(hashlib.sha256(f"limbeck UnsafeSeeded {seed}".encode()).digest(), bytes(16))
+
+
+def poisson_sample(noise: Noise, n: int, rate: float) -> NDArray[np.intp]:
+    """Indices below n, each with probability `rate` on its own: the Poisson sampling that the accounting assumes."""
+    return np.flatnonzero(noise.uniform(n) < rate)

@@ -1,0 +1,35 @@
+"""What leaves a site, and by which mechanism: softened and truncated answers of a DP teacher, and a noisy label histogram."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from limbeck.client.noise import Noise
+from limbeck.operators import Sampled as SampledTruncation
+from limbeck.operators import SoftenThenTruncate, TopK, Truncated
+from limbeck.operators.softening import family
+from limbeck.protos import messages
+from limbeck.protos.messages import LabelCounts, Plan
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def answers(log_p_NK: Tensor, plan: Plan, temperature: float, noise: Noise) -> Truncated:
+    """Soften over all classes first, truncate after: the plan's chain at one stage's temperature.
+
+    log_p_NK: (N, K) log-probabilities of a DP-trained teacher on public inputs; the result is post-processing of it.
+    noise: draws the samples where the plan truncates by sampling.
+    """
+    softening = family(plan.family.value, temperature)
+    match plan.truncation:
+        case messages.TopK(k=k):
+            return SoftenThenTruncate(softening=softening, truncation=TopK(k=k)).from_log(log_p_NK)
+        case messages.Sampled(draws=draws):
+            uniforms = torch.from_numpy(noise.uniform(len(log_p_NK) * draws)).view(-1, draws)
+            return SampledTruncation(draws=draws)(softening.from_log(log_p_NK).exp(), uniforms)
+
+
+def label_counts(y_N: NDArray[np.int64], classes: int, mechanism: LabelCounts, noise: Noise) -> tuple[float, ...]:
+    """K noisy counts: the Gaussian mechanism on the label histogram, L2 sensitivity 1 under add/remove of one record."""
+    counts_K = torch.from_numpy(np.bincount(y_N, minlength=classes).astype(np.float32))
+    return tuple((counts_K + noise.gaussian(classes, std=mechanism.noise_std)).tolist())

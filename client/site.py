@@ -1,0 +1,157 @@
+"""A site's own settings, read from its `site.toml`: where its records, ledger and transfer sets are, and its budget.
+
+Nothing in here comes from the coordinator. Paths are relative to the folder that holds the file.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from limbeck.client.ledger import Budget
+from limbeck.client.noise import Noise, SystemEntropy, UnsafeSeeded
+from limbeck.operators.errors import DataError, SettingError
+from limbeck.protos.messages import Adjacency, Unit
+from limbeck.protos.transfer_set import digest, read_arrays
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+SITES = "LIMBECK_SITES"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class BudgetSettings(_Strict):
+    """What all runs together may cost the records of this site."""
+
+    epsilon: float = Field(gt=0)
+    delta: float = Field(gt=0, lt=1)
+    unit: Literal["record"] = "record"
+    adjacency: Literal["add-remove-one"] = "add-remove-one"
+
+
+class NoiseSettings(_Strict):
+    """Where privacy noise comes from; a seed makes it repeatable, which voids every guarantee: simulations only."""
+
+    source: Literal["system-entropy", "UnsafeSeeded"] = "system-entropy"
+    seed: int | None = None
+
+
+class SiteSettings(_Strict):
+    """The whole of `site.toml`."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    records: str
+    transfer_sets: str
+    cache: str | None = None
+    ledger: str = "ledger.sqlite"
+    transcript: str = "transcript.jsonl"
+    state: str = "state"
+    release_label_counts: bool = False
+    budget: BudgetSettings
+    noise: NoiseSettings = NoiseSettings()
+
+
+class Site:
+    """One site: its folder and settings.
+
+    Raises SettingError where `site.toml` cannot be meant, DataError where it is missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "site.toml"
+        try:
+            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise DataError(f"Expected a site's settings at {path}, found none.") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SettingError(f"Expected TOML in {path}: {error}.") from error
+        try:
+            self.settings = SiteSettings.model_validate(raw)
+        except ValidationError as error:
+            problems = "; ".join(f"{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}" for e in error.errors())
+            raise SettingError(f"Expected valid settings in {path}: {problems}.") from error
+        self.folder = folder
+        self.name = self.settings.name
+
+    @classmethod
+    def of(cls, node_config: Mapping[str, object]) -> Site:
+        """The site that a Flower node stands for.
+
+        node_config: "site" is the site's folder. Flower's simulation engine knows only "partition-id": there the
+        environment variable LIMBECK_SITES names a folder with one sub-folder per site, in the order of their names.
+        """
+        folder = node_config.get("site")
+        if isinstance(folder, str):
+            return cls(Path(folder))
+        partition, sites = node_config.get("partition-id"), os.environ.get(SITES)
+        if partition is None or sites is None:
+            raise SettingError(
+                f"Expected node config 'site' (a folder), or 'partition-id' with ${SITES} set; got {dict(node_config)}."
+            )
+        folders = sorted(path.parent for path in Path(sites).glob("*/site.toml"))
+        index = int(str(partition))
+        if not 0 <= index < len(folders):
+            raise SettingError(f"Expected partition-id below {len(folders)} sites in {sites}, got {index}.")
+        return cls(folders[index])
+
+    @property
+    def budget(self) -> Budget:
+        """What the ledger enforces."""
+        own = self.settings.budget
+        return Budget(epsilon=own.epsilon, delta=own.delta, unit=Unit(own.unit), adjacency=Adjacency(own.adjacency))
+
+    @property
+    def ledger(self) -> Path:
+        """The ledger's file."""
+        return self.folder / self.settings.ledger
+
+    @property
+    def transcript(self) -> Path:
+        """The transcript's file."""
+        return self.folder / self.settings.transcript
+
+    @property
+    def cache(self) -> Path | None:
+        """Where features of public inputs are kept."""
+        return self.folder / self.settings.cache if self.settings.cache else None
+
+    def state(self, plan_hash: bytes) -> Path:
+        """The folder for one plan's state, made if need be."""
+        folder = self.folder / self.settings.state / plan_hash.hex()[:16]
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def noise(self) -> Noise:
+        """A fresh noise source, as the site's settings say."""
+        own = self.settings.noise
+        if own.source == "system-entropy":
+            return SystemEntropy()
+        if own.seed is None:
+            raise SettingError("Expected noise.seed with noise.source = UnsafeSeeded, got none.")
+        return UnsafeSeeded(own.seed)
+
+    def read_records(self, classes: int) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
+        """The private records: inputs (n, ...) and labels (n,). Raises DataError."""
+        path = self.folder / self.settings.records
+        x_N, y_N = read_arrays(path, "x", "y")
+        if len(x_N) != len(y_N) or y_N.ndim != 1:
+            raise DataError(f"Expected as many labels as inputs in {path}, got {y_N.shape} for {x_N.shape}.")
+        if len(y_N) and not (int(y_N.min()) >= 0 and int(y_N.max()) < classes):
+            raise DataError(f"Expected labels in [0, {classes}) in {path}, got {int(y_N.min())} .. {int(y_N.max())}.")
+        return x_N, y_N.astype(np.int64)
+
+    def read_transfer_set(self, sha256: bytes) -> NDArray[np.generic]:
+        """The public inputs with this hash. Raises DataError where the site does not hold them."""
+        path = self.folder / self.settings.transfer_sets / f"{sha256.hex()}.npz"
+        (x_N,) = read_arrays(path, "x")
+        found = digest(x_N)
+        if found != sha256:
+            raise DataError(f"Expected SHA-256 {sha256.hex()} of the inputs in {path}, got {found.hex()}.")
+        return x_N

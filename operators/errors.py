@@ -1,0 +1,45 @@
+"""limbeck's tree of errors. Every message names the thing, its value and what was wanted.
+
+LimbeckError
+├── SettingError        a scenario, site file or option that cannot be meant
+├── DataError           a data file that is missing, corrupt or of the wrong shape
+├── WireError           bytes from a peer that are not a valid message
+├── BudgetError         a privacy budget that does not allow a charge
+├── LedgerError         a ledger file that cannot be trusted or read
+├── TooFewClients       fewer clients than the plan's minimum are left
+└── RunError            a run folder that cannot be used as asked
+"""
+
+from __future__ import annotations
+
+
+class LimbeckError(Exception):
+    """Base of all errors that limbeck raises for its users."""
+
+
+class SettingError(LimbeckError, ValueError):
+    """A setting that cannot be meant."""
+
+
+class DataError(LimbeckError):
+    """A data file that is missing, corrupt or of the wrong shape."""
+
+
+class WireError(LimbeckError):
+    """Bytes from a peer that are not a valid message here and now."""
+
+
+class BudgetError(LimbeckError):
+    """A charge that the privacy budget does not allow; nothing was charged."""
+
+
+class LedgerError(LimbeckError):
+    """A ledger that cannot be trusted or read."""
+
+
+class TooFewClients(LimbeckError):
+    """Fewer clients than the plan's minimum are left; the run can be resumed."""
+
+
+class RunError(LimbeckError):
+    """A run folder that cannot be used as asked."""

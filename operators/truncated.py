@@ -1,0 +1,58 @@
+"""The type of a truncated distribution: kept ids, their probabilities and the tail mass; never a dense matrix with zeros.
+
+Shape legend: N samples, K classes, k kept entries per sample.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Truncated:
+    """N distributions over K classes of which k entries each are known one by one.
+
+    ids_Nk: int64, distinct within a row, in [0, K). p_Nk: probabilities of those ids, >= 0. tail_N: mass of the K - k
+    other classes together, >= 0. Rows sum to 1: p_Nk.sum(-1) + tail_N = 1. A row may hold ids of probability 0 as padding.
+    """
+
+    ids_Nk: Tensor
+    p_Nk: Tensor
+    tail_N: Tensor
+    classes: int
+
+    def __len__(self) -> int:
+        return self.ids_Nk.shape[0]
+
+    @property
+    def kept(self) -> int:
+        """k, entries per row."""
+        return self.ids_Nk.shape[1]
+
+    def dense(self) -> Tensor:
+        """(N, K) probabilities with the tail mass spread evenly over the classes that are not kept.
+
+        For small K only: plots, tests and metrics.
+        """
+        others = max(self.classes - self.kept, 1)
+        p_NK = (self.tail_N / others).unsqueeze(-1).expand(-1, self.classes).clone()
+        return p_NK.scatter_(1, self.ids_Nk, self.p_Nk.to(p_NK.dtype))
+
+    def rows(self, index: Tensor | slice) -> Truncated:
+        """The same distributions for some rows."""
+        return Truncated(ids_Nk=self.ids_Nk[index], p_Nk=self.p_Nk[index], tail_N=self.tail_N[index], classes=self.classes)
+
+
+def concatenate(parts: list[Truncated]) -> Truncated:
+    """Rows of all parts, in order. Raises ValueError where parts disagree on K or k."""
+    if len({(part.classes, part.kept) for part in parts}) != 1:
+        raise ValueError(f"Expected parts of one K and k, got {[(part.classes, part.kept) for part in parts]}.")
+    return Truncated(
+        ids_Nk=torch.cat([part.ids_Nk for part in parts]),
+        p_Nk=torch.cat([part.p_Nk for part in parts]),
+        tail_N=torch.cat([part.tail_N for part in parts]),
+        classes=parts[0].classes,
+    )

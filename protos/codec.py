@@ -1,0 +1,494 @@
+"""Bytes in, a checked frozen value out, or a WireError: the only module that touches generated protobuf code.
+
+Decoding trusts nothing: lengths, ranges, sums, the plan's hash, stage and bounds are all checked here, so nobody checks again.
+An encoding is canonical: what decodes re-encodes to the same bytes, and any other bytes are refused.
+
+Shape legend: N samples, K classes, k kept entries per sample.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from enum import Enum
+from typing import TypeVar
+
+import numpy as np
+import torch
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+from limbeck.operators import Truncated
+from limbeck.operators.errors import WireError
+from limbeck.protos import limbeck_pb2 as pb
+from limbeck.protos import packing
+from limbeck.protos.messages import (
+    HASH_BYTES,
+    VERSION,
+    Accepted,
+    Adjacency,
+    Ask,
+    CnnTeaching,
+    Coding,
+    Declined,
+    Family,
+    LabelCounts,
+    LinearTeaching,
+    Loss,
+    Offer,
+    Plan,
+    Pooling,
+    Privacy,
+    Reason,
+    Reply,
+    Request,
+    Sampled,
+    Share,
+    Stage,
+    Student,
+    Taught,
+    Teach,
+    Teaching,
+    TopK,
+    Truncation,
+    Unit,
+)
+from numpy.typing import NDArray
+
+MAX_REQUEST = 1 << 20
+MAX_SMALL_REPLY = 1 << 20
+MAX_COUNT = 1 << 31
+# Quantised to 8-bit logarithms, a row's mass is off by at most half a step, 2.8 %.
+MASS_TOLERANCE = 0.03
+
+_SITE = re.compile(r"[A-Za-z0-9._-]{1,64}")
+E = TypeVar("E", bound=Enum)
+M = TypeVar("M", pb.Request, pb.Reply)
+
+
+# Plans
+
+
+def plan_hash(plan: Plan) -> bytes:
+    """SHA-256 (32 bytes) of a plan's encoding: the name of its run."""
+    return hashlib.sha256(_plan_to_pb(plan).SerializeToString(deterministic=True)).digest()
+
+
+def check_plan(plan: Plan) -> None:
+    """Raise WireError unless every field has a possible value; the message names the field."""
+    _text("name", plan.name, 200)
+    _hash("transfer_set", plan.transfer_set)
+    _whole("samples", plan.samples, 1, MAX_COUNT)
+    _whole("classes", plan.classes, 2, MAX_COUNT)
+    match plan.truncation:
+        case TopK(k=k):
+            _whole("truncation.k", k, 1, plan.classes)
+        case Sampled(draws=draws):
+            _whole("truncation.draws", draws, 1, 255)
+    _whole("stages", len(plan.stages), 1, 1000)
+    previous = 0.0
+    for index, stage in enumerate(plan.stages):
+        _real(f"stages[{index}].sparsity", stage.sparsity, previous, 1, open_above=True)
+        _real(
+            f"stages[{index}].temperature",
+            stage.temperature,
+            1.0 if plan.family is Family.MIXING else 0.0,
+            1e6,
+            open_below=plan.family is Family.POWER,
+        )
+        previous = stage.sparsity
+    teaching = plan.teaching
+    match teaching:
+        case LinearTeaching():
+            _text("teaching.features", teaching.features, 64)
+            _real("teaching.feature_norm", teaching.feature_norm, 0, 1e6, open_below=True)
+            _whole("teaching.average_last", teaching.average_last, 1, teaching.steps)
+        case CnnTeaching():
+            _real("teaching.sampling_rate", teaching.sampling_rate, 0, 1, open_below=True)
+            _whole("teaching.physical_batch", teaching.physical_batch, 1, MAX_COUNT)
+    _whole("teaching.steps", teaching.steps, 1, 10**6)
+    _real("teaching.momentum", teaching.momentum, 0, 1, open_above=True)
+    for name in ("learning_rate", "clip", "noise_multiplier", "normaliser"):
+        _real(f"teaching.{name}", getattr(teaching, name), 0, 1e9, open_below=True)
+    if plan.label_counts is not None:
+        _real("label_counts.noise_std", plan.label_counts.noise_std, 0, 1e9, open_below=True)
+    _real("privacy.epsilon", plan.privacy.epsilon, 0, 1e6, open_below=True)
+    _real("privacy.delta", plan.privacy.delta, 0, 1, open_below=True, open_above=True)
+    student = plan.student
+    _text("student.architecture", student.architecture, 64)
+    _whole("student.epochs", student.epochs, 1, 10**6)
+    _whole("student.batch", student.batch, 1, MAX_COUNT)
+    _real("student.learning_rate", student.learning_rate, 0, 1e3, open_below=True)
+    _real("student.weight_decay", student.weight_decay, 0, 1e3)
+    _real("student.relabel", student.relabel, 0, 1)
+    _whole("minimum_clients", plan.minimum_clients, 1, 10**6)
+    _whole("public_seed", plan.public_seed, 0, (1 << 63) - 1)
+
+
+def _plan_to_pb(plan: Plan) -> pb.Plan:
+    teaching = plan.teaching
+    fields = {name: getattr(teaching, name) for name in teaching.__dataclass_fields__}
+    return pb.Plan(
+        version=VERSION,
+        name=plan.name,
+        transfer_set=plan.transfer_set,
+        samples=plan.samples,
+        classes=plan.classes,
+        family=plan.family.value,
+        top_k=pb.TopK(k=plan.truncation.k) if isinstance(plan.truncation, TopK) else None,
+        sampled=pb.Sampled(draws=plan.truncation.draws) if isinstance(plan.truncation, Sampled) else None,
+        coding=plan.coding.value,
+        pooling=plan.pooling.value,
+        stages=[pb.Stage(sparsity=stage.sparsity, temperature=stage.temperature) for stage in plan.stages],
+        linear=pb.LinearTeaching(**fields) if isinstance(teaching, LinearTeaching) else None,
+        cnn=pb.CnnTeaching(**fields) if isinstance(teaching, CnnTeaching) else None,
+        label_counts=pb.LabelCounts(noise_std=plan.label_counts.noise_std) if plan.label_counts else None,
+        privacy=pb.Privacy(
+            epsilon=plan.privacy.epsilon,
+            delta=plan.privacy.delta,
+            unit=plan.privacy.unit.value,
+            adjacency=plan.privacy.adjacency.value,
+        ),
+        student=pb.Student(
+            **{name: getattr(plan.student, name) for name in plan.student.__dataclass_fields__ if name != "loss"},
+            loss=plan.student.loss.value,
+        ),
+        minimum_clients=plan.minimum_clients,
+        public_seed=plan.public_seed,
+    )
+
+
+def _plan_from_pb(message: pb.Plan) -> Plan:
+    if message.version != VERSION:
+        raise WireError(f"Expected plan version {VERSION}, got {message.version}.")
+    for part in ("truncation", "teaching"):
+        if message.WhichOneof(part) is None:  # type: ignore[arg-type]
+            raise WireError(f"Expected a plan with a {part}, got none.")
+    for name in ("privacy", "student"):
+        if not message.HasField(name):  # type: ignore[arg-type]
+            raise WireError(f"Expected a plan with {name}, got none.")
+    truncation: Truncation = (
+        TopK(k=message.top_k.k) if message.WhichOneof("truncation") == "top_k" else Sampled(draws=message.sampled.draws)
+    )
+    teaching: Teaching
+    if message.WhichOneof("teaching") == "linear":
+        teaching = LinearTeaching(**{name: getattr(message.linear, name) for name in LinearTeaching.__dataclass_fields__})
+    else:
+        teaching = CnnTeaching(**{name: getattr(message.cnn, name) for name in CnnTeaching.__dataclass_fields__})
+    plan = Plan(
+        name=message.name,
+        transfer_set=message.transfer_set,
+        samples=message.samples,
+        classes=message.classes,
+        family=_enum("family", Family, message.family),
+        truncation=truncation,
+        coding=_enum("coding", Coding, message.coding),
+        pooling=_enum("pooling", Pooling, message.pooling),
+        stages=tuple(Stage(sparsity=stage.sparsity, temperature=stage.temperature) for stage in message.stages),
+        teaching=teaching,
+        label_counts=LabelCounts(noise_std=message.label_counts.noise_std) if message.HasField("label_counts") else None,
+        privacy=Privacy(
+            epsilon=message.privacy.epsilon,
+            delta=message.privacy.delta,
+            unit=_enum("privacy.unit", Unit, message.privacy.unit),
+            adjacency=_enum("privacy.adjacency", Adjacency, message.privacy.adjacency),
+        ),
+        student=Student(
+            **{name: getattr(message.student, name) for name in Student.__dataclass_fields__ if name != "loss"},
+            loss=_enum("student.loss", Loss, message.student.loss),
+        ),
+        minimum_clients=message.minimum_clients,
+        public_seed=message.public_seed,
+    )
+    check_plan(plan)
+    return plan
+
+
+# Requests
+
+
+def encode_request(request: Request) -> bytes:
+    """Bytes of a request. Raises WireError for an impossible one."""
+    match request:
+        case Offer(plan=plan):
+            check_plan(plan)
+            message = pb.Request(offer=pb.Offer(plan=_plan_to_pb(plan)))
+        case Teach():
+            message = pb.Request(teach=pb.Teach(plan_hash=_hash("plan_hash", request.plan_hash)))
+        case Ask():
+            _check_ask(request)
+            ask = pb.Ask(plan_hash=request.plan_hash, stage=request.stage, first=request.first, count=request.count)
+            message = pb.Request(ask=ask)
+    return message.SerializeToString(deterministic=True)
+
+
+def decode_request(data: bytes) -> Request:
+    """The request in `data`. Raises WireError on anything that is not exactly one."""
+    message = _parse(pb.Request(), data, MAX_REQUEST)
+    kind = message.WhichOneof("kind")
+    if kind == "offer":
+        return Offer(plan=_plan_from_pb(message.offer.plan))
+    if kind == "teach":
+        return Teach(plan_hash=_hash("plan_hash", message.teach.plan_hash))
+    if kind == "ask":
+        own = message.ask
+        ask = Ask(plan_hash=own.plan_hash, stage=own.stage, first=own.first, count=own.count)
+        _check_ask(ask)
+        return ask
+    raise WireError("Expected a request with a kind, got none.")
+
+
+def _check_ask(ask: Ask) -> None:
+    _hash("plan_hash", ask.plan_hash)
+    _whole("stage", ask.stage, 0, 1000)
+    _whole("first", ask.first, 0, MAX_COUNT)
+    _whole("count", ask.count, 1, MAX_COUNT)
+
+
+# Replies
+
+
+def encode_reply(reply: Reply, *, plan: Plan | None = None) -> bytes:
+    """Bytes of a reply; a Share needs its plan, which says how it is coded. Probabilities are quantised here."""
+    match reply:
+        case Accepted():
+            _site(reply.site)
+            message = pb.Reply(accepted=pb.Accepted(plan_hash=_hash("plan_hash", reply.plan_hash), site=reply.site))
+        case Declined():
+            declined = pb.Declined(plan_hash=_hash("plan_hash", reply.plan_hash), reason=reply.reason.name)
+            message = pb.Reply(declined=declined)
+        case Taught():
+            counts = reply.label_counts
+            if counts is not None and not all(map(math.isfinite, counts)):
+                raise WireError(f"Expected finite label counts, got {counts}.")
+            message = pb.Reply(taught=pb.Taught(plan_hash=_hash("plan_hash", reply.plan_hash), label_counts=counts))
+        case Share():
+            if plan is None:
+                raise WireError("Expected the plan of a share to encode, got none.")
+            message = pb.Reply(share=_share_to_pb(reply, plan))
+    return message.SerializeToString(deterministic=True)
+
+
+def decode_reply(data: bytes, *, plan: Plan, expecting: Request) -> Reply:
+    """The reply in `data` to the request `expecting` under `plan`.
+
+    Raises WireError on anything else: another plan's hash, another stage or other samples, another kind of reply, wrong lengths, ids out
+    of range or twice in a row, masses that do not add up, counts that are not finite, unknown fields, too many bytes.
+    """
+    limit = MAX_SMALL_REPLY
+    if isinstance(expecting, Ask):
+        limit = max(limit, share_bytes(plan, expecting) + 64)
+    message = _parse(pb.Reply(), data, limit)
+    kind = message.WhichOneof("kind")
+    if kind is None:
+        raise WireError("Expected a reply with a kind, got none.")
+    expected = plan_hash(plan)
+    found = getattr(message, kind).plan_hash
+    if found != expected:
+        raise WireError(f"Expected plan {expected.hex()[:16]}, got a reply under {found.hex()[:16] or 'none'}.")
+    if kind == "declined":
+        names = {reason.name: reason for reason in Reason}
+        if message.declined.reason not in names:
+            raise WireError(f"Expected a reason out of {', '.join(names)}, got {message.declined.reason!r}.")
+        return Declined(plan_hash=expected, reason=names[message.declined.reason])
+    wanted = {Offer: "accepted", Teach: "taught", Ask: "share"}[type(expecting)]
+    if kind != wanted:
+        raise WireError(f"Expected a reply of kind {wanted!r} or 'declined', got {kind!r}.")
+    if kind == "accepted":
+        return Accepted(plan_hash=expected, site=_site(message.accepted.site))
+    if kind == "taught":
+        return _taught_from_pb(message.taught, plan, expected)
+    if not isinstance(expecting, Ask):
+        raise WireError(f"Expected no share, got one for {type(expecting).__name__}.")
+    return _share_from_pb(message.share, plan, expecting)
+
+
+def share_bytes(plan: Plan, ask: Ask) -> int:
+    """Exact bytes of the encoded answer to `ask`, protobuf overhead included, known before anything is computed."""
+    ids, codes, tails = _share_sizes(plan, ask.count)
+    inner = 2 + HASH_BYTES + sum(_varint_field(value) for value in (ask.stage, ask.first, ask.count))
+    inner += sum(1 + _varint(size) + size for size in (ids, codes, tails) if size)
+    return 1 + _varint(inner) + inner
+
+
+def _share_sizes(plan: Plan, count: int) -> tuple[int, int, int]:
+    k = kept(plan)
+    packed = plan.coding is Coding.PACKED
+    ids = packing.packed_size(count * k, plan.classes) if packed else count * k * packing.id_bytes(plan.classes)
+    return ids, count * k, count if isinstance(plan.truncation, TopK) else 0
+
+
+def kept(plan: Plan) -> int:
+    """k: entries per row of every share under this plan."""
+    match plan.truncation:
+        case TopK(k=k):
+            return k
+        case Sampled(draws=draws):
+            return min(draws, plan.classes)
+
+
+def _taught_from_pb(message: pb.Taught, plan: Plan, expected: bytes) -> Taught:
+    counts = tuple(message.label_counts)
+    wanted = plan.classes if plan.label_counts is not None else 0
+    if len(counts) != wanted:
+        raise WireError(f"Expected {wanted} label counts, got {len(counts)}.")
+    if not all(map(math.isfinite, counts)):
+        raise WireError("Expected finite label counts, got NaN or infinity.")
+    return Taught(plan_hash=expected, label_counts=counts or None)
+
+
+def _share_to_pb(share: Share, plan: Plan) -> pb.Share:
+    answers = share.answers
+    if (answers.classes, answers.kept) != (plan.classes, kept(plan)):
+        raise WireError(
+            f"Expected answers of K = {plan.classes}, k = {kept(plan)}, got K = {answers.classes}, k = {answers.kept}."
+        )
+    ids_Nk = answers.ids_Nk.numpy()
+    if isinstance(plan.truncation, TopK):
+        codes_Nk = packing.encode_probabilities(answers.p_Nk.float().numpy())
+        tails_N = (
+            packing.encode_probabilities(answers.tail_N.float().numpy())
+            if answers.kept < plan.classes
+            else np.zeros(len(answers), np.uint8)
+        )
+    else:
+        codes_Nk = np.rint(answers.p_Nk.float().numpy() * plan.truncation.draws).astype(np.uint8)
+        tails_N = np.zeros(0, np.uint8)
+    ids_Nk, codes_Nk = _sorted_rows(ids_Nk, codes_Nk)
+    write = packing.pack_ids if plan.coding is Coding.PACKED else packing.widen_ids
+    return pb.Share(
+        plan_hash=_hash("plan_hash", share.plan_hash),
+        stage=share.stage,
+        first=share.first,
+        count=len(answers),
+        ids=write(ids_Nk.reshape(-1), plan.classes),
+        codes=codes_Nk.tobytes(),
+        tails=tails_N.tobytes(),
+    )
+
+
+def _sorted_rows(ids_Nk: NDArray[np.int64], codes_Nk: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Rows by descending code, then ascending id. Answers come almost sorted, so rows in order are left as they are."""
+    if not _out_of_order(ids_Nk, codes_Nk).any():
+        return ids_Nk, codes_Nk
+    order = np.argsort(ids_Nk - (codes_Nk.astype(np.int64) << 32), axis=1)
+    return np.take_along_axis(ids_Nk, order, 1), np.take_along_axis(codes_Nk, order, 1)
+
+
+def _out_of_order(ids_Nk: NDArray[np.integer], codes_Nk: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    left, right = codes_Nk[:, :-1], codes_Nk[:, 1:]
+    return (left < right) | ((left == right) & (ids_Nk[:, :-1] >= ids_Nk[:, 1:]))
+
+
+def _share_from_pb(message: pb.Share, plan: Plan, ask: Ask) -> Share:
+    for name in ("stage", "first", "count"):
+        if getattr(message, name) != getattr(ask, name):
+            raise WireError(f"Expected {name} = {getattr(ask, name)}, got {getattr(message, name)}.")
+    count, k = ask.count, kept(plan)
+    for name, size in zip(("ids", "codes", "tails"), _share_sizes(plan, count), strict=True):
+        if len(getattr(message, name)) != size:
+            raise WireError(f"Expected {size} bytes of {name}, got {len(getattr(message, name))}.")
+    read = packing.unpack_ids if plan.coding is Coding.PACKED else packing.narrow_ids
+    try:
+        ids_Nk = read(message.ids, count * k, plan.classes).reshape(count, k)
+    except ValueError as error:
+        raise WireError(str(error)) from error
+    if int(ids_Nk.max()) >= plan.classes:
+        raise WireError(f"Expected ids below {plan.classes}, got {int(ids_Nk.max())}.")
+    codes_Nk = np.frombuffer(message.codes, np.uint8).reshape(count, k)
+    if _out_of_order(ids_Nk, codes_Nk).any():
+        raise WireError("Expected rows by descending probability, then ascending id.")
+    sorted_Nk = np.sort(ids_Nk, axis=1)
+    if (sorted_Nk[:, 1:] == sorted_Nk[:, :-1]).any():
+        raise WireError("Expected distinct ids in every row, got one twice.")
+    if isinstance(plan.truncation, TopK):
+        p_Nk = packing.decode_probabilities(codes_Nk)
+        tail_N = packing.decode_probabilities(np.frombuffer(message.tails, np.uint8))
+        if k == plan.classes and tail_N.any():
+            raise WireError("Expected no tail mass where every class is kept.")
+        mass_N = p_Nk.sum(1) + tail_N
+        worst = float(np.abs(mass_N - 1).max())
+        if worst > MASS_TOLERANCE:
+            raise WireError(f"Expected masses within {MASS_TOLERANCE} of 1, got one off by {worst:.4f}.")
+        p_Nk, tail_N = p_Nk / mass_N[:, None], tail_N / mass_N
+    else:
+        draws = plan.truncation.draws
+        if (codes_Nk.sum(1, dtype=np.int64) != draws).any():
+            raise WireError(f"Expected counts that add up to {draws} in every row.")
+        p_Nk, tail_N = codes_Nk / np.float32(draws), np.zeros(count, np.float32)
+    answers = Truncated(
+        ids_Nk=torch.from_numpy(ids_Nk.astype(np.int64)),
+        p_Nk=torch.from_numpy(p_Nk.astype(np.float32)),
+        tail_N=torch.from_numpy(tail_N.astype(np.float32)),
+        classes=plan.classes,
+    )
+    return Share(plan_hash=message.plan_hash, stage=ask.stage, first=ask.first, answers=answers)
+
+
+# Checks
+
+
+def _parse(message: M, data: bytes, limit: int) -> M:
+    if not 0 < len(data) <= limit:
+        raise WireError(f"Expected a message of 1 to {limit} bytes, got {len(data)}.")
+    try:
+        message.ParseFromString(data)
+    except DecodeError as error:
+        raise WireError(f"Expected a protobuf message: {error}.") from error
+    _no_unknown_fields(message)
+    if message.SerializeToString(deterministic=True) != data:
+        raise WireError("Expected the canonical encoding of a message, got another.")
+    return message
+
+
+def _no_unknown_fields(message: Message) -> None:
+    if len(UnknownFieldSet(message)):
+        raise WireError(f"Expected no unknown fields in {message.DESCRIPTOR.name}.")
+    for _, value in message.ListFields():
+        for part in value if hasattr(value, "add") else [value]:
+            if isinstance(part, Message):
+                _no_unknown_fields(part)
+
+
+def _varint(value: int) -> int:
+    return max(1, (value.bit_length() + 6) // 7)
+
+
+def _varint_field(value: int) -> int:
+    return 1 + _varint(value) if value else 0
+
+
+def _hash(name: str, value: bytes) -> bytes:
+    if len(value) != HASH_BYTES:
+        raise WireError(f"Expected {name} of {HASH_BYTES} bytes, got {len(value)}.")
+    return value
+
+
+def _site(value: str) -> str:
+    if not _SITE.fullmatch(value):
+        raise WireError(f"Expected a site name of 1 to 64 characters a-z, A-Z, 0-9, '.', '_', '-', got {value[:80]!r}.")
+    return value
+
+
+def _text(name: str, value: str, limit: int) -> None:
+    if not (0 < len(value) <= limit and value.isprintable()):
+        raise WireError(f"Expected {name} of 1 to {limit} printable characters, got {value[:80]!r}.")
+
+
+def _whole(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise WireError(f"Expected {name} in [{low}, {high}], got {value}.")
+
+
+def _real(name: str, value: float, low: float, high: float, *, open_below: bool = False, open_above: bool = False) -> None:
+    inside = (value > low if open_below else value >= low) and (value < high if open_above else value <= high)
+    if not (math.isfinite(value) and inside):
+        brackets = "(["[not open_below], ")]"[not open_above]
+        raise WireError(f"Expected {name} in {brackets[0]}{low:g}, {high:g}{brackets[1]}, got {value!r}.")
+
+
+def _enum(name: str, kind: type[E], value: str) -> E:
+    try:
+        return kind(value)
+    except ValueError:
+        raise WireError(f"Expected {name} out of {', '.join(item.value for item in kind)}, got {value[:80]!r}.") from None

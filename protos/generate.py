@@ -1,0 +1,46 @@
+"""Generate the protobuf code: `python -m limbeck.protos.generate`, or with --check only compare and exit 1 on a difference."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+GENERATED = ("limbeck_pb2.py", "limbeck_pb2.pyi")
+
+
+def generate(out: Path) -> None:
+    """Write the generated modules into `out`. Needs grpcio-tools, a development dependency."""
+    command = [
+        sys.executable,
+        "-m",
+        "grpc_tools.protoc",
+        f"-Ilimbeck/protos={FOLDER}",
+        f"--python_out={out}",
+        f"--pyi_out={out}",
+    ]
+    subprocess.run([*command, "limbeck/protos/limbeck.proto"], check=True)
+
+
+def main() -> int:
+    """The command."""
+    with tempfile.TemporaryDirectory() as temporary:
+        generate(Path(temporary))
+        fresh = {name: (Path(temporary) / "limbeck" / "protos" / name).read_text() for name in GENERATED}
+    if "--check" in sys.argv:
+        stale = [name for name in GENERATED if not (FOLDER / name).exists() or (FOLDER / name).read_text() != fresh[name]]
+        for name in stale:
+            print(
+                f"Expected protos/{name} as generated from limbeck.proto; run python -m limbeck.protos.generate.",
+                file=sys.stderr,
+            )
+        return 1 if stale else 0
+    for name, text in fresh.items():
+        (FOLDER / name).write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,91 @@
+"""Ids and probabilities as few bytes: bit-packed or byte-wide ids, 8-bit logarithmic probabilities.
+
+log8: code 0 is exactly zero; codes 1 to 255 are 2^(-20 (255 - c) / 254), so 255 is 1 and neighbours differ by 5.6 %; rounding is to
+the nearest code in log space. Measured elsewhere at 5e-5 nats, three orders under the disagreement of two clients [D].
+
+Shape legend: N samples, K classes, k kept entries.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+BITS_BELOW_ONE = 20
+LEVELS = 254
+
+_DECODE = np.concatenate([[0.0], 2.0 ** (-BITS_BELOW_ONE * (255 - np.arange(1, 256)) / LEVELS)]).astype(np.float32)
+# The code of a float32 depends on its top 18 bits alone to within a third of a code step, so encoding is one look-up.
+_SHIFT = 14
+
+
+def _encoding_table() -> NDArray[np.uint8]:
+    """Codes by the top bits of the float32 pattern, for patterns of 0 to 1."""
+    patterns = (np.arange((0x3F800000 >> _SHIFT) + 1, dtype=np.uint32) << _SHIFT) + (1 << (_SHIFT - 1))
+    values = patterns.view(np.float32).astype(np.float64)
+    with np.errstate(divide="ignore"):
+        codes = np.rint(255 + np.log2(values) * LEVELS / BITS_BELOW_ONE)
+    # Below half the smallest level a probability is zero; above it the smallest code.
+    return np.where(values < _DECODE[1] / 2, 0, np.clip(codes, 1, 255)).astype(np.uint8)
+
+
+_ENCODE = _encoding_table()
+
+
+def encode_probabilities(p: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """log8 codes of probabilities in [0, 1], any shape."""
+    clipped = np.clip(p, np.float32(0), np.float32(1))
+    return _ENCODE[np.ascontiguousarray(clipped).view(np.uint32) >> _SHIFT]
+
+
+def decode_probabilities(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Probabilities of log8 codes, any shape."""
+    return _DECODE[codes]
+
+
+def id_bits(classes: int) -> int:
+    """Bits of one id when packed."""
+    return max(1, (classes - 1).bit_length())
+
+
+def id_bytes(classes: int) -> int:
+    """Bytes of one id when not packed: 1, 2 or 4."""
+    return 1 if classes <= 1 << 8 else 2 if classes <= 1 << 16 else 4
+
+
+def pack_ids(ids: NDArray[np.integer], classes: int) -> bytes:
+    """A flat array of ids in [0, classes) as a bit stream, least significant bit first, padded to a whole byte."""
+    bits = id_bits(classes)
+    shifts = np.arange(bits, dtype=np.uint32)
+    stream = (ids.reshape(-1, 1).astype(np.uint32) >> shifts) & 1
+    return np.packbits(stream.astype(np.uint8), bitorder="little").tobytes()
+
+
+def unpack_ids(data: bytes, count: int, classes: int) -> NDArray[np.int64]:
+    """`count` ids out of a bit stream. Raises ValueError on a wrong length or on padding that is not zero."""
+    bits = id_bits(classes)
+    if len(data) != packed_size(count, classes):
+        raise ValueError(f"Expected {packed_size(count, classes)} bytes of packed ids, got {len(data)}.")
+    stream = np.unpackbits(np.frombuffer(data, dtype=np.uint8), bitorder="little")
+    if stream[count * bits :].any():
+        raise ValueError("Expected zero bits after the last packed id.")
+    weights = (1 << np.arange(bits)).astype(np.int64)
+    return stream[: count * bits].reshape(count, bits) @ weights
+
+
+def packed_size(count: int, classes: int) -> int:
+    """Bytes of `count` packed ids."""
+    return (count * id_bits(classes) + 7) // 8
+
+
+def widen_ids(ids: NDArray[np.integer], classes: int) -> bytes:
+    """A flat array of ids as little-endian unsigned integers of 1, 2 or 4 bytes."""
+    return ids.astype(f"<u{id_bytes(classes)}").tobytes()
+
+
+def narrow_ids(data: bytes, count: int, classes: int) -> NDArray[np.unsignedinteger]:
+    """`count` ids out of little-endian unsigned integers. Raises ValueError on a wrong length."""
+    width = id_bytes(classes)
+    if len(data) != count * width:
+        raise ValueError(f"Expected {count * width} bytes of ids, got {len(data)}.")
+    return np.frombuffer(data, dtype=f"<u{width}")

@@ -1,0 +1,1 @@
+"""The coordinator's side: sees only what `limbeck.protos` decodes."""

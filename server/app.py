@@ -1,0 +1,64 @@
+"""The Flower ServerApp: read the run config, open the plan and its transfer set, run the coordinator.
+
+Run config (public; it travels): "plan" and "transfer-sets" are paths of a plan file and of the folder with its transfer set,
+"folder" is where the run's record, checkpoints and student go, "clients" how many nodes to wait for, "join-seconds" and
+"answer-seconds" how long.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+from limbeck.operators.errors import DataError, SettingError
+from limbeck.protos import codec
+from limbeck.protos.messages import Offer
+from limbeck.protos.transfer_set import digest, read_arrays
+from limbeck.server.coordinator import Coordinator, Patience
+
+RUN = "LIMBECK_RUN"
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the plan named in the run config over the Grid."""
+    settings = {**_from_folder(os.environ.get(RUN)), **context.run_config}
+    plan_path = Path(_text(settings, "plan"))
+    try:
+        offer = codec.decode_request(plan_path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"Expected a plan at {plan_path}, found none.") from error
+    if not isinstance(offer, Offer):
+        raise DataError(f"Expected a plan in {plan_path}, found another message.")
+    plan = offer.plan
+    transfer_path = Path(_text(settings, "transfer-sets")) / f"{plan.transfer_set.hex()}.npz"
+    (x_N,) = read_arrays(transfer_path, "x")
+    if digest(x_N) != plan.transfer_set or len(x_N) != plan.samples:
+        raise DataError(f"Expected the plan's {plan.samples} inputs in {transfer_path}, found others.")
+    patience = Patience(
+        expected=int(settings.get("clients", plan.minimum_clients)),
+        join=float(settings.get("join-seconds", 60.0)),
+        answer=float(settings.get("answer-seconds", 3600.0)),
+    )
+    Coordinator(grid, plan, torch.from_numpy(x_N), Path(_text(settings, "folder")), patience).run()
+
+
+def _from_folder(run: str | None) -> dict[str, str]:
+    """The run config of a prepared run folder, for carriers that hand an app no run config of its own."""
+    if run is None:
+        return {}
+    folder = Path(run)
+    return {"plan": str(folder / "plan.pb"), "transfer-sets": str(folder / "transfer"), "folder": str(folder / "server")}
+
+
+def _text(settings: Mapping[str, object], key: str) -> str:
+    value = settings.get(key)
+    if not isinstance(value, str) or not value:
+        raise SettingError(f"Expected run config '{key}' to be a path, got {value!r}.")
+    return value

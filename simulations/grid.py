@@ -1,0 +1,258 @@
+"""A Flower Grid in one process tree: real apps, real wire serialisation, clients in worker processes, no Ray.
+
+Every message is deflated to bytes by Flower's own code, crosses a process boundary as bytes and is inflated there; nothing is
+shared. Flower keeps the identity that a Message needs in a private class: `_identify` is the one place that touches it.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import queue
+import signal
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_object import InflatableObject, get_all_nested_objects
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+if TYPE_CHECKING:
+    from flwr.clientapp import ClientApp
+
+log = logging.getLogger(__name__)
+
+SERVER_NODE = 1
+FIRST_NODE = 1001
+CLIENT_RAISED, CLIENT_CRASHED = 2, 8  # Flower's codes for an app that raised and an app whose process died
+
+Wire = tuple[str, dict[str, bytes]]
+
+
+def deflate(message: Message) -> Wire:
+    """A message as bytes: its object id, and the content of every nested object by id."""
+    objects = get_all_nested_objects(cast(InflatableObject, message))
+    return message.object_id, {object_id: item.deflate() for object_id, item in objects.items()}
+
+
+def inflate(wire: Wire) -> Message:
+    """The message that `deflate` made bytes of, under its own id."""
+    object_id, contents = wire
+    message = cast(Message, inflate_object_from_contents(object_id, dict(contents)))
+    message.metadata.__dict__["_message_id"] = object_id
+    return message
+
+
+def _identify(node_id: int, run_id: int) -> None:
+    """Tell Flower which node this process speaks for; without it no Message can be made."""
+    TaskIdentity.task_id = 1
+    TaskIdentity.run_id = run_id
+    TaskIdentity.node_id = node_id
+
+
+def _load(reference: str) -> ClientApp:
+    module, name = reference.split(":")
+    return cast("ClientApp", getattr(import_module(module), name))
+
+
+def _work(connection: Connection, reference: str, threads: int) -> None:
+    """A worker process: take a message and a context, run the ClientApp, give the reply back."""
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is the parent's: a client under way may finish what it was charged for
+    import torch
+
+    torch.set_num_threads(threads)
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    app = _load(reference)
+    while True:
+        try:
+            wire, context = connection.recv()
+        except EOFError:
+            return
+        _identify(context.node_id, context.run_id)
+        message = inflate(wire)
+        try:
+            reply = app(message, context)
+        except Exception as error:
+            log.exception("A client app raised.")
+            reply = Message(Error(CLIENT_RAISED, f"{type(error).__name__}: {error}"), reply_to=message)
+        connection.send((deflate(reply), context))
+
+
+class _Worker(threading.Thread):
+    """A thread that feeds one worker process, and starts another where one dies."""
+
+    def __init__(self, grid: LocalGrid, reference: str, threads: int) -> None:
+        super().__init__(daemon=True)
+        self.grid, self.reference, self.threads = grid, reference, threads
+        self._start_process()
+
+    def _start_process(self) -> None:
+        self.connection, theirs = self.grid.processes.Pipe()
+        self.process = self.grid.processes.Process(target=_work, args=(theirs, self.reference, self.threads), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def run(self) -> None:
+        while (message := self.grid.todo.get()) is not None:
+            node_id = message.metadata.dst_node_id
+            started = time.perf_counter()
+            try:
+                self.connection.send((deflate(message), self.grid.contexts[node_id]))
+                wire, self.grid.contexts[node_id] = self.connection.recv()
+                reply = inflate(wire)
+            except (EOFError, OSError):
+                self.process.join()
+                reason = f"the client's process ended with exit code {self.process.exitcode}"
+                reply = Message(Error(CLIENT_CRASHED, reason), reply_to=message)
+                if not self.grid.closing:
+                    self._start_process()
+            self.grid.finish(message, reply, time.perf_counter() - started)
+        self.connection.close()
+        self.process.join()
+
+
+class LocalGrid(Grid):
+    """Flower's Grid over worker processes on this machine.
+
+    sites: one folder per site; node FIRST_NODE + i is sites[i], whose node config holds "site" and "partition-id".
+    workers: processes at once. threads: torch threads in each. client_app: "module:attribute" of the ClientApp.
+    busy_seconds: worker seconds spent inside client apps and their transport, summed over all workers.
+    """
+
+    def __init__(
+        self,
+        sites: Sequence[Path],
+        *,
+        workers: int,
+        threads: int = 1,
+        client_app: str = "limbeck.client.app:app",
+        run_id: int = 1,
+    ) -> None:
+        _identify(SERVER_NODE, run_id)
+        self._run = Run.create_empty(run_id)
+        self.processes = process_context(client_app)
+        self.contexts = {
+            FIRST_NODE + i: Context(
+                run_id=run_id,
+                node_id=FIRST_NODE + i,
+                node_config={"site": str(site), "partition-id": i, "num-partitions": len(sites)},
+                state=RecordDict(),
+                run_config={},
+            )
+            for i, site in enumerate(sites)
+        }
+        self.todo: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self.busy_seconds = 0.0
+        self.closing = False
+        self._waiting: set[str] = set()
+        self._replies: dict[str, Message] = {}
+        self._arrived = threading.Condition()
+        self._workers = [_Worker(self, client_app, threads) for _ in range(min(workers, len(sites)))]
+        for worker in self._workers:
+            worker.start()
+
+    def set_run(self, run: Run) -> None:
+        """Use this run's id for messages made from now on."""
+        self._run = run
+        _identify(SERVER_NODE, run.run_id)
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """A message from the server to a node."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """All nodes, always."""
+        return list(self.contexts)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Queue messages; raises ValueError where a node is unknown, and then none is queued."""
+        messages = list(messages)
+        for message in messages:
+            if message.metadata.dst_node_id not in self.contexts:
+                raise ValueError(f"Expected a node id out of {len(self.contexts)}, got {message.metadata.dst_node_id}.")
+        ids = []
+        for message in messages:
+            message.metadata.__dict__["_message_id"] = message.object_id
+            ids.append(message.object_id)
+            with self._arrived:
+                self._waiting.add(message.object_id)
+            self.todo.put(message)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Replies that have come to these messages; each is given once."""
+        with self._arrived:
+            return [self._replies.pop(message_id) for message_id in message_ids if message_id in self._replies]
+
+    def wait(self, seconds: float) -> None:
+        """Sleep until a reply comes, at most this long."""
+        with self._arrived:
+            if not self._replies:
+                self._arrived.wait(seconds)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Push, then collect replies until all are there or `timeout` seconds have passed."""
+        missing = set(self.push_messages(messages))
+        deadline = None if timeout is None else time.monotonic() + timeout
+        replies: list[Message] = []
+        while missing and (deadline is None or time.monotonic() < deadline):
+            self.wait(0.5 if deadline is None else max(0.0, min(0.5, deadline - time.monotonic())))
+            for reply in self.pull_messages(missing):
+                missing.discard(reply.metadata.reply_to_message_id)
+                replies.append(reply)
+        return replies
+
+    def finish(self, message: Message, reply: Message, seconds: float) -> None:
+        """A worker's reply to `message`; a second one to the same message is dropped."""
+        with self._arrived:
+            self.busy_seconds += seconds
+            if message.metadata.message_id in self._waiting:
+                self._waiting.discard(message.metadata.message_id)
+                self._replies[message.metadata.message_id] = reply
+                self._arrived.notify_all()
+
+    def close(self, *, at_once: bool = False) -> None:
+        """Stop: messages still queued are dropped; clients under way finish, or with `at_once` are killed."""
+        self.closing = True
+        while True:
+            try:
+                self.todo.get_nowait()
+            except queue.Empty:
+                break
+        for worker in self._workers:
+            self.todo.put(None)
+            if at_once:
+                worker.process.kill()
+        for worker in self._workers:
+            worker.join()
+
+
+def process_context(client_app: str) -> multiprocessing.context.ForkServerContext:
+    """Worker processes are forked from one that has imported the client app already: each starts in milliseconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([client_app.split(":", maxsplit=1)[0]])
+    return context
+
+
+def warm_up(client_app: str = "limbeck.client.app:app") -> None:
+    """Start the process that workers are forked from, without waiting: its imports then overlap with other work."""
+    process_context(client_app)
+    forkserver.ensure_running()

@@ -1,0 +1,259 @@
+"""A scenario: a small TOML file read into strict settings. Whatever cannot be meant is an error naming key, value and what was wanted."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from limbeck.operators.errors import SettingError
+from limbeck.simulations.data import KNOWN, DataSet
+
+SHIPPED = Path(__file__).parent / "scenarios"
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class DataSettings(_Strict):
+    """Which records. private, public, test: how many, or the data set's own default. folder: of IDX files, instead of the cache."""
+
+    name: str
+    private: Count | None = None
+    public: Count | None = None
+    test: Count | None = None
+    folder: str | None = None
+
+
+class PartitionSettings(_Strict):
+    """Who holds them. alpha: of the Dirichlet distribution, for label or quantity skew."""
+
+    clients: Count
+    kind: Literal["iid", "dirichlet", "natural", "quantity"] = "iid"
+    alpha: Positive = 0.5
+
+
+class TeacherSettings(_Strict):
+    """How every client trains; all public constants. normaliser: records, the nominal size of a client (linear) or of a sample (cnn)."""
+
+    kind: Literal["linear", "cnn"] = "linear"
+    steps: Count = 60
+    learning_rate: Positive = 4.0
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    clip: Positive = 1.0
+    normaliser: Positive
+    features: Literal["scattering", "hog", "pixels"] = "scattering"
+    feature_norm: Positive = 4.0
+    average_last: Count = 20
+    sampling_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
+    physical_batch: Count = 128
+
+
+class PrivacySettings(_Strict):
+    """What a run costs each client at most, per record, add/remove one. budget_epsilon: the client's own limit, by default the same.
+
+    label_counts_fraction: the label histogram's share of the cost, where pooling asks for one.
+    """
+
+    epsilon: Positive
+    delta: Fraction = 1e-5
+    budget_epsilon: Positive | None = None
+    label_counts_fraction: Fraction = 0.05
+    noise: Literal["system-entropy", "UnsafeSeeded"] = "system-entropy"
+
+
+class ReleaseSettings(_Strict):
+    """What leaves a client: the softened answers' top k with tail mass, or draws from them."""
+
+    softening: Literal["power", "mixing"] = "power"
+    truncation: Literal["top-k", "sampled"] = "top-k"
+    k: Count = 3
+    draws: Annotated[int, Field(ge=1, le=255)] = 16
+    coding: Literal["packed", "bytes"] = "packed"
+
+
+class PoolingSettings(_Strict):
+    """How answers are pooled."""
+
+    kind: Literal["mean", "class-counts"] = "mean"
+
+
+class StageSettings(_Strict):
+    """The path to the final sparsity. temperature: one for all stages, or one each."""
+
+    count: Annotated[int, Field(ge=1, le=1000)] = 4
+    sparsity: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    path: Literal["cubic", "linear"] = "cubic"
+    temperature: Positive | tuple[Positive, ...] = 2.0
+
+
+class StudentSettings(_Strict):
+    """What the coordinator trains per stage. dense_control: also train a dense student the same way, to compare."""
+
+    architecture: Literal["cnn", "cnn-small", "mlp"] = "cnn"
+    loss: Literal["ttm", "hinton"] = "ttm"
+    epochs: Count = 10
+    batch: Count = 64
+    learning_rate: Positive = 2e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    augment: bool = True
+    relabel: Annotated[float, Field(ge=0, le=1)] = 0.0
+    dense_control: bool = True
+
+
+class RunSettings(_Strict):
+    """seed: of public randomness. workers: client processes at once, by default one per core."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
+    minimum_clients: Count = 2
+    workers: Count | None = None
+
+
+class Scenario(_Strict):
+    """All settings of a simulation."""
+
+    name: str
+    description: str = ""
+    data: DataSettings
+    partition: PartitionSettings
+    teacher: TeacherSettings
+    privacy: PrivacySettings
+    release: ReleaseSettings = ReleaseSettings()
+    pooling: PoolingSettings = PoolingSettings()
+    stages: StageSettings = StageSettings()
+    student: StudentSettings = StudentSettings()
+    run: RunSettings = RunSettings()
+
+
+def shipped() -> dict[str, str]:
+    """Names and descriptions of the scenarios that come with limbeck."""
+    found = {}
+    for path in sorted(SHIPPED.glob("*.toml")):
+        found[path.stem] = str(tomllib.loads(path.read_text(encoding="utf-8")).get("description", ""))
+    return found
+
+
+def load(which: str, overrides: Sequence[str] = ()) -> Scenario:
+    """A shipped scenario by name or a TOML file by path, with overrides such as "privacy.epsilon=1".
+
+    The value of an override is a TOML literal; a bare word is a string. Raises SettingError, naming every problem.
+    """
+    path = SHIPPED / f"{which}.toml" if which in shipped() else Path(which)
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError):
+        raise SettingError(f"Expected a TOML file or one of the scenarios {', '.join(shipped())}, got {which!r}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingError(f"Expected TOML in {path}: {error}.") from error
+    for override in overrides:
+        _override(raw, override)
+    raw.setdefault("name", path.stem)
+    return parse(raw)
+
+
+def parse(raw: dict[str, Any]) -> Scenario:
+    """A scenario from parsed TOML. Raises SettingError, naming every problem."""
+    temperature = raw.get("stages", {}).get("temperature") if isinstance(raw.get("stages"), dict) else None
+    if isinstance(temperature, list):
+        raw = {**raw, "stages": {**raw["stages"], "temperature": tuple(float(t) if type(t) is int else t for t in temperature)}}
+    try:
+        scenario = Scenario.model_validate(raw)
+    except ValidationError as error:
+        problems = {".".join(map(str, _keys(problem["loc"]))): problem for problem in error.errors()}
+        raise SettingError("\n".join(_explain(key, problem) for key, problem in problems.items())) from None
+    _cross_check(scenario)
+    return scenario
+
+
+def check_against(scenario: Scenario, dataset: DataSet) -> None:
+    """Raise SettingError where a scenario asks of a data set what it does not have."""
+    classes, records = len(dataset.class_names), len(dataset.private_y)
+    if scenario.release.truncation == "top-k" and scenario.release.k > classes:
+        raise SettingError(f"release.k = {scenario.release.k}: expected at most the {classes} classes of {dataset.name}.")
+    if scenario.partition.clients > records:
+        raise SettingError(f"partition.clients = {scenario.partition.clients}: expected at most the {records} private records.")
+    if scenario.partition.kind == "natural" and dataset.groups is None:
+        raise SettingError(f"partition.kind = 'natural': expected a data set with natural sites, got {dataset.name}.")
+
+
+def _cross_check(scenario: Scenario) -> None:
+    problems = []
+    if scenario.data.name not in KNOWN:
+        problems.append(f"data.name = {scenario.data.name!r}: expected one of {', '.join(KNOWN)}")
+    if scenario.run.minimum_clients > scenario.partition.clients:
+        problems.append(
+            f"run.minimum_clients = {scenario.run.minimum_clients}: expected at most partition.clients = {scenario.partition.clients}"
+        )
+    if scenario.teacher.kind == "linear" and scenario.teacher.average_last > scenario.teacher.steps:
+        problems.append(f"teacher.average_last = {scenario.teacher.average_last}: expected at most teacher.steps = {scenario.teacher.steps}")
+    temperatures = scenario.stages.temperature
+    if isinstance(temperatures, tuple) and len(temperatures) != scenario.stages.count:
+        problems.append(f"stages.temperature = {list(temperatures)}: expected one number, or stages.count = {scenario.stages.count} of them")
+    lowest = min(temperatures) if isinstance(temperatures, tuple) else temperatures
+    if scenario.release.softening == "mixing" and lowest < 1:
+        problems.append(f"stages.temperature = {lowest}: expected at least 1 with release.softening = 'mixing'")
+    if problems:
+        raise SettingError("\n".join(problems))
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not re.fullmatch(r"[a-z_]+(\.[a-z_]+)?", key.strip()):
+        raise SettingError(f"Expected an override such as privacy.epsilon=1, got {override!r}.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    table, _, name = key.strip().rpartition(".")
+    target = raw.setdefault(table, {}) if table else raw
+    if not isinstance(target, dict):
+        raise SettingError(f"Expected [{table}] to be a table for {override!r}, found {target!r}.")
+    target[name] = value
+
+
+def _keys(location: Iterable[str | int]) -> list[str | int]:
+    """Without the names that pydantic adds for the members of a union."""
+    return [part for part in location if isinstance(part, int) or re.fullmatch(r"[a-z_]+", part) and part not in {"float", "constrained"}]
+
+
+def _explain(key: str, problem: Any) -> str:
+    kind, value, context = problem["type"], problem["input"], problem.get("ctx", {})
+    if kind == "extra_forbidden":
+        known = _known_keys(key.rpartition(".")[0])
+        close = difflib.get_close_matches(key.rpartition(".")[2], known, 1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        return f"{key}: unknown key{hint}; known are {', '.join(known)}"
+    if kind == "missing":
+        return f"{key}: missing"
+    wanted = {
+        "greater_than": "a number > {gt:g}",
+        "greater_than_equal": "a number >= {ge:g}",
+        "less_than": "a number < {lt:g}",
+        "less_than_equal": "a number <= {le:g}",
+        "literal_error": "one of {expected}",
+        "int_type": "a whole number",
+        "float_type": "a number",
+        "string_type": "a string",
+        "bool_type": "true or false",
+        "finite_number": "a finite number",
+    }.get(kind)
+    return f"{key} = {value!r}: expected {wanted.format(**context) if wanted else problem['msg']}"
+
+
+def _known_keys(table: str) -> list[str]:
+    fields: dict[str, Any] = dict(Scenario.model_fields)
+    if table in fields:
+        annotation = fields[table].annotation
+        model = annotation if isinstance(annotation, type) else get_args(annotation)[0]
+        fields = dict(model.model_fields)
+    return list(fields)
