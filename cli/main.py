@@ -6,12 +6,11 @@ import logging
 import sys
 
 import typer
-from rich.console import Console
-from rich.logging import RichHandler
-
 from limbeck.operators.errors import LimbeckError
 from limbeck.simulations import commands
 from limbeck.simulations.data import commands as data_commands
+from rich.console import Console
+from rich.logging import RichHandler
 
 app = typer.Typer(
     name="limbeck",
@@ -31,7 +30,9 @@ INTERRUPTED = 130
 def main() -> None:
     """The entry point: exit status 0, 1 for an error that is explained, 2 for wrong usage, 130 after Ctrl-C."""
     logging.basicConfig(
-        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=Console(stderr=True), show_time=False, show_path=False)]
+        level=logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=Console(stderr=True), show_time=False, show_path=False)],
     )
     try:
         app()

@@ -8,16 +8,16 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import io
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-
 from limbeck.client.scattering import scatter
 from limbeck.operators.errors import DataError, SettingError
 from limbeck.protos.files import write_durably
 from limbeck.protos.transfer_set import digest
+from numpy.typing import NDArray
 
 VERSION = 1
 SMALL = 16
@@ -25,11 +25,12 @@ SMALL = 16
 
 def _unit_scale(x_N: NDArray[np.generic]) -> NDArray[np.float32]:
     """Bytes become [0, 1]; floats stay."""
-    return x_N.astype(np.float32) / 255 if x_N.dtype == np.uint8 else x_N.astype(np.float32)
+    scale = np.float32(255 if x_N.dtype == np.uint8 else 1)
+    return (x_N.astype(np.float32) / scale).astype(np.float32)
 
 
 def _pixels(x_N: NDArray[np.generic]) -> NDArray[np.float32]:
-    return _unit_scale(x_N).reshape(len(x_N), -1)
+    return _unit_scale(x_N).reshape(len(x_N), math.prod(x_N.shape[1:]))
 
 
 def _hog(x_N: NDArray[np.generic]) -> NDArray[np.float32]:
@@ -48,7 +49,7 @@ def _hog(x_N: NDArray[np.generic]) -> NDArray[np.float32]:
 def _scattering(x_N: NDArray[np.generic]) -> NDArray[np.float32]:
     images = _unit_scale(_images(x_N))
     coefficients = scatter(images, scales=1 if images.shape[1] <= SMALL else 2)
-    return coefficients.reshape(len(images), -1)
+    return coefficients.reshape(len(images), math.prod(coefficients.shape[1:]))
 
 
 def _images(x_N: NDArray[np.generic]) -> NDArray[np.generic]:

@@ -174,7 +174,9 @@ class Ledger:
         return tuple(own.schedule for own in self.entries() if own.schedule is not None)
 
     def _append(self, kind: str, content: dict[str, object]) -> int:
-        row, previous = self._db.execute("SELECT coalesce(max(id), 0) + 1, (SELECT hash FROM ledger ORDER BY id DESC) FROM ledger").fetchone()
+        row, previous = self._db.execute(
+            "SELECT coalesce(max(id), 0) + 1, (SELECT hash FROM ledger ORDER BY id DESC) FROM ledger"
+        ).fetchone()
         text = json.dumps({**content, "time": datetime.now(UTC).isoformat(timespec="milliseconds")}, sort_keys=True)
         self._db.execute("INSERT INTO ledger VALUES (?, ?, ?, ?)", (row, kind, text, _link(previous or "", row, kind, text)))
         return int(row)

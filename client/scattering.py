@@ -14,10 +14,9 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from limbeck.operators import check
 from numpy.typing import NDArray
 from torch import Tensor
-
-from limbeck.operators import check
 
 BATCH = 64
 
@@ -73,7 +72,8 @@ def _scatter_batch(image_NHW: Tensor, bank: Bank, scales: int) -> Tensor:
 
 def _low_pass(spectrum: Tensor, low_HW: Tensor, scales: int, at: int) -> Tensor:
     """Blur a signal whose grid is 2^at coarser than the image's, on the grid 2^scales coarser."""
-    return torch.fft.ifft2(_fold(spectrum * _periodised(low_HW, at), scales - at)).real
+    blurred: Tensor = torch.fft.ifft2(_fold(spectrum * _periodised(low_HW, at), scales - at)).real
+    return blurred
 
 
 def _fold(spectrum: Tensor, levels: int) -> Tensor:
@@ -98,10 +98,12 @@ def _padded(size: int, step: int) -> int:
 def _bank(height: int, width: int, scales: int, angles: int) -> Bank:
     low = _gaussian(height, width, 0.8 * 2 ** (scales - 1))
     bands = [
-        (scale, _morlet(height, width, scale, math.pi * angle / angles, angles)) for scale in range(scales) for angle in range(angles)
+        (scale, _morlet(height, width, scale, math.pi * angle / angles, angles))
+        for scale in range(scales)
+        for angle in range(angles)
     ]
     # Scale the wavelets so that all filters together pass no frequency more than once: then energy cannot grow.
-    energy = sum(band.abs() ** 2 for _, band in bands)
+    energy = torch.stack([band.abs() ** 2 for _, band in bands]).sum(0)
     mirrored = torch.flip(torch.roll(energy, (-1, -1), (0, 1)), (0, 1))
     both = (energy + mirrored) / 2
     room = (1 - low.abs() ** 2).clamp(min=0)
@@ -111,7 +113,8 @@ def _bank(height: int, width: int, scales: int, angles: int) -> Bank:
 
 
 def _frequencies(height: int, width: int) -> tuple[Tensor, Tensor]:
-    return torch.meshgrid(2 * math.pi * torch.fft.fftfreq(height), 2 * math.pi * torch.fft.fftfreq(width), indexing="ij")
+    v, u = torch.meshgrid(2 * math.pi * torch.fft.fftfreq(height), 2 * math.pi * torch.fft.fftfreq(width), indexing="ij")
+    return v, u
 
 
 def _gaussian(height: int, width: int, sigma: float) -> Tensor:

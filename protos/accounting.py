@@ -112,5 +112,5 @@ def _normal(x: float) -> float:
 
 
 def _round_up(x: float) -> float:
-    digits = 3 - math.floor(math.log10(x))
-    return math.ceil(x * 10**digits) / 10**digits
+    scale = 10.0 ** (3 - math.floor(math.log10(x)))
+    return math.ceil(x * scale) / scale

@@ -162,10 +162,10 @@ def _plan_from_pb(message: pb.Plan) -> Plan:
     if message.version != VERSION:
         raise WireError(f"Expected plan version {VERSION}, got {message.version}.")
     for part in ("truncation", "teaching"):
-        if message.WhichOneof(part) is None:  # type: ignore[arg-type]
+        if message.WhichOneof(part) is None:
             raise WireError(f"Expected a plan with a {part}, got none.")
     for name in ("privacy", "student"):
-        if not message.HasField(name):  # type: ignore[arg-type]
+        if not message.HasField(name):
             raise WireError(f"Expected a plan with {name}, got none.")
     truncation: Truncation = (
         TopK(k=message.top_k.k) if message.WhichOneof("truncation") == "top_k" else Sampled(draws=message.sampled.draws)
@@ -377,7 +377,8 @@ def _sorted_rows(ids_Nk: NDArray[np.int64], codes_Nk: NDArray[np.uint8]) -> tupl
 
 def _out_of_order(ids_Nk: NDArray[np.integer], codes_Nk: NDArray[np.uint8]) -> NDArray[np.bool_]:
     left, right = codes_Nk[:, :-1], codes_Nk[:, 1:]
-    return (left < right) | ((left == right) & (ids_Nk[:, :-1] >= ids_Nk[:, 1:]))
+    wrong: NDArray[np.bool_] = (left < right) | ((left == right) & (ids_Nk[:, :-1] >= ids_Nk[:, 1:]))
+    return wrong
 
 
 def _share_from_pb(message: pb.Share, plan: Plan, ask: Ask) -> Share:
@@ -415,7 +416,7 @@ def _share_from_pb(message: pb.Share, plan: Plan, ask: Ask) -> Share:
         draws = plan.truncation.draws
         if (codes_Nk.sum(1, dtype=np.int64) != draws).any():
             raise WireError(f"Expected counts that add up to {draws} in every row.")
-        p_Nk, tail_N = codes_Nk / np.float32(draws), np.zeros(count, np.float32)
+        p_Nk, tail_N = codes_Nk.astype(np.float32) / np.float32(draws), np.zeros(count, np.float32)
     answers = Truncated(
         ids_Nk=torch.from_numpy(ids_Nk.astype(np.int64)),
         p_Nk=torch.from_numpy(p_Nk.astype(np.float32)),

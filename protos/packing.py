@@ -26,7 +26,8 @@ def _encoding_table() -> NDArray[np.uint8]:
     with np.errstate(divide="ignore"):
         codes = np.rint(255 + np.log2(values) * LEVELS / BITS_BELOW_ONE)
     # Below half the smallest level a probability is zero; above it the smallest code.
-    return np.where(values < _DECODE[1] / 2, 0, np.clip(codes, 1, 255)).astype(np.uint8)
+    table: NDArray[np.uint8] = np.where(values < _DECODE[1] / 2, 0, np.clip(codes, 1, 255)).astype(np.uint8)
+    return table
 
 
 _ENCODE = _encoding_table()
@@ -35,7 +36,8 @@ _ENCODE = _encoding_table()
 def encode_probabilities(p: NDArray[np.float32]) -> NDArray[np.uint8]:
     """log8 codes of probabilities in [0, 1], any shape."""
     clipped = np.clip(p, np.float32(0), np.float32(1))
-    return _ENCODE[np.ascontiguousarray(clipped).view(np.uint32) >> _SHIFT]
+    codes: NDArray[np.uint8] = _ENCODE[np.ascontiguousarray(clipped).view(np.uint32) >> _SHIFT]
+    return codes
 
 
 def decode_probabilities(codes: NDArray[np.uint8]) -> NDArray[np.float32]:

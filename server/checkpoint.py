@@ -1,6 +1,6 @@
 """Checkpoints: one file per finished stage, whole or absent, checked when read.
 
-    checkpoints/stage-003.safetensors    weights, masks, the pooled targets; metadata: stage, SHA-256 of the tensors
+checkpoints/stage-003.safetensors    weights, masks, the pooled targets; metadata: stage, SHA-256 of the tensors
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from limbeck.protos.files import write_durably
+from limbeck.server.pruning import Masks
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
-
-from limbeck.protos.files import write_durably
-from limbeck.server.pruning import Masks
 
 log = logging.getLogger(__name__)
 

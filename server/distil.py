@@ -14,12 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-
 from limbeck.protos.messages import Student
 from limbeck.server import augment, losses
 from limbeck.server.pruning import Masks
 from limbeck.server.student import prepare
+from torch import Tensor, nn
 
 PREDICT_BATCH = 1024
 PRUNING_SHARE = 0.5
@@ -84,7 +83,7 @@ def distil_stage(
                 logits = model(batch)
             loss = losses.by_name(student.loss, targets_NK[rows], logits.float(), temperature)
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimiser.step()
             masks.apply(model)
             total += float(loss.detach()) * len(rows)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import logging
 import warnings
@@ -12,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save
-from torch import Tensor, nn
-
 from limbeck.operators.errors import RunError
 from limbeck.protos.files import write_durably
 from limbeck.server.student import prepare
+from safetensors.torch import save
+from torch import Tensor, nn
 
 TOLERANCE = 1e-4
 
@@ -78,9 +76,7 @@ def _to_onnx(model: nn.Module, inputs: Tensor) -> bytes:
         )
     if program is None:
         raise RunError("Expected an ONNX program from torch, got none.")
-    buffer = io.BytesIO()
-    program.save(buffer)
-    return buffer.getvalue()
+    return program.model_proto.SerializeToString()
 
 
 def _compare(onnx: bytes, model: nn.Module, inputs: Tensor) -> float:

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
-
 from limbeck.operators import Truncated
 from limbeck.operators.errors import SettingError
+from torch import Tensor
 
 ROWS = 1024
 SCALE = 1 << 32
@@ -57,7 +56,9 @@ class Pool:
         pooled_NK = self._sum_NK / weight_NK.clamp(min=1)
         total_N = pooled_NK.sum(1, keepdim=True)
         if not bool((total_N > 0).all()):
-            raise SettingError(f"Expected an answer to each of {self.samples} samples, got none to {int((total_N <= 0).sum())}.")
+            raise SettingError(
+                f"Expected an answer to each of {self.samples} samples, got none to {int((total_N <= 0).sum())}."
+            )
         return (pooled_NK / total_N).float()
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
-
 from limbeck.operators import check
 from limbeck.operators.errors import SettingError
+from torch import Tensor, nn
 
 
 def cubic(final: float, stages: int) -> tuple[float, ...]:
@@ -70,7 +69,9 @@ class Masks:
         dropped = torch.zeros_like(flat, dtype=torch.bool)
         dropped[flat.argsort(stable=True)[:target]] = True
         dropped &= flat < torch.inf
-        for (name, weight), part in zip(weights.items(), dropped.split([weight.numel() for weight in weights.values()]), strict=True):
+        for (name, weight), part in zip(
+            weights.items(), torch.split(dropped, [weight.numel() for weight in weights.values()]), strict=True
+        ):
             self.kept[name] = ~part.view_as(weight)
         self.apply(model)
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
-
 from limbeck.operators.errors import SettingError
+from torch import Tensor, nn
 
 Shape = tuple[int, ...]
 
@@ -47,7 +46,9 @@ def _mlp(shape: Shape, classes: int) -> nn.Module:
     size = 1
     for side in shape:
         size *= side
-    return nn.Sequential(nn.Flatten(), nn.Linear(size, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, classes))
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(size, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, classes)
+    )
 
 
 ARCHITECTURES: dict[str, Callable[[Shape, int], nn.Module]] = {

@@ -7,19 +7,24 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from limbeck.operators.errors import SettingError
 from rich.console import Console
 from rich.table import Table
-
-from limbeck.operators.errors import SettingError
 
 
 def simulate(
     scenario: Annotated[str | None, typer.Argument(help="A scenario's name or a TOML file; default: default.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as privacy.epsilon=1.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as privacy.epsilon=1.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; default: runs/SCENARIO-DATE-TIME.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out after its last finished stage.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out after its last finished stage.")
+    ] = False,
     carrier: Annotated[str, typer.Option(help="local, or flower (Flower's engine on Ray).")] = "local",
-    sites: Annotated[Path | None, typer.Option(help="Go on with the site folders of an earlier run, ledgers and all.")] = None,
+    sites: Annotated[
+        Path | None, typer.Option(help="Go on with the site folders of an earlier run, ledgers and all.")
+    ] = None,
 ) -> None:
     """Simulate a federation: the real client and server apps on real records, to a report."""
     from limbeck.simulations import run
@@ -28,7 +33,9 @@ def simulate(
     console = Console()
     if resume:
         if out is None or scenario is not None or set_ or sites is not None:
-            raise SettingError("Expected --resume with --out DIR and nothing else but --carrier: the run's folder holds its scenario.")
+            raise SettingError(
+                "Expected --resume with --out DIR and nothing else but --carrier: the run's folder holds its scenario."
+            )
         metrics = run.resume(out, carrier=carrier, console=console)
     else:
         settings = load(scenario or "default", set_ or [])
@@ -63,17 +70,42 @@ def report(folder: Annotated[Path, typer.Argument(help="A finished run's folder.
 def _summary(console: Console, metrics: dict[str, Any]) -> None:
     clients, stages = metrics["clients"], metrics["stages"]
     accuracies = [client["teacher_accuracy"] for client in clients if client["teacher_accuracy"] is not None]
-    table = Table("", "accuracy %", "sparsity %", "clients", "kB up", "kB down", title="Accuracy and bytes", title_justify="left")
+    table = Table(
+        "", "accuracy %", "sparsity %", "clients", "kB up", "kB down", title="Accuracy and bytes", title_justify="left"
+    )
     if accuracies:
-        table.add_row("teachers alone", f"{min(accuracies):.1%} to {max(accuracies):.1%}".replace("%", ""), "", str(len(accuracies)), "", "")
+        table.add_row(
+            "teachers alone",
+            f"{min(accuracies):.1%} to {max(accuracies):.1%}".replace("%", ""),
+            "",
+            str(len(accuracies)),
+            "",
+            "",
+        )
     table.add_row("pool, on public inputs", f"{100 * metrics['pool']['accuracy']:.1f}", "", "", "", "")
     for own in stages:
         traffic = (str(own["clients"]), f"{own['bytes_up'] / 1000:.1f}", f"{own['bytes_down'] / 1000:.1f}")
-        table.add_row(f"student, stage {own['stage'] + 1}", f"{100 * own['sparse_accuracy']:.1f}", f"{100 * own['sparsity']:.1f}", *traffic)
+        table.add_row(
+            f"student, stage {own['stage'] + 1}",
+            f"{100 * own['sparse_accuracy']:.1f}",
+            f"{100 * own['sparsity']:.1f}",
+            *traffic,
+        )
         if own["dense_accuracy"] is not None:
             table.add_row("  dense control", f"{100 * own['dense_accuracy']:.1f}", "0.0", "", "", "")
     console.print(table)
-    table = Table("client", "records", "alone %", "epsilon", "of budget", "kB up", "kB down", "status", title="Clients", title_justify="left")
+    table = Table(
+        "client",
+        "records",
+        "alone %",
+        "epsilon",
+        "of budget",
+        "kB up",
+        "kB down",
+        "status",
+        title="Clients",
+        title_justify="left",
+    )
     for client in clients:
         accuracy = client["teacher_accuracy"]
         table.add_row(
@@ -90,7 +122,8 @@ def _summary(console: Console, metrics: dict[str, Any]) -> None:
     first = clients[0]
     seeded = "; noise is SEEDED, no guarantee holds" if metrics["noise"] == "UnsafeSeeded" else ""
     console.print(
-        f"epsilon at delta = {first['delta']:g}, unit: {first['unit']}, adjacency: {first['adjacency']}, by PLD{seeded}.", highlight=False
+        f"epsilon at delta = {first['delta']:g}, unit: {first['unit']}, adjacency: {first['adjacency']}, by PLD{seeded}.",
+        highlight=False,
     )
     phases = ", ".join(f"{name} {value:.1f}" for name, value in metrics["seconds"].items())
     console.print(f"Seconds: {phases}.", highlight=False)

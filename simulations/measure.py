@@ -12,9 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
-
 from limbeck.client import teachers
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
@@ -25,6 +22,8 @@ from limbeck.protos.messages import Plan
 from limbeck.protos.transfer_set import read_arrays
 from limbeck.server import checkpoint, distil, pruning, student
 from limbeck.simulations.scenario import Scenario
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 PACKAGES = ("limbeck", "torch", "flwr", "opacus", "dp-accounting", "numpy", "onnx", "onnxruntime")
 Progress = Callable[[int, int], None]
@@ -64,7 +63,9 @@ def dense_control(folder: Path, plan: Plan, progress: Progress | None = None) ->
             student=plan.student,
             seed=plan.public_seed,
             device=torch.device("cpu"),
-            progress=lambda done, total, stage=stage: progress(stage * total + done, total * len(plan.stages)) if progress else None,  # type: ignore[misc]
+            progress=lambda done, total, stage=stage: (
+                progress(stage * total + done, total * len(plan.stages)) if progress else None
+            ),  # type: ignore[misc]
         )
         checkpoint.save_stage(folder / "dense", stage, model, masks, targets_NK)
     accuracies = []
@@ -77,7 +78,9 @@ def dense_control(folder: Path, plan: Plan, progress: Progress | None = None) ->
     return accuracies
 
 
-def measure(folder: Path, scenario: Scenario, plan: Plan, sites: Path, facts: dict[str, Any], dense: list[float] | None) -> dict[str, Any]:
+def measure(
+    folder: Path, scenario: Scenario, plan: Plan, sites: Path, facts: dict[str, Any], dense: list[float] | None
+) -> dict[str, Any]:
     """All metrics of a finished run; written to RUN/metrics.json and returned. facts: seconds and the like that the caller measured."""
     truth = Truth(folder)
     plan_hash = codec.plan_hash(plan)
@@ -135,7 +138,9 @@ def measure(folder: Path, scenario: Scenario, plan: Plan, sites: Path, facts: di
 def _client(settings: Path, plan_hash: bytes, truth: Truth, record: dict[str, Any], cache: Path) -> dict[str, Any]:
     site = Site(settings.parent)
     (labels,) = read_arrays(site.folder / site.settings.records, "y")
-    seen = record["clients"].get(site.name, {"status": "absent", "reason": None, "bytes_up": 0, "bytes_down": 0, "label_counts": None})
+    seen = record["clients"].get(
+        site.name, {"status": "absent", "reason": None, "bytes_up": 0, "bytes_down": 0, "label_counts": None}
+    )
     teacher = site.state(plan_hash) / "teacher.safetensors"
     accuracy = None
     if teacher.exists():
@@ -179,7 +184,7 @@ def _stages(
             }
         )
     confusion = np.zeros((plan.classes, plan.classes), np.int64)
-    np.add.at(confusion, (truth.test_y, predicted.argmax(1).numpy()), 1)
+    np.add.at(confusion, (truth.test_y.astype(np.int64), predicted.argmax(1).numpy()), 1)
     return stages, confusion.tolist()
 
 

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
-
 from limbeck.operators import check
 from limbeck.operators.errors import SettingError
+from numpy.typing import NDArray
 
 Parts = list[NDArray[np.int64]]
 TRIES = 1000
@@ -102,7 +101,9 @@ def counts(parts: Sequence[NDArray[np.int64]], y_N: NDArray[np.int64], classes: 
 
 def _require_enough(records: int, clients: int, minimum: int) -> None:
     if clients < 1 or clients * minimum > records:
-        raise SettingError(f"Expected partition.clients with at least {minimum} of {records} records each, got {clients} clients.")
+        raise SettingError(
+            f"Expected partition.clients with at least {minimum} of {records} records each, got {clients} clients."
+        )
 
 
 def _until_large_enough(draw: Callable[[], Parts], records: int, clients: int, minimum: int, what: str) -> Parts:

@@ -41,16 +41,14 @@ def prepare(scenario: Scenario, folder: Path, *, cache: Path | None = None, site
     dataset = data.load(
         own.name,
         cache=cache,
-        folder=own.folder and Path(own.folder),
+        folder=Path(own.folder) if own.folder else None,
         private=own.private,
         public=own.public,
         test=own.test,
         seed=scenario.run.seed,
     )
     check_against(scenario, dataset)
-    parts = _partition(scenario, dataset)(
-        dataset.private_y, scenario.partition.clients, scenario.run.seed
-    )
+    parts = _partition(scenario, dataset)(dataset.private_y, scenario.partition.clients, scenario.run.seed)
     classes = len(dataset.class_names)
     plan = make_plan(scenario, transfer_set=digest(dataset.public_x), samples=len(dataset.public_x), classes=classes)
     if sites is not None:
@@ -178,7 +176,9 @@ def _partition(scenario: Scenario, dataset: data.DataSet) -> partition.Partition
             return partition.Quantity(alpha=own.alpha)
         case "natural":
             if dataset.groups is None:
-                raise SettingError(f"partition.kind = 'natural': expected a data set with natural sites, got {dataset.name}.")
+                raise SettingError(
+                    f"partition.kind = 'natural': expected a data set with natural sites, got {dataset.name}."
+                )
             return partition.Natural(groups_N=dataset.groups)
 
 

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from flwr.app import Context, RecordDict
-from rich.console import Console
-
 from limbeck.operators.errors import RunError
 from limbeck.protos.messages import Plan
 from limbeck.simulations import grid, measure, prepare, report
 from limbeck.simulations.scenario import Scenario
 from limbeck.simulations.watch import Watch, bars
+from rich.console import Console
 
 CARRIERS = ("local", "flower")
 
@@ -60,7 +59,9 @@ def _go_on(folder: Path, carrier: str, console: Console, seconds: dict[str, floa
             raise RunError(f"Expected a carrier out of {', '.join(CARRIERS)}, got {carrier!r}.")
     seconds["run"] = time.perf_counter() - started
     dense = _dense(folder, plan, console) if scenario.student.dense_control else None
-    metrics = measure.measure(folder, scenario, plan, sites, {"carrier": carrier, "seconds": _seconds(folder, seconds)}, dense)
+    metrics = measure.measure(
+        folder, scenario, plan, sites, {"carrier": carrier, "seconds": _seconds(folder, seconds)}, dense
+    )
     report.build(folder)
     return metrics
 
@@ -83,7 +84,7 @@ def _run_local(scenario: Scenario, folder: Path, sites: Path) -> None:
 
 
 def _server_context(folder: Path, clients: int) -> Context:
-    config: dict[str, bool | float | int | str | bytes] = {
+    config: dict[str, bool | float | int | str] = {
         "plan": str(folder / "plan.pb"),
         "transfer-sets": str(folder / "transfer"),
         "folder": str(folder / "server"),
@@ -119,4 +120,3 @@ def _seconds(folder: Path, measured: dict[str, float]) -> dict[str, float]:
     recorded = json.loads((folder / "server" / "record.json").read_text(encoding="utf-8"))["seconds"]
     total = sum(measured.values())
     return {**measured, **recorded, "total": total}
-

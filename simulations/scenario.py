@@ -7,12 +7,11 @@ import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing import Annotated, Any, Literal
 
 from limbeck.operators.errors import SettingError
 from limbeck.simulations.data import KNOWN, DataSet
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 SHIPPED = Path(__file__).parent / "scenarios"
 
@@ -165,7 +164,10 @@ def parse(raw: dict[str, Any]) -> Scenario:
     """A scenario from parsed TOML. Raises SettingError, naming every problem."""
     temperature = raw.get("stages", {}).get("temperature") if isinstance(raw.get("stages"), dict) else None
     if isinstance(temperature, list):
-        raw = {**raw, "stages": {**raw["stages"], "temperature": tuple(float(t) if type(t) is int else t for t in temperature)}}
+        raw = {
+            **raw,
+            "stages": {**raw["stages"], "temperature": tuple(float(t) if type(t) is int else t for t in temperature)},
+        }
     try:
         scenario = Scenario.model_validate(raw)
     except ValidationError as error:
@@ -181,7 +183,9 @@ def check_against(scenario: Scenario, dataset: DataSet) -> None:
     if scenario.release.truncation == "top-k" and scenario.release.k > classes:
         raise SettingError(f"release.k = {scenario.release.k}: expected at most the {classes} classes of {dataset.name}.")
     if scenario.partition.clients > records:
-        raise SettingError(f"partition.clients = {scenario.partition.clients}: expected at most the {records} private records.")
+        raise SettingError(
+            f"partition.clients = {scenario.partition.clients}: expected at most the {records} private records."
+        )
     if scenario.partition.kind == "natural" and dataset.groups is None:
         raise SettingError(f"partition.kind = 'natural': expected a data set with natural sites, got {dataset.name}.")
 
@@ -195,10 +199,14 @@ def _cross_check(scenario: Scenario) -> None:
             f"run.minimum_clients = {scenario.run.minimum_clients}: expected at most partition.clients = {scenario.partition.clients}"
         )
     if scenario.teacher.kind == "linear" and scenario.teacher.average_last > scenario.teacher.steps:
-        problems.append(f"teacher.average_last = {scenario.teacher.average_last}: expected at most teacher.steps = {scenario.teacher.steps}")
+        problems.append(
+            f"teacher.average_last = {scenario.teacher.average_last}: expected at most teacher.steps = {scenario.teacher.steps}"
+        )
     temperatures = scenario.stages.temperature
     if isinstance(temperatures, tuple) and len(temperatures) != scenario.stages.count:
-        problems.append(f"stages.temperature = {list(temperatures)}: expected one number, or stages.count = {scenario.stages.count} of them")
+        problems.append(
+            f"stages.temperature = {list(temperatures)}: expected one number, or stages.count = {scenario.stages.count} of them"
+        )
     lowest = min(temperatures) if isinstance(temperatures, tuple) else temperatures
     if scenario.release.softening == "mixing" and lowest < 1:
         problems.append(f"stages.temperature = {lowest}: expected at least 1 with release.softening = 'mixing'")
@@ -223,7 +231,11 @@ def _override(raw: dict[str, Any], override: str) -> None:
 
 def _keys(location: Iterable[str | int]) -> list[str | int]:
     """Without the names that pydantic adds for the members of a union."""
-    return [part for part in location if isinstance(part, int) or re.fullmatch(r"[a-z_]+", part) and part not in {"float", "constrained"}]
+    return [
+        part
+        for part in location
+        if isinstance(part, int) or (re.fullmatch(r"[a-z_]+", part) and part not in {"float", "constrained"})
+    ]
 
 
 def _explain(key: str, problem: Any) -> str:
@@ -253,7 +265,5 @@ def _explain(key: str, problem: Any) -> str:
 def _known_keys(table: str) -> list[str]:
     fields: dict[str, Any] = dict(Scenario.model_fields)
     if table in fields:
-        annotation = fields[table].annotation
-        model = annotation if isinstance(annotation, type) else get_args(annotation)[0]
-        fields = dict(model.model_fields)
+        fields = dict(fields[table].annotation.model_fields)
     return list(fields)

@@ -20,7 +20,9 @@ TITLES = {
 
 def bars(console: Console) -> Progress:
     """Progress bars in limbeck's layout."""
-    return Progress(TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console)
+    return Progress(
+        TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+    )
 
 
 class Watch:

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
-
 from limbeck.client.noise import Noise
 from limbeck.protos.messages import CnnTeaching, LinearTeaching, Teaching
+from numpy.typing import NDArray
+from torch import Tensor
 
 Progress = Callable[[int, int], None]
 

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
-
 from limbeck.client.noise import poisson_sample
 from limbeck.client.teachers.stored import write
 from limbeck.operators.errors import DataError
 from limbeck.protos.messages import CnnTeaching
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from limbeck.client.noise import Noise
@@ -51,7 +50,8 @@ class Cnn:
     @classmethod
     def restore(cls, settings: dict[str, object], tensors: dict[str, Tensor]) -> Cnn:
         """From what `save` wrote."""
-        found = cls(*(int(str(settings[name])) for name in ("height", "width", "classes")))
+        height, width, classes = (int(str(settings[name])) for name in ("height", "width", "classes"))
+        found = cls(height, width, classes)
         found.net.load_state_dict(tensors)
         return found
 
@@ -92,7 +92,7 @@ def train(
     """
     images = _images(x_N)
     labels = torch.from_numpy(y_N)
-    teacher = Cnn(*images.shape[-2:], classes)
+    teacher = Cnn(images.shape[2], images.shape[3], classes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from opacus import GradSampleModule
@@ -104,8 +104,8 @@ def train(
         chosen = torch.from_numpy(poisson_sample(noise, len(labels), teaching.sampling_rate))
         sums = clipped_sums(net, parameters, images[chosen], labels[chosen], teaching)
         for parameter, total in zip(parameters, sums, strict=True):
-            total += noise.gaussian(*total.shape, std=teaching.clip * teaching.noise_multiplier)
-            parameter.grad = total / teaching.normaliser
+            noisy = total + noise.gaussian(*total.shape, std=teaching.clip * teaching.noise_multiplier)
+            parameter.grad = noisy / teaching.normaliser
         optimiser.step()
         if progress is not None:
             progress(step + 1, teaching.steps)
@@ -121,14 +121,14 @@ def clipped_sums(
     for start in range(0, len(labels), teaching.physical_batch):
         rows = slice(start, start + teaching.physical_batch)
         loss = nn.functional.cross_entropy(net(images[rows]), labels[rows], reduction="sum")
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         gradients = [parameter.grad_sample.flatten(1) for parameter in parameters]  # type: ignore[attr-defined]
         finite = torch.stack([gradient.isfinite().all(1) for gradient in gradients]).all(0)
         gradients = [torch.where(finite[:, None], gradient, 0) for gradient in gradients]
         norm = torch.stack([gradient.norm(dim=1) for gradient in gradients]).norm(dim=0)
         scale = (teaching.clip / norm.clamp(min=1e-12)).clamp(max=1)
         for total, gradient in zip(sums, gradients, strict=True):
-            total += (scale @ gradient).view_as(total)
+            total.add_((scale @ gradient).view_as(total))
         net.zero_grad(set_to_none=True)
         for parameter in parameters:
             parameter.grad_sample = None  # type: ignore[attr-defined]

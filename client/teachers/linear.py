@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
-
 from limbeck.client import features
 from limbeck.client.teachers.stored import write
 from limbeck.protos.messages import LinearTeaching
+from numpy.typing import NDArray
+from torch import Tensor
 
 if TYPE_CHECKING:
     from limbeck.client.noise import Noise
@@ -46,7 +45,9 @@ class Linear:
     @classmethod
     def restore(cls, settings: dict[str, object], tensors: dict[str, Tensor]) -> Linear:
         """From what `save` wrote."""
-        return cls(str(settings["features"]), float(str(settings["norm"])), tensors["mean"], tensors["weight"], tensors["bias"])
+        return cls(
+            str(settings["features"]), float(str(settings["norm"])), tensors["mean"], tensors["weight"], tensors["bias"]
+        )
 
 
 def train(
@@ -79,7 +80,9 @@ def train(
             average += weight / teaching.average_last
         if progress is not None:
             progress(step + 1, teaching.steps)
-    return Linear(teaching.features, teaching.feature_norm, torch.from_numpy(mean_D), average[:-1].clone(), average[-1].clone())
+    return Linear(
+        teaching.features, teaching.feature_norm, torch.from_numpy(mean_D), average[:-1].clone(), average[-1].clone()
+    )
 
 
 def clipped_sum(weight: Tensor, f_ND: Tensor, y_N: Tensor, clip: float) -> Tensor:

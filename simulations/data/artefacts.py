@@ -20,9 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-
 from limbeck.operators.errors import DataError, SettingError
+from numpy.typing import NDArray
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 SIDE = 28
@@ -84,7 +83,9 @@ def get(name: str, cache: Path | None = None, *, source: str | None = None, prog
                 raise DataError(f"Expected {artefact.file} at {source}: {error}.") from error
         found = _sha256(fetched)
         if found != artefact.sha256:
-            raise DataError(f"Expected SHA-256 {artefact.sha256} of {artefact.file}, got {found} from {source or artefact.command[0]}.")
+            raise DataError(
+                f"Expected SHA-256 {artefact.sha256} of {artefact.file}, got {found} from {source or artefact.command[0]}."
+            )
         os.replace(fetched, target)
     return target
 
@@ -97,7 +98,9 @@ def read(name: str, cache: Path | None = None) -> list[NDArray[np.generic]]:
         raise DataError(f"Expected {name} in {path}, found nothing; get it with: limbeck data get {name}")
     found = _sha256(path)
     if found != artefact.sha256:
-        raise DataError(f"Expected SHA-256 {artefact.sha256} of {path}, got {found}; get it again with: limbeck data get {name}")
+        raise DataError(
+            f"Expected SHA-256 {artefact.sha256} of {path}, got {found}; get it again with: limbeck data get {name}"
+        )
     archive = path.read_bytes()
     if path.suffix == ".deb":
         archive = next(content for member, content in _ar_members(archive) if member.startswith("data.tar"))
@@ -170,7 +173,9 @@ def _fetch(artefact: Artefact, folder: Path, progress: Progress | None) -> Path:
     try:
         process = subprocess.Popen(artefact.command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     except FileNotFoundError as error:
-        raise DataError(f"Expected the program {artefact.command[0]} to fetch {artefact.file}: {error}; or give --from FILE.") from error
+        raise DataError(
+            f"Expected the program {artefact.command[0]} to fetch {artefact.file}: {error}; or give --from FILE."
+        ) from error
     while True:
         files = [path for path in folder.iterdir() if path.is_file()]
         if progress is not None:
@@ -182,7 +187,9 @@ def _fetch(artefact: Artefact, folder: Path, progress: Progress | None) -> Path:
             continue
     files = [path for path in folder.iterdir() if path.is_file()]
     if process.returncode or len(files) != 1:
-        raise DataError(f"Expected {' '.join(artefact.command)} to fetch {artefact.file}: {problem.decode(errors='replace').strip()[:500]}")
+        raise DataError(
+            f"Expected {' '.join(artefact.command)} to fetch {artefact.file}: {problem.decode(errors='replace').strip()[:500]}"
+        )
     return files[0]
 
 

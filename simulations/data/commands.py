@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from limbeck.simulations.data import KNOWN, artefacts
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-
-from limbeck.simulations.data import KNOWN, artefacts
 
 app = typer.Typer(help="Data sets: list them, get those that are not embedded.", no_args_is_help=True)
 
@@ -21,7 +20,9 @@ def list_() -> None:
     table = Table("name", "private / public / test", "licence", "source", "at hand")
     for name, own in KNOWN.items():
         artefact = artefacts.ARTEFACTS.get(name)
-        at_hand = "yes" if artefact is None or (artefacts.default_cache() / artefact.file).exists() else f"limbeck data get {name}"
+        at_hand = (
+            "yes" if artefact is None or (artefacts.default_cache() / artefact.file).exists() else f"limbeck data get {name}"
+        )
         table.add_row(name, f"{own.private} / {own.public} / {own.test}", own.licence, own.source, at_hand)
     Console().print(table)
 
@@ -30,13 +31,17 @@ def list_() -> None:
 def get(
     name: Annotated[str, typer.Argument(help="mnist or fashion-mnist")],
     source: Annotated[str | None, typer.Option("--from", help="A file or an URL to take the artefact from.")] = None,
-    cache: Annotated[Path | None, typer.Option(help="The folder to keep it in; default $LIMBECK_CACHE or ~/.cache/limbeck.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="The folder to keep it in; default $LIMBECK_CACHE or ~/.cache/limbeck.")
+    ] = None,
 ) -> None:
     """Fetch a data set's artefact, check its SHA-256 and keep it."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(name, total=None)
-        path = artefacts.get(name, cache, source=source, progress=lambda done, total: bar.update(task, completed=done, total=total))
+        path = artefacts.get(
+            name, cache, source=source, progress=lambda done, total: bar.update(task, completed=done, total=total)
+        )
         size = path.stat().st_size
         bar.update(task, completed=size, total=size)
     print(path)

@@ -1,0 +1,45 @@
+# Two commands do all: `make demo` runs the main job, `make test` the tests. Each makes its environment in .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := cli operators protos client server simulations
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: demo test check format environment types generate clean
+
+environment: $(VENV)/.installed
+
+# torch is pinned exactly, so that pip may take a CPU build where one is at hand.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0 setuptools wheel
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev,ray]'
+	touch $@
+
+demo: environment
+	$(BIN)/limbeck simulate
+
+test: environment
+	$(BIN)/python -m pytest -q -n 2
+
+# Type checkers do not see an editable install with mapped folders; a tree of links shows them the packages.
+types: environment
+	@mkdir -p .types/limbeck
+	@for name in $(PACKAGES); do ln -sfn ../../$$name .types/limbeck/$$name; done
+
+check: types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy .types/limbeck
+	$(BIN)/lint-imports
+	$(BIN)/python -m limbeck.protos.generate --check
+
+format: environment
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+generate: environment
+	$(BIN)/python -m limbeck.protos.generate
+
+clean:
+	rm -rf $(VENV) .types build dist *.egg-info

@@ -1,0 +1,71 @@
+"""Features are fixed public functions; scattering has the properties that its docstring states."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from limbeck.client import features, scattering
+from limbeck.operators.errors import DataError, SettingError
+from limbeck.simulations import data
+
+
+def fashion(n: int = 12) -> np.ndarray:
+    return data.load("fashion-mnist-part", private=n, public=1, test=1).private_x.astype(np.float32) / 255
+
+
+def test_a_28_pixel_image_has_81_paths_of_7_by_7() -> None:
+    assert scattering.scatter(fashion(3)).shape == (3, 81, 7, 7)
+    assert scattering.scatter(np.zeros((0, 28, 28), np.float32)).shape == (0, 81, 7, 7)
+
+
+def test_wavelets_have_no_mean_so_a_flat_image_has_none_of_them() -> None:
+    bank = scattering._bank(36, 36, 2, 8)
+    assert max(abs(float(band[0, 0])) for _, band in bank.bands) < 1e-6
+
+
+def test_energy_does_not_grow() -> None:
+    images = fashion()
+    # Coefficients live on a grid of every 4th pixel, so each stands for 16.
+    energy = 16 * np.square(scattering.scatter(images)).sum((1, 2, 3))
+    assert (energy <= np.square(images).sum((1, 2)) * 1.05).all()
+
+
+def test_a_shift_by_one_pixel_changes_scattering_less_than_pixels() -> None:
+    images = fashion()
+    shifted = np.roll(images, 1, axis=2)
+
+    def change(a: np.ndarray, b: np.ndarray) -> float:
+        return float(np.linalg.norm(a - b) / np.linalg.norm(a))
+
+    assert change(scattering.scatter(images), scattering.scatter(shifted)) < 0.6 * change(images, shifted)
+
+
+def test_the_batch_does_not_matter() -> None:
+    images = fashion(70)
+    np.testing.assert_allclose(scattering.scatter(images)[66], scattering.scatter(images[66:67])[0], atol=1e-5)
+
+
+def test_public_features_are_computed_once_and_come_back_from_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = data.load("digits", private=5, public=1, test=1).private_x
+    first = features.compute("pixels", images, cache=tmp_path)
+    monkeypatch.setitem(features.FEATURES, "pixels", lambda _: pytest.fail("computed twice"))
+    np.testing.assert_array_equal(features.compute("pixels", images, cache=tmp_path), first)
+
+
+def test_private_features_are_not_kept(tmp_path: Path) -> None:
+    features.compute("pixels", data.load("digits", private=5, public=1, test=1).private_x)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_are_scaled_one_by_one_and_broken_ones_vanish() -> None:
+    rows = np.array([[3.0, 4.0], [np.nan, 1.0], [0.0, 0.0], [np.inf, 1.0]], np.float32)
+    np.testing.assert_allclose(features.normalise(rows, 10.0, np.zeros(2, np.float32)), [[6, 8], [0, 0], [0, 0], [0, 0]])
+
+
+def test_unknown_features_and_rows_for_images_are_refused() -> None:
+    with pytest.raises(SettingError, match="scattering"):
+        features.compute("wavelets", np.zeros((1, 8, 8), np.uint8))
+    with pytest.raises(DataError, match="grey images"):
+        features.compute("hog", np.zeros((1, 8), np.float32))

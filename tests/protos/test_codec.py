@@ -1,0 +1,344 @@
+"""What crosses the wire: round trips, exact sizes, and every malformed message refused. Tests of refusals are named for the attack."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import PLAN
+from hypothesis import given
+from hypothesis import strategies as st
+from limbeck import operators
+from limbeck.operators.errors import WireError
+from limbeck.protos import codec, packing
+from limbeck.protos import limbeck_pb2 as pb
+from limbeck.protos.messages import (
+    Accepted,
+    Ask,
+    CnnTeaching,
+    Coding,
+    Declined,
+    Family,
+    Offer,
+    Plan,
+    Reason,
+    Sampled,
+    Share,
+    Stage,
+    Taught,
+    Teach,
+    TopK,
+)
+
+PlanMaker = Callable[..., Plan]
+
+
+def ask(plan: Plan, **changes: int) -> Ask:
+    return replace(Ask(plan_hash=codec.plan_hash(plan), stage=1, first=0, count=plan.samples), **changes)
+
+
+def share(plan: Plan, seed: int = 0) -> Share:
+    generator = torch.Generator().manual_seed(seed)
+    p_NK = (3 * torch.randn(plan.samples, plan.classes, generator=generator)).softmax(-1)
+    if isinstance(plan.truncation, TopK):
+        answers = operators.TopK(plan.truncation.k)(p_NK)
+    else:
+        draws = plan.truncation.draws
+        answers = operators.Sampled(draws)(p_NK, torch.rand(plan.samples, draws, generator=generator))
+    return Share(plan_hash=codec.plan_hash(plan), stage=1, first=0, answers=answers)
+
+
+def message(plan: Plan) -> pb.Reply:
+    """A valid share as protobuf, to be spoilt."""
+    return pb.Reply.FromString(codec.encode_reply(share(plan), plan=plan))
+
+
+def refused(plan: Plan, reply: pb.Reply, match: str) -> None:
+    with pytest.raises(WireError, match=match):
+        codec.decode_reply(reply.SerializeToString(deterministic=True), plan=plan, expecting=ask(plan))
+
+
+# Round trips and sizes
+
+
+@pytest.mark.parametrize("changes", [{}, {"label_counts": None}, {"truncation": Sampled(draws=5)}, {"coding": Coding.BYTES}])
+def test_a_plan_survives_the_wire_and_keeps_its_hash(make_plan: PlanMaker, changes: dict[str, object]) -> None:
+    plan = make_plan(**changes)
+    found = codec.decode_request(codec.encode_request(Offer(plan=plan)))
+    assert found == Offer(plan=plan)
+    assert codec.plan_hash(found.plan) == codec.plan_hash(plan)  # type: ignore[union-attr]
+
+
+def test_a_plan_for_convolutional_teachers_survives_the_wire(make_plan: PlanMaker) -> None:
+    teaching = CnnTeaching(
+        sampling_rate=0.1,
+        steps=5,
+        learning_rate=1,
+        momentum=0,
+        clip=0.1,
+        noise_multiplier=1,
+        normaliser=64,
+        physical_batch=32,
+    )
+    plan = make_plan(teaching=teaching)
+    assert codec.decode_request(codec.encode_request(Offer(plan=plan))) == Offer(plan=plan)
+
+
+def test_every_field_of_a_plan_changes_its_hash(make_plan: PlanMaker) -> None:
+    changes = [
+        {"name": "b"},
+        {"samples": 21},
+        {"family": Family.MIXING},
+        {"public_seed": 2},
+        {"stages": (Stage(sparsity=0.5, temperature=3),)},
+    ]
+    hashes = {codec.plan_hash(make_plan(**change)) for change in [{}, *changes]}
+    assert len(hashes) == len(changes) + 1
+
+
+def test_small_messages_survive_the_wire(plan: Plan) -> None:
+    own = codec.plan_hash(plan)
+    requests = [Teach(plan_hash=own), ask(plan)]
+    assert [codec.decode_request(codec.encode_request(request)) for request in requests] == requests
+    counts = tuple(float(np.float32(x)) for x in np.linspace(-3, 90, 10))
+    for reply, request in [
+        (Accepted(plan_hash=own, site="a-1"), Offer(plan=plan)),
+        (Taught(plan_hash=own, label_counts=counts), Teach(plan_hash=own)),
+        (Declined(plan_hash=own, reason=Reason.BUDGET), ask(plan)),
+    ]:
+        assert codec.decode_reply(codec.encode_reply(reply), plan=plan, expecting=request) == reply
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    classes=st.sampled_from([2, 3, 10, 100, 257, 1000]),
+    k=st.integers(1, 8),
+    samples=st.integers(1, 40),
+    coding=st.sampled_from(Coding),
+    sampled=st.booleans(),
+)
+def test_a_share_survives_the_wire_to_within_quantisation(
+    seed: int, classes: int, k: int, samples: int, coding: Coding, sampled: bool
+) -> None:
+    k = min(k, classes)
+    plan = replace(
+        PLAN, samples=samples, classes=classes, truncation=Sampled(draws=k) if sampled else TopK(k=k), coding=coding
+    )
+    sent = share(plan, seed)
+    data = codec.encode_reply(sent, plan=plan)
+    assert len(data) == codec.share_bytes(plan, ask(plan))
+    found = codec.decode_reply(data, plan=plan, expecting=ask(plan))
+    assert isinstance(found, Share)
+    torch.testing.assert_close(found.answers.p_Nk.sum(-1) + found.answers.tail_N, torch.ones(samples))
+    tolerance = 1e-6 if sampled else 0.06
+    torch.testing.assert_close(found.answers.dense(), sent.answers.dense(), rtol=tolerance, atol=1e-6)
+
+
+def test_ten_thousand_top_three_answers_fit_the_promised_bytes(make_plan: PlanMaker) -> None:
+    for coding, limit in [(Coding.BYTES, 75_000), (Coding.PACKED, 58_000)]:
+        plan = make_plan(samples=10_000, coding=coding)
+        assert len(codec.encode_reply(share(plan), plan=plan)) <= limit
+
+
+@given(st.floats(0, 1, width=32))
+def test_an_8_bit_logarithm_is_off_by_at_most_half_a_step(p: float) -> None:
+    value = np.array([p], np.float32)
+    found = float(packing.decode_probabilities(packing.encode_probabilities(value))[0])
+    if p < 2.0**-21:
+        assert found == 0 or p > 2.0**-21 * 0.97
+    elif p >= 2.0**-20:
+        # Half a step, and the third of a step by which the look-up's key is coarse.
+        assert abs(math.log2(found / p)) <= 20 / 254 / 2 * 1.4
+
+
+@given(st.lists(st.integers(0, 999), max_size=50), st.sampled_from([1000, 1024, 4096]))
+def test_packed_ids_come_back(ids: list[int], classes: int) -> None:
+    data = packing.pack_ids(np.array(ids, np.int64), classes)
+    assert len(data) == packing.packed_size(len(ids), classes)
+    assert packing.unpack_ids(data, len(ids), classes).tolist() == ids
+
+
+# Attacks on a share
+
+
+def test_a_share_under_another_plans_hash_is_refused(plan: Plan, make_plan: PlanMaker) -> None:
+    spoilt = message(plan)
+    spoilt.share.plan_hash = codec.plan_hash(make_plan(public_seed=7))
+    refused(plan, spoilt, "Expected plan")
+
+
+def test_a_share_replayed_from_another_stage_is_refused(plan: Plan) -> None:
+    data = codec.encode_reply(share(plan), plan=plan)
+    with pytest.raises(WireError, match="Expected stage = 0, got 1"):
+        codec.decode_reply(data, plan=plan, expecting=ask(plan, stage=0))
+
+
+def test_a_share_of_other_samples_is_refused(plan: Plan) -> None:
+    spoilt = message(plan)
+    spoilt.share.first = 3
+    refused(plan, spoilt, "Expected first = 0, got 3")
+
+
+@pytest.mark.parametrize("field", ["ids", "codes", "tails"])
+def test_a_share_with_bytes_missing_or_added_is_refused(plan: Plan, field: str) -> None:
+    for value in (getattr(message(plan).share, field)[:-1], getattr(message(plan).share, field) + b"\0"):
+        spoilt = message(plan)
+        setattr(spoilt.share, field, value)
+        refused(plan, spoilt, f"bytes of {field}")
+
+
+def test_a_share_with_an_id_beyond_the_classes_is_refused(plan: Plan) -> None:
+    spoilt = message(plan)
+    spoilt.share.ids = b"\xff" + spoilt.share.ids[1:]
+    refused(plan, spoilt, "Expected ids below 10")
+
+
+def test_a_share_with_an_id_twice_in_a_row_is_refused(plan: Plan) -> None:
+    spoilt = message(plan)
+    ids = packing.unpack_ids(spoilt.share.ids, 60, 10)
+    ids[2] = ids[0]
+    spoilt.share.ids = packing.pack_ids(ids, 10)
+    refused(plan, spoilt, "Expected distinct ids")
+
+
+def test_a_share_whose_mass_is_too_large_is_refused(plan: Plan) -> None:
+    spoilt = message(plan)
+    spoilt.share.codes = b"\xff" * 60
+    spoilt.share.ids = packing.pack_ids(np.tile([0, 1, 2], 20), 10)
+    refused(plan, spoilt, "Expected masses")
+
+
+def test_a_share_of_nothing_at_all_is_refused(plan: Plan) -> None:
+    spoilt = message(plan)
+    spoilt.share.codes, spoilt.share.tails = bytes(60), bytes(20)
+    spoilt.share.ids = packing.pack_ids(np.tile([0, 1, 2], 20), 10)
+    refused(plan, spoilt, "Expected masses")
+
+
+def test_a_share_in_another_order_is_refused(plan: Plan) -> None:
+    spoilt = message(plan)
+    codes = np.frombuffer(spoilt.share.codes, np.uint8).reshape(20, 3)
+    spoilt.share.codes = codes[:, ::-1].tobytes()
+    refused(plan, spoilt, "descending")
+
+
+def test_sampled_counts_that_do_not_add_up_are_refused(make_plan: PlanMaker) -> None:
+    plan = make_plan(truncation=Sampled(draws=5))
+    spoilt = message(plan)
+    spoilt.share.codes = bytes([200]) + spoilt.share.codes[1:]
+    refused(plan, spoilt, "add up to 5")
+
+
+def test_a_share_with_an_unknown_field_is_refused(plan: Plan) -> None:
+    data = codec.encode_reply(share(plan), plan=plan) + b"\xfa\x07\x01x"
+    with pytest.raises(WireError, match="unknown fields"):
+        codec.decode_reply(data, plan=plan, expecting=ask(plan))
+
+
+def test_a_share_for_an_offer_is_refused(plan: Plan) -> None:
+    with pytest.raises(WireError, match="Expected a reply of kind 'accepted'"):
+        codec.decode_reply(codec.encode_reply(share(plan), plan=plan), plan=plan, expecting=Offer(plan=plan))
+
+
+def test_an_enormous_reply_is_refused_before_it_is_parsed(plan: Plan) -> None:
+    with pytest.raises(WireError, match="Expected a message of 1 to"):
+        codec.decode_reply(bytes(2_000_000), plan=plan, expecting=ask(plan))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_label_counts_that_are_not_finite_are_refused(plan: Plan, value: float) -> None:
+    reply = pb.Reply(taught=pb.Taught(plan_hash=codec.plan_hash(plan), label_counts=[value] * 10))
+    with pytest.raises(WireError, match="finite"):
+        codec.decode_reply(reply.SerializeToString(), plan=plan, expecting=Teach(plan_hash=codec.plan_hash(plan)))
+
+
+@pytest.mark.parametrize("count", [0, 9, 11])
+def test_a_wrong_number_of_label_counts_is_refused(plan: Plan, count: int) -> None:
+    reply = pb.Reply(taught=pb.Taught(plan_hash=codec.plan_hash(plan), label_counts=[1.0] * count))
+    with pytest.raises(WireError, match="Expected 10 label counts"):
+        codec.decode_reply(reply.SerializeToString(), plan=plan, expecting=Teach(plan_hash=codec.plan_hash(plan)))
+
+
+def test_label_counts_nobody_asked_for_are_refused(make_plan: PlanMaker) -> None:
+    plan = make_plan(label_counts=None)
+    reply = pb.Reply(taught=pb.Taught(plan_hash=codec.plan_hash(plan), label_counts=[1.0] * 10))
+    with pytest.raises(WireError, match="Expected 0 label counts"):
+        codec.decode_reply(reply.SerializeToString(), plan=plan, expecting=Teach(plan_hash=codec.plan_hash(plan)))
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a b", "x" * 65, "é"])
+def test_a_site_name_that_is_no_name_is_refused(plan: Plan, name: str) -> None:
+    reply = pb.Reply(accepted=pb.Accepted(plan_hash=codec.plan_hash(plan), site=name))
+    with pytest.raises(WireError, match="site name"):
+        codec.decode_reply(reply.SerializeToString(), plan=plan, expecting=Offer(plan=plan))
+
+
+@given(st.binary(max_size=300))
+def test_random_bytes_are_refused_and_nothing_else(data: bytes) -> None:
+    with pytest.raises(WireError):
+        codec.decode_request(data)
+    with pytest.raises(WireError):
+        codec.decode_reply(data, plan=PLAN, expecting=ask(PLAN))
+
+
+@given(position=st.integers(0, 10_000), value=st.integers(0, 255))
+def test_a_share_with_one_byte_changed_is_refused_or_another_valid_share(position: int, value: int) -> None:
+    data = bytearray(codec.encode_reply(share(PLAN), plan=PLAN))
+    data[position % len(data)] = value
+    try:
+        found = codec.decode_reply(bytes(data), plan=PLAN, expecting=ask(PLAN))
+    except WireError:
+        return
+    assert isinstance(found, Share)
+    assert bool((found.answers.ids_Nk < 10).all())
+    torch.testing.assert_close(found.answers.p_Nk.sum(-1) + found.answers.tail_N, torch.ones(20))
+
+
+# Attacks on a plan
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"truncation": TopK(k=11)}, "truncation.k"),
+        ({"truncation": Sampled(draws=256)}, "truncation.draws"),
+        ({"stages": ()}, "stages"),
+        ({"stages": (Stage(sparsity=1.0, temperature=2),)}, "sparsity"),
+        ({"stages": (Stage(sparsity=0.5, temperature=2), Stage(sparsity=0.4, temperature=2))}, r"stages\[1\].sparsity"),
+        ({"stages": (Stage(sparsity=0.5, temperature=math.nan),)}, "temperature"),
+        ({"family": Family.MIXING, "stages": (Stage(sparsity=0.5, temperature=0.5),)}, "temperature"),
+        ({"transfer_set": b"short"}, "transfer_set"),
+        ({"samples": 0}, "samples"),
+        ({"classes": 1}, "classes"),
+        ({"name": "a\nb"}, "name"),
+        ({"minimum_clients": 0}, "minimum_clients"),
+    ],
+)
+def test_an_impossible_plan_is_refused_by_the_name_of_its_field(
+    make_plan: PlanMaker, changes: dict[str, object], named: str
+) -> None:
+    with pytest.raises(WireError, match=f"Expected .*{named}"):
+        codec.encode_request(Offer(plan=make_plan(**changes)))
+
+
+@pytest.mark.parametrize("field", ["epsilon", "delta"])
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
+def test_a_plan_with_an_impossible_privacy_claim_is_refused(plan: Plan, field: str, value: float) -> None:
+    with pytest.raises(WireError, match=f"privacy.{field}"):
+        codec.encode_request(Offer(plan=replace(plan, privacy=replace(plan.privacy, **{field: value}))))
+
+
+def test_a_plan_of_another_version_is_refused(plan: Plan) -> None:
+    spoilt = pb.Request.FromString(codec.encode_request(Offer(plan=plan)))
+    spoilt.offer.plan.version = 2
+    with pytest.raises(WireError, match="plan version 1, got 2"):
+        codec.decode_request(spoilt.SerializeToString(deterministic=True))
+
+
+def test_a_plan_with_an_unknown_pooling_is_refused_with_the_known_ones(plan: Plan) -> None:
+    spoilt = pb.Request.FromString(codec.encode_request(Offer(plan=plan)))
+    spoilt.offer.plan.pooling = "median"
+    with pytest.raises(WireError, match="mean, class-counts"):
+        codec.decode_request(spoilt.SerializeToString(deterministic=True))

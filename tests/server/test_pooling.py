@@ -1,0 +1,76 @@
+"""The pool equals a dense oracle, whatever the order, and grows with nothing but N and K."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from limbeck.operators import TopK, Truncated
+from limbeck.operators.errors import SettingError
+from limbeck.server.pooling import Pool, class_weights
+from torch import Tensor
+
+
+def answers(seed: int, n: int = 5, classes: int = 4, k: int = 2) -> Truncated:
+    return TopK(k)(torch.randn(n, classes, generator=torch.Generator().manual_seed(seed)).softmax(-1))
+
+
+def pooled(parts: list[Truncated], weights: list[Tensor | None]) -> Tensor:
+    pool = Pool(samples=5, classes=4)
+    for part, weight in zip(parts, weights, strict=True):
+        pool.add(part, weights_K=weight)
+    return pool.result()
+
+
+@given(seed=st.integers(0, 1000), clients=st.integers(1, 6))
+def test_the_pool_equals_a_dense_weighted_mean(seed: int, clients: int) -> None:
+    parts = [answers(seed + client) for client in range(clients)]
+    weights = torch.rand(clients, 4, generator=torch.Generator().manual_seed(seed)) + 0.1
+    expected = (torch.stack([part.dense() for part in parts]) * weights[:, None]).sum(0) / weights.sum(0)
+    found = pooled(parts, list(weights))
+    torch.testing.assert_close(found, expected / expected.sum(1, keepdim=True), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(found.sum(1), torch.ones(5))
+
+
+def test_without_weights_it_is_the_plain_mean() -> None:
+    parts = [answers(1), answers(2)]
+    torch.testing.assert_close(pooled(parts, [None, None]), (parts[0].dense() + parts[1].dense()) / 2)
+
+
+def test_the_order_of_arrival_does_not_change_one_bit() -> None:
+    parts = [answers(seed) for seed in range(4)]
+    weights: list[Tensor | None] = [torch.tensor([0.1, 0.7, 0.3, 1e-3]) * (seed + 1) for seed in range(4)]
+    results = [pooled([parts[i] for i in order], [weights[i] for i in order]) for order in itertools.permutations(range(4))]
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
+def test_parts_of_the_transfer_set_may_come_one_by_one() -> None:
+    whole = answers(3)
+    pool = Pool(samples=5, classes=4)
+    pool.add(whole.rows(slice(3, 5)), first=3)
+    pool.add(whole.rows(slice(0, 3)), first=0)
+    torch.testing.assert_close(pool.result(), whole.dense())
+
+
+def test_a_sample_that_nobody_answered_is_an_error() -> None:
+    pool = Pool(samples=6, classes=4)
+    pool.add(answers(0))
+    with pytest.raises(SettingError, match="got none to 1"):
+        pool.result()
+
+
+@pytest.mark.parametrize("weights", [torch.ones(3), torch.tensor([1, 1, 1, -1.0]), torch.tensor([1, 1, 1, torch.nan])])
+def test_weights_that_cannot_be_meant_are_refused(weights: Tensor) -> None:
+    with pytest.raises(SettingError, match="Expected 4 weights"):
+        Pool(samples=5, classes=4).add(answers(0), weights_K=weights)
+
+
+def test_answers_outside_the_transfer_set_are_refused() -> None:
+    with pytest.raises(SettingError, match="within 5 samples"):
+        Pool(samples=5, classes=4).add(answers(0), first=1)
+
+
+def test_a_site_weighs_in_a_class_by_its_share_of_the_records_of_that_class() -> None:
+    weights = class_weights([torch.tensor([30.0, -2.0, 0.0]), torch.tensor([10.0, 5.0, 0.0])])
+    assert [weight.tolist() for weight in weights] == [[0.75, 0.0, 0.5], [0.25, 1.0, 0.5]]

@@ -1,0 +1,65 @@
+"""Sparsity is reached exactly, by the smallest weights, and never comes back."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from limbeck.operators.errors import SettingError
+from limbeck.server.pruning import Masks, cubic, linear
+from torch import nn
+
+
+def model(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+@pytest.mark.parametrize("path", [cubic, linear])
+@given(final=st.floats(0, 0.99), stages=st.integers(1, 20))
+def test_a_path_rises_to_the_final_sparsity(path: object, final: float, stages: int) -> None:
+    found = path(final, stages)  # type: ignore[operator]
+    assert len(found) == stages
+    assert found[-1] == pytest.approx(final)
+    assert list(found) == sorted(found)
+
+
+def test_the_cubic_path_prunes_most_at_first() -> None:
+    assert cubic(0.9, 4) == pytest.approx([0.5203, 0.7875, 0.8859, 0.9], abs=1e-4)
+
+
+@given(steps=st.lists(st.floats(0, 0.99), min_size=1, max_size=5), seed=st.integers(0, 20))
+def test_sparsity_is_exact_and_monotone(steps: list[float], seed: int) -> None:
+    net = model(seed)
+    masks = Masks.ones(net)
+    reached = 0
+    for sparsity in steps:
+        before = {name: mask.clone() for name, mask in masks.kept.items()}
+        masks.prune(net, sparsity)
+        reached = max(reached, min(round(sparsity * 104), 102))
+        assert round(masks.sparsity * 104) == reached
+        assert all(bool((before[name] | ~mask).all()) for name, mask in masks.kept.items())
+        assert sum(int((weight == 0).sum()) for name, weight in net.named_parameters() if "weight" in name) == reached
+
+
+def test_the_smallest_magnitudes_of_the_whole_model_go_first() -> None:
+    net = model()
+    masks = Masks.ones(net)
+    magnitudes = torch.cat([net[0].weight.abs().flatten(), net[2].weight.abs().flatten()]).sort().values  # type: ignore[index, union-attr, operator]
+    masks.prune(net, 0.5)
+    kept = torch.cat([net[0].weight[masks.kept["0.weight"]].abs(), net[2].weight[masks.kept["2.weight"]].abs()])  # type: ignore[index]
+    assert float(kept.min()) == float(magnitudes[52])
+
+
+def test_no_layer_goes_empty() -> None:
+    net = model()
+    with torch.no_grad():
+        net[0].weight.mul_(1e-6)  # type: ignore[union-attr, operator]
+    masks = Masks.ones(net)
+    masks.prune(net, 0.95)
+    assert all(bool(mask.any()) for mask in masks.kept.values())
+
+
+@pytest.mark.parametrize("sparsity", [-0.1, 1.0, float("nan")])
+def test_an_impossible_sparsity_is_refused(sparsity: float) -> None:
+    with pytest.raises(SettingError, match="sparsity"):
+        cubic(sparsity, 4)

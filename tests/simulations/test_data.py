@@ -1,0 +1,82 @@
+"""Data sets are what they say; private, public and test parts never overlap."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+from limbeck.operators.errors import DataError, SettingError
+from limbeck.simulations import data
+from limbeck.simulations.data import artefacts
+
+
+@pytest.mark.parametrize("name", ["digits", "fashion-mnist-part"])
+def test_no_image_is_in_two_parts(name: str) -> None:
+    found = data.load(name)
+    private, public = ({image.tobytes() for image in x} for x in (found.private_x, found.public_x))
+    assert not private & public
+    assert len(private) == len(found.private_y) == data.KNOWN[name].private
+    assert len(found.test_y) == data.KNOWN[name].test
+    assert set(found.private_y) == set(range(10))
+
+
+def test_the_embedded_part_is_small_and_is_what_was_embedded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert data.EMBEDDED.stat().st_size < 5_000_000
+    spoilt = tmp_path / "part.npz"
+    spoilt.write_bytes(data.EMBEDDED.read_bytes()[:-1])
+    monkeypatch.setattr(data, "EMBEDDED", spoilt)
+    with pytest.raises(DataError, match=f"Expected SHA-256 {data.EMBEDDED_SHA256}"):
+        data.load("fashion-mnist-part")
+
+
+def test_packed_images_come_back() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 28, 28), np.uint8)
+    assert np.array_equal(artefacts.unpack_images(artefacts.pack_images(images), 5), images)
+
+
+def write_idx(folder: Path, compress: bool) -> None:
+    rng = np.random.default_rng(0)
+    for name, n in zip(artefacts.FILES, (30, 30, 12, 12), strict=True):
+        images = "images" in name
+        values = rng.integers(0, 256, (n, 28, 28), np.uint8) if images else np.arange(n, dtype=np.uint8) % 10
+        head = bytes([0, 0, 8, values.ndim]) + b"".join(size.to_bytes(4, "big") for size in values.shape)
+        content = head + values.tobytes()
+        (folder / (name + ".gz" * compress)).write_bytes(gzip.compress(content) if compress else content)
+
+
+@pytest.mark.parametrize("compress", [True, False])
+def test_a_folder_of_idx_files_is_read(compress: bool, tmp_path: Path) -> None:
+    write_idx(tmp_path, compress)
+    found = data.load("mnist", folder=tmp_path, private=20, public=10, test=12)
+    assert found.private_x.shape == (20, 28, 28)
+    assert sorted(found.test_y) == sorted(np.arange(12) % 10)
+
+
+def test_a_missing_and_a_corrupt_file_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="train-images-idx3-ubyte"):
+        data.load("mnist", folder=tmp_path)
+    with pytest.raises(DataError, match="limbeck data get mnist"):
+        data.load("mnist", cache=tmp_path)
+    artefact = tmp_path / artefacts.ARTEFACTS["mnist"].file
+    artefact.write_bytes(b"not it")
+    with pytest.raises(DataError, match=f"Expected SHA-256 {artefacts.ARTEFACTS['mnist'].sha256}"):
+        data.load("mnist", cache=tmp_path)
+    write_idx(tmp_path, compress=False)
+    (tmp_path / artefacts.FILES[0]).write_bytes(b"\0\0\x08\x03short")
+    with pytest.raises(DataError, match="Expected an IDX file"):
+        data.load("mnist", folder=tmp_path)
+
+
+def test_a_wrong_artefact_is_refused_and_leaves_no_trace(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.tgz"
+    wrong.write_bytes(b"something else")
+    with pytest.raises(DataError, match="Expected SHA-256"):
+        artefacts.get("mnist", tmp_path / "cache", source=str(wrong))
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_more_records_than_there_are_is_refused() -> None:
+    with pytest.raises(SettingError, match=r"data.private \+ data.public = 1400 \+ 500"):
+        data.load("digits", private=1400)
+    with pytest.raises(SettingError, match=r"data.name = 'nothing'"):
+        data.load("nothing")
