@@ -218,6 +218,7 @@ class Coordinator:
                     reason = reply.reason.value if isinstance(reply, Declined) else None
                 except WireError as error:
                     reply, reason = None, str(error)
+                client["status"] = "answered"
                 if reason is not None:
                     client["status"], client["reason"] = "left out", f"{phase}: {reason}"
                     log.warning("%s is left out of '%s': %s", nodes[node], phase, reason)

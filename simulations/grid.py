@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+CLIENT_APP = "limbeck.client.app:app"
 SERVER_NODE = 1
 FIRST_NODE = 1001
 CLIENT_RAISED, CLIENT_CRASHED = 2, 8  # Flower's codes for an app that raised and an app whose process died
@@ -126,7 +127,7 @@ class LocalGrid(Grid):
     """Flower's Grid over worker processes on this machine.
 
     sites: one folder per site; node FIRST_NODE + i is sites[i], whose node config holds "site" and "partition-id".
-    workers: processes at once. threads: torch threads in each. client_app: "module:attribute" of the ClientApp.
+    workers: processes at once. threads: torch threads in each. client_app: "module:attribute" of the ClientApp, by default limbeck's.
     busy_seconds: worker seconds spent inside client apps and their transport, summed over all workers.
     """
 
@@ -136,9 +137,10 @@ class LocalGrid(Grid):
         *,
         workers: int,
         threads: int = 1,
-        client_app: str = "limbeck.client.app:app",
+        client_app: str | None = None,
         run_id: int = 1,
     ) -> None:
+        client_app = client_app or CLIENT_APP
         _identify(SERVER_NODE, run_id)
         self._run = Run.create_empty(run_id)
         self.processes = process_context(client_app)
@@ -252,7 +254,7 @@ def process_context(client_app: str) -> multiprocessing.context.ForkServerContex
     return context
 
 
-def warm_up(client_app: str = "limbeck.client.app:app") -> None:
+def warm_up() -> None:
     """Start the process that workers are forked from, without waiting: its imports then overlap with other work."""
-    process_context(client_app)
+    process_context(CLIENT_APP)
     forkserver.ensure_running()

@@ -1,0 +1,238 @@
+"""Whole runs through the real apps: what they leave behind, resuming, refusals, misbehaving sites."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Message, RecordDict
+from limbeck.client.ledger import Ledger
+from limbeck.client.site import Site
+from limbeck.client.transcript import Transcript
+from limbeck.operators.errors import RunError, SettingError, TooFewClients
+from limbeck.protos import carry, codec
+from limbeck.protos.messages import Accepted, Ask, Share
+from limbeck.server import checkpoint
+from limbeck.simulations import grid, prepare, run, scenario
+
+TINY = ["data.private=300", "data.public=80", "student.epochs=2", "student.dense_control=false", "run.workers=2"]
+SEEDED = [*TINY, "privacy.noise=UnsafeSeeded"]
+
+
+def tiny(*overrides: str, seeded: bool = False) -> scenario.Scenario:
+    return scenario.load("digits-tiny", [*(SEEDED if seeded else TINY), *overrides])
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    found = checkpoint.load_last(folder / "server" / "checkpoints")
+    assert found is not None
+    return found.weights
+
+
+def same_student(a: Path, b: Path) -> bool:
+    left, right = weights(a), weights(b)
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished seeded run."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    run.simulate(tiny("pooling.kind=class-counts", seeded=True), folder)
+    return folder
+
+
+def test_a_run_leaves_student_report_metrics_ledgers_and_transcripts(finished: Path) -> None:
+    for name in ("metrics.json", "report.html", "server/student/student.safetensors", "server/student/student.onnx"):
+        assert (finished / name).stat().st_size > 0
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert [client["site"] for client in metrics["clients"]] == ["site-00", "site-01", "site-02"]
+    assert [stage["clients"] for stage in metrics["stages"]] == [3, 3]
+    assert metrics["noise"] == "UnsafeSeeded"
+    for client in metrics["clients"]:
+        assert 0 < client["epsilon"] <= client["budget_epsilon"] == 8
+        assert (client["delta"], client["unit"], client["adjacency"]) == (1e-4, "record", "add-remove-one")
+
+
+def test_the_transcript_holds_exactly_the_bytes_that_the_coordinator_counted(finished: Path) -> None:
+    _, plan, sites = prepare.read_prepared(finished)
+    metrics = json.loads((finished / "metrics.json").read_text())
+    for client in metrics["clients"]:
+        site = Site(sites / client["site"])
+        sent = list(Transcript(site.transcript))
+        assert [entry.what.split(",")[0] for entry in sent] == ["taught", "share of stage 0", "share of stage 1"]
+        agreed = len(codec.encode_reply(Accepted(plan_hash=codec.plan_hash(plan), site=site.name)))
+        assert sum(len(entry.data) for entry in sent) + agreed == client["bytes_up"]
+        share = codec.decode_reply(
+            sent[1].data, plan=plan, expecting=Ask(plan_hash=codec.plan_hash(plan), stage=0, first=0, count=80)
+        )
+        assert isinstance(share, Share)
+        assert share.answers.kept == 3
+
+
+def test_the_ledger_has_one_charge_and_free_answers_with_their_reason(finished: Path) -> None:
+    site = Site(finished / "sites" / "site-01")
+    with Ledger(site.ledger, site.budget) as ledger:
+        states = [entry.state for entry in ledger.entries()]
+        assert states == ["committed", "free", "free"]
+        assert "post-processing" in str(ledger.entries()[1].why)
+
+
+def test_ten_times_more_public_inputs_cost_nothing_more(finished: Path, tmp_path: Path) -> None:
+    metrics = json.loads((finished / "metrics.json").read_text())
+    more = run.simulate(tiny("pooling.kind=class-counts", "data.public=800", seeded=True), tmp_path / "run")
+    assert [client["epsilon"] for client in more["clients"]] == [client["epsilon"] for client in metrics["clients"]]
+
+
+def test_the_same_unsafe_seed_gives_the_same_student(finished: Path, tmp_path: Path) -> None:
+    run.simulate(tiny("pooling.kind=class-counts", seeded=True), tmp_path / "run")
+    assert same_student(finished, tmp_path / "run")
+
+
+def test_real_noise_gives_another_student_each_time(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        run.simulate(tiny(), tmp_path / name)
+    assert not same_student(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.parametrize("lost", ["stage 1", "all stages", "record"])
+def test_a_resumed_run_gives_the_student_of_an_uninterrupted_one(lost: str, finished: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    described = json.loads((folder / "scenario.json").read_text())
+    (folder / "scenario.json").write_text(json.dumps({**described, "sites": str(folder / "sites")}))
+    for stage in {"stage 1": [1], "all stages": [0, 1], "record": [1]}[lost]:
+        checkpoint.path_of(folder / "server" / "checkpoints", stage).unlink()
+    spent = json.loads((folder / "metrics.json").read_text())["clients"][0]["epsilon"]
+    metrics = run.resume(folder)
+    assert same_student(finished, folder)
+    assert metrics["clients"][0]["epsilon"] == spent
+    assert len(metrics["stages"]) == 2
+
+
+def test_a_new_run_does_not_touch_a_folder_that_is_not_empty(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(RunError, match="Expected an empty or absent folder"):
+        run.simulate(tiny(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_nothing_to_resume_is_said(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="Expected a prepared run"):
+        run.resume(tmp_path)
+
+
+def test_a_budget_spent_by_an_earlier_run_is_refused_before_a_record_is_read(finished: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "first"
+    shutil.copytree(finished, folder)
+    for records in folder.glob("sites/*/records.npz"):
+        records.write_bytes(b"whoever reads this fails in another way")
+    with pytest.raises(TooFewClients, match="the privacy budget does not allow it"):
+        run.simulate(
+            tiny("pooling.kind=class-counts", "student.epochs=3", seeded=True), tmp_path / "second", sites=folder / "sites"
+        )
+
+
+def test_sites_of_another_partition_are_not_reused(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"Expected \[partition\]"):
+        run.simulate(tiny("partition.clients=4", seeded=True), tmp_path / "run", sites=finished / "sites")
+
+
+def test_more_clients_than_records_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"partition.clients = 301"):
+        run.simulate(tiny("partition.clients=301"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# Sites that misbehave: a run goes on without them
+
+
+@pytest.mark.parametrize(
+    ("app", "reason"),
+    [
+        ("garbage", "protobuf"),
+        ("another_plan", "Expected plan"),
+        ("too_short", "bytes of codes"),
+        ("raises", "a bug at a site"),
+        ("dies", "exit code 3"),
+        ("replay", "Expected stage = 1, got 0"),
+    ],
+)
+def test_a_run_goes_on_without_a_site_that_sends(
+    app: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grid, "CLIENT_APP", f"misbehaving:{app}")
+    metrics = run.simulate(tiny("data.public=40"), tmp_path / "run")
+    spoilt, *others = metrics["clients"]
+    assert reason in spoilt["reason"]
+    assert [client["status"] for client in others] == ["answered", "answered"]
+    assert metrics["stages"][-1]["clients"] == 2
+
+
+def test_below_the_minimum_a_run_stops_saying_why_and_can_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr(grid, "CLIENT_APP", "misbehaving:garbage")
+        with pytest.raises(TooFewClients, match="Expected answers of at least 3 sites in stage 0, got 2"):
+            run.simulate(tiny("run.minimum_clients=3"), folder)
+    metrics = run.resume(folder)
+    assert [stage["clients"] for stage in metrics["stages"]] == [3, 3]
+    with Ledger((site := Site(folder / "sites" / "site-00")).ledger, site.budget) as ledger:
+        assert [entry.state for entry in ledger.entries()].count("committed") == 1
+
+
+def test_a_missing_records_file_leaves_that_site_out(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    prepare.prepare(tiny(), folder)
+    (folder / "sites" / "site-02" / "records.npz").unlink()
+    metrics_error = None
+    try:
+        run.resume(folder)
+    except Exception as error:
+        metrics_error = error
+    record = json.loads((folder / "server" / "record.json").read_text())
+    assert "could not read its records" in record["clients"]["site-02"]["reason"]
+    assert len(record["stages"]) == 2
+    assert metrics_error is None or "records.npz" in str(metrics_error)
+
+
+# The Grid
+
+
+def test_flowers_identity_is_where_the_grid_expects_it() -> None:
+    from flwr.supercore.task_identity import TaskIdentity
+
+    grid._identify(1, 2)
+    assert (TaskIdentity.node_id, TaskIdentity.run_id) == (1, 2)
+    message = Message(RecordDict(), 5, "query")
+    assert (message.metadata.run_id, message.metadata.src_node_id, message.metadata.dst_node_id) == (2, 1, 5)
+
+
+def test_a_message_survives_being_deflated() -> None:
+    grid._identify(1, 2)
+    message = Message(carry.pack(b"hello"), 5, "query.share", group_id="g")
+    found = grid.inflate(grid.deflate(message))
+    assert carry.unpack(found.content) == b"hello"
+    assert (found.metadata.message_type, found.metadata.group_id, found.metadata.dst_node_id) == ("query.share", "g", 5)
+    assert found.content is not message.content
+
+
+def test_payloads_beyond_a_megabyte_travel_as_an_array() -> None:
+    data = np.random.default_rng(0).bytes(1_500_000)
+    record = carry.pack(data)
+    assert type(record["limbeck"]).__name__ == "ArrayRecord"
+    assert carry.unpack(record) == data
+
+
+def test_a_message_to_an_unknown_node_is_refused() -> None:
+    local = grid.LocalGrid([], workers=1)
+    with pytest.raises(ValueError, match="Expected a node id"):
+        local.push_messages([Message(RecordDict(), 5, "query")])
+    local.close()
