@@ -1,7 +1,7 @@
 """Carrier `flower`: the same apps on Flower's own simulation engine, over Ray.
 
-Its nodes know only a partition id and its apps get no run config, so the folders travel in the environment (LIMBECK_SITES, LIMBECK_RUN), which
-Ray's workers inherit. Start-up takes tens of seconds; it pays where one machine is outgrown.
+Its nodes know only a partition id and its apps get no run config, so the folders travel in the environment (LIMBECK_SITES,
+LIMBECK_RUN), which Ray's workers inherit. Start-up takes tens of seconds; it pays where one machine is outgrown.
 """
 
 from __future__ import annotations

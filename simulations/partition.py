@@ -1,6 +1,7 @@
 """Which client holds which records: frozen callables, deterministic in a public seed.
 
-Each takes labels (n,), a number of clients and a seed, and returns one sorted array of record indices per client: disjoint, together all records.
+Each takes labels (n,), a number of clients and a seed, and returns one sorted array of record indices per client:
+disjoint, together all records.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ Labels = NDArray[np.int64]
 class DataSet:
     """A data set cut into private records, public inputs and a test set.
 
-    private_x, public_x, test_x: uint8 grey images (N, H, W). public_y: known to the simulation only, for metrics. groups: the natural site of
-    each private record, or None. Private and public come from the training images, test from the test images.
+    private_x, public_x, test_x: uint8 grey images (N, H, W). public_y: known to the simulation only, for metrics.
+    groups: the natural site of each private record, or None. Private and public come from the training images, test from the test images.
     """
 
     name: str

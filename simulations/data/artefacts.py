@@ -62,8 +62,8 @@ def default_cache() -> Path:
 def get(name: str, cache: Path | None = None, *, source: str | None = None, progress: Progress | None = None) -> Path:
     """Fetch an artefact into the cache folder, unless it is there; returns its path.
 
-    source: a file or an URL to take it from, instead of the registry's client. progress: bytes so far, bytes in all. Raises DataError where it
-    cannot be had or its SHA-256 is another; the cache is then as it was.
+    source: a file or an URL to take it from, instead of the registry's client. progress: bytes so far, bytes in all.
+    Raises DataError where it cannot be had or its SHA-256 is another; the cache is then as it was.
     """
     artefact = _known(name)
     target = (cache or default_cache()) / artefact.file

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 TEACHER, STUDENT, DENSE, POOL = "#8a8f98", "#0072b2", "#e69f00", "#009e73"
 INK = "#123456"
 HEAT = LinearSegmentedColormap.from_list("heat", ["#0072b200", "#0072b2"])
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "limbeck",
     "font.family": "sans-serif",
