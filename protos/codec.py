@@ -60,6 +60,8 @@ MAX_SMALL_REPLY = 1 << 20
 MAX_COUNT = 1 << 31
 # Quantised to 8-bit logarithms, a row's mass is off by at most half a step, 2.8 %.
 MASS_TOLERANCE = 0.03
+# Up to this many kept entries, comparing all pairs of columns is faster than sorting.
+PAIRWISE = 16
 
 _SITE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 E = TypeVar("E", bound=Enum)
@@ -343,42 +345,40 @@ def _share_to_pb(share: Share, plan: Plan) -> pb.Share:
         raise WireError(
             f"Expected answers of K = {plan.classes}, k = {kept(plan)}, got K = {answers.classes}, k = {answers.kept}."
         )
-    ids_Nk = answers.ids_Nk.numpy()
+    # Column by column: the checks and look-ups then run over contiguous bytes.
+    ids_kN = answers.ids_Nk.numpy().T.astype(f"<u{packing.id_bytes(plan.classes)}", order="C")
+    p_kN = np.ascontiguousarray(answers.p_Nk.float().numpy().T)
     if isinstance(plan.truncation, TopK):
-        codes_Nk = packing.encode_probabilities(answers.p_Nk.float().numpy())
-        tails_N = (
-            packing.encode_probabilities(answers.tail_N.float().numpy())
-            if answers.kept < plan.classes
-            else np.zeros(len(answers), np.uint8)
-        )
+        codes_kN = packing.encode_probabilities(p_kN)
+        tail_N = answers.tail_N.float().numpy() if answers.kept < plan.classes else np.zeros(len(answers), np.float32)
+        tails = packing.encode_probabilities(tail_N).tobytes()
     else:
-        codes_Nk = np.rint(answers.p_Nk.float().numpy() * plan.truncation.draws).astype(np.uint8)
-        tails_N = np.zeros(0, np.uint8)
-    ids_Nk, codes_Nk = _sorted_rows(ids_Nk, codes_Nk)
-    write = packing.pack_ids if plan.coding is Coding.PACKED else packing.widen_ids
+        codes_kN, tails = np.rint(p_kN * plan.truncation.draws).astype(np.uint8), b""
+    if not _descending(codes_kN):
+        order = np.argsort(-codes_kN.astype(np.int16), axis=0, kind="stable")
+        ids_kN, codes_kN = np.take_along_axis(ids_kN, order, 0), np.take_along_axis(codes_kN, order, 0)
+    packed = plan.coding is Coding.PACKED
     return pb.Share(
         plan_hash=_hash("plan_hash", share.plan_hash),
         stage=share.stage,
         first=share.first,
         count=len(answers),
-        ids=write(ids_Nk.reshape(-1), plan.classes),
-        codes=codes_Nk.tobytes(),
-        tails=tails_N.tobytes(),
+        ids=packing.pack_ids(ids_kN, plan.classes) if packed else ids_kN.tobytes(),
+        codes=codes_kN.tobytes(),
+        tails=tails,
     )
 
 
-def _sorted_rows(ids_Nk: NDArray[np.int64], codes_Nk: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Rows by descending code, then ascending id. Answers come almost sorted, so rows in order are left as they are."""
-    if not _out_of_order(ids_Nk, codes_Nk).any():
-        return ids_Nk, codes_Nk
-    order = np.argsort(ids_Nk - (codes_Nk.astype(np.int64) << 32), axis=1)
-    return np.take_along_axis(ids_Nk, order, 1), np.take_along_axis(codes_Nk, order, 1)
+def _descending(codes_kN: NDArray[np.uint8]) -> bool:
+    return bool((codes_kN[:-1] >= codes_kN[1:]).all())
 
 
-def _out_of_order(ids_Nk: NDArray[np.integer], codes_Nk: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    left, right = codes_Nk[:, :-1], codes_Nk[:, 1:]
-    wrong: NDArray[np.bool_] = (left < right) | ((left == right) & (ids_Nk[:, :-1] >= ids_Nk[:, 1:]))
-    return wrong
+def _distinct(ids_kN: NDArray[np.unsignedinteger]) -> bool:
+    """Whether no column holds an id twice."""
+    if len(ids_kN) <= PAIRWISE:
+        return not any((ids_kN[i + 1 :] == ids_kN[i]).any() for i in range(len(ids_kN) - 1))
+    ordered = np.sort(ids_kN, axis=0)
+    return not bool((ordered[1:] == ordered[:-1]).any())
 
 
 def _share_from_pb(message: pb.Share, plan: Plan, ask: Ask) -> Share:
@@ -391,36 +391,36 @@ def _share_from_pb(message: pb.Share, plan: Plan, ask: Ask) -> Share:
             raise WireError(f"Expected {size} bytes of {name}, got {len(getattr(message, name))}.")
     read = packing.unpack_ids if plan.coding is Coding.PACKED else packing.narrow_ids
     try:
-        ids_Nk = read(message.ids, count * k, plan.classes).reshape(count, k)
+        ids_kN = read(message.ids, count * k, plan.classes).reshape(k, count)
     except ValueError as error:
         raise WireError(str(error)) from error
-    if int(ids_Nk.max()) >= plan.classes:
-        raise WireError(f"Expected ids below {plan.classes}, got {int(ids_Nk.max())}.")
-    codes_Nk = np.frombuffer(message.codes, np.uint8).reshape(count, k)
-    if _out_of_order(ids_Nk, codes_Nk).any():
-        raise WireError("Expected rows by descending probability, then ascending id.")
-    sorted_Nk = np.sort(ids_Nk, axis=1)
-    if (sorted_Nk[:, 1:] == sorted_Nk[:, :-1]).any():
+    if int(ids_kN.max()) >= plan.classes:
+        raise WireError(f"Expected ids below {plan.classes}, got {int(ids_kN.max())}.")
+    codes_kN = np.frombuffer(message.codes, np.uint8).reshape(k, count)
+    if not _descending(codes_kN):
+        raise WireError("Expected rows by descending probability.")
+    if not _distinct(ids_kN):
         raise WireError("Expected distinct ids in every row, got one twice.")
     if isinstance(plan.truncation, TopK):
-        p_Nk = packing.decode_probabilities(codes_Nk)
+        p_kN = packing.decode_probabilities(codes_kN)
         tail_N = packing.decode_probabilities(np.frombuffer(message.tails, np.uint8))
         if k == plan.classes and tail_N.any():
             raise WireError("Expected no tail mass where every class is kept.")
-        mass_N = p_Nk.sum(1) + tail_N
-        worst = float(np.abs(mass_N - 1).max())
-        if worst > MASS_TOLERANCE:
-            raise WireError(f"Expected masses within {MASS_TOLERANCE} of 1, got one off by {worst:.4f}.")
-        p_Nk, tail_N = p_Nk / mass_N[:, None], tail_N / mass_N
+        mass_N = p_kN.sum(0) + tail_N
+        low, high = float(mass_N.min()), float(mass_N.max())
+        if low < 1 - MASS_TOLERANCE or high > 1 + MASS_TOLERANCE:
+            raise WireError(f"Expected masses within {MASS_TOLERANCE} of 1, got {low:.4f} to {high:.4f}.")
+        p_kN /= mass_N
+        tail_N /= mass_N
     else:
         draws = plan.truncation.draws
-        if (codes_Nk.sum(1, dtype=np.int64) != draws).any():
+        if (codes_kN.sum(0, dtype=np.int64) != draws).any():
             raise WireError(f"Expected counts that add up to {draws} in every row.")
-        p_Nk, tail_N = codes_Nk.astype(np.float32) / np.float32(draws), np.zeros(count, np.float32)
+        p_kN, tail_N = codes_kN / np.float32(draws), np.zeros(count, np.float32)
     answers = Truncated(
-        ids_Nk=torch.from_numpy(ids_Nk.astype(np.int64)),
-        p_Nk=torch.from_numpy(p_Nk.astype(np.float32)),
-        tail_N=torch.from_numpy(tail_N.astype(np.float32)),
+        ids_Nk=torch.from_numpy(ids_kN.astype(np.int64)).T,
+        p_Nk=torch.from_numpy(p_kN.astype(np.float32, copy=False)).T,
+        tail_N=torch.from_numpy(tail_N),
         classes=plan.classes,
     )
     return Share(plan_hash=message.plan_hash, stage=ask.stage, first=ask.first, answers=answers)

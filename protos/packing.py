@@ -36,13 +36,12 @@ _ENCODE = _encoding_table()
 def encode_probabilities(p: NDArray[np.float32]) -> NDArray[np.uint8]:
     """log8 codes of probabilities in [0, 1], any shape."""
     clipped = np.clip(p, np.float32(0), np.float32(1))
-    codes: NDArray[np.uint8] = _ENCODE[np.ascontiguousarray(clipped).view(np.uint32) >> _SHIFT]
-    return codes
+    return _ENCODE.take(np.ascontiguousarray(clipped).view(np.uint32) >> np.uint32(_SHIFT))
 
 
 def decode_probabilities(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Probabilities of log8 codes, any shape."""
-    return _DECODE[codes]
+    return _DECODE.take(codes)
 
 
 def id_bits(classes: int) -> int:
@@ -57,13 +56,14 @@ def id_bytes(classes: int) -> int:
 
 def pack_ids(ids: NDArray[np.integer], classes: int) -> bytes:
     """A flat array of ids in [0, classes) as a bit stream, least significant bit first, padded to a whole byte."""
-    bits = id_bits(classes)
-    shifts = np.arange(bits, dtype=np.uint32)
-    stream = (ids.reshape(-1, 1).astype(np.uint32) >> shifts) & 1
-    return np.packbits(stream.astype(np.uint8), bitorder="little").tobytes()
+    flat = ids.reshape(-1)
+    stream = np.empty((len(flat), id_bits(classes)), np.uint8)
+    for bit in range(stream.shape[1]):
+        stream[:, bit] = (flat >> bit) & 1
+    return np.packbits(stream, bitorder="little").tobytes()
 
 
-def unpack_ids(data: bytes, count: int, classes: int) -> NDArray[np.int64]:
+def unpack_ids(data: bytes, count: int, classes: int) -> NDArray[np.unsignedinteger]:
     """`count` ids out of a bit stream. Raises ValueError on a wrong length or on padding that is not zero."""
     bits = id_bits(classes)
     if len(data) != packed_size(count, classes):
@@ -71,18 +71,16 @@ def unpack_ids(data: bytes, count: int, classes: int) -> NDArray[np.int64]:
     stream = np.unpackbits(np.frombuffer(data, dtype=np.uint8), bitorder="little")
     if stream[count * bits :].any():
         raise ValueError("Expected zero bits after the last packed id.")
-    weights = (1 << np.arange(bits)).astype(np.int64)
-    return stream[: count * bits].reshape(count, bits) @ weights
+    entries = stream[: count * bits].reshape(count, bits)
+    ids = np.zeros(count, f"<u{id_bytes(classes)}")
+    for bit in range(bits):
+        ids |= entries[:, bit].astype(ids.dtype) << ids.dtype.type(bit)
+    return ids
 
 
 def packed_size(count: int, classes: int) -> int:
     """Bytes of `count` packed ids."""
     return (count * id_bits(classes) + 7) // 8
-
-
-def widen_ids(ids: NDArray[np.integer], classes: int) -> bytes:
-    """A flat array of ids as little-endian unsigned integers of 1, 2 or 4 bytes."""
-    return ids.astype(f"<u{id_bytes(classes)}").tobytes()
 
 
 def narrow_ids(data: bytes, count: int, classes: int) -> NDArray[np.unsignedinteger]:

@@ -198,7 +198,7 @@ def test_a_share_with_an_id_beyond_the_classes_is_refused(plan: Plan) -> None:
 def test_a_share_with_an_id_twice_in_a_row_is_refused(plan: Plan) -> None:
     spoilt = message(plan)
     ids = packing.unpack_ids(spoilt.share.ids, 60, 10)
-    ids[2] = ids[0]
+    ids[40] = ids[0]
     spoilt.share.ids = packing.pack_ids(ids, 10)
     refused(plan, spoilt, "Expected distinct ids")
 
@@ -206,21 +206,21 @@ def test_a_share_with_an_id_twice_in_a_row_is_refused(plan: Plan) -> None:
 def test_a_share_whose_mass_is_too_large_is_refused(plan: Plan) -> None:
     spoilt = message(plan)
     spoilt.share.codes = b"\xff" * 60
-    spoilt.share.ids = packing.pack_ids(np.tile([0, 1, 2], 20), 10)
+    spoilt.share.ids = packing.pack_ids(np.repeat([0, 1, 2], 20), 10)
     refused(plan, spoilt, "Expected masses")
 
 
 def test_a_share_of_nothing_at_all_is_refused(plan: Plan) -> None:
     spoilt = message(plan)
     spoilt.share.codes, spoilt.share.tails = bytes(60), bytes(20)
-    spoilt.share.ids = packing.pack_ids(np.tile([0, 1, 2], 20), 10)
+    spoilt.share.ids = packing.pack_ids(np.repeat([0, 1, 2], 20), 10)
     refused(plan, spoilt, "Expected masses")
 
 
 def test_a_share_in_another_order_is_refused(plan: Plan) -> None:
     spoilt = message(plan)
-    codes = np.frombuffer(spoilt.share.codes, np.uint8).reshape(20, 3)
-    spoilt.share.codes = codes[:, ::-1].tobytes()
+    codes = np.frombuffer(spoilt.share.codes, np.uint8).reshape(3, 20)
+    spoilt.share.codes = codes[::-1].tobytes()
     refused(plan, spoilt, "descending")
 
 
