@@ -416,10 +416,10 @@ def _share_from_pb(message: pb.Share, plan: Plan, ask: Ask) -> Share:
         draws = plan.truncation.draws
         if (codes_kN.sum(0, dtype=np.int64) != draws).any():
             raise WireError(f"Expected counts that add up to {draws} in every row.")
-        p_kN, tail_N = codes_kN / np.float32(draws), np.zeros(count, np.float32)
+        p_kN, tail_N = codes_kN.astype(np.float32) / np.float32(draws), np.zeros(count, np.float32)
     answers = Truncated(
         ids_Nk=torch.from_numpy(ids_kN.astype(np.int64)).T,
-        p_Nk=torch.from_numpy(p_kN.astype(np.float32, copy=False)).T,
+        p_Nk=torch.from_numpy(p_kN).T,
         tail_N=torch.from_numpy(tail_N),
         classes=plan.classes,
     )
