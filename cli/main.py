@@ -6,11 +6,12 @@ import logging
 import sys
 
 import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
 from limbeck.operators.errors import LimbeckError
 from limbeck.simulations import commands
 from limbeck.simulations.data import commands as data_commands
-from rich.console import Console
-from rich.logging import RichHandler
 
 app = typer.Typer(
     name="limbeck",

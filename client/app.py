@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
+from numpy.typing import NDArray
+
 from limbeck.client import release, teachers
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
@@ -22,7 +24,6 @@ from limbeck.operators.errors import BudgetError, DataError, LimbeckError, WireE
 from limbeck.protos import accounting, carry, codec
 from limbeck.protos.files import write_durably
 from limbeck.protos.messages import Accepted, Ask, Declined, Offer, Plan, Reason, Reply, Share, Taught, Teach
-from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 app = ClientApp()

@@ -13,11 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+
 from limbeck.client.scattering import scatter
 from limbeck.operators.errors import DataError, SettingError
 from limbeck.protos.files import write_durably
 from limbeck.protos.transfer_set import digest
-from numpy.typing import NDArray
 
 VERSION = 1
 SMALL = 16

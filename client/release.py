@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
 from limbeck.client.noise import Noise
 from limbeck.operators import Sampled as SampledTruncation
 from limbeck.operators import SoftenThenTruncate, TopK, Truncated
 from limbeck.operators.softening import family
 from limbeck.protos import messages
 from limbeck.protos.messages import LabelCounts, Plan
-from numpy.typing import NDArray
-from torch import Tensor
 
 
 def answers(log_p_NK: Tensor, plan: Plan, temperature: float, noise: Noise) -> Truncated:

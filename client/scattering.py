@@ -1,7 +1,7 @@
 """Scattering transform of images: fixed wavelets, moduli, low-pass; public features with no training.
 
-Second-order scattering with Morlet wavelets [F: Bruna & Mallat, arXiv 1203.1513], the features under which DP learning of small
-images works best [F: Tramer & Boneh, arXiv 2011.11660]. Own and small: the known library for it is barely kept.
+Second-order scattering with Morlet wavelets [F: arXiv 1203.1513], the features under which DP learning of small
+images works best [F: arXiv 2011.11660]. Own and small: the known library for it is barely kept.
 
 Shape legend: N images, H and W their padded height and width, P paths, h and w output height and width.
 """
@@ -14,9 +14,10 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from limbeck.operators import check
 from numpy.typing import NDArray
 from torch import Tensor
+
+from limbeck.operators import check
 
 BATCH = 64
 

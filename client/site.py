@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from limbeck.client.ledger import Budget
 from limbeck.client.noise import Noise, SystemEntropy, UnsafeSeeded
 from limbeck.operators.errors import DataError, SettingError
 from limbeck.protos.messages import Adjacency, Unit
 from limbeck.protos.transfer_set import digest, read_arrays
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 SITES = "LIMBECK_SITES"
 

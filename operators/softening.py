@@ -12,9 +12,10 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
+from torch import Tensor, logaddexp
+
 from limbeck.operators import check
 from limbeck.operators.errors import SettingError
-from torch import Tensor, logaddexp
 
 
 class Softening(Protocol):

@@ -11,11 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
 from limbeck.operators import check
 from limbeck.operators.errors import SettingError
 from limbeck.operators.softening import Power, Softening
 from limbeck.operators.truncated import Truncated
-from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ def calibrate(teaching: Teaching, *, epsilon: float, delta: float, label_counts_
 def gaussian_mu(epsilon: float, delta: float) -> float:
     """The mu whose Gaussian mechanism (sensitivity 1, noise 1/mu) is exactly (epsilon, delta)-DP.
 
-    delta = Phi(mu/2 - epsilon/mu) - e^epsilon Phi(-mu/2 - epsilon/mu) [F: Balle & Wang, arXiv 1805.06530, theorem 8].
+    delta = Phi(mu/2 - epsilon/mu) - e^epsilon Phi(-mu/2 - epsilon/mu) [F: arXiv 1805.06530, theorem 8].
     """
     low, high = 1e-6, 100.0
     while high - low > 1e-9:

@@ -6,6 +6,7 @@ Small messages travel as config bytes; larger ones as one opaque array, the only
 from __future__ import annotations
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+
 from limbeck.operators.errors import WireError
 
 KEY, FIELD, STYPE = "limbeck", "pb", "limbeck.v1"

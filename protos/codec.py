@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
+from numpy.typing import NDArray
+
 from limbeck.operators import Truncated
 from limbeck.operators.errors import WireError
 from limbeck.protos import limbeck_pb2 as pb
@@ -53,7 +55,6 @@ from limbeck.protos.messages import (
     Truncation,
     Unit,
 )
-from numpy.typing import NDArray
 
 MAX_REQUEST = 1 << 20
 MAX_SMALL_REPLY = 1 << 20

@@ -7,8 +7,9 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
-from limbeck.operators.errors import DataError
 from numpy.typing import NDArray
+
+from limbeck.operators.errors import DataError
 
 
 def digest(x_N: NDArray[np.generic]) -> bytes:

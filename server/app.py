@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+
 from limbeck.operators.errors import DataError, SettingError
 from limbeck.protos import codec
 from limbeck.protos.messages import Offer

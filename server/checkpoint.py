@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from limbeck.protos.files import write_durably
-from limbeck.server.pruning import Masks
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+
+from limbeck.protos.files import write_durably
+from limbeck.server.pruning import Masks
 
 log = logging.getLogger(__name__)
 

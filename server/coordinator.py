@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 from flwr.app import Message
 from flwr.serverapp import Grid
+from torch import Tensor
+
 from limbeck.operators.errors import TooFewClients, WireError
 from limbeck.protos import carry, codec
 from limbeck.protos.messages import Accepted, Ask, Declined, Offer, Plan, Pooling, Reply, Request, Share, Taught, Teach
@@ -22,7 +24,6 @@ from limbeck.server import checkpoint, distil, export, pooling, student
 from limbeck.server.events import Events
 from limbeck.server.pruning import Masks
 from limbeck.server.record import ClientRecord, Record, StageRecord
-from torch import Tensor
 
 log = logging.getLogger(__name__)
 

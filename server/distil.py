@@ -14,11 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
+
 from limbeck.protos.messages import Student
 from limbeck.server import augment, losses
 from limbeck.server.pruning import Masks
 from limbeck.server.student import prepare
-from torch import Tensor, nn
 
 PREDICT_BATCH = 1024
 PRUNING_SHARE = 0.5

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
 from limbeck.operators.errors import RunError
 from limbeck.protos.files import write_durably
 from limbeck.server.student import prepare
-from safetensors.torch import save
-from torch import Tensor, nn
 
 TOLERANCE = 1e-4
 

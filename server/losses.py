@@ -6,8 +6,9 @@ Shape legend: N samples, K classes.
 from __future__ import annotations
 
 import torch
-from limbeck.protos.messages import Loss
 from torch import Tensor
+
+from limbeck.protos.messages import Loss
 
 
 def ttm(target_NK: Tensor, logits_NK: Tensor) -> Tensor:

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
+
 from limbeck.operators import Truncated
 from limbeck.operators.errors import SettingError
-from torch import Tensor
 
 ROWS = 1024
 SCALE = 1 << 32

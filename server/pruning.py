@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
+
 from limbeck.operators import check
 from limbeck.operators.errors import SettingError
-from torch import Tensor, nn
 
 
 def cubic(final: float, stages: int) -> tuple[float, ...]:

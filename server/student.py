@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from limbeck.operators.errors import SettingError
 from torch import Tensor, nn
+
+from limbeck.operators.errors import SettingError
 
 Shape = tuple[int, ...]
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from limbeck.operators.errors import SettingError
 from rich.console import Console
 from rich.table import Table
+
+from limbeck.operators.errors import SettingError
 
 
 def simulate(

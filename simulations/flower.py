@@ -27,6 +27,7 @@ def run(folder: Path, sites: Path) -> None:
     os.environ.update(OFFLINE)
     os.environ[SITES], os.environ[RUN] = str(sites.resolve()), str(folder.resolve())
     from flwr.simulation import run_simulation
+
     from limbeck.client.app import app as client_app
     from limbeck.server.app import app as server_app
 

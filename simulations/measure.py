@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
 from limbeck.client import teachers
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
@@ -22,8 +25,6 @@ from limbeck.protos.messages import Plan
 from limbeck.protos.transfer_set import read_arrays
 from limbeck.server import checkpoint, distil, pruning, student
 from limbeck.simulations.scenario import Scenario
-from numpy.typing import NDArray
-from torch import Tensor, nn
 
 PACKAGES = ("limbeck", "torch", "flwr", "opacus", "dp-accounting", "numpy", "onnx", "onnxruntime")
 Progress = Callable[[int, int], None]

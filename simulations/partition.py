@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
+
 from limbeck.operators import check
 from limbeck.operators.errors import SettingError
-from numpy.typing import NDArray
 
 Parts = list[NDArray[np.int64]]
 TRIES = 1000

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import tomli_w
+from numpy.typing import NDArray
+
 from limbeck.operators.errors import RunError, SettingError
 from limbeck.protos import accounting, codec, messages
 from limbeck.protos.files import write_durably
@@ -25,7 +27,6 @@ from limbeck.protos.transfer_set import digest
 from limbeck.server import pruning
 from limbeck.simulations import data, partition
 from limbeck.simulations.scenario import Scenario, check_against
-from numpy.typing import NDArray
 
 SHARED_WITH_SITES = ("data", "partition")
 

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from flwr.app import Context, RecordDict
+from rich.console import Console
+
 from limbeck.operators.errors import RunError
 from limbeck.protos.messages import Plan
 from limbeck.simulations import grid, measure, prepare, report
 from limbeck.simulations.scenario import Scenario
 from limbeck.simulations.watch import Watch, bars
-from rich.console import Console
 
 CARRIERS = ("local", "flower")
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from hypothesis import settings
+
 from limbeck.protos.messages import (
     Adjacency,
     Coding,

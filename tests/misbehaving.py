@@ -4,6 +4,7 @@ import os
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
+
 from limbeck.client.app import respond
 from limbeck.client.site import Site
 from limbeck.client.transcript import Transcript

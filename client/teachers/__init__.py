@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from limbeck.client.noise import Noise
-from limbeck.protos.messages import CnnTeaching, LinearTeaching, Teaching
 from numpy.typing import NDArray
 from torch import Tensor
+
+from limbeck.client.noise import Noise
+from limbeck.protos.messages import CnnTeaching, LinearTeaching, Teaching
 
 Progress = Callable[[int, int], None]
 

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
 from limbeck.client.noise import poisson_sample
 from limbeck.client.teachers.stored import write
 from limbeck.operators.errors import DataError
 from limbeck.protos.messages import CnnTeaching
-from numpy.typing import NDArray
-from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from limbeck.client.noise import Noise

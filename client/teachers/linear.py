@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
 from limbeck.client import features
 from limbeck.client.teachers.stored import write
 from limbeck.protos.messages import LinearTeaching
-from numpy.typing import NDArray
-from torch import Tensor
 
 if TYPE_CHECKING:
     from limbeck.client.noise import Noise

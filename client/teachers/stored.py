@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from limbeck.operators.errors import DataError
-from limbeck.protos.files import write_durably
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+from limbeck.operators.errors import DataError
+from limbeck.protos.files import write_durably
 
 
 def write(path: Path, kind: str, settings: dict[str, object], tensors: dict[str, Tensor]) -> None:

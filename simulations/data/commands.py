@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from limbeck.simulations.data import KNOWN, artefacts
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from limbeck.simulations.data import KNOWN, artefacts
 
 app = typer.Typer(help="Data sets: list them, get those that are not embedded.", no_args_is_help=True)
 

@@ -9,6 +9,7 @@ import hashlib
 import zipfile
 
 import numpy as np
+
 from limbeck.simulations.data import EMBEDDED, artefacts
 
 SEED, TRAIN, TEST = 20200523, 8500, 1500

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+
 from limbeck.operators.errors import RunError
 from limbeck.protos.files import write_durably
 from limbeck.simulations.report import plots

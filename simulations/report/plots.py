@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, told apart by the colour-blind; teachers grey, the student blue, its dense control orange, the pool green.
+# A palette that the colour-blind tell apart; teachers grey, the student blue, its dense control orange, the pool green.
 TEACHER, STUDENT, DENSE, POOL = "#8a8f98", "#0072b2", "#e69f00", "#009e73"
 INK = "#123456"
 HEAT = LinearSegmentedColormap.from_list("heat", ["#0072b200", "#0072b2"])

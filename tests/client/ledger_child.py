@@ -7,8 +7,9 @@ from pathlib import Path
 
 def reserve_and_die(path: str) -> None:
     """Reserve as the tests do, then die as hard as a process can."""
-    from limbeck.client.ledger import Ledger
     from test_ledger import BUDGET, RUN, TEACHING
+
+    from limbeck.client.ledger import Ledger
 
     with Ledger(Path(path), BUDGET) as ledger:
         ledger.reserve(RUN, "teacher", TEACHING, None)

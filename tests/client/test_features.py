@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from limbeck.client import features, scattering
 from limbeck.operators.errors import DataError, SettingError
 from limbeck.simulations import data

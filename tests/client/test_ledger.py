@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import LINEAR
+
 from limbeck.client.ledger import Budget, Ledger
 from limbeck.operators.errors import BudgetError, LedgerError, SettingError
 from limbeck.protos import accounting

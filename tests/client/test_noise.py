@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from limbeck.client.noise import SystemEntropy, UnsafeSeeded, poisson_sample
 from scipy import stats
+
+from limbeck.client.noise import SystemEntropy, UnsafeSeeded, poisson_sample
 
 
 def test_gaussian_noise_is_normal_with_the_asked_standard_deviation() -> None:

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import LINEAR
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
 from limbeck.client import teachers
 from limbeck.client.noise import SystemEntropy, UnsafeSeeded
 from limbeck.client.teachers import cnn, linear
 from limbeck.operators.errors import DataError
 from limbeck.protos.messages import CnnTeaching, Teaching
 from limbeck.simulations import data
-from numpy.typing import NDArray
-from torch import Tensor, nn
 
 CNN = CnnTeaching(
     sampling_rate=0.5,

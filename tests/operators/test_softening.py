@@ -6,9 +6,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
+
 from limbeck.operators import Mixing, Power, family
 from limbeck.operators.errors import SettingError
-from torch import Tensor
 
 FAMILIES = [Power, Mixing]
 temperatures = st.floats(1.0, 20.0)

@@ -1,10 +1,11 @@
 """Truncations keep the guarantees that their docstrings state."""
 
-import limbeck.operators
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
+import limbeck.operators
 from limbeck.operators import Mixing, Power, Sampled, SoftenThenTruncate, TopK, TruncateThenSoften, concatenate
 from limbeck.operators.errors import SettingError
 

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 from conftest import LINEAR
+from scipy import optimize, stats
+
 from limbeck.operators.errors import SettingError
 from limbeck.protos import accounting
 from limbeck.protos.messages import CnnTeaching, LabelCounts
-from scipy import optimize, stats
 
 CNN = CnnTeaching(
     sampling_rate=0.1, steps=100, learning_rate=1, momentum=0, clip=1, noise_multiplier=1.2, normaliser=64, physical_batch=64
@@ -16,7 +17,7 @@ CNN = CnnTeaching(
 
 
 def exact_epsilon(mu: float, delta: float) -> float:
-    """The Gaussian mechanism's own curve [F: Balle & Wang], inverted with scipy."""
+    """The Gaussian mechanism's own curve [F: arXiv 1805.06530], inverted with scipy."""
 
     def excess(epsilon: float) -> float:
         norm = stats.norm
@@ -42,7 +43,7 @@ def test_poisson_sampling_is_cheaper_than_full_batches_and_dearer_than_its_rate(
 
 def test_a_subsampled_schedule_costs_what_dp_sgd_is_known_to_cost() -> None:
     # 60,000 records, batch 256, 60 epochs, noise 1.1, delta 1e-5: 2.9 to 3.0 by moments accounting
-    # (Abadi et al., arXiv 1607.00133, and the tutorial of TensorFlow Privacy); PLD is a little tighter.
+    # (arXiv 1607.00133, and the tutorial of TensorFlow Privacy); PLD is a little tighter.
     teaching = replace(CNN, sampling_rate=256 / 60_000, steps=60 * 60_000 // 256, noise_multiplier=1.1)
     assert 2.3 < accounting.epsilon(((teaching, None),), 1e-5) < 3.0
 

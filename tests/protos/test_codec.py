@@ -10,6 +10,7 @@ import torch
 from conftest import PLAN
 from hypothesis import given
 from hypothesis import strategies as st
+
 from limbeck import operators
 from limbeck.operators.errors import WireError
 from limbeck.protos import codec, packing

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch import Tensor
+
 from limbeck.protos.messages import Loss
 from limbeck.server import losses
-from torch import Tensor
 
 
 def case(seed: int = 0) -> tuple[Tensor, Tensor]:

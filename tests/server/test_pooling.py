@@ -6,10 +6,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
+
 from limbeck.operators import TopK, Truncated
 from limbeck.operators.errors import SettingError
 from limbeck.server.pooling import Pool, class_weights
-from torch import Tensor
 
 
 def answers(seed: int, n: int = 5, classes: int = 4, k: int = 2) -> Truncated:

@@ -4,9 +4,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
+
 from limbeck.operators.errors import SettingError
 from limbeck.server.pruning import Masks, cubic, linear
-from torch import nn
 
 
 def model(seed: int = 0) -> nn.Module:

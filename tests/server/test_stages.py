@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import PLAN
+from torch import Tensor, nn
+
 from limbeck.operators.errors import SettingError
 from limbeck.protos.messages import Student
 from limbeck.server import augment, checkpoint, distil, export, student
 from limbeck.server.pruning import Masks
 from limbeck.simulations import data
-from torch import Tensor, nn
 
 CPU = torch.device("cpu")
 STUDENT = replace(PLAN.student, epochs=12, learning_rate=3e-3, relabel=0.3)

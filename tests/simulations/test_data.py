@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from limbeck.operators.errors import DataError, SettingError
 from limbeck.simulations import data
 from limbeck.simulations.data import artefacts

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from limbeck.operators.errors import SettingError
 from limbeck.simulations.partition import Dirichlet, Iid, Natural, Partition, Quantity, counts
 

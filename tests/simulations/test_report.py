@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from limbeck.operators.errors import RunError
 from limbeck.simulations import report, run, scenario
 

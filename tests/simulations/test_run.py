@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Message, RecordDict
+
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
 from limbeck.client.transcript import Transcript

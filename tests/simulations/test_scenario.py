@@ -1,6 +1,7 @@
 """A scenario that cannot be meant is refused with key, value and what was wanted."""
 
 import pytest
+
 from limbeck.operators.errors import SettingError
 from limbeck.simulations import data, scenario
 
