@@ -52,7 +52,7 @@ def respond(site: Site, data: bytes) -> bytes:
                 return _share(site, _accepted_plan(site, plan_hash), request)
     except _Decline as decline:
         log.warning("%s declines: %s (%s)", site.name, decline.reason.value, decline.__cause__ or "as its settings say")
-        return codec.encode_reply(Declined(plan_hash=plan_hash, reason=decline.reason))
+        return codec.encode_reply(Declined(plan_hash=plan_hash, reason=decline.reason, site=site.name))
 
 
 class _Decline(Exception):
@@ -143,7 +143,7 @@ def _share(site: Site, plan: Plan, request: Ask) -> bytes:
     state = site.state(request.plan_hash)
     if not (state / "taught.pb").exists():
         raise _Decline(Reason.NOT_TAUGHT)
-    what = f"share of stage {request.stage}, samples {rows.start} to {rows.stop - 1}"
+    what = f"share of stage {request.stage + 1}, samples {rows.start} to {rows.stop - 1}"
     done = state / f"share-{request.stage}-{rows.start}-{rows.stop}.pb"
     if done.exists():
         return done.read_bytes()

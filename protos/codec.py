@@ -258,8 +258,8 @@ def encode_reply(reply: Reply, *, plan: Plan | None = None) -> bytes:
             _site(reply.site)
             message = pb.Reply(accepted=pb.Accepted(plan_hash=_hash("plan_hash", reply.plan_hash), site=reply.site))
         case Declined():
-            declined = pb.Declined(plan_hash=_hash("plan_hash", reply.plan_hash), reason=reply.reason.name)
-            message = pb.Reply(declined=declined)
+            own = _hash("plan_hash", reply.plan_hash)
+            message = pb.Reply(declined=pb.Declined(plan_hash=own, reason=reply.reason.name, site=_site(reply.site)))
         case Taught():
             counts = reply.label_counts
             if counts is not None and not all(map(math.isfinite, counts)):
@@ -293,7 +293,7 @@ def decode_reply(data: bytes, *, plan: Plan, expecting: Request) -> Reply:
         names = {reason.name: reason for reason in Reason}
         if message.declined.reason not in names:
             raise WireError(f"Expected a reason out of {', '.join(names)}, got {message.declined.reason!r}.")
-        return Declined(plan_hash=expected, reason=names[message.declined.reason])
+        return Declined(plan_hash=expected, reason=names[message.declined.reason], site=_site(message.declined.site))
     wanted = {Offer: "accepted", Teach: "taught", Ask: "share"}[type(expecting)]
     if kind != wanted:
         raise WireError(f"Expected a reply of kind {wanted!r} or 'declined', got {kind!r}.")

@@ -189,12 +189,14 @@ class Accepted(_message.Message):
     def __init__(self, plan_hash: _Optional[bytes] = ..., site: _Optional[str] = ...) -> None: ...
 
 class Declined(_message.Message):
-    __slots__ = ("plan_hash", "reason")
+    __slots__ = ("plan_hash", "reason", "site")
     PLAN_HASH_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    SITE_FIELD_NUMBER: _ClassVar[int]
     plan_hash: bytes
     reason: str
-    def __init__(self, plan_hash: _Optional[bytes] = ..., reason: _Optional[str] = ...) -> None: ...
+    site: str
+    def __init__(self, plan_hash: _Optional[bytes] = ..., reason: _Optional[str] = ..., site: _Optional[str] = ...) -> None: ...
 
 class Taught(_message.Message):
     __slots__ = ("plan_hash", "label_counts")

@@ -226,7 +226,6 @@ class Reason(Enum):
     PLAN = "the plan is not one this site accepted"
     NOT_TAUGHT = "the site has no teacher for this plan"
     TEACHING_FAILED = "training the teacher failed"
-    ANSWERED = "this question was answered before with other bounds"
     DATA = "the site could not read its records"
 
 
@@ -240,9 +239,10 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declined:
-    """The site will not do what was asked; public sentence only."""
+    """The site will not do what was asked; public sentence only. site: its name, so that the run's record can say who."""
 
     plan_hash: bytes
+    site: str
     reason: Reason
 
 

@@ -88,21 +88,23 @@ class Coordinator:
             time.sleep(POLL_SECONDS)
         names = {node: f"unnamed node {index}" for index, node in enumerate(sorted(nodes))}
         for node, reply in self._ask_all("agree", "query.agree", names, Offer(plan=self.plan)):
-            if not isinstance(reply, Accepted):
+            if not isinstance(reply, Accepted | Declined):
                 continue
             if reply.site in self.sites.values():
                 log.warning("Two nodes call themselves %s; the second is left out.", reply.site)
+                self.record.client(names[node])["reason"] = f"agree: calls itself {reply.site}, as another node does"
                 continue
-            self.sites[node] = reply.site
             self._rename(names[node], reply.site)
+            if isinstance(reply, Accepted):
+                self.sites[node] = reply.site
         self._require_minimum("agree")
 
     def _rename(self, node: str, site: str) -> None:
-        """A node's traffic goes to the site that it turned out to be."""
+        """A node's traffic and status go to the site that it turned out to be."""
         unnamed, client = self.record.clients.pop(node), self.record.client(site)
         client["bytes_up"] += unnamed["bytes_up"]
         client["bytes_down"] += unnamed["bytes_down"]
-        client["status"], client["reason"] = "joined", None
+        client["status"], client["reason"] = unnamed["status"], unnamed["reason"]
 
     def _teach(self) -> None:
         """Have every site train; those that do not are left out from here on."""
@@ -134,7 +136,7 @@ class Coordinator:
             student=self.plan.student,
             seed=self.plan.public_seed,
             device=self.device,
-            progress=lambda done, total: self.events.progress(f"distil {stage}", done, total),
+            progress=lambda done, total: self.events.progress(f"distil {stage + 1}", done, total),
         )
         up, down = self._bytes()
         record = StageRecord(
@@ -160,14 +162,14 @@ class Coordinator:
         pool = pooling.Pool(samples=self.plan.samples, classes=self.plan.classes)
         answered: list[str] = []
         ask = Ask(plan_hash=self.plan_hash, stage=stage, first=0, count=self.plan.samples)
-        for node, reply in self._ask_all(f"answers {stage}", "query.share", self.sites, ask):
+        for node, reply in self._ask_all(f"answers {stage + 1}", "query.share", self.sites, ask):
             if isinstance(reply, Share):
                 site = self.sites[node]
                 pool.add(reply.answers, first=reply.first, weights_K=weights.get(site))
                 answered.append(site)
         if len(answered) < self.plan.minimum_clients:
             raise TooFewClients(
-                f"Expected answers of at least {self.plan.minimum_clients} sites in stage {stage}, got {len(answered)}."
+                f"Expected answers of at least {self.plan.minimum_clients} sites in stage {stage + 1}, got {len(answered)}."
             )
         return pool.result(), answered
 
@@ -195,8 +197,8 @@ class Coordinator:
     def _ask_all(self, phase: str, kind: str, nodes: dict[int, str], request: Request) -> Iterator[tuple[int, Reply]]:
         """Send one request to all nodes, known by these names; yields (node, checked reply) as they come.
 
-        A reply that is an error, a refusal, malformed or too late is noted against the site and not yielded; a second reply to the same
-        message never gets here, because the Grid gives out each message's reply once.
+        A reply that is an error, malformed or too late is noted against the site and not yielded; a refusal is noted and yielded. A second
+        reply to the same message never gets here, because the Grid gives out each message's reply once.
         """
         data = codec.encode_request(request)
         messages = [Message(carry.pack(data), node, kind) for node in nodes]
@@ -224,7 +226,7 @@ class Coordinator:
                     client["status"], client["reason"] = "left out", f"{phase}: {reason}"
                     log.warning("%s is left out of '%s': %s", nodes[node], phase, reason)
                 self.events.progress(phase, total - len(asked), total, reason=reason)
-                if reply is not None and reason is None:
+                if reply is not None:
                     yield node, reply
         for node in asked.values():
             client = self._client(node, nodes)

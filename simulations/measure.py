@@ -86,7 +86,12 @@ def measure(
     truth = Truth(folder)
     plan_hash = codec.plan_hash(plan)
     record = json.loads((folder / "server" / "record.json").read_text(encoding="utf-8"))
-    clients = [_client(site, plan_hash, truth, record, folder / "cache") for site in sorted(sites.glob("*/site.toml"))]
+    paths = sorted(sites.glob("*/site.toml"))
+    clients = [
+        _client(path, plan_hash, truth, record, records, folder / "cache")
+        for path, records in zip(paths, truth.counts.sum(1).tolist(), strict=True)
+    ]
+    named = {client["site"] for client in clients}
     stages, confusion = _stages(folder, plan, truth, record["stages"], dense)
     exported = json.loads((folder / "server" / "student" / "export.json").read_text(encoding="utf-8"))
     metrics = {
@@ -118,6 +123,7 @@ def measure(
             "counts": truth.counts.tolist(),
         },
         "clients": clients,
+        "unnamed_nodes": {name: seen["reason"] for name, seen in record["clients"].items() if name not in named},
         "pool": {"accuracy": stages[-1]["pool_accuracy"]},
         "stages": stages,
         "student": {
@@ -136,9 +142,10 @@ def measure(
     return metrics
 
 
-def _client(settings: Path, plan_hash: bytes, truth: Truth, record: dict[str, Any], cache: Path) -> dict[str, Any]:
+def _client(
+    settings: Path, plan_hash: bytes, truth: Truth, record: dict[str, Any], records: int, cache: Path
+) -> dict[str, Any]:
     site = Site(settings.parent)
-    (labels,) = read_arrays(site.folder / site.settings.records, "y")
     seen = record["clients"].get(
         site.name, {"status": "absent", "reason": None, "bytes_up": 0, "bytes_down": 0, "label_counts": None}
     )
@@ -150,7 +157,7 @@ def _client(settings: Path, plan_hash: bytes, truth: Truth, record: dict[str, An
         spent = ledger.spent()
     return {
         "site": site.name,
-        "records": len(labels),
+        "records": records,
         "status": seen["status"],
         "reason": seen["reason"],
         "teacher_accuracy": accuracy,

@@ -43,7 +43,7 @@ def _spoilt(kind: str, data: bytes, site: Site) -> bytes:
         case "dies":
             os._exit(3)
         case "replay":
-            earlier = [sent.data for sent in Transcript(site.transcript) if sent.what.startswith("share of stage 0")]
+            earlier = [sent.data for sent in Transcript(site.transcript) if sent.what.startswith("share of stage 1")]
             return earlier[0] if reply.share.stage else data
     return reply.SerializeToString(deterministic=True)
 

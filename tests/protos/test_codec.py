@@ -107,7 +107,7 @@ def test_small_messages_survive_the_wire(plan: Plan) -> None:
     for reply, request in [
         (Accepted(plan_hash=own, site="a-1"), Offer(plan=plan)),
         (Taught(plan_hash=own, label_counts=counts), Teach(plan_hash=own)),
-        (Declined(plan_hash=own, reason=Reason.BUDGET), ask(plan)),
+        (Declined(plan_hash=own, reason=Reason.BUDGET, site="bank-1"), ask(plan)),
     ]:
         assert codec.decode_reply(codec.encode_reply(reply), plan=plan, expecting=request) == reply
 

@@ -64,7 +64,7 @@ def test_the_transcript_holds_exactly_the_bytes_that_the_coordinator_counted(fin
     for client in metrics["clients"]:
         site = Site(sites / client["site"])
         sent = list(Transcript(site.transcript))
-        assert [entry.what.split(",")[0] for entry in sent] == ["taught", "share of stage 0", "share of stage 1"]
+        assert [entry.what.split(",")[0] for entry in sent] == ["taught", "share of stage 1", "share of stage 2"]
         agreed = len(codec.encode_reply(Accepted(plan_hash=codec.plan_hash(plan), site=site.name)))
         assert sum(len(entry.data) for entry in sent) + agreed == client["bytes_up"]
         share = codec.decode_reply(
@@ -181,7 +181,7 @@ def test_below_the_minimum_a_run_stops_saying_why_and_can_go_on(tmp_path: Path, 
     folder = tmp_path / "run"
     with monkeypatch.context() as patched:
         patched.setattr(grid, "CLIENT_APP", "misbehaving:garbage")
-        with pytest.raises(TooFewClients, match="Expected answers of at least 3 sites in stage 0, got 2"):
+        with pytest.raises(TooFewClients, match="Expected answers of at least 3 sites in stage 1, got 2"):
             run.simulate(tiny("run.minimum_clients=3"), folder)
     metrics = run.resume(folder)
     assert [stage["clients"] for stage in metrics["stages"]] == [3, 3]
@@ -193,15 +193,30 @@ def test_a_missing_records_file_leaves_that_site_out(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     prepare.prepare(tiny(), folder)
     (folder / "sites" / "site-02" / "records.npz").unlink()
-    metrics_error = None
-    try:
-        run.resume(folder)
-    except Exception as error:
-        metrics_error = error
-    record = json.loads((folder / "server" / "record.json").read_text())
-    assert "could not read its records" in record["clients"]["site-02"]["reason"]
-    assert len(record["stages"]) == 2
-    assert metrics_error is None or "records.npz" in str(metrics_error)
+    metrics = run.resume(folder)
+    assert "could not read its records" in metrics["clients"][2]["reason"]
+    assert [stage["clients"] for stage in metrics["stages"]] == [2, 2]
+
+
+def test_a_site_that_declines_the_plan_is_named_with_its_reason(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    prepare.prepare(tiny(), folder)
+    settings = folder / "sites" / "site-01" / "site.toml"
+    settings.write_text(settings.read_text().replace("epsilon = 8.0", "epsilon = 1.0"))
+    metrics = run.resume(folder)
+    assert metrics["clients"][1]["reason"] == "agree: the privacy budget does not allow it"
+    assert metrics["unnamed_nodes"] == {}
+    assert [stage["clients"] for stage in metrics["stages"]] == [2, 2]
+
+
+def test_two_nodes_of_one_name_count_once(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    prepare.prepare(tiny(), folder)
+    settings = folder / "sites" / "site-02" / "site.toml"
+    settings.write_text(settings.read_text().replace("site-02", "site-01"))
+    metrics = run.resume(folder)
+    assert [stage["clients"] for stage in metrics["stages"]] == [2, 2]
+    assert list(metrics["unnamed_nodes"].values()) == ["agree: calls itself site-01, as another node does"]
 
 
 # The Grid
