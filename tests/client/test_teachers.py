@@ -62,15 +62,16 @@ def train(teaching: Teaching, noise: object, n: int = 40, spoil: Callable[..., N
 
 def test_the_linear_clipped_sum_equals_a_loop_over_records() -> None:
     generator = torch.Generator().manual_seed(0)
-    f_ND, y_N = torch.randn(12, 5, generator=generator) * 2, torch.arange(12) % 4
-    weight = torch.randn(6, 4, generator=generator)
-    expected = torch.zeros(6, 4)
-    for x, y in zip(f_ND, y_N, strict=True):
+    x_ND, y_N = torch.randn(12, 5, generator=generator) * 2, torch.arange(12) % 4
+    weight = torch.randn(4, 5, generator=generator)
+    expected = torch.zeros(4, 5)
+    for x, y in zip(x_ND, y_N, strict=True):
         own = weight.clone().requires_grad_()
-        nn.functional.cross_entropy(x @ own[:-1] + own[-1], y).backward()
+        nn.functional.cross_entropy(own @ x, y).backward()
         assert own.grad is not None
         expected += own.grad * min(1.0, 0.8 / float(own.grad.norm()))
-    torch.testing.assert_close(linear.clipped_sum(weight, f_ND, y_N, 0.8), expected, atol=1e-5, rtol=1e-5)
+    found = linear.clipped_sum(weight, x_ND, x_ND.norm(dim=1), y_N, 0.8)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_the_convolutional_clipped_sums_equal_a_loop_over_records() -> None:
@@ -123,7 +124,7 @@ def test_the_noise_reaches_the_weights_undiluted(teaching: Teaching) -> None:
 
 def _weights(teacher: teachers.Teacher) -> Tensor:
     if isinstance(teacher, linear.Linear):
-        return torch.cat([teacher.weight_DK.flatten(), teacher.bias_K])
+        return torch.cat([teacher.weight_KD.flatten(), teacher.bias_K])
     assert isinstance(teacher, cnn.Cnn)
     return torch.cat([parameter.detach().flatten() for parameter in teacher.net.parameters()])
 
