@@ -96,6 +96,7 @@ class Family(Enum):
 
     POWER = "power"
     MIXING = "mixing"
+    HYBRID = "hybrid"
 
 
 class Coding(Enum):

@@ -16,14 +16,19 @@ def rows(seed: int, n: int = 6, classes: int = 8) -> torch.Tensor:
 
 def test_what_the_package_offers_is_pinned() -> None:
     assert set(limbeck.operators.__all__) == {
+        "EntropyTarget",
+        "Hybrid",
         "Mixing",
         "Power",
         "Sampled",
+        "Separable",
+        "SeparableSoftening",
         "SoftenThenTruncate",
         "Softening",
         "TopK",
         "Truncated",
         "TruncateThenSoften",
+        "Tsallis",
         "concatenate",
         "family",
     }
