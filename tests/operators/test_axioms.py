@@ -1,0 +1,186 @@
+"""The checker finds what is broken, only what is broken, and what it finds is real."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import broken
+import pytest
+import torch
+from torch import Tensor
+
+from limbeck.operators import EntropyTarget, Hybrid, Mixing, Power, Separable, Tsallis
+from limbeck.operators.axioms import Axiom, check, majorisation
+from limbeck.operators.errors import SettingError
+from limbeck.operators.projections import Sparsemax
+
+RANKING, CONTINUITY, ENTROPY, IDENTITY, BOUNDARY = list(Axiom)[1:]
+
+SOUND: dict[str, Callable[[float], Any]] = {
+    "power": Power,
+    "mixing": Mixing,
+    "hybrid": Hybrid,
+    "tsallis 0.5": partial(Tsallis, 0.5),
+    "tsallis 2": partial(Tsallis, 2.0),
+    "a plain function": lambda t: lambda p_NK: p_NK ** (1 / t) / (p_NK ** (1 / t)).sum(-1, keepdim=True),
+}
+
+BROKEN: dict[str, tuple[Callable[[float], Any], set[Axiom]]] = {
+    "small entries tie": (broken.Levelled, {RANKING}),
+    "steps in T": (broken.stepped, {CONTINUITY}),
+    "torn in p": (broken.Torn, {CONTINUITY}),
+    "swinging": (broken.swinging, {ENTROPY}),
+    "too warm": (broken.too_warm, {IDENTITY}),
+    "never uniform": (broken.never_uniform, {BOUNDARY}),
+    "never one-hot": (broken.never_one_hot, {BOUNDARY}),
+    "tsallis 2 below T = 1": (partial(broken.UncheckedTsallis, 2.0), {BOUNDARY}),
+    "top-k, renormalised": (broken.top_k(2), {RANKING, CONTINUITY, IDENTITY, BOUNDARY}),
+    "arg-max": (broken.arg_max, {RANKING, CONTINUITY, IDENTITY, BOUNDARY}),
+    "sparsemax": (broken.sparsemax, {RANKING, IDENTITY}),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("make", SOUND.values(), ids=SOUND.keys())
+def test_a_sound_family_raises_no_alarm(make: Callable[[float], Any], dtype: torch.dtype) -> None:
+    report = check(make, dtype=dtype, rounds=6, seed=1)
+    assert [finding.counterexample for finding in report.findings if not finding.holds] == []
+    assert all(finding.trials > 0 and finding.worst <= finding.tolerance for finding in report.findings)
+
+
+def test_an_entropy_target_raises_no_alarm() -> None:
+    assert check(lambda t: EntropyTarget(1 - 1 / t, relative=True), rounds=2).holds
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("make", "expected"), BROKEN.values(), ids=BROKEN.keys())
+def test_what_is_broken_is_found_and_nothing_else(
+    make: Callable[[float], Any], expected: set[Axiom], dtype: torch.dtype
+) -> None:
+    report = check(make, dtype=dtype, rounds=8)
+    assert {finding.axiom for finding in report.findings if not finding.holds} == expected
+    assert report.holds is False
+
+
+@pytest.mark.parametrize(("make", "expected"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_counterexample_is_real_and_a_sound_family_does_not_share_it(
+    make: Callable[[float], Any], expected: set[Axiom]
+) -> None:
+    for axiom in expected:
+        example = check(make, rounds=6)[axiom].counterexample
+        assert example is not None
+        assert example.size > example.tolerance
+        assert example.reproduce(make) == pytest.approx(example.size, rel=1e-6)
+        assert example.reproduce(Power) <= example.tolerance
+        assert float(example.p_K.sum()) == pytest.approx(1)
+
+
+def test_tsallis_below_its_domain_is_no_distribution() -> None:
+    report = check(partial(broken.UncheckedTsallis, 0.2), rounds=8)
+    assert not report[Axiom.DISTRIBUTION].holds
+
+
+def test_what_is_no_distribution_is_found() -> None:
+    example = check(broken.Unnormalised, rounds=4)[Axiom.DISTRIBUTION].counterexample
+    assert example is not None
+    assert example.size == pytest.approx(0.01)
+    assert "sums to 1.01" in example.what
+
+
+def test_a_counterexample_of_few_classes_is_preferred() -> None:
+    example = check(broken.arg_max)[RANKING].counterexample
+    assert example is not None
+    assert len(example.p_K) <= 3
+
+
+def test_a_bump_in_the_temperature_that_random_pairs_rarely_meet_is_climbed_to() -> None:
+    """Entropy falls between T = 6 and 6.3 only, by little."""
+
+    def make(temperature: float) -> Power:
+        return Power(temperature - 0.8 * math.exp(-(((temperature - 6.2) / 0.1) ** 2)))
+
+    assert check(make, rounds=60).holds is False
+
+
+def test_the_ends_of_the_domain_are_found_and_what_lies_beyond_is_not_checked() -> None:
+    report = check(Mixing, rounds=2)
+    assert report.lowest == 1.0
+    assert report.highest == pytest.approx(1e12)
+    assert "T to 0 not checked" in report[BOUNDARY].note
+    assert check(Power, rounds=2)[BOUNDARY].note == ""
+
+
+def test_a_family_without_an_identity_says_so() -> None:
+    def hot_only(temperature: float) -> Power:
+        if temperature < 1.5:
+            raise SettingError(f"Expected temperature >= 1.5, got {temperature!r}.")
+        return Power(temperature)
+
+    report = check(hot_only, rounds=2)
+    assert report.holds
+    assert "not checked" in report[IDENTITY].note
+
+
+def test_a_factory_of_nothing_and_an_operator_of_another_shape_are_refused() -> None:
+    def nothing(temperature: float) -> Power:
+        raise SettingError("Expected something else.")
+
+    with pytest.raises(SettingError, match=r"Expected an operator at T = 1, 2 or 0\.5"):
+        check(nothing)
+    with pytest.raises(SettingError, match="keeps the shape"):
+        check(lambda t: lambda p_NK: p_NK.sum(-1))
+
+
+def test_the_same_seed_gives_the_same_report() -> None:
+    first, second = (check(broken.swinging, rounds=4, seed=3)[ENTROPY] for _ in range(2))
+    assert (first.worst, first.trials) == (second.worst, second.trials)
+
+
+# Sparsemax, whose guarantees the checker's findings rest on
+
+
+def test_sparsemax_is_the_nearest_point_of_the_simplex() -> None:
+    """The projection's own condition: no point of the simplex lies on the far side."""
+    generator = torch.Generator().manual_seed(0)
+    p_NK = (2 * torch.randn(50, 6, generator=generator, dtype=torch.float64)).softmax(-1)
+    q_NK, z_NK = Sparsemax(2.0)(p_NK), p_NK.log() / 2.0
+    corners = torch.eye(6, dtype=torch.float64).unsqueeze(1)
+    assert float(((z_NK - q_NK) * (corners - q_NK)).sum(-1).max()) < 1e-12
+    torch.testing.assert_close(q_NK.sum(-1), torch.ones(50, dtype=torch.float64))
+    assert int((q_NK == 0).sum()) > 20
+
+
+# Majorisation
+
+
+@pytest.mark.parametrize(
+    "make", [Power, Mixing, Hybrid, partial(Tsallis, 0.5), partial(Tsallis, 2.0), partial(Tsallis, 0.0)]
+)
+def test_the_sufficient_condition_holds_for_the_separable_families(make: Callable[[float], Any]) -> None:
+    assert majorisation(make).holds
+
+
+def own(f: Callable[[Tensor, float], Tensor]) -> Callable[[float], Separable]:
+    return lambda temperature: Separable(f, temperature)
+
+
+def test_an_f_that_falls_is_shown_where_it_falls() -> None:
+    failure = majorisation(own(lambda p, t: 0.1 + (p - 0.3) ** 2)).increasing
+    assert failure is not None
+    assert failure.p < failure.other_p < 0.31
+
+
+def test_an_f_that_is_flat_is_not_strictly_increasing() -> None:
+    failure = majorisation(own(lambda p, t: p.clamp(min=0.2))).increasing
+    assert failure is not None
+    assert failure.other_p <= 0.2
+
+
+def test_a_ratio_that_rises_is_shown_with_its_temperatures() -> None:
+    failure = majorisation(own(lambda p, t: p**t)).ratio
+    assert failure is not None
+    assert failure.other_temperature is not None
+    assert failure.temperature < failure.other_temperature
+    ratio = [float(p) ** (failure.other_temperature - failure.temperature) for p in (failure.p, failure.other_p)]
+    assert math.log(ratio[1] / ratio[0]) == pytest.approx(failure.size, rel=1e-6)
