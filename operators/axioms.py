@@ -148,7 +148,8 @@ def check(factory: Factory, *, dtype: torch.dtype = torch.float64, rounds: int =
     """Search all axioms of the operator that `factory` makes for every T.
 
     factory: T -> operator; a T outside its domain is refused with a SettingError. dtype: float32 or float64, in which the operator works;
-    sizes are measured in float64. rounds: of the random search; each also feeds the local search. seed: of all randomness.
+    sizes are measured in float64. rounds: of the random search; local search and
+    the steps in T grow with it. seed: of all randomness.
 
     Raises SettingError where the factory makes nothing at T = 1 and around, or the operator changes the shape.
     """
@@ -478,6 +479,11 @@ class _Search:
             worst.see(sizes, p_NK, temperatures)
             at = int(sizes.score_N.argmax())
             starts.append((float(sizes.score_N[at]), p_NK[at], temperatures))
+        if pairs:
+            # Every temperature in small steps: entropy may fall on a stretch that no random pair would meet.
+            p_NK = self._some(self.distributions(3), 16)
+            for step in self._steps(6 * self.rounds):
+                worst.see(measure(self.operator, p_NK, *step), p_NK, step)
         # The worst two, and the worst two of few classes, where steps at random reach everywhere.
         starts.sort(key=lambda start: start[0], reverse=True)
         for _, p_K, temperatures in starts[:2] + [start for start in starts[2:] if len(start[1]) <= 10][:2]:
@@ -500,7 +506,7 @@ class _Search:
     ) -> Iterator[tuple[Tensor, _Sizes, tuple[float, ...]]]:
         """Batches around the best point so far, which moves to the best of each batch; steps shrink where nothing is better."""
         best, reach = -math.inf, 1.0
-        for step in range(STEPS):
+        for step in range(min(STEPS, self.rounds)):
             p_NK = self._neighbours(measure, p_K, temperatures, reach)
             tries = [temperatures] if step % 2 == 0 else [temperatures, *self._other_temperatures(temperatures, reach)]
             improved = False
@@ -583,10 +589,14 @@ class _Search:
             counterexample=found if worst > floor else None,
         )
 
+    def _steps(self, count: int) -> list[tuple[float, float]]:
+        """From one temperature to the next, even in log T over the part of the domain where operators are used."""
+        low, high = math.log(max(self.lowest, LADDER[0])), math.log(min(self.highest, 50.0))
+        return list(pairwise(math.exp(low + (high - low) * i / count) for i in range(count + 1)))
+
     def _stretches(self) -> list[tuple[float, float]]:
         low, high = max(self.lowest, LADDER[0]), min(self.highest, 50.0)
-        points = [math.exp(math.log(low) + (math.log(high) - math.log(low)) * i / 120) for i in range(121)]
-        stretches = list(pairwise(points))
+        stretches = self._steps(min(120, 15 * self.rounds))
         for special in SPECIAL:
             stretches += [(t, special) for t in (special * 0.99,) if low <= t]
             stretches += [(special, t) for t in (special * 1.01,) if low <= special and t <= high]
@@ -597,24 +607,21 @@ class _Search:
     ) -> tuple[float, Tensor, Tensor]:
         """The largest jump that stays, and its two ends: each segment is cut where more of the change is, in log p."""
         za_NK, zb_NK = a_NK.double().log(), b_NK.double().log()
-        before_N = None
-        for step in range(halvings + 1):
-            a_NK, b_NK = self._softmax(za_NK), self._softmax(zb_NK)
-            qa, qb = self.operator(a_NK, temperature), self.operator(b_NK, temperature)
-            jump_N = _jump(qa, qb)
-            if step == halvings // 2:
-                before_N = jump_N
-            if step == halvings:
-                break
+        qa, qb = (self.operator(self._softmax(z_NK), temperature) for z_NK in (za_NK, zb_NK))
+        before_N = jump_N = _jump(qa, qb)
+        for step in range(1, halvings + 1):
             middle_NK = (za_NK + zb_NK) / 2
             qm = self.operator(self._softmax(middle_NK), temperature)
             left_N1 = (_jump(qa, qm) >= _jump(qm, qb)).unsqueeze(-1)
             za_NK, zb_NK = torch.where(left_N1, za_NK, middle_NK), torch.where(left_N1, middle_NK, zb_NK)
-        assert before_N is not None
+            qa, qb = torch.where(left_N1, qa, qm), torch.where(left_N1, qm, qb)
+            jump_N = _jump(qa, qb)
+            if step == halvings // 2:
+                before_N = jump_N
         # A steep but continuous stretch flattens as its ends meet; a jump stays.
         stays_N = torch.where(jump_N >= 0.9 * before_N, jump_N, jump_N.clamp(max=floor / 2))
         at = int(stays_N.argmax())
-        return float(stays_N[at]), a_NK[at], b_NK[at]
+        return float(stays_N[at]), self._softmax(za_NK)[at], self._softmax(zb_NK)[at]
 
     def _softmax(self, z_NK: Tensor) -> Tensor:
         return z_NK.softmax(-1).to(self.operator.dtype)

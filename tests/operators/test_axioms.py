@@ -17,13 +17,18 @@ from limbeck.operators.projections import Sparsemax
 
 RANKING, CONTINUITY, ENTROPY, IDENTITY, BOUNDARY = list(Axiom)[1:]
 
+
+def normalised(weight_NK: Tensor) -> Tensor:
+    return weight_NK / weight_NK.sum(-1, keepdim=True)
+
+
 SOUND: dict[str, Callable[[float], Any]] = {
     "power": Power,
     "mixing": Mixing,
     "hybrid": Hybrid,
     "tsallis 0.5": partial(Tsallis, 0.5),
     "tsallis 2": partial(Tsallis, 2.0),
-    "a plain function": lambda t: lambda p_NK: p_NK ** (1 / t) / (p_NK ** (1 / t)).sum(-1, keepdim=True),
+    "a plain function": lambda t: lambda p_NK: normalised((p_NK / p_NK.amax(-1, keepdim=True)) ** (1 / t)),
 }
 
 BROKEN: dict[str, tuple[Callable[[float], Any], set[Axiom]]] = {
@@ -44,36 +49,36 @@ BROKEN: dict[str, tuple[Callable[[float], Any], set[Axiom]]] = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("make", SOUND.values(), ids=SOUND.keys())
 def test_a_sound_family_raises_no_alarm(make: Callable[[float], Any], dtype: torch.dtype) -> None:
-    report = check(make, dtype=dtype, rounds=6, seed=1)
+    report = check(make, dtype=dtype, rounds=4, seed=1)
     assert [finding.counterexample for finding in report.findings if not finding.holds] == []
     assert all(finding.trials > 0 and finding.worst <= finding.tolerance for finding in report.findings)
 
 
 def test_an_entropy_target_raises_no_alarm() -> None:
-    assert check(lambda t: EntropyTarget(1 - 1 / t, relative=True), rounds=2).holds
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("make", "expected"), BROKEN.values(), ids=BROKEN.keys())
-def test_what_is_broken_is_found_and_nothing_else(
-    make: Callable[[float], Any], expected: set[Axiom], dtype: torch.dtype
-) -> None:
-    report = check(make, dtype=dtype, rounds=8)
-    assert {finding.axiom for finding in report.findings if not finding.holds} == expected
-    assert report.holds is False
+    assert check(lambda t: EntropyTarget(1 - 1 / t, relative=True), rounds=1).holds
 
 
 @pytest.mark.parametrize(("make", "expected"), BROKEN.values(), ids=BROKEN.keys())
-def test_a_counterexample_is_real_and_a_sound_family_does_not_share_it(
+def test_what_is_broken_is_found_and_nothing_else_and_a_sound_family_does_not_share_it(
     make: Callable[[float], Any], expected: set[Axiom]
 ) -> None:
+    report = check(make, rounds=8)
+    assert {finding.axiom for finding in report.findings if not finding.holds} == expected
+    assert report.holds is False
     for axiom in expected:
-        example = check(make, rounds=6)[axiom].counterexample
+        example = report[axiom].counterexample
         assert example is not None
         assert example.size > example.tolerance
         assert example.reproduce(make) == pytest.approx(example.size, rel=1e-6)
         assert example.reproduce(Power) <= example.tolerance
         assert float(example.p_K.sum()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", ["small entries tie", "steps in T", "torn in p", "swinging", "too warm", "never uniform"])
+def test_each_axiom_is_found_broken_in_float32_too(name: str) -> None:
+    make, expected = BROKEN[name]
+    report = check(make, dtype=torch.float32, rounds=8)
+    assert {finding.axiom for finding in report.findings if not finding.holds} == expected
 
 
 def test_tsallis_below_its_domain_is_no_distribution() -> None:
@@ -94,13 +99,13 @@ def test_a_counterexample_of_few_classes_is_preferred() -> None:
     assert len(example.p_K) <= 3
 
 
-def test_a_bump_in_the_temperature_that_random_pairs_rarely_meet_is_climbed_to() -> None:
+def test_a_narrow_bump_in_the_temperature_is_not_stepped_over() -> None:
     """Entropy falls between T = 6 and 6.3 only, by little."""
 
     def make(temperature: float) -> Power:
         return Power(temperature - 0.8 * math.exp(-(((temperature - 6.2) / 0.1) ** 2)))
 
-    assert check(make, rounds=60).holds is False
+    assert not check(make, rounds=60)[ENTROPY].holds
 
 
 def test_the_ends_of_the_domain_are_found_and_what_lies_beyond_is_not_checked() -> None:
@@ -133,7 +138,7 @@ def test_a_factory_of_nothing_and_an_operator_of_another_shape_are_refused() -> 
 
 
 def test_the_same_seed_gives_the_same_report() -> None:
-    first, second = (check(broken.swinging, rounds=4, seed=3)[ENTROPY] for _ in range(2))
+    first, second = (check(broken.swinging, rounds=2, seed=3)[ENTROPY] for _ in range(2))
     assert (first.worst, first.trials) == (second.worst, second.trials)
 
 

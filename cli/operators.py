@@ -1,0 +1,183 @@
+"""`limbeck operators`: which there are, a check of any of them or of your own, and a picture of the families."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from limbeck.operators import (
+    EntropyTarget,
+    Hybrid,
+    Mixing,
+    Nucleus,
+    Power,
+    Renormalised,
+    SoftenThenTruncate,
+    TopK,
+    Truncation,
+    Tsallis,
+    axioms,
+    check,
+)
+from limbeck.operators.errors import SettingError
+from limbeck.operators.projections import ArgMax, Sparsemax
+
+app = typer.Typer(help="Softening operators: list them, check axioms, draw the families.", no_args_is_help=True)
+
+# Of what else there is, for comparison; a check of these fails, and shows how.
+_TRUNCATIONS: dict[str, Callable[[str], Truncation]] = {
+    "top-k": lambda text: Renormalised(TopK(int(text))),
+    "nucleus": lambda text: Renormalised(Nucleus(float(text))),
+}
+KNOWN = {
+    "power": "p^(1/T), which is softmax(z / T); T > 0",
+    "mixing": "(1 - l) p + l u with l = 1 - 1/T; T >= 1",
+    "hybrid": "power below T = 1, mixing above; T > 0",
+    "tsallis:Q": "[(1 - 1/T) + p^(1-Q) / T]^(1/(1-Q)); T >= 1",
+    "entropy-target": "nearest to p with entropy at least (1 - 1/T) log K; T >= 1",
+    "top-k:K": "no softening operator: power, then the top K renormalised",
+    "nucleus:MASS": "no softening operator: power, then the nucleus renormalised",
+    "sparsemax": "no softening operator: nearest point of the simplex to log(p) / T",
+    "arg-max": "no softening operator: one-hot of the largest",
+}
+
+
+@app.command("list")
+def list_() -> None:
+    """Show the operators that go by name."""
+    table = Table("name", "what it is")
+    for name, what in KNOWN.items():
+        table.add_row(name, what)
+    Console().print(table)
+
+
+@app.command("check")
+def check_(
+    which: Annotated[
+        str, typer.Argument(metavar="NAME|MODULE:OBJECT", help="A name from the list, or a function from T to an operator.")
+    ],
+    single: Annotated[bool, typer.Option("--float32", help="Work in float32 instead of float64.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of the random search; more find more.")] = 60,
+    seed: Annotated[int, typer.Option(help="Of all randomness of the search.")] = 0,
+) -> None:
+    """Search the five axioms for a counterexample. Exit status 1 where one is found."""
+    make = factory(which)
+    report = axioms.check(make, dtype=torch.float32 if single else torch.float64, rounds=rounds, seed=seed)
+    console = Console()
+    table = Table("axiom", "verdict", "trials", "worst seen", "allowed", "unit")
+    for finding in report.findings:
+        verdict = "[red]broken[/red]" if not finding.holds else "no violation" if finding.trials else "not checked"
+        worst, allowed = (f"{value:.3g}" if finding.trials else "" for value in (finding.worst, finding.tolerance))
+        table.add_row(finding.axiom.value, verdict, f"{finding.trials:,}", worst, allowed, finding.unit)
+    console.print(
+        f"[bold]{which}[/bold], {report.dtype}, T from {report.lowest:.3g} to {report.highest:.3g}", highlight=False
+    )
+    console.print(table)
+    for finding in report.findings:
+        if finding.note:
+            console.print(f"{finding.axiom.value}: {finding.note}.", highlight=False)
+        if finding.counterexample is not None:
+            _show(console, finding.counterexample)
+    if hasattr(make(max(report.lowest, 1.0)), "log_weight"):
+        _show_majorisation(console, axioms.majorisation(make))
+    if not report.holds:
+        raise typer.Exit(1)
+
+
+@app.command()
+def plot(
+    out: Annotated[Path, typer.Argument(help="Where to write the picture: a .png or .svg.")] = Path("operators.png"),
+) -> None:
+    """Draw the families side by side: paths on the simplex of three classes as T rises, and entropy against T."""
+    from limbeck.cli import families
+
+    families.draw(out)
+    print(out)
+
+
+def factory(which: str) -> Callable[[float], Any]:
+    """From T to an operator, by name or from MODULE:OBJECT. Raises SettingError for what is neither."""
+    name, colon, rest = which.partition(":")
+    plain: dict[str, Callable[[float], Any]] = {
+        "power": Power,
+        "mixing": Mixing,
+        "hybrid": Hybrid,
+        "entropy-target": _entropy_target,
+        "sparsemax": Sparsemax,
+        "arg-max": lambda t: ArgMax(),
+    }
+    if not colon and name in plain:
+        return plain[name]
+    if name == "tsallis" or name in _TRUNCATIONS:
+        try:
+            if name == "tsallis":
+                return partial(Tsallis, float(rest))
+            truncation = _TRUNCATIONS[name](rest)
+        except ValueError as error:
+            if isinstance(error, SettingError):
+                raise
+            raise SettingError(f"Expected a number after {name}:, got {rest!r}.") from None
+        return lambda t: _dense(SoftenThenTruncate(softening=Power(t), truncation=truncation))
+    if not colon:
+        raise SettingError(f"Expected MODULE:OBJECT or one of {', '.join(KNOWN)}, got {which!r}.")
+    # Your own module is most often in the folder that you are in, which a console script does not search.
+    sys.path.insert(0, "")
+    try:
+        found: Any = importlib.import_module(name)
+        for part in rest.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SettingError(f"Expected an importable MODULE:OBJECT, got {which!r}: {error}.") from error
+    finally:
+        sys.path.remove("")
+    if not callable(found):
+        raise SettingError(f"Expected {which} to be a function from T to an operator, got {found!r}.")
+    return found  # type: ignore[no-any-return]
+
+
+def _entropy_target(temperature: float) -> EntropyTarget:
+    check.at_least(1.0, temperature=temperature)
+    return EntropyTarget(1 - 1 / temperature, relative=True)
+
+
+def _dense(chain: SoftenThenTruncate) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda p_NK: chain(p_NK).dense()
+
+
+def _show(console: Console, example: axioms.Counterexample) -> None:
+    console.print(f"\n[bold red]{example.axiom.value}[/bold red]: {example.what}", highlight=False)
+    temperatures = f"T = {example.temperature!r}"
+    if example.other_temperature is not None:
+        temperatures += f", T' = {example.other_temperature!r}"
+    console.print(
+        f"  size {example.size:.6g} {example.unit}, allowed {example.tolerance:.3g}; {temperatures}", highlight=False
+    )
+    for label, p_K in (("p ", example.p_K), ("p'", example.other_p_K)):
+        if p_K is not None:
+            shown = ", ".join(f"{value:.17g}" for value in p_K[:12].tolist())
+            more = f", … of {len(p_K)} classes" if len(p_K) > 12 else ""
+            console.print(f"  {label} = [{shown}{more}]", highlight=False, markup=False, soft_wrap=True)
+
+
+def _show_majorisation(console: Console, found: axioms.Majorisation) -> None:
+    """The sufficient condition of a separable family: a failure of it is no violation of an axiom by itself."""
+    grid = f"on a grid of {found.points} p and {found.temperatures} T"
+    for what, failure in (("f_T rises in p", found.increasing), ("f_T'/f_T does not rise in p", found.ratio)):
+        if failure is None:
+            console.print(f"Majorisation: {what} {grid}.", highlight=False)
+        else:
+            other = f", T' = {failure.other_temperature:.6g}" if failure.other_temperature is not None else ""
+            console.print(
+                f"Majorisation: not so that {what}: between p = {failure.p:.6g} and {failure.other_p:.6g} at "
+                f"T = {failure.temperature:.6g}{other}, by {failure.size:.3g} in log f.",
+                highlight=False,
+            )
