@@ -224,7 +224,8 @@ class Coordinator:
                 client["status"] = "answered"
                 if reason is not None:
                     client["status"], client["reason"] = "left out", f"{phase}: {reason}"
-                    log.warning("%s is left out of '%s': %s", nodes[node], phase, reason)
+                    name = reply.site if isinstance(reply, Declined) else nodes[node]
+                    log.warning("%s is left out of '%s': %s", name, phase, reason)
                 self.events.progress(phase, total - len(asked), total, reason=reason)
                 if reply is not None:
                     yield node, reply

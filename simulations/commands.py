@@ -26,6 +26,9 @@ def simulate(
     sites: Annotated[
         Path | None, typer.Option(help="Go on with the site folders of an earlier run, ledgers and all.")
     ] = None,
+    prepare_only: Annotated[
+        bool, typer.Option("--prepare-only", help="Only make the run's folder, with a bundle that `flwr run` starts.")
+    ] = False,
 ) -> None:
     """Simulate a federation: the real client and server apps on real records, to a report."""
     from limbeck.simulations import run
@@ -33,7 +36,7 @@ def simulate(
 
     console = Console()
     if resume:
-        if out is None or scenario is not None or set_ or sites is not None:
+        if out is None or scenario is not None or set_ or sites is not None or prepare_only:
             raise SettingError(
                 "Expected --resume with --out DIR and nothing else but --carrier: the run's folder holds its scenario."
             )
@@ -42,6 +45,10 @@ def simulate(
         settings = load(scenario or "default", set_ or [])
         out = out or Path("runs") / f"{settings.name}-{datetime.now():%Y%m%d-%H%M%S}"
         console.print(f"[bold]{settings.name}[/bold]: {settings.description}", highlight=False)
+        if prepare_only:
+            bundle = run.prepare_only(settings, out, sites=sites, console=console)
+            console.print(f"Run:    {out}\nBundle: {bundle}", highlight=False, soft_wrap=True)
+            return
         try:
             metrics = run.simulate(settings, out, carrier=carrier, sites=sites, console=console)
         except KeyboardInterrupt:
