@@ -52,7 +52,12 @@ def respond(site: Site, data: bytes) -> bytes:
                 return _share(site, _accepted_plan(site, plan_hash), request)
     except _Decline as decline:
         log.warning("%s declines: %s (%s)", site.name, decline.reason.value, decline.__cause__ or "as its settings say")
-        return codec.encode_reply(Declined(plan_hash=plan_hash, reason=decline.reason, site=site.name))
+        reason = decline.reason
+    except Exception:
+        # What an error says may speak of records, and a carrier would send it: it stays in the site's own log.
+        log.exception("%s met an error.", site.name)
+        reason = Reason.FAILED
+    return codec.encode_reply(Declined(plan_hash=plan_hash, reason=reason, site=site.name))
 
 
 class _Decline(Exception):

@@ -227,6 +227,7 @@ class Reason(Enum):
     NOT_TAUGHT = "the site has no teacher for this plan"
     TEACHING_FAILED = "training the teacher failed"
     DATA = "the site could not read its records"
+    FAILED = "the site met an error of its own"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from limbeck.server.record import ClientRecord, Record, StageRecord
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.02
+REASONS_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,11 +185,10 @@ class Coordinator:
 
     def _require_minimum(self, phase: str) -> None:
         if len(self.sites) < self.plan.minimum_clients:
-            declined = "; ".join(
-                f"{site}: {client['reason']}" for site, client in self.record.clients.items() if client["reason"]
-            )
+            reasons = Counter(client["reason"] for client in self.record.clients.values() if client["reason"])
+            counted = "; ".join(f"{count} of them: {reason}" for reason, count in reasons.most_common(REASONS_SHOWN))
             raise TooFewClients(
-                f"Expected at least {self.plan.minimum_clients} sites after '{phase}', got {len(self.sites)}. {declined}".strip()
+                f"Expected at least {self.plan.minimum_clients} sites after '{phase}', got {len(self.sites)}. {counted}".strip()
             )
 
     def _bytes(self) -> tuple[int, int]:
