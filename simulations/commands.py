@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from limbeck.operators.errors import SettingError
+
+CLIENTS_SHOWN = 20
 
 
 def simulate(
@@ -78,9 +81,7 @@ def report(folder: Annotated[Path, typer.Argument(help="A finished run's folder.
 def _summary(console: Console, metrics: dict[str, Any]) -> None:
     clients, stages = metrics["clients"], metrics["stages"]
     accuracies = [client["teacher_accuracy"] for client in clients if client["teacher_accuracy"] is not None]
-    table = Table(
-        "", "accuracy %", "sparsity %", "clients", "kB up", "kB down", title="Accuracy and bytes", title_justify="left"
-    )
+    table = _table("Accuracy and bytes", "", "accuracy %", "sparsity %", "clients", "kB up", "kB down")
     if accuracies:
         table.add_row(
             "teachers alone",
@@ -90,7 +91,7 @@ def _summary(console: Console, metrics: dict[str, Any]) -> None:
             "",
             "",
         )
-    table.add_row("pool, on public inputs", f"{100 * metrics['pool']['accuracy']:.1f}", "", "", "", "")
+    table.add_row("pool (public inputs)", f"{100 * metrics['pool']['accuracy']:.1f}", "", "", "", "")
     for own in stages:
         traffic = (str(own["clients"]), f"{own['bytes_up'] / 1000:.1f}", f"{own['bytes_down'] / 1000:.1f}")
         table.add_row(
@@ -102,19 +103,9 @@ def _summary(console: Console, metrics: dict[str, Any]) -> None:
         if own["dense_accuracy"] is not None:
             table.add_row("  dense control", f"{100 * own['dense_accuracy']:.1f}", "0.0", "", "", "")
     console.print(table)
-    table = Table(
-        "client",
-        "records",
-        "alone %",
-        "epsilon",
-        "of budget",
-        "kB up",
-        "kB down",
-        "status",
-        title="Clients",
-        title_justify="left",
-    )
-    for client in clients:
+    table = _table("Clients", "client", "records", "alone %", "epsilon", "budget", "kB up", "kB down", "status")
+    shown = [client for index, client in enumerate(clients) if index < CLIENTS_SHOWN or client["reason"]]
+    for client in shown:
         accuracy = client["teacher_accuracy"]
         table.add_row(
             client["site"],
@@ -127,6 +118,8 @@ def _summary(console: Console, metrics: dict[str, Any]) -> None:
             client["reason"] or client["status"],
         )
     console.print(table)
+    if len(shown) < len(clients):
+        console.print(f"{len(clients) - len(shown)} more clients, none of them left out: see the report.", highlight=False)
     first = clients[0]
     seeded = "; noise is SEEDED, no guarantee holds" if metrics["noise"] == "UnsafeSeeded" else ""
     console.print(
@@ -135,3 +128,11 @@ def _summary(console: Console, metrics: dict[str, Any]) -> None:
     )
     phases = ", ".join(f"{name} {value:.1f}" for name, value in metrics["seconds"].items())
     console.print(f"Seconds: {phases}.", highlight=False)
+
+
+def _table(title: str, *columns: str) -> Table:
+    """A table that fits 80 columns."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 or column == "status" else "right")
+    return table
