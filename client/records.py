@@ -125,7 +125,7 @@ def _own(reference: str, folder: Path) -> tuple[NDArray[np.generic], NDArray[np.
         x_N, y_N = (np.asarray(values) for values in reader(folder))
     except Exception as error:
         raise DataError(f"Expected inputs and labels from {reference}: {type(error).__name__}: {error}.") from error
-    if object in {x_N.dtype, y_N.dtype}:
+    if x_N.dtype.kind not in "buif" or y_N.dtype.kind not in "buif":
         raise DataError(f"Expected arrays of numbers from {reference}, got {x_N.dtype} and {y_N.dtype}.")
     return x_N, y_N
 
