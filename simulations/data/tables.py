@@ -42,12 +42,12 @@ def heart(own: Description, sizes: Sizes, seed: int, cache: Path | None, folder:
     hospitals = tuple(sorted({str(cell) for cell in table.texts("dataset")}))
     group = np.array([hospitals.index(str(cell)) for cell in table.texts("dataset")], np.int64)
     order = np.random.default_rng(0).permutation(len(table))
-    test, rest = order[: own.test], np.random.default_rng(seed).permutation(order[own.test :])
+    test, rest = np.split(order, [_at_most("test", sizes["test"], len(order), own.source)])
+    rest = np.random.default_rng(seed).permutation(rest)
     public, private = _cut("heart-disease", sizes, len(rest), rest)
     encoding = encodings.fit_table(
         table.rows(public), numbers=HEART_NUMBERS, categories=HEART_CATEGORIES, zero_is_missing=HEART_NEVER_ZERO
     )
-    test = test[: _at_most("test", sizes["test"], len(test), own.source)]
     features = {name: table.columns[name] for name in (*HEART_NUMBERS, *HEART_CATEGORIES, "num")}
     return DataSet(
         name="heart-disease",
@@ -78,11 +78,11 @@ def reviews(own: Description, sizes: Sizes, seed: int, cache: Path | None, folde
     label = _labels(table, "label", (("0",), ("1",)))
     is_private = np.array([cell == "imdb" for cell in table.texts("source")])
     order = np.random.default_rng(0).permutation(np.flatnonzero(is_private))
-    test, rest = order[: own.test], np.random.default_rng(seed).permutation(order[own.test :])
+    test, rest = np.split(order, [_at_most("test", sizes["test"], len(order), own.source)])
+    rest = np.random.default_rng(seed).permutation(rest)
     outside = np.random.default_rng(seed).permutation(np.flatnonzero(~is_private))
     private = rest[: _at_most("private", sizes["private"], len(rest), own.source)]
     public = outside[: _at_most("public", sizes["public"], len(outside), own.source)]
-    test = test[: _at_most("test", sizes["test"], len(test), own.source)]
     # The vocabulary is of all public texts, however few of them are asked about.
     encoding = encodings.fit_text(table.rows(np.flatnonzero(~is_private)), "text", words=REVIEWS_WORDS)
     texts = Table(columns={name: table.columns[name] for name in ("text", "label")}, source=table.source)
