@@ -20,10 +20,23 @@ from limbeck.client import release, teachers
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
 from limbeck.client.transcript import Transcript
-from limbeck.operators.errors import BudgetError, DataError, LimbeckError, WireError
+from limbeck.operators.errors import BudgetError, DataError, LimbeckError, SettingError, WireError
 from limbeck.protos import accounting, carry, codec
 from limbeck.protos.files import write_durably
-from limbeck.protos.messages import Accepted, Ask, Declined, Offer, Plan, Reason, Reply, Share, Taught, Teach
+from limbeck.protos.messages import (
+    CUSTOM,
+    Accepted,
+    Ask,
+    Declined,
+    NetTeaching,
+    Offer,
+    Plan,
+    Reason,
+    Reply,
+    Share,
+    Taught,
+    Teach,
+)
 
 log = logging.getLogger(__name__)
 app = ClientApp()
@@ -83,6 +96,10 @@ def _agree(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
         raise _Decline(Reason.TRANSFER_SET) from error
     if len(x_N) != plan.samples:
         raise _Decline(Reason.TRANSFER_SET)
+    try:
+        teachers.check(plan.teaching, x_N, classes=plan.classes, factory=site.factory)
+    except (SettingError, DataError) as error:
+        raise _Decline(Reason.POLICY if _is_custom(plan) else Reason.PLAN) from error
     state = site.state(plan_hash)
     if not (state / "taught.pb").exists():
         try:
@@ -92,6 +109,10 @@ def _agree(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
             raise _Decline(Reason.BUDGET) from error
     write_durably(state / "plan.pb", codec.encode_request(Offer(plan=plan)))
     return codec.encode_reply(Accepted(plan_hash=plan_hash, site=site.name))
+
+
+def _is_custom(plan: Plan) -> bool:
+    return isinstance(plan.teaching, NetTeaching) and plan.teaching.architecture == CUSTOM
 
 
 def _accepted_plan(site: Site, plan_hash: bytes) -> Plan:
@@ -130,6 +151,7 @@ def _teach(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
             public_x=_transfer_set(site, plan),
             noise=noise,
             cache=site.cache,
+            factory=site.factory,
         )
     except (LimbeckError, RuntimeError, ValueError) as error:
         raise _Decline(Reason.TEACHING_FAILED) from error
@@ -152,7 +174,7 @@ def _share(site: Site, plan: Plan, request: Ask) -> bytes:
     done = state / f"share-{request.stage}-{rows.start}-{rows.stop}.pb"
     if done.exists():
         return done.read_bytes()
-    teacher = teachers.load(state / "teacher.safetensors")
+    teacher = teachers.load(state / "teacher.safetensors", factory=site.factory)
     log_p_NK = teacher.log_probabilities(_transfer_set(site, plan), cache=site.cache)[rows]
     answers = release.answers(log_p_NK, plan, plan.stages[request.stage].temperature, site.noise())
     with Ledger(site.ledger, site.budget) as ledger:

@@ -21,9 +21,9 @@ from limbeck.operators import check
 from limbeck.operators.errors import BudgetError, LedgerError, SettingError
 from limbeck.protos import accounting
 from limbeck.protos.accounting import Schedule
-from limbeck.protos.messages import Adjacency, CnnTeaching, LabelCounts, LinearTeaching, Teaching, Unit
+from limbeck.protos.messages import Adjacency, LabelCounts, LinearTeaching, NetTeaching, Teaching, Unit
 
-_MECHANISMS: dict[str, type[LinearTeaching] | type[CnnTeaching]] = {"linear": LinearTeaching, "cnn": CnnTeaching}
+_MECHANISMS: dict[str, type[LinearTeaching] | type[NetTeaching]] = {"linear": LinearTeaching, "net": NetTeaching}
 _TABLE = """
 CREATE TABLE IF NOT EXISTS ledger (
     id INTEGER PRIMARY KEY,

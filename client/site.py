@@ -15,8 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from limbeck.client import records
 from limbeck.client.ledger import Budget
 from limbeck.client.noise import Noise, SystemEntropy, UnsafeSeeded
+from limbeck.client.records import RecordSettings
+from limbeck.client.teachers.architectures import Factory, load_factory
 from limbeck.operators.errors import DataError, SettingError
 from limbeck.protos.messages import Adjacency, Unit
 from limbeck.protos.transfer_set import digest, read_arrays
@@ -45,10 +48,12 @@ class NoiseSettings(_Strict):
 
 
 class SiteSettings(_Strict):
-    """The whole of `site.toml`."""
+    """The whole of `site.toml`. records: an NPZ file, or a table. teacher: the site's own net as "module:factory", a file in this folder or
+    an installed module; without it the site takes part in no plan with custom teachers."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
-    records: str
+    records: str | RecordSettings
+    teacher: str | None = None
     transfer_sets: str
     cache: str | None = None
     ledger: str = "ledger.sqlite"
@@ -138,15 +143,18 @@ class Site:
             raise SettingError("Expected noise.seed with noise.source = UnsafeSeeded, got none.")
         return UnsafeSeeded(own.seed)
 
+    @property
+    def factory(self) -> Factory | None:
+        """The site's own net, or None. Raises SettingError where its settings name one that is not there."""
+        return load_factory(self.settings.teacher, self.folder) if self.settings.teacher else None
+
     def read_records(self, classes: int) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
         """The private records: inputs (n, ...) and labels (n,). Raises DataError."""
-        path = self.folder / self.settings.records
-        x_N, y_N = read_arrays(path, "x", "y")
-        if len(x_N) != len(y_N) or y_N.ndim != 1:
-            raise DataError(f"Expected as many labels as inputs in {path}, got {y_N.shape} for {x_N.shape}.")
-        if len(y_N) and not (int(y_N.min()) >= 0 and int(y_N.max()) < classes):
-            raise DataError(f"Expected labels in [0, {classes}) in {path}, got {int(y_N.min())} .. {int(y_N.max())}.")
-        return x_N, y_N.astype(np.int64)
+        own = self.settings.records
+        try:
+            return records.read(RecordSettings(path=own) if isinstance(own, str) else own, self.folder, classes)
+        except SettingError as error:
+            raise DataError(str(error)) from error
 
     def read_transfer_set(self, sha256: bytes) -> NDArray[np.generic]:
         """The public inputs with this hash. Raises DataError where the site does not hold them."""

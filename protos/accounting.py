@@ -12,7 +12,7 @@ from typing import Any
 
 from limbeck.operators import check
 from limbeck.operators.errors import SettingError
-from limbeck.protos.messages import CnnTeaching, LabelCounts, LinearTeaching, Teaching
+from limbeck.protos.messages import LabelCounts, LinearTeaching, NetTeaching, Teaching
 
 DISCRETISATION = 1e-3
 HIGHEST_NOISE = 1e6
@@ -27,7 +27,7 @@ def event(teaching: Teaching, label_counts: LabelCounts | None) -> Any:
     match teaching:
         case LinearTeaching():
             training = dp.SelfComposedDpEvent(noisy, teaching.steps)
-        case CnnTeaching():
+        case NetTeaching():
             training = dp.SelfComposedDpEvent(dp.PoissonSampledDpEvent(teaching.sampling_rate, noisy), teaching.steps)
     # A histogram has L2 sensitivity 1 under add/remove of one record, so its noise multiplier is its standard deviation.
     return training if label_counts is None else dp.ComposedDpEvent([training, dp.GaussianDpEvent(label_counts.noise_std)])

@@ -25,18 +25,20 @@ from limbeck.operators.errors import WireError
 from limbeck.protos import limbeck_pb2 as pb
 from limbeck.protos import packing
 from limbeck.protos.messages import (
+    ARCHITECTURES,
+    FEATURES,
     HASH_BYTES,
     VERSION,
     Accepted,
     Adjacency,
     Ask,
-    CnnTeaching,
     Coding,
     Declined,
     Family,
     LabelCounts,
     LinearTeaching,
     Loss,
+    NetTeaching,
     Offer,
     Plan,
     Pooling,
@@ -103,10 +105,11 @@ def check_plan(plan: Plan) -> None:
     teaching = plan.teaching
     match teaching:
         case LinearTeaching():
-            _text("teaching.features", teaching.features, 64)
+            _one_of("teaching.features", teaching.features, FEATURES)
             _real("teaching.feature_norm", teaching.feature_norm, 0, 1e6, open_below=True)
             _whole("teaching.average_last", teaching.average_last, 1, teaching.steps)
-        case CnnTeaching():
+        case NetTeaching():
+            _one_of("teaching.architecture", teaching.architecture, ARCHITECTURES)
             _real("teaching.sampling_rate", teaching.sampling_rate, 0, 1, open_below=True)
             _whole("teaching.physical_batch", teaching.physical_batch, 1, MAX_COUNT)
     _whole("teaching.steps", teaching.steps, 1, 10**6)
@@ -144,7 +147,7 @@ def _plan_to_pb(plan: Plan) -> pb.Plan:
         pooling=plan.pooling.value,
         stages=[pb.Stage(sparsity=stage.sparsity, temperature=stage.temperature) for stage in plan.stages],
         linear=pb.LinearTeaching(**fields) if isinstance(teaching, LinearTeaching) else None,
-        cnn=pb.CnnTeaching(**fields) if isinstance(teaching, CnnTeaching) else None,
+        net=pb.NetTeaching(**fields) if isinstance(teaching, NetTeaching) else None,
         label_counts=pb.LabelCounts(noise_std=plan.label_counts.noise_std) if plan.label_counts else None,
         privacy=pb.Privacy(
             epsilon=plan.privacy.epsilon,
@@ -177,7 +180,7 @@ def _plan_from_pb(message: pb.Plan) -> Plan:
     if message.WhichOneof("teaching") == "linear":
         teaching = LinearTeaching(**{name: getattr(message.linear, name) for name in LinearTeaching.__dataclass_fields__})
     else:
-        teaching = CnnTeaching(**{name: getattr(message.cnn, name) for name in CnnTeaching.__dataclass_fields__})
+        teaching = NetTeaching(**{name: getattr(message.net, name) for name in NetTeaching.__dataclass_fields__})
     plan = Plan(
         name=message.name,
         transfer_set=message.transfer_set,
@@ -475,6 +478,11 @@ def _site(value: str) -> str:
 def _text(name: str, value: str, limit: int) -> None:
     if not (0 < len(value) <= limit and value.isprintable()):
         raise WireError(f"Expected {name} of 1 to {limit} printable characters, got {value[:80]!r}.")
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise WireError(f"Expected {name} out of {', '.join(known)}, got {value[:80]!r}.")
 
 
 def _whole(name: str, value: int, low: int, high: int) -> None:

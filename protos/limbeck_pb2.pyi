@@ -28,8 +28,8 @@ class LinearTeaching(_message.Message):
     average_last: int
     def __init__(self, features: _Optional[str] = ..., feature_norm: _Optional[float] = ..., steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., momentum: _Optional[float] = ..., clip: _Optional[float] = ..., noise_multiplier: _Optional[float] = ..., normaliser: _Optional[float] = ..., average_last: _Optional[int] = ...) -> None: ...
 
-class CnnTeaching(_message.Message):
-    __slots__ = ("sampling_rate", "steps", "learning_rate", "momentum", "clip", "noise_multiplier", "normaliser", "physical_batch")
+class NetTeaching(_message.Message):
+    __slots__ = ("sampling_rate", "steps", "learning_rate", "momentum", "clip", "noise_multiplier", "normaliser", "physical_batch", "architecture")
     SAMPLING_RATE_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
@@ -38,6 +38,7 @@ class CnnTeaching(_message.Message):
     NOISE_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
     NORMALISER_FIELD_NUMBER: _ClassVar[int]
     PHYSICAL_BATCH_FIELD_NUMBER: _ClassVar[int]
+    ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
     sampling_rate: float
     steps: int
     learning_rate: float
@@ -46,7 +47,8 @@ class CnnTeaching(_message.Message):
     noise_multiplier: float
     normaliser: float
     physical_batch: int
-    def __init__(self, sampling_rate: _Optional[float] = ..., steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., momentum: _Optional[float] = ..., clip: _Optional[float] = ..., noise_multiplier: _Optional[float] = ..., normaliser: _Optional[float] = ..., physical_batch: _Optional[int] = ...) -> None: ...
+    architecture: str
+    def __init__(self, sampling_rate: _Optional[float] = ..., steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., momentum: _Optional[float] = ..., clip: _Optional[float] = ..., noise_multiplier: _Optional[float] = ..., normaliser: _Optional[float] = ..., physical_batch: _Optional[int] = ..., architecture: _Optional[str] = ...) -> None: ...
 
 class Privacy(_message.Message):
     __slots__ = ("epsilon", "delta", "unit", "adjacency")
@@ -107,7 +109,7 @@ class Student(_message.Message):
     def __init__(self, architecture: _Optional[str] = ..., loss: _Optional[str] = ..., epochs: _Optional[int] = ..., batch: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., augment: _Optional[bool] = ..., relabel: _Optional[float] = ...) -> None: ...
 
 class Plan(_message.Message):
-    __slots__ = ("version", "name", "transfer_set", "samples", "classes", "family", "top_k", "sampled", "coding", "pooling", "stages", "linear", "cnn", "label_counts", "privacy", "student", "minimum_clients", "public_seed")
+    __slots__ = ("version", "name", "transfer_set", "samples", "classes", "family", "top_k", "sampled", "coding", "pooling", "stages", "linear", "net", "label_counts", "privacy", "student", "minimum_clients", "public_seed")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     TRANSFER_SET_FIELD_NUMBER: _ClassVar[int]
@@ -120,7 +122,7 @@ class Plan(_message.Message):
     POOLING_FIELD_NUMBER: _ClassVar[int]
     STAGES_FIELD_NUMBER: _ClassVar[int]
     LINEAR_FIELD_NUMBER: _ClassVar[int]
-    CNN_FIELD_NUMBER: _ClassVar[int]
+    NET_FIELD_NUMBER: _ClassVar[int]
     LABEL_COUNTS_FIELD_NUMBER: _ClassVar[int]
     PRIVACY_FIELD_NUMBER: _ClassVar[int]
     STUDENT_FIELD_NUMBER: _ClassVar[int]
@@ -138,13 +140,13 @@ class Plan(_message.Message):
     pooling: str
     stages: _containers.RepeatedCompositeFieldContainer[Stage]
     linear: LinearTeaching
-    cnn: CnnTeaching
+    net: NetTeaching
     label_counts: LabelCounts
     privacy: Privacy
     student: Student
     minimum_clients: int
     public_seed: int
-    def __init__(self, version: _Optional[int] = ..., name: _Optional[str] = ..., transfer_set: _Optional[bytes] = ..., samples: _Optional[int] = ..., classes: _Optional[int] = ..., family: _Optional[str] = ..., top_k: _Optional[_Union[TopK, _Mapping]] = ..., sampled: _Optional[_Union[Sampled, _Mapping]] = ..., coding: _Optional[str] = ..., pooling: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., linear: _Optional[_Union[LinearTeaching, _Mapping]] = ..., cnn: _Optional[_Union[CnnTeaching, _Mapping]] = ..., label_counts: _Optional[_Union[LabelCounts, _Mapping]] = ..., privacy: _Optional[_Union[Privacy, _Mapping]] = ..., student: _Optional[_Union[Student, _Mapping]] = ..., minimum_clients: _Optional[int] = ..., public_seed: _Optional[int] = ...) -> None: ...
+    def __init__(self, version: _Optional[int] = ..., name: _Optional[str] = ..., transfer_set: _Optional[bytes] = ..., samples: _Optional[int] = ..., classes: _Optional[int] = ..., family: _Optional[str] = ..., top_k: _Optional[_Union[TopK, _Mapping]] = ..., sampled: _Optional[_Union[Sampled, _Mapping]] = ..., coding: _Optional[str] = ..., pooling: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., linear: _Optional[_Union[LinearTeaching, _Mapping]] = ..., net: _Optional[_Union[NetTeaching, _Mapping]] = ..., label_counts: _Optional[_Union[LabelCounts, _Mapping]] = ..., privacy: _Optional[_Union[Privacy, _Mapping]] = ..., student: _Optional[_Union[Student, _Mapping]] = ..., minimum_clients: _Optional[int] = ..., public_seed: _Optional[int] = ...) -> None: ...
 
 class Offer(_message.Message):
     __slots__ = ("plan",)

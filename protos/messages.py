@@ -15,13 +15,17 @@ from limbeck.operators import Truncated
 
 VERSION = 1
 HASH_BYTES = 32
+# Public features of inputs for linear teachers, and nets that a plan can name: closed lists, so that a site refuses before it is charged.
+FEATURES = ("scattering", "hog", "pixels", "rows")
+CUSTOM = "custom"
+ARCHITECTURES = ("mlp", "cnn", "resnet-gn", CUSTOM)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinearTeaching:
     """Full-batch DP gradient descent on a linear head over public features: every record takes part in every step.
 
-    features: "scattering", "hog" or "pixels". feature_norm: each record's feature vector is scaled to this L2 norm.
+    features: one of FEATURES. feature_norm: each record's feature vector is scaled to this L2 norm.
     normaliser: public constant (records) that divides the noisy gradient sum; never the private data-set size.
     noise_multiplier: noise standard deviation divided by `clip`. average_last: weights are the mean of this many last steps.
     """
@@ -38,13 +42,16 @@ class LinearTeaching:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CnnTeaching:
-    """DP-SGD with Poisson sampling on a small tanh convolutional net.
+class NetTeaching:
+    """DP-SGD with Poisson sampling on a net.
 
+    architecture: one of ARCHITECTURES; "custom" is a net of the site's own choice, named in its settings and never by a plan: the cost
+    is that of the schedule whatever the net.
     sampling_rate: public, in (0, 1]. normaliser: public constant (records) that divides the noisy gradient sum.
     noise_multiplier: noise standard deviation divided by `clip`. physical_batch: records per backward pass (memory only).
     """
 
+    architecture: str
     sampling_rate: float
     steps: int
     learning_rate: float
@@ -55,7 +62,7 @@ class CnnTeaching:
     physical_batch: int
 
 
-Teaching = LinearTeaching | CnnTeaching
+Teaching = LinearTeaching | NetTeaching
 
 
 class Adjacency(Enum):

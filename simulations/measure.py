@@ -152,7 +152,9 @@ def _client(
     teacher = site.state(plan_hash) / "teacher.safetensors"
     accuracy = None
     if teacher.exists():
-        accuracy = _accuracy(teachers.load(teacher).log_probabilities(truth.test_x, cache=cache), truth.test_y)
+        accuracy = _accuracy(
+            teachers.load(teacher, factory=site.factory).log_probabilities(truth.test_x, cache=cache), truth.test_y
+        )
     with Ledger(site.ledger, site.budget) as ledger:
         spent = ledger.spent()
     return {

@@ -2,8 +2,8 @@
 
 RUN/scenario.json     the settings, complete
 RUN/plan.pb           the plan, as offered
-RUN/transfer/         the transfer set under its hash
-RUN/sites/site-00/    site.toml, records.npz; later its ledger, transcript and teacher
+RUN/transfer/         the transfer set under its hash; for tables and texts, the public encoding that made its rows
+RUN/sites/site-00/    site.toml, records.npz or records.csv; later its ledger, transcript and teacher
 RUN/cache/            features of public inputs
 RUN/server/           what the coordinator writes
 RUN/truth.npz         what only the simulation knows: labels of the public inputs, the test set, the partition
@@ -20,6 +20,8 @@ import numpy as np
 import tomli_w
 from numpy.typing import NDArray
 
+from limbeck.client import encodings
+from limbeck.client.tables import Table
 from limbeck.operators.errors import RunError, SettingError
 from limbeck.protos import accounting, codec, messages
 from limbeck.protos.files import write_durably
@@ -29,6 +31,7 @@ from limbeck.simulations import data, partition
 from limbeck.simulations.scenario import Scenario, check_against
 
 SHARED_WITH_SITES = ("data", "partition")
+ENCODING = "encoding.json"
 
 
 def prepare(scenario: Scenario, folder: Path, *, cache: Path | None = None, sites: Path | None = None) -> messages.Plan:
@@ -56,6 +59,8 @@ def prepare(scenario: Scenario, folder: Path, *, cache: Path | None = None, site
         _check_same_sites(scenario, sites)
     folder.mkdir(parents=True, exist_ok=True)
     _write_arrays(folder / "transfer" / f"{plan.transfer_set.hex()}.npz", x=dataset.public_x)
+    if dataset.encoding is not None:
+        encodings.save(dataset.encoding, folder / "transfer" / ENCODING)
     _write_arrays(
         folder / "truth.npz",
         public_y=dataset.public_y,
@@ -66,10 +71,13 @@ def prepare(scenario: Scenario, folder: Path, *, cache: Path | None = None, site
     )
     if sites is None:
         for index, rows in enumerate(parts):
-            name = f"site-{index:02}"
+            name = _site_name(scenario, dataset, index)
             site = folder / "sites" / name
-            _write_arrays(site / "records.npz", x=dataset.private_x[rows], y=dataset.private_y[rows])
-            write_durably(site / "site.toml", _site_toml(scenario, name, index).encode())
+            if isinstance(dataset.private_x, Table):
+                write_durably(site / "records.csv", dataset.private_x.rows(rows).to_csv())
+            else:
+                _write_arrays(site / "records.npz", x=dataset.private_x[rows], y=dataset.private_y[rows])
+            write_durably(site / "site.toml", _site_toml(scenario, dataset, name, index).encode())
     write_durably(folder / "plan.pb", codec.encode_request(messages.Offer(plan=plan)))
     described = {"scenario": scenario.model_dump(mode="json"), "sites": str((sites or folder / "sites").resolve())}
     write_durably(folder / "scenario.json", json.dumps(described, indent=1).encode())
@@ -154,7 +162,8 @@ def _teaching(scenario: Scenario) -> messages.Teaching:
             normaliser=own.normaliser,
             average_last=own.average_last,
         )
-    return messages.CnnTeaching(
+    return messages.NetTeaching(
+        architecture=own.kind,
         sampling_rate=own.sampling_rate,
         steps=own.steps,
         learning_rate=own.learning_rate,
@@ -183,7 +192,23 @@ def _partition(scenario: Scenario, dataset: data.DataSet) -> partition.Partition
             return partition.Natural(groups_N=dataset.groups)
 
 
-def _site_toml(scenario: Scenario, name: str, index: int) -> str:
+def _site_name(scenario: Scenario, dataset: data.DataSet, index: int) -> str:
+    """In the order of their numbers; a natural site also has its own name."""
+    natural = scenario.partition.kind == "natural" and dataset.group_names is not None
+    return f"site-{index:02}" + (
+        f"-{dataset.group_names[index].replace(' ', '-')}" if natural and dataset.group_names else ""
+    )
+
+
+def _records(dataset: data.DataSet) -> object:
+    """How a site reads its records: an NPZ file as it is, a table with the public encoding."""
+    if dataset.records is None:
+        return "records.npz"
+    settings = dataset.records.model_dump(include={"label", "classes"}, exclude_none=True)
+    return {"path": "records.csv", "encoding": f"../../transfer/{ENCODING}", **settings}
+
+
+def _site_toml(scenario: Scenario, dataset: data.DataSet, name: str, index: int) -> str:
     privacy = scenario.privacy
     noise: dict[str, object] = {"source": privacy.noise}
     if privacy.noise == "UnsafeSeeded":
@@ -191,7 +216,8 @@ def _site_toml(scenario: Scenario, name: str, index: int) -> str:
     return tomli_w.dumps(
         {
             "name": name,
-            "records": "records.npz",
+            "records": _records(dataset),
+            **({"teacher": scenario.teacher.factory} if scenario.teacher.factory else {}),
             "transfer_sets": "../../transfer",
             "cache": "../../cache",
             "release_label_counts": scenario.pooling.kind == "class-counts",

@@ -44,15 +44,19 @@ class PartitionSettings(_Strict):
 
 
 class TeacherSettings(_Strict):
-    """How every client trains; all public constants. normaliser: records, the nominal size of a client (linear) or of a sample (cnn)."""
+    """How every client trains; all public constants. normaliser: records, the nominal size of a client (linear) or of a sample (nets).
 
-    kind: Literal["linear", "cnn"] = "linear"
+    factory: with kind "custom", the net that every site names as its own, as "module:factory".
+    """
+
+    kind: Literal["linear", "mlp", "cnn", "resnet-gn", "custom"] = "linear"
+    factory: str | None = None
     steps: Count = 60
     learning_rate: Positive = 4.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     clip: Positive = 1.0
     normaliser: Positive
-    features: Literal["scattering", "hog", "pixels"] = "scattering"
+    features: Literal["scattering", "hog", "pixels", "rows"] = "scattering"
     feature_norm: Positive = 4.0
     average_last: Count = 20
     sampling_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
@@ -202,6 +206,10 @@ def _cross_check(scenario: Scenario) -> None:
     if scenario.teacher.kind == "linear" and scenario.teacher.average_last > scenario.teacher.steps:
         problems.append(
             f"teacher.average_last = {scenario.teacher.average_last}: expected at most teacher.steps = {scenario.teacher.steps}"
+        )
+    if (scenario.teacher.kind == "custom") != (scenario.teacher.factory is not None):
+        problems.append(
+            f"teacher.factory = {scenario.teacher.factory!r}: expected 'module:factory' with teacher.kind = 'custom', and only then"
         )
     temperatures = scenario.stages.temperature
     if isinstance(temperatures, tuple) and len(temperatures) != scenario.stages.count:

@@ -9,10 +9,18 @@ from scipy import optimize, stats
 
 from limbeck.operators.errors import SettingError
 from limbeck.protos import accounting
-from limbeck.protos.messages import CnnTeaching, LabelCounts
+from limbeck.protos.messages import LabelCounts, NetTeaching
 
-CNN = CnnTeaching(
-    sampling_rate=0.1, steps=100, learning_rate=1, momentum=0, clip=1, noise_multiplier=1.2, normaliser=64, physical_batch=64
+CNN = NetTeaching(
+    architecture="cnn",
+    sampling_rate=0.1,
+    steps=100,
+    learning_rate=1,
+    momentum=0,
+    clip=1,
+    noise_multiplier=1.2,
+    normaliser=64,
+    physical_batch=64,
 )
 
 
@@ -51,7 +59,7 @@ def test_a_subsampled_schedule_costs_what_dp_sgd_is_known_to_cost() -> None:
 @pytest.mark.parametrize("teaching", [LINEAR, CNN])
 @pytest.mark.parametrize(("epsilon", "fraction"), [(1.0, None), (3.0, 0.05), (8.0, 0.2)])
 def test_calibration_meets_its_target_and_never_exceeds_it(
-    teaching: CnnTeaching, epsilon: float, fraction: float | None
+    teaching: NetTeaching, epsilon: float, fraction: float | None
 ) -> None:
     schedule = accounting.calibrate(teaching, epsilon=epsilon, delta=1e-5, label_counts_fraction=fraction)
     assert 0.98 * epsilon <= accounting.epsilon((schedule,), 1e-5) <= epsilon

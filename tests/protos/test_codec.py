@@ -18,10 +18,10 @@ from limbeck.protos import limbeck_pb2 as pb
 from limbeck.protos.messages import (
     Accepted,
     Ask,
-    CnnTeaching,
     Coding,
     Declined,
     Family,
+    NetTeaching,
     Offer,
     Plan,
     Reason,
@@ -73,7 +73,8 @@ def test_a_plan_survives_the_wire_and_keeps_its_hash(make_plan: PlanMaker, chang
 
 
 def test_a_plan_for_convolutional_teachers_survives_the_wire(make_plan: PlanMaker) -> None:
-    teaching = CnnTeaching(
+    teaching = NetTeaching(
+        architecture="cnn",
         sampling_rate=0.1,
         steps=5,
         learning_rate=1,
