@@ -1,4 +1,4 @@
-"""Teachers: models trained on private records under a plan's public schedule. Only DP training is built in."""
+"""Teachers: trained on private records under a plan's public schedule. What is kept of them is DP: weights, or noisy votes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from limbeck.client.noise import Noise
-from limbeck.protos.messages import CnnTeaching, LinearTeaching, Teaching
+from limbeck.operators.errors import DataError
+from limbeck.protos.messages import CnnTeaching, LinearTeaching, Teaching, VotesTeaching
 
 Progress = Callable[[int, int], None]
 
@@ -42,7 +43,7 @@ def train(
     x_N, y_N: private records and labels in [0, classes). public_x: public inputs, for public statistics. cache: for features of
     public inputs. Raises DataError where records cannot be used.
     """
-    from limbeck.client.teachers import cnn, linear
+    from limbeck.client.teachers import cnn, linear, votes
 
     match teaching:
         case LinearTeaching():
@@ -51,12 +52,24 @@ def train(
             )
         case CnnTeaching():
             return cnn.train(teaching, x_N, y_N, classes=classes, noise=noise, progress=progress)
+        case VotesTeaching():
+            return votes.train(
+                teaching, x_N, y_N, classes=classes, public_x=public_x, noise=noise, cache=cache, progress=progress
+            )
 
 
 def load(path: Path) -> Teacher:
     """The teacher that `save` wrote. Raises DataError where there is none."""
-    from limbeck.client.teachers import cnn, linear
+    from limbeck.client.teachers import cnn, linear, votes
     from limbeck.client.teachers.stored import read
 
     kind, settings, tensors = read(path)
-    return linear.Linear.restore(settings, tensors) if kind == "linear" else cnn.Cnn.restore(settings, tensors)
+    match kind:
+        case "linear":
+            return linear.Linear.restore(settings, tensors)
+        case "cnn":
+            return cnn.Cnn.restore(settings, tensors)
+        case "votes":
+            return votes.Votes.restore(settings, tensors)
+        case _:
+            raise DataError(f"Expected a teacher of a kind this version knows in {path}, got {kind!r}.")
