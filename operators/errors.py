@@ -4,8 +4,10 @@ LimbeckError
 ├── SettingError        a scenario, site file or option that cannot be meant
 ├── DataError           a data file that is missing, corrupt or of the wrong shape
 ├── WireError           bytes from a peer that are not a valid message
+├── PolicyError         a plan that a site's policy forbids
 ├── BudgetError         a privacy budget that does not allow a charge
 ├── LedgerError         a ledger file that cannot be trusted or read
+├── TranscriptError     a transcript that cannot be trusted, read or written
 ├── TooFewClients       fewer clients than the plan's minimum are left
 └── RunError            a run folder that cannot be used as asked
 """
@@ -29,12 +31,20 @@ class WireError(LimbeckError):
     """Bytes from a peer that are not a valid message here and now."""
 
 
+class PolicyError(LimbeckError):
+    """A plan that a site's policy forbids."""
+
+
 class BudgetError(LimbeckError):
     """A charge that the privacy budget does not allow; nothing was charged."""
 
 
 class LedgerError(LimbeckError):
     """A ledger that cannot be trusted or read."""
+
+
+class TranscriptError(LimbeckError):
+    """A transcript that cannot be trusted, read or written; what it does not hold is not sent."""
 
 
 class TooFewClients(LimbeckError):

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 from numpy.typing import NDArray
@@ -23,16 +24,18 @@ from numpy.typing import NDArray
 from limbeck.operators import Truncated
 from limbeck.operators.errors import WireError
 from limbeck.protos import limbeck_pb2 as pb
-from limbeck.protos import packing
+from limbeck.protos import packing, signing
 from limbeck.protos.messages import (
     ARCHITECTURES,
     FEATURES,
     HASH_BYTES,
+    TEACHINGS,
     VERSION,
     Accepted,
     Adjacency,
     Ask,
     Coding,
+    CountNoise,
     Declined,
     Family,
     LabelCounts,
@@ -44,6 +47,7 @@ from limbeck.protos.messages import (
     Pooling,
     Privacy,
     Reason,
+    RecordCount,
     Reply,
     Request,
     Sampled,
@@ -56,6 +60,7 @@ from limbeck.protos.messages import (
     TopK,
     Truncation,
     Unit,
+    VotesTeaching,
 )
 
 MAX_REQUEST = 1 << 20
@@ -76,7 +81,16 @@ M = TypeVar("M", pb.Request, pb.Reply)
 
 def plan_hash(plan: Plan) -> bytes:
     """SHA-256 (32 bytes) of a plan's encoding: the name of its run."""
-    return hashlib.sha256(_plan_to_pb(plan).SerializeToString(deterministic=True)).digest()
+    return hashlib.sha256(_plan_bytes(plan)).digest()
+
+
+def signed_offer(plan: Plan, key: Ed25519PrivateKey) -> Offer:
+    """An offer of the plan, signed by the holder of this key."""
+    return Offer(plan=plan, author=signing.author_of(key), signature=signing.sign(key, _plan_bytes(plan)))
+
+
+def _plan_bytes(plan: Plan) -> bytes:
+    return _plan_to_pb(plan).SerializeToString(deterministic=True)
 
 
 def check_plan(plan: Plan) -> None:
@@ -112,12 +126,24 @@ def check_plan(plan: Plan) -> None:
             _one_of("teaching.architecture", teaching.architecture, ARCHITECTURES)
             _real("teaching.sampling_rate", teaching.sampling_rate, 0, 1, open_below=True)
             _whole("teaching.physical_batch", teaching.physical_batch, 1, MAX_COUNT)
+        case VotesTeaching():
+            _whole("teaching.teachers", teaching.teachers, 2, 10**6)
+            # Every sample of the plan is one query; a plan that says less would be charged less than it asks.
+            _whole("teaching.queries", teaching.queries, plan.samples, plan.samples)
+            _text("teaching.features", teaching.features, 64)
+            _real("teaching.feature_norm", teaching.feature_norm, 0, 1e6, open_below=True)
     _whole("teaching.steps", teaching.steps, 1, 10**6)
     _real("teaching.momentum", teaching.momentum, 0, 1, open_above=True)
-    for name in ("learning_rate", "clip", "noise_multiplier", "normaliser"):
+    for name in ("learning_rate", "noise_multiplier"):
         _real(f"teaching.{name}", getattr(teaching, name), 0, 1e9, open_below=True)
-    if plan.label_counts is not None:
-        _real("label_counts.noise_std", plan.label_counts.noise_std, 0, 1e9, open_below=True)
+    if not isinstance(teaching, VotesTeaching):
+        for name in ("clip", "normaliser"):
+            _real(f"teaching.{name}", getattr(teaching, name), 0, 1e9, open_below=True)
+    if plan.label_counts is not None and plan.record_count is not None:
+        raise WireError("Expected label_counts or record_count, got both: label counts tell the number of records.")
+    for name, counts in (("label_counts", plan.label_counts), ("record_count", plan.record_count)):
+        if counts is not None:
+            _real(f"{name}.noise_std", counts.noise_std, 0, 1e9, open_below=True)
     _real("privacy.epsilon", plan.privacy.epsilon, 0, 1e6, open_below=True)
     _real("privacy.delta", plan.privacy.delta, 0, 1, open_below=True, open_above=True)
     student = plan.student
@@ -148,7 +174,11 @@ def _plan_to_pb(plan: Plan) -> pb.Plan:
         stages=[pb.Stage(sparsity=stage.sparsity, temperature=stage.temperature) for stage in plan.stages],
         linear=pb.LinearTeaching(**fields) if isinstance(teaching, LinearTeaching) else None,
         net=pb.NetTeaching(**fields) if isinstance(teaching, NetTeaching) else None,
-        label_counts=pb.LabelCounts(noise_std=plan.label_counts.noise_std) if plan.label_counts else None,
+        votes=pb.VotesTeaching(**fields) if isinstance(teaching, VotesTeaching) else None,
+        label_counts=pb.LabelCounts(noise_std=plan.label_counts.noise_std, noise=plan.label_counts.noise.value)
+        if plan.label_counts
+        else None,
+        record_count=pb.RecordCount(noise_std=plan.record_count.noise_std) if plan.record_count else None,
         privacy=pb.Privacy(
             epsilon=plan.privacy.epsilon,
             delta=plan.privacy.delta,
@@ -176,11 +206,9 @@ def _plan_from_pb(message: pb.Plan) -> Plan:
     truncation: Truncation = (
         TopK(k=message.top_k.k) if message.WhichOneof("truncation") == "top_k" else Sampled(draws=message.sampled.draws)
     )
-    teaching: Teaching
-    if message.WhichOneof("teaching") == "linear":
-        teaching = LinearTeaching(**{name: getattr(message.linear, name) for name in LinearTeaching.__dataclass_fields__})
-    else:
-        teaching = NetTeaching(**{name: getattr(message.net, name) for name in NetTeaching.__dataclass_fields__})
+    kind = str(message.WhichOneof("teaching"))
+    fields = {name: getattr(getattr(message, kind), name) for name in TEACHINGS[kind].__dataclass_fields__}
+    teaching: Teaching = TEACHINGS[kind](**fields)
     plan = Plan(
         name=message.name,
         transfer_set=message.transfer_set,
@@ -192,7 +220,13 @@ def _plan_from_pb(message: pb.Plan) -> Plan:
         pooling=_enum("pooling", Pooling, message.pooling),
         stages=tuple(Stage(sparsity=stage.sparsity, temperature=stage.temperature) for stage in message.stages),
         teaching=teaching,
-        label_counts=LabelCounts(noise_std=message.label_counts.noise_std) if message.HasField("label_counts") else None,
+        label_counts=LabelCounts(
+            noise_std=message.label_counts.noise_std,
+            noise=_enum("label_counts.noise", CountNoise, message.label_counts.noise),
+        )
+        if message.HasField("label_counts")
+        else None,
+        record_count=RecordCount(noise_std=message.record_count.noise_std) if message.HasField("record_count") else None,
         privacy=Privacy(
             epsilon=message.privacy.epsilon,
             delta=message.privacy.delta,
@@ -218,7 +252,8 @@ def encode_request(request: Request) -> bytes:
     match request:
         case Offer(plan=plan):
             check_plan(plan)
-            message = pb.Request(offer=pb.Offer(plan=_plan_to_pb(plan)))
+            _check_author(request)
+            message = pb.Request(offer=pb.Offer(plan=_plan_to_pb(plan), author=request.author, signature=request.signature))
         case Teach():
             message = pb.Request(teach=pb.Teach(plan_hash=_hash("plan_hash", request.plan_hash)))
         case Ask():
@@ -233,7 +268,10 @@ def decode_request(data: bytes) -> Request:
     message = _parse(pb.Request(), data, MAX_REQUEST)
     kind = message.WhichOneof("kind")
     if kind == "offer":
-        return Offer(plan=_plan_from_pb(message.offer.plan))
+        own_offer = message.offer
+        offer = Offer(plan=_plan_from_pb(own_offer.plan), author=own_offer.author, signature=own_offer.signature)
+        _check_author(offer)
+        return offer
     if kind == "teach":
         return Teach(plan_hash=_hash("plan_hash", message.teach.plan_hash))
     if kind == "ask":
@@ -242,6 +280,19 @@ def decode_request(data: bytes) -> Request:
         _check_ask(ask)
         return ask
     raise WireError("Expected a request with a kind, got none.")
+
+
+def decode_offer(data: bytes) -> Offer:
+    """The offer of a plan in `data`, such as a plan's file. Raises WireError on anything else."""
+    request = decode_request(data)
+    if not isinstance(request, Offer):
+        raise WireError(f"Expected an offer of a plan, got {type(request).__name__}.")
+    return request
+
+
+def _check_author(offer: Offer) -> None:
+    if offer.author or offer.signature:
+        signing.check(offer.author, offer.signature, _plan_bytes(offer.plan))
 
 
 def _check_ask(ask: Ask) -> None:
@@ -267,7 +318,8 @@ def encode_reply(reply: Reply, *, plan: Plan | None = None) -> bytes:
             counts = reply.label_counts
             if counts is not None and not all(map(math.isfinite, counts)):
                 raise WireError(f"Expected finite label counts, got {counts}.")
-            message = pb.Reply(taught=pb.Taught(plan_hash=_hash("plan_hash", reply.plan_hash), label_counts=counts))
+            own = _hash("plan_hash", reply.plan_hash)
+            message = pb.Reply(taught=pb.Taught(plan_hash=own, label_counts=counts, record_count=reply.record_count))
         case Share():
             if plan is None:
                 raise WireError("Expected the plan of a share to encode, got none.")
@@ -317,6 +369,30 @@ def share_bytes(plan: Plan, ask: Ask) -> int:
     return 1 + _varint(inner) + inner
 
 
+def bits_per_answer(plan: Plan) -> float:
+    """Bits of the answer to one public input in one stage, its part of the message around it included."""
+    ask = Ask(plan_hash=bytes(HASH_BYTES), stage=len(plan.stages) - 1, first=0, count=plan.samples)
+    return 8 * share_bytes(plan, ask) / plan.samples
+
+
+def implied_request(data: bytes, plan: Plan) -> Request:
+    """The question under `plan` that the encoded reply in `data` answers, as far as the reply tells; for reading a transcript.
+
+    Raises WireError where `data` is no reply.
+    """
+    message = _parse(pb.Reply(), data, MAX_COUNT)
+    match message.WhichOneof("kind"):
+        case "share":
+            own = message.share
+            ask = Ask(plan_hash=own.plan_hash, stage=own.stage, first=own.first, count=own.count)
+            _check_ask(ask)
+            return ask
+        case "taught":
+            return Teach(plan_hash=_hash("plan_hash", message.taught.plan_hash))
+        case _:
+            return Offer(plan=plan)
+
+
 def _share_sizes(plan: Plan, count: int) -> tuple[int, int, int]:
     k = kept(plan)
     packed = plan.coding is Coding.PACKED
@@ -340,7 +416,10 @@ def _taught_from_pb(message: pb.Taught, plan: Plan, expected: bytes) -> Taught:
         raise WireError(f"Expected {wanted} label counts, got {len(counts)}.")
     if not all(map(math.isfinite, counts)):
         raise WireError("Expected finite label counts, got NaN or infinity.")
-    return Taught(plan_hash=expected, label_counts=counts or None)
+    if message.HasField("record_count") != (plan.record_count is not None):
+        raise WireError(f"Expected {'a' if plan.record_count else 'no'} record count, got the contrary.")
+    record_count = message.record_count if message.HasField("record_count") else None
+    return Taught(plan_hash=expected, label_counts=counts or None, record_count=record_count)
 
 
 def _share_to_pb(share: Share, plan: Plan) -> pb.Share:

@@ -50,6 +50,26 @@ class NetTeaching(_message.Message):
     architecture: str
     def __init__(self, sampling_rate: _Optional[float] = ..., steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., momentum: _Optional[float] = ..., clip: _Optional[float] = ..., noise_multiplier: _Optional[float] = ..., normaliser: _Optional[float] = ..., physical_batch: _Optional[int] = ..., architecture: _Optional[str] = ...) -> None: ...
 
+class VotesTeaching(_message.Message):
+    __slots__ = ("teachers", "queries", "features", "feature_norm", "steps", "learning_rate", "momentum", "noise_multiplier")
+    TEACHERS_FIELD_NUMBER: _ClassVar[int]
+    QUERIES_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_NORM_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    MOMENTUM_FIELD_NUMBER: _ClassVar[int]
+    NOISE_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
+    teachers: int
+    queries: int
+    features: str
+    feature_norm: float
+    steps: int
+    learning_rate: float
+    momentum: float
+    noise_multiplier: float
+    def __init__(self, teachers: _Optional[int] = ..., queries: _Optional[int] = ..., features: _Optional[str] = ..., feature_norm: _Optional[float] = ..., steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., momentum: _Optional[float] = ..., noise_multiplier: _Optional[float] = ...) -> None: ...
+
 class Privacy(_message.Message):
     __slots__ = ("epsilon", "delta", "unit", "adjacency")
     EPSILON_FIELD_NUMBER: _ClassVar[int]
@@ -63,6 +83,14 @@ class Privacy(_message.Message):
     def __init__(self, epsilon: _Optional[float] = ..., delta: _Optional[float] = ..., unit: _Optional[str] = ..., adjacency: _Optional[str] = ...) -> None: ...
 
 class LabelCounts(_message.Message):
+    __slots__ = ("noise_std", "noise")
+    NOISE_STD_FIELD_NUMBER: _ClassVar[int]
+    NOISE_FIELD_NUMBER: _ClassVar[int]
+    noise_std: float
+    noise: str
+    def __init__(self, noise_std: _Optional[float] = ..., noise: _Optional[str] = ...) -> None: ...
+
+class RecordCount(_message.Message):
     __slots__ = ("noise_std",)
     NOISE_STD_FIELD_NUMBER: _ClassVar[int]
     noise_std: float
@@ -109,7 +137,7 @@ class Student(_message.Message):
     def __init__(self, architecture: _Optional[str] = ..., loss: _Optional[str] = ..., epochs: _Optional[int] = ..., batch: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., augment: _Optional[bool] = ..., relabel: _Optional[float] = ...) -> None: ...
 
 class Plan(_message.Message):
-    __slots__ = ("version", "name", "transfer_set", "samples", "classes", "family", "top_k", "sampled", "coding", "pooling", "stages", "linear", "net", "label_counts", "privacy", "student", "minimum_clients", "public_seed")
+    __slots__ = ("version", "name", "transfer_set", "samples", "classes", "family", "top_k", "sampled", "coding", "pooling", "stages", "linear", "net", "votes", "label_counts", "privacy", "student", "minimum_clients", "public_seed", "record_count")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     TRANSFER_SET_FIELD_NUMBER: _ClassVar[int]
@@ -123,11 +151,13 @@ class Plan(_message.Message):
     STAGES_FIELD_NUMBER: _ClassVar[int]
     LINEAR_FIELD_NUMBER: _ClassVar[int]
     NET_FIELD_NUMBER: _ClassVar[int]
+    VOTES_FIELD_NUMBER: _ClassVar[int]
     LABEL_COUNTS_FIELD_NUMBER: _ClassVar[int]
     PRIVACY_FIELD_NUMBER: _ClassVar[int]
     STUDENT_FIELD_NUMBER: _ClassVar[int]
     MINIMUM_CLIENTS_FIELD_NUMBER: _ClassVar[int]
     PUBLIC_SEED_FIELD_NUMBER: _ClassVar[int]
+    RECORD_COUNT_FIELD_NUMBER: _ClassVar[int]
     version: int
     name: str
     transfer_set: bytes
@@ -141,18 +171,24 @@ class Plan(_message.Message):
     stages: _containers.RepeatedCompositeFieldContainer[Stage]
     linear: LinearTeaching
     net: NetTeaching
+    votes: VotesTeaching
     label_counts: LabelCounts
     privacy: Privacy
     student: Student
     minimum_clients: int
     public_seed: int
-    def __init__(self, version: _Optional[int] = ..., name: _Optional[str] = ..., transfer_set: _Optional[bytes] = ..., samples: _Optional[int] = ..., classes: _Optional[int] = ..., family: _Optional[str] = ..., top_k: _Optional[_Union[TopK, _Mapping]] = ..., sampled: _Optional[_Union[Sampled, _Mapping]] = ..., coding: _Optional[str] = ..., pooling: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., linear: _Optional[_Union[LinearTeaching, _Mapping]] = ..., net: _Optional[_Union[NetTeaching, _Mapping]] = ..., label_counts: _Optional[_Union[LabelCounts, _Mapping]] = ..., privacy: _Optional[_Union[Privacy, _Mapping]] = ..., student: _Optional[_Union[Student, _Mapping]] = ..., minimum_clients: _Optional[int] = ..., public_seed: _Optional[int] = ...) -> None: ...
+    record_count: RecordCount
+    def __init__(self, version: _Optional[int] = ..., name: _Optional[str] = ..., transfer_set: _Optional[bytes] = ..., samples: _Optional[int] = ..., classes: _Optional[int] = ..., family: _Optional[str] = ..., top_k: _Optional[_Union[TopK, _Mapping]] = ..., sampled: _Optional[_Union[Sampled, _Mapping]] = ..., coding: _Optional[str] = ..., pooling: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., linear: _Optional[_Union[LinearTeaching, _Mapping]] = ..., net: _Optional[_Union[NetTeaching, _Mapping]] = ..., votes: _Optional[_Union[VotesTeaching, _Mapping]] = ..., label_counts: _Optional[_Union[LabelCounts, _Mapping]] = ..., privacy: _Optional[_Union[Privacy, _Mapping]] = ..., student: _Optional[_Union[Student, _Mapping]] = ..., minimum_clients: _Optional[int] = ..., public_seed: _Optional[int] = ..., record_count: _Optional[_Union[RecordCount, _Mapping]] = ...) -> None: ...
 
 class Offer(_message.Message):
-    __slots__ = ("plan",)
+    __slots__ = ("plan", "author", "signature")
     PLAN_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     plan: Plan
-    def __init__(self, plan: _Optional[_Union[Plan, _Mapping]] = ...) -> None: ...
+    author: bytes
+    signature: bytes
+    def __init__(self, plan: _Optional[_Union[Plan, _Mapping]] = ..., author: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class Teach(_message.Message):
     __slots__ = ("plan_hash",)
@@ -201,12 +237,14 @@ class Declined(_message.Message):
     def __init__(self, plan_hash: _Optional[bytes] = ..., reason: _Optional[str] = ..., site: _Optional[str] = ...) -> None: ...
 
 class Taught(_message.Message):
-    __slots__ = ("plan_hash", "label_counts")
+    __slots__ = ("plan_hash", "label_counts", "record_count")
     PLAN_HASH_FIELD_NUMBER: _ClassVar[int]
     LABEL_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    RECORD_COUNT_FIELD_NUMBER: _ClassVar[int]
     plan_hash: bytes
     label_counts: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, plan_hash: _Optional[bytes] = ..., label_counts: _Optional[_Iterable[float]] = ...) -> None: ...
+    record_count: int
+    def __init__(self, plan_hash: _Optional[bytes] = ..., label_counts: _Optional[_Iterable[float]] = ..., record_count: _Optional[int] = ...) -> None: ...
 
 class Share(_message.Message):
     __slots__ = ("plan_hash", "stage", "first", "count", "ids", "codes", "tails")

@@ -62,7 +62,31 @@ class NetTeaching:
     physical_batch: int
 
 
-Teaching = LinearTeaching | NetTeaching
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VotesTeaching:
+    """Noisy votes of disjoint sub-teachers, for owners whose teacher cannot be trained under DP [F: PATE, arXiv 1802.08908].
+
+    Every record belongs to one of `teachers` shards, drawn on its own; on each shard a linear head over public features is trained
+    without noise and votes for one class of each of the `queries` public inputs. One record more or less changes one shard, so it
+    moves at most one vote per input from one class to another: L2 sensitivity sqrt(2) per input [D].
+
+    queries: the plan's number of samples; all are answered once, at teaching. noise_multiplier: standard deviation of the noise on each
+    vote count divided by sqrt(2). feature_norm, steps, learning_rate, momentum: of every head, full batch.
+    """
+
+    teachers: int
+    queries: int
+    features: str
+    feature_norm: float
+    steps: int
+    learning_rate: float
+    momentum: float
+    noise_multiplier: float
+
+
+Teaching = LinearTeaching | NetTeaching | VotesTeaching
+# By the names that they have on the wire, in ledgers, policies and scenarios.
+TEACHINGS: dict[str, type[Teaching]] = {"linear": LinearTeaching, "net": NetTeaching, "votes": VotesTeaching}
 
 
 class Adjacency(Enum):
@@ -90,12 +114,30 @@ class Privacy:
     adjacency: Adjacency
 
 
+class CountNoise(Enum):
+    """Noise on counts: floats from the normal distribution, or integers exactly from the discrete Gaussian (arXiv 2004.00010)."""
+
+    GAUSSIAN = "gaussian"
+    DISCRETE_GAUSSIAN = "discrete-gaussian"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelCounts:
-    """A noisy label histogram is asked of every client: Gaussian noise of standard deviation `noise_std` records
-    on each of the K counts (L2 sensitivity 1 under add/remove of one record)."""
+    """A noisy label histogram is asked of every client: noise of scale `noise_std` records on each of the K counts
+    (L2 sensitivity 1 under add/remove of one record, which changes one count by 1)."""
 
     noise_std: float
+    noise: CountNoise = CountNoise.GAUSSIAN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordCount:
+    """A noisy number of records is asked of every client: discrete Gaussian noise of scale `noise_std` (sensitivity 1)."""
+
+    noise_std: float
+
+
+Counts = LabelCounts | RecordCount
 
 
 class Family(Enum):
@@ -134,6 +176,7 @@ class Pooling(Enum):
 
     MEAN = "mean"
     CLASS_COUNTS = "class-counts"
+    RECORD_COUNTS = "record-counts"
 
 
 class Loss(Enum):
@@ -174,7 +217,8 @@ class Student:
 class Plan:
     """All that a run will do, fixed and public beforehand; the SHA-256 of its encoding names the run.
 
-    transfer_set: SHA-256 of the public inputs. samples, classes: N and K. public_seed: seeds public randomness only.
+    transfer_set: SHA-256 of the public inputs. samples, classes: N and K. public_seed: seeds public randomness only. label_counts,
+    record_count: at most one of them, since label counts tell the number of records too.
     """
 
     name: str
@@ -192,6 +236,12 @@ class Plan:
     student: Student
     minimum_clients: int
     public_seed: int
+    record_count: RecordCount | None = None
+
+    @property
+    def counts(self) -> Counts | None:
+        """What is asked about the records besides answers, if anything."""
+        return self.label_counts or self.record_count
 
 
 # Requests: coordinator to site. Every one but the first carries the plan's hash.
@@ -199,14 +249,19 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """Will you take part in this plan?"""
+    """Will you take part in this plan?
+
+    author: Ed25519 public key (32 bytes) of who wrote the plan. signature: over its encoding. Both empty: nobody signed it.
+    """
 
     plan: Plan
+    author: bytes = b""
+    signature: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Teach:
-    """Train the teacher under the plan's schedule, and release label counts if the plan says so."""
+    """Train the teacher under the plan's schedule, and release noisy counts if the plan says so."""
 
     plan_hash: bytes
 
@@ -256,15 +311,20 @@ class Declined:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taught:
-    """The teacher is ready. label_counts: a release (Gaussian mechanism, in the ledger) of K finite floats, or None."""
+    """The teacher is ready.
+
+    label_counts: a release (Gaussian or discrete Gaussian mechanism, in the ledger) of K finite floats, or None. record_count: a release
+    (discrete Gaussian mechanism, in the ledger), or None.
+    """
 
     plan_hash: bytes
     label_counts: tuple[float, ...] | None
+    record_count: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """Answers on transfer samples first .. first + N - 1 at `stage`: post-processing of a DP-trained teacher.
+    """Answers on transfer samples first .. first + N - 1 at `stage`: post-processing of what teaching was charged for.
 
     answers: N rows of kept ids, probabilities and tail mass, as quantised on the wire.
     """

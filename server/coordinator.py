@@ -20,7 +20,7 @@ from torch import Tensor
 
 from limbeck.operators.errors import TooFewClients, WireError
 from limbeck.protos import carry, codec
-from limbeck.protos.messages import Accepted, Ask, Declined, Offer, Plan, Pooling, Reply, Request, Share, Taught, Teach
+from limbeck.protos.messages import Accepted, Ask, Declined, Offer, Pooling, Reply, Request, Share, Taught, Teach
 from limbeck.server import checkpoint, distil, export, pooling, student
 from limbeck.server.events import Events
 from limbeck.server.pruning import Masks
@@ -44,13 +44,14 @@ class Patience:
 class Coordinator:
     """Runs one plan over a Grid.
 
-    transfer_x: the (N, ...) public inputs of the plan. folder: checkpoints, record, events and the student go there; a folder that
-    holds finished stages of the same plan is continued after the last of them.
+    offer: the plan, with its author's signature if it has one. transfer_x: the (N, ...) public inputs of the plan. folder: checkpoints,
+    record, events and the student go there; a folder that holds finished stages of the same plan is continued after the last of them.
     """
 
-    def __init__(self, grid: Grid, plan: Plan, transfer_x: Tensor, folder: Path, patience: Patience) -> None:
-        self.grid, self.plan, self.transfer_x, self.folder, self.patience = grid, plan, transfer_x, folder, patience
-        self.plan_hash = codec.plan_hash(plan)
+    def __init__(self, grid: Grid, offer: Offer, transfer_x: Tensor, folder: Path, patience: Patience) -> None:
+        self.grid, self.offer, self.transfer_x, self.folder, self.patience = grid, offer, transfer_x, folder, patience
+        self.plan = offer.plan
+        self.plan_hash = codec.plan_hash(self.plan)
         self.record = Record(folder / "record.json", self.plan_hash)
         self.events = Events(folder / "events.jsonl")
         self.sites: dict[int, str] = {}
@@ -89,7 +90,7 @@ class Coordinator:
         while len(nodes := list(self.grid.get_node_ids())) < self.patience.expected and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
         names = {node: f"unnamed node {index}" for index, node in enumerate(sorted(nodes))}
-        for node, reply in self._ask_all("agree", "query.agree", names, Offer(plan=self.plan)):
+        for node, reply in self._ask_all("agree", "query.agree", names, self.offer):
             if not isinstance(reply, Accepted | Declined):
                 continue
             if reply.site in self.sites.values():
@@ -117,6 +118,7 @@ class Coordinator:
                 self.record.client(self.sites[node])["label_counts"] = (
                     list(reply.label_counts) if reply.label_counts else None
                 )
+                self.record.client(self.sites[node])["record_count"] = reply.record_count
         self.sites = {node: site for node, site in self.sites.items() if node in taught}
         self._require_minimum("teach")
 
@@ -176,10 +178,14 @@ class Coordinator:
         return pool.result(), answered
 
     def _weights(self) -> dict[str, Tensor]:
-        """Weights per class of every site, from the label counts it released; none for mean pooling."""
+        """Weights per class of every site, from the noisy counts it released; none for mean pooling."""
         if self.plan.pooling is Pooling.MEAN:
             return {}
         names = sorted(self.sites.values())
+        if self.plan.pooling is Pooling.RECORD_COUNTS:
+            # A noisy count can be negative; every site that answers is heard a little.
+            sizes = {name: max(1.0, float(self.record.client(name)["record_count"] or 1)) for name in names}
+            return {name: torch.full((self.plan.classes,), size / max(sizes.values())) for name, size in sizes.items()}
         counts = [torch.tensor(self.record.client(name)["label_counts"] or [1.0] * self.plan.classes) for name in names]
         return dict(zip(names, pooling.class_weights(counts), strict=True))
 

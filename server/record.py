@@ -18,6 +18,7 @@ class ClientRecord(TypedDict):
     bytes_up: int
     bytes_down: int
     label_counts: list[float] | None
+    record_count: int | None
 
 
 class StageRecord(TypedDict):
@@ -57,7 +58,7 @@ class Record:
 
     def client(self, site: str) -> ClientRecord:
         """The entry of a site, made if need be."""
-        fresh = ClientRecord(status="joined", reason=None, bytes_up=0, bytes_down=0, label_counts=None)
+        fresh = ClientRecord(status="joined", reason=None, bytes_up=0, bytes_down=0, label_counts=None, record_count=None)
         return self.clients.setdefault(site, fresh)
 
     def add_seconds(self, phase: str, seconds: float) -> None:

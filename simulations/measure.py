@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from limbeck.client import teachers
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
+from limbeck.client.teachers.votes import Votes
 from limbeck.operators.errors import RunError
 from limbeck.protos import codec
 from limbeck.protos.files import write_durably
@@ -147,15 +148,16 @@ def _client(
 ) -> dict[str, Any]:
     site = Site(settings.parent)
     seen = record["clients"].get(
-        site.name, {"status": "absent", "reason": None, "bytes_up": 0, "bytes_down": 0, "label_counts": None}
+        site.name,
+        {"status": "absent", "reason": None, "bytes_up": 0, "bytes_down": 0, "label_counts": None, "record_count": None},
     )
     teacher = site.state(plan_hash) / "teacher.safetensors"
     accuracy = None
-    if teacher.exists():
-        accuracy = _accuracy(
-            teachers.load(teacher, factory=site.factory).log_probabilities(truth.test_x, cache=cache), truth.test_y
-        )
-    with Ledger(site.ledger, site.budget) as ledger:
+    # Noisy votes are answers to the transfer set alone: there is no teacher to test.
+    if teacher.exists() and not isinstance(found := teachers.load(teacher, factory=site.factory), Votes):
+        accuracy = _accuracy(found.log_probabilities(truth.test_x, cache=cache), truth.test_y)
+    budget = site.budget
+    with Ledger(site.ledger, budget) as ledger:
         spent = ledger.spent()
     return {
         "site": site.name,
@@ -164,13 +166,14 @@ def _client(
         "reason": seen["reason"],
         "teacher_accuracy": accuracy,
         "epsilon": spent,
-        "delta": site.budget.delta,
-        "unit": site.budget.unit.value,
-        "adjacency": site.budget.adjacency.value,
-        "budget_epsilon": site.budget.epsilon,
+        "delta": budget.delta,
+        "unit": budget.unit.value,
+        "adjacency": budget.adjacency.value,
+        "budget_epsilon": budget.epsilon,
         "bytes_up": seen["bytes_up"],
         "bytes_down": seen["bytes_down"],
         "label_counts": seen["label_counts"],
+        "record_count": seen["record_count"],
     }
 
 

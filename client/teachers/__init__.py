@@ -1,4 +1,4 @@
-"""Teachers: models trained on private records under a plan's public schedule. Only DP training is built in."""
+"""Teachers: trained on private records under a plan's public schedule. What is kept of them is DP: weights, or noisy votes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from limbeck.client.noise import Noise
 from limbeck.client.teachers.architectures import Factory
 from limbeck.operators.errors import DataError
-from limbeck.protos.messages import CUSTOM, LinearTeaching, NetTeaching, Teaching
+from limbeck.protos.messages import CUSTOM, LinearTeaching, NetTeaching, Teaching, VotesTeaching
 
 Progress = Callable[[int, int], None]
 
@@ -64,7 +64,7 @@ def train(
     x_N, y_N: private records and labels in [0, classes). public_x: public inputs, for public statistics and the inputs' shape. cache: for
     features of public inputs. factory: the site's own net. Raises DataError where records cannot be used.
     """
-    from limbeck.client.teachers import linear, net
+    from limbeck.client.teachers import linear, net, votes
 
     if x_N.shape[1:] != public_x.shape[1:]:
         raise DataError(f"Expected records of shape {public_x.shape[1:]} like the transfer set, got {x_N.shape[1:]}.")
@@ -77,12 +77,24 @@ def train(
             return net.train(
                 teaching, x_N, y_N, classes=classes, public_x=public_x, noise=noise, factory=factory, progress=progress
             )
+        case VotesTeaching():
+            return votes.train(
+                teaching, x_N, y_N, classes=classes, public_x=public_x, noise=noise, cache=cache, progress=progress
+            )
 
 
 def load(path: Path, *, factory: Factory | None = None) -> Teacher:
     """The teacher that `save` wrote. factory: the site's own, where its net is custom. Raises DataError where there is none."""
-    from limbeck.client.teachers import linear, net
+    from limbeck.client.teachers import linear, net, votes
     from limbeck.client.teachers.stored import read
 
     kind, settings, tensors = read(path)
-    return linear.Linear.restore(settings, tensors) if kind == "linear" else net.Net.restore(settings, tensors, factory)
+    match kind:
+        case "linear":
+            return linear.Linear.restore(settings, tensors)
+        case "net":
+            return net.Net.restore(settings, tensors, factory)
+        case "votes":
+            return votes.Votes.restore(settings, tensors)
+        case _:
+            raise DataError(f"Expected a teacher of a kind this version knows in {path}, got {kind!r}.")

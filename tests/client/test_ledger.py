@@ -17,7 +17,7 @@ from limbeck.operators.errors import BudgetError, LedgerError, SettingError
 from limbeck.protos import accounting
 from limbeck.protos.messages import Adjacency, LabelCounts, Unit
 
-BUDGET = Budget(epsilon=3.0, delta=1e-5, unit=Unit.RECORD, adjacency=Adjacency.ADD_REMOVE_ONE)
+BUDGET = Budget(data_set="a-test", epsilon=3.0, delta=1e-5, unit=Unit.RECORD, adjacency=Adjacency.ADD_REMOVE_ONE)
 TEACHING = replace(LINEAR, noise_multiplier=9.0)
 RUN = bytes(32)
 
@@ -51,10 +51,10 @@ def test_charges_compose_by_privacy_loss_not_by_addition(path: Path) -> None:
 def test_a_charge_over_the_budget_is_refused_and_nothing_is_charged(path: Path) -> None:
     with Ledger(path, BUDGET) as ledger:
         ledger.reserve(RUN, "teacher", TEACHING, None)
-        before = ledger.verify()
+        before = ledger.entries()
         with pytest.raises(BudgetError, match=r"budget of epsilon = 3 at delta = 1e-05, per record, add-remove-one"):
             ledger.reserve(RUN, "again", TEACHING, None)
-        assert ledger.verify() == before
+        assert ledger.entries() == before
 
 
 def test_a_reservation_that_was_never_committed_stays_spent(path: Path) -> None:

@@ -12,10 +12,9 @@ from flwr.app import Message, RecordDict
 
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
-from limbeck.client.transcript import Transcript
 from limbeck.operators.errors import RunError, SettingError, TooFewClients
 from limbeck.protos import carry, codec
-from limbeck.protos.messages import Accepted, Ask, Share
+from limbeck.protos.messages import Ask, Share
 from limbeck.server import checkpoint
 from limbeck.simulations import grid, prepare, run, scenario
 
@@ -63,12 +62,14 @@ def test_the_transcript_holds_exactly_the_bytes_that_the_coordinator_counted(fin
     metrics = json.loads((finished / "metrics.json").read_text())
     for client in metrics["clients"]:
         site = Site(sites / client["site"])
-        sent = list(Transcript(site.transcript))
-        assert [entry.what.split(",")[0] for entry in sent] == ["taught", "share of stage 1", "share of stage 2"]
-        agreed = len(codec.encode_reply(Accepted(plan_hash=codec.plan_hash(plan), site=site.name)))
-        assert sum(len(entry.data) for entry in sent) + agreed == client["bytes_up"]
+        sent = list(site.transcript)
+        assert [entry.what.split(",")[0] for entry in sent] == ["accepted", "taught", "share of stage 1", "share of stage 2"]
+        assert sum(len(entry.data) for entry in sent) == client["bytes_up"]
+        with Ledger(site.ledger, site.budget) as ledger:
+            allowed = {entry.id: entry.plan_hash for entry in ledger.entries()}
+        assert all(allowed[entry.entry] == entry.plan_hash for entry in sent[1:] if entry.entry)
         share = codec.decode_reply(
-            sent[1].data, plan=plan, expecting=Ask(plan_hash=codec.plan_hash(plan), stage=0, first=0, count=80)
+            sent[2].data, plan=plan, expecting=Ask(plan_hash=codec.plan_hash(plan), stage=0, first=0, count=80)
         )
         assert isinstance(share, Share)
         assert share.answers.kept == 3
@@ -201,7 +202,7 @@ def test_a_missing_records_file_leaves_that_site_out(tmp_path: Path) -> None:
 def test_a_site_that_declines_the_plan_is_named_with_its_reason(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     prepare.prepare(tiny(), folder)
-    settings = folder / "sites" / "site-01" / "site.toml"
+    settings = folder / "sites" / "site-01" / "policy.toml"
     settings.write_text(settings.read_text().replace("epsilon = 8.0", "epsilon = 1.0"))
     metrics = run.resume(folder)
     assert metrics["clients"][1]["reason"] == "agree: the privacy budget does not allow it"
