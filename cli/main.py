@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
+from limbeck.client import teacher_commands
 from limbeck.operators.errors import LimbeckError
 from limbeck.simulations import commands
 from limbeck.simulations.data import commands as data_commands
@@ -24,6 +25,7 @@ app.command("simulate")(commands.simulate)
 app.command("scenarios")(commands.scenarios)
 app.command("report")(commands.report)
 app.add_typer(data_commands.app, name="data")
+app.add_typer(teacher_commands.app, name="teacher")
 
 INTERRUPTED = 130
 

@@ -16,17 +16,20 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
-from limbeck.client import release, teachers
+from limbeck.client import blackbox, release, teachers
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
 from limbeck.client.transcript import Transcript
-from limbeck.operators.errors import BudgetError, DataError, LimbeckError, WireError
+from limbeck.operators.errors import BudgetError, DataError, LimbeckError, SettingError, TeacherError, WireError
 from limbeck.protos import accounting, carry, codec
 from limbeck.protos.files import write_durably
-from limbeck.protos.messages import Accepted, Ask, Declined, Offer, Plan, Reason, Reply, Share, Taught, Teach
+from limbeck.protos.messages import Accepted, Ask, Declined, Guarantee, Offer, Plan, Reason, Reply, Share, Taught, Teach
 
 log = logging.getLogger(__name__)
 app = ClientApp()
+
+# In a plan's state folder: what a black-box teacher answered.
+BLACK_BOX = "black-box"
 
 
 @app.query("agree")
@@ -79,14 +82,48 @@ def _agree(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
     if len(x_N) != plan.samples:
         raise _Decline(Reason.TRANSFER_SET)
     state = site.state(plan_hash)
-    if not (state / "taught.pb").exists():
+    taught = state / "taught.pb"
+    if taught.exists():
+        guarantee = _guarantee(taught, plan)
+    elif site.settings.black_box is not None:
+        guarantee = Guarantee.NONE
+        _check_black_box(site, plan, x_N)
+    else:
+        guarantee = Guarantee.RECORD_DP
         try:
             with Ledger(site.ledger, own) as ledger:
                 ledger.check(plan.teaching, plan.label_counts)
         except BudgetError as error:
             raise _Decline(Reason.BUDGET) from error
     write_durably(state / "plan.pb", codec.encode_request(Offer(plan=plan)))
-    return codec.encode_reply(Accepted(plan_hash=plan_hash, site=site.name))
+    return codec.encode_reply(Accepted(plan_hash=plan_hash, site=site.name, guarantee=guarantee))
+
+
+def _check_black_box(site: Site, plan: Plan, x_N: NDArray[np.generic]) -> None:
+    """Decline unless the owner allows answers without a guarantee and the site's teacher can give them; nothing is asked yet."""
+    try:
+        with Ledger(site.ledger, site.budget) as ledger:
+            ledger.check_declared()
+        _black_box(site).check(plan, x_N)
+    except BudgetError as error:
+        raise _Decline(Reason.POLICY) from error
+    except (TeacherError, SettingError, DataError) as error:
+        raise _Decline(Reason.TEACHER) from error
+
+
+def _black_box(site: Site) -> blackbox.BlackBox:
+    teacher = site.black_box
+    if teacher is None:
+        raise SettingError(f"Expected [black_box] in the settings of {site.name}, found none.")
+    return teacher
+
+
+def _guarantee(taught: Path, plan: Plan) -> Guarantee:
+    """What the answers of this site guarantee, as it said when its teacher was ready: later settings do not change it."""
+    reply = codec.decode_reply(taught.read_bytes(), plan=plan, expecting=Teach(plan_hash=codec.plan_hash(plan)))
+    if not isinstance(reply, Taught):
+        raise WireError(f"Expected a stored reply in {taught}, found another.")
+    return reply.guarantee
 
 
 def _accepted_plan(site: Site, plan_hash: bytes) -> Plan:
@@ -106,6 +143,8 @@ def _teach(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
     done = state / "taught.pb"
     if done.exists():
         return done.read_bytes()
+    if site.settings.black_box is not None:
+        return _ask_black_box(site, plan, plan_hash)
     try:
         with Ledger(site.ledger, site.budget) as ledger:
             entry = ledger.reserve(plan_hash, "teacher", plan.teaching, plan.label_counts)
@@ -132,26 +171,59 @@ def _teach(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
     counts = release.label_counts(y_N, plan.classes, plan.label_counts, noise) if plan.label_counts else None
     with Ledger(site.ledger, site.budget) as ledger:
         ledger.commit(entry)
-    return _send(site, Taught(plan_hash=plan_hash, label_counts=counts), "taught", entry, done)
+    taught = Taught(plan_hash=plan_hash, label_counts=counts, guarantee=Guarantee.RECORD_DP)
+    return _send(site, taught, "taught", entry, done)
+
+
+def _ask_black_box(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
+    """Have the site's own teacher answer the public inputs; the ledger notes first that no guarantee holds. No label counts leave."""
+    state = site.state(plan_hash)
+    try:
+        entry = _declare(site, plan_hash)
+        log.warning(
+            "%s: answers of a black-box teacher leave with NO DP GUARANTEE, as allow_without_dp = true allows.", site.name
+        )
+        _black_box(site).ask(plan, _transfer_set(site, plan), state / BLACK_BOX)
+    except BudgetError as error:
+        raise _Decline(Reason.POLICY) from error
+    except (TeacherError, SettingError, DataError) as error:
+        raise _Decline(Reason.TEACHER) from error
+    taught = Taught(plan_hash=plan_hash, label_counts=None, guarantee=Guarantee.NONE)
+    return _send(site, taught, "taught", entry, state / "taught.pb")
+
+
+def _declare(site: Site, plan_hash: bytes) -> int:
+    """The ledger's entry for a plan's answers without a guarantee. Raises BudgetError where the owner does not, or no longer, allow it."""
+    with Ledger(site.ledger, site.budget) as ledger:
+        return ledger.declare(plan_hash, "answers of a black-box teacher", "no DP guarantee: limbeck did not train it")
 
 
 def _share(site: Site, plan: Plan, request: Ask) -> bytes:
-    """Answer on part of the transfer set: post-processing of the DP teacher, so free in ε."""
+    """Answer on part of the transfer set: post-processing of the DP teacher, so free in ε, or a black-box teacher's answers."""
     rows = slice(request.first, request.first + request.count)
     if request.stage >= len(plan.stages) or rows.stop > plan.samples:
         raise _Decline(Reason.PLAN)
     state = site.state(request.plan_hash)
-    if not (state / "taught.pb").exists():
+    taught = state / "taught.pb"
+    if not taught.exists():
         raise _Decline(Reason.NOT_TAUGHT)
     what = f"share of stage {request.stage + 1}, samples {rows.start} to {rows.stop - 1}"
     done = state / f"share-{request.stage}-{rows.start}-{rows.stop}.pb"
     if done.exists():
         return done.read_bytes()
-    teacher = teachers.load(state / "teacher.safetensors")
-    log_p_NK = teacher.log_probabilities(_transfer_set(site, plan), cache=site.cache)[rows]
-    answers = release.answers(log_p_NK, plan, plan.stages[request.stage].temperature, site.noise())
-    with Ledger(site.ledger, site.budget) as ledger:
-        entry = ledger.record_free(request.plan_hash, what, "post-processing of a DP-trained teacher on public inputs")
+    temperature = plan.stages[request.stage].temperature
+    if _guarantee(taught, plan) is Guarantee.NONE:
+        try:
+            entry = _declare(site, request.plan_hash)
+        except BudgetError as error:
+            raise _Decline(Reason.POLICY) from error
+        log_p_NK, temperature = blackbox.log_probabilities(plan, state / BLACK_BOX, temperature)
+    else:
+        teacher = teachers.load(state / "teacher.safetensors")
+        log_p_NK = teacher.log_probabilities(_transfer_set(site, plan), cache=site.cache)
+        with Ledger(site.ledger, site.budget) as ledger:
+            entry = ledger.record_free(request.plan_hash, what, "post-processing of a DP-trained teacher on public inputs")
+    answers = release.answers(log_p_NK[rows], plan, temperature, site.noise())
     share = Share(plan_hash=request.plan_hash, stage=request.stage, first=request.first, answers=answers)
     return _send(site, share, what, entry, done, plan)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ _MECHANISMS: dict[str, type[LinearTeaching] | type[CnnTeaching]] = {"linear": Li
 _TABLE = """
 CREATE TABLE IF NOT EXISTS ledger (
     id INTEGER PRIMARY KEY,
-    kind TEXT NOT NULL CHECK (kind IN ('open', 'reserve', 'commit', 'free')),
+    kind TEXT NOT NULL CHECK (kind IN ('open', 'reserve', 'commit', 'free', 'declared')),
     content TEXT NOT NULL,
     hash TEXT NOT NULL
 )
@@ -36,12 +37,16 @@ CREATE TABLE IF NOT EXISTS ledger (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """What all entries together may cost: epsilon at delta, per unit, under this neighbouring relation."""
+    """What all entries together may cost: epsilon at delta, per unit, under this neighbouring relation.
+
+    allow_without_dp: releases without any guarantee are allowed beside; no epsilon holds for the records then.
+    """
 
     epsilon: float
     delta: float
     unit: Unit
     adjacency: Adjacency
+    allow_without_dp: bool = False
 
     def __post_init__(self) -> None:
         check.positive(epsilon=self.epsilon)
@@ -54,7 +59,8 @@ class Budget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One charge or free release. state: "reserved", "committed" or "free". why: of a free one. schedule: of a charge."""
+    """One charge or release. state: "reserved" or "committed" of a charge, "free" of a release that costs nothing, "declared" of one
+    without a guarantee, whose epsilon is infinite. why: of a release. schedule: of a charge."""
 
     id: int
     time: str
@@ -121,8 +127,30 @@ class Ledger:
         with self._transaction():
             return self._append("free", {"plan": plan_hash.hex(), "what": what, "why": why})
 
+    def check_declared(self) -> None:
+        """Raise BudgetError if releases without a guarantee are not allowed; notes nothing."""
+        if not self.budget.allow_without_dp:
+            raise BudgetError(
+                f"Expected a release within the budget of {self.budget}, got one without a guarantee: its epsilon is infinite. "
+                "Only the owner can allow that, by allow_without_dp = true."
+            )
+
+    def declare(self, plan_hash: bytes, what: str, why: str) -> int:
+        """Note, before anything is released, that a run releases answers without any guarantee; returns the entry's id.
+
+        From then on no epsilon holds. One entry covers a run: a second call finds it. Raises BudgetError where it is not allowed.
+        """
+        with self._transaction():
+            self.check_declared()
+            for own in self.entries():
+                if (own.state, own.plan_hash, own.what) == ("declared", plan_hash, what):
+                    return own.id
+            return self._append("declared", {"plan": plan_hash.hex(), "what": what, "why": why})
+
     def spent(self) -> float:
-        """Epsilon at the budget's delta of all charges, reserved or committed."""
+        """Epsilon at the budget's delta of all charges, reserved or committed; infinite once something without a guarantee was released."""
+        if self._declared():
+            return math.inf
         return accounting.epsilon(self._schedules(), self.budget.delta)
 
     def entries(self) -> list[Entry]:
@@ -132,8 +160,8 @@ class Ledger:
         found = []
         for row, kind, content, _ in rows:
             own = json.loads(content)
-            if kind in {"reserve", "free"}:
-                state = "free" if kind == "free" else "committed" if row in committed else "reserved"
+            if kind in {"reserve", "free", "declared"}:
+                state = kind if kind != "reserve" else "committed" if row in committed else "reserved"
                 schedule = _schedule_from_json(own["schedule"]) if kind == "reserve" else None
                 found.append(
                     Entry(
@@ -162,7 +190,16 @@ class Ledger:
             previous = found
         return rows
 
+    def _declared(self) -> list[Entry]:
+        return [own for own in self.entries() if own.state == "declared"]
+
     def _require(self, schedules: tuple[Schedule, ...], charge: Schedule) -> None:
+        # With the owner's leave, charges are held to the budget among themselves; without it, what is spent is past any budget.
+        if not self.budget.allow_without_dp and (declared := self._declared()):
+            raise BudgetError(
+                f"Expected a ledger of releases with a guarantee, found entry {declared[0].id} without one ({declared[0].what}): "
+                f"epsilon is infinite, and the budget is {self.budget}."
+            )
         total = accounting.epsilon((*schedules, charge), self.budget.delta)
         if total > self.budget.epsilon:
             spent = accounting.epsilon(schedules, self.budget.delta)

@@ -1,4 +1,4 @@
-"""What leaves a site, and by which mechanism: softened and truncated answers of a DP teacher, and a noisy label histogram."""
+"""What leaves a site, and by which mechanism: softened and truncated answers of a teacher, and a noisy label histogram."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from limbeck.protos.messages import LabelCounts, Plan
 def answers(log_p_NK: Tensor, plan: Plan, temperature: float, noise: Noise) -> Truncated:
     """Soften over all classes first, truncate after: the plan's chain at one stage's temperature.
 
-    log_p_NK: (N, K) log-probabilities of a DP-trained teacher on public inputs; the result is post-processing of it.
+    log_p_NK: (N, K) log-probabilities of a DP-trained teacher on public inputs; the result is post-processing of it. Those of a
+    black-box teacher have no guarantee before, and none after.
     noise: draws the samples where the plan truncates by sampling.
     """
     softening = family(plan.family.value, temperature)

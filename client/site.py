@@ -5,6 +5,7 @@ Nothing in here comes from the coordinator. Paths are relative to the folder tha
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import tomllib
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from limbeck.client.blackbox import BlackBox, Link, Remote
 from limbeck.client.ledger import Budget
 from limbeck.client.noise import Noise, SystemEntropy, UnsafeSeeded
 from limbeck.operators.errors import DataError, SettingError
@@ -44,17 +46,42 @@ class NoiseSettings(_Strict):
     seed: int | None = None
 
 
+class BlackBoxSettings(_Strict):
+    """A teacher that answers over gRPC, instead of training one here; it has no DP guarantee (docs/black-box-teachers.md).
+
+    address: HOST:PORT. ca, certificate, key: PEM files; without `ca` the connection is plaintext, which is refused to any but a loopback
+    address unless unsafe_plaintext. classes: the teacher's label of each of the plan's classes, in their order; without it, the
+    teacher's labels are the plan's classes in order. batch: inputs in a message at most. deadline_seconds: for one batch's answer.
+    attempts: at one batch, where the teacher is unreachable or late.
+    """
+
+    address: str = Field(pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$")
+    ca: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+    unsafe_plaintext: bool = False
+    classes: list[str] | None = None
+    batch: int = Field(default=256, ge=1)
+    deadline_seconds: float = Field(default=60.0, gt=0, allow_inf_nan=False)
+    attempts: int = Field(default=6, ge=1)
+
+
 class SiteSettings(_Strict):
-    """The whole of `site.toml`."""
+    """The whole of `site.toml`.
+
+    black_box: a teacher to ask instead of training one. allow_without_dp: its answers may leave, without a guarantee for any record.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
-    records: str
+    records: str = "records.npz"
     transfer_sets: str
     cache: str | None = None
     ledger: str = "ledger.sqlite"
     transcript: str = "transcript.jsonl"
     state: str = "state"
     release_label_counts: bool = False
+    black_box: BlackBoxSettings | None = None
+    allow_without_dp: bool = False
     budget: BudgetSettings
     noise: NoiseSettings = NoiseSettings()
 
@@ -106,7 +133,43 @@ class Site:
     def budget(self) -> Budget:
         """What the ledger enforces."""
         own = self.settings.budget
-        return Budget(epsilon=own.epsilon, delta=own.delta, unit=Unit(own.unit), adjacency=Adjacency(own.adjacency))
+        return Budget(
+            epsilon=own.epsilon,
+            delta=own.delta,
+            unit=Unit(own.unit),
+            adjacency=Adjacency(own.adjacency),
+            allow_without_dp=self.settings.allow_without_dp,
+        )
+
+    @property
+    def black_box(self) -> BlackBox | None:
+        """The teacher to ask instead of training one, or None. Raises SettingError or DataError where it cannot be asked as set."""
+        own = self.settings.black_box
+        if own is None:
+            return None
+        if own.ca is None and not (own.unsafe_plaintext or is_loopback(own.address)):
+            raise SettingError(
+                f"Expected black_box.ca for a teacher that is not on this machine, got none for {own.address}."
+            )
+        if (own.certificate is None) != (own.key is None) or (own.certificate is not None and own.ca is None):
+            raise SettingError("Expected black_box.certificate and black_box.key together, and with black_box.ca.")
+        link = Link(
+            address=own.address,
+            ca=self._pem(own.ca),
+            certificate=self._pem(own.certificate),
+            key=self._pem(own.key),
+            deadline=own.deadline_seconds,
+            attempts=own.attempts,
+        )
+        return BlackBox(remote=Remote(link), classes=own.classes, batch=own.batch)
+
+    def _pem(self, name: str | None) -> bytes | None:
+        if name is None:
+            return None
+        try:
+            return (self.folder / name).read_bytes()
+        except OSError as error:
+            raise DataError(f"Expected a PEM file at {self.folder / name}: {error}.") from error
 
     @property
     def ledger(self) -> Path:
@@ -156,3 +219,12 @@ class Site:
         if found != sha256:
             raise DataError(f"Expected SHA-256 {sha256.hex()} of the inputs in {path}, got {found.hex()}.")
         return x_N
+
+
+def is_loopback(address: str) -> bool:
+    """Whether HOST:PORT stays on this machine."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

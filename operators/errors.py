@@ -6,6 +6,7 @@ LimbeckError
 ├── WireError           bytes from a peer that are not a valid message
 ├── BudgetError         a privacy budget that does not allow a charge
 ├── LedgerError         a ledger file that cannot be trusted or read
+├── TeacherError        a black-box teacher that does not answer, or not as it must
 ├── TooFewClients       fewer clients than the plan's minimum are left
 └── RunError            a run folder that cannot be used as asked
 """
@@ -35,6 +36,10 @@ class BudgetError(LimbeckError):
 
 class LedgerError(LimbeckError):
     """A ledger that cannot be trusted or read."""
+
+
+class TeacherError(LimbeckError):
+    """A black-box teacher that does not answer, or not as it must."""
 
 
 class TooFewClients(LimbeckError):

@@ -106,8 +106,14 @@ class Student(_message.Message):
     relabel: float
     def __init__(self, architecture: _Optional[str] = ..., loss: _Optional[str] = ..., epochs: _Optional[int] = ..., batch: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., augment: _Optional[bool] = ..., relabel: _Optional[float] = ...) -> None: ...
 
+class BlackBoxTeaching(_message.Message):
+    __slots__ = ("draws",)
+    DRAWS_FIELD_NUMBER: _ClassVar[int]
+    draws: int
+    def __init__(self, draws: _Optional[int] = ...) -> None: ...
+
 class Plan(_message.Message):
-    __slots__ = ("version", "name", "transfer_set", "samples", "classes", "family", "top_k", "sampled", "coding", "pooling", "stages", "linear", "cnn", "label_counts", "privacy", "student", "minimum_clients", "public_seed")
+    __slots__ = ("version", "name", "transfer_set", "samples", "classes", "family", "top_k", "sampled", "coding", "pooling", "stages", "linear", "cnn", "label_counts", "privacy", "student", "minimum_clients", "public_seed", "black_box")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     TRANSFER_SET_FIELD_NUMBER: _ClassVar[int]
@@ -126,6 +132,7 @@ class Plan(_message.Message):
     STUDENT_FIELD_NUMBER: _ClassVar[int]
     MINIMUM_CLIENTS_FIELD_NUMBER: _ClassVar[int]
     PUBLIC_SEED_FIELD_NUMBER: _ClassVar[int]
+    BLACK_BOX_FIELD_NUMBER: _ClassVar[int]
     version: int
     name: str
     transfer_set: bytes
@@ -144,7 +151,8 @@ class Plan(_message.Message):
     student: Student
     minimum_clients: int
     public_seed: int
-    def __init__(self, version: _Optional[int] = ..., name: _Optional[str] = ..., transfer_set: _Optional[bytes] = ..., samples: _Optional[int] = ..., classes: _Optional[int] = ..., family: _Optional[str] = ..., top_k: _Optional[_Union[TopK, _Mapping]] = ..., sampled: _Optional[_Union[Sampled, _Mapping]] = ..., coding: _Optional[str] = ..., pooling: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., linear: _Optional[_Union[LinearTeaching, _Mapping]] = ..., cnn: _Optional[_Union[CnnTeaching, _Mapping]] = ..., label_counts: _Optional[_Union[LabelCounts, _Mapping]] = ..., privacy: _Optional[_Union[Privacy, _Mapping]] = ..., student: _Optional[_Union[Student, _Mapping]] = ..., minimum_clients: _Optional[int] = ..., public_seed: _Optional[int] = ...) -> None: ...
+    black_box: BlackBoxTeaching
+    def __init__(self, version: _Optional[int] = ..., name: _Optional[str] = ..., transfer_set: _Optional[bytes] = ..., samples: _Optional[int] = ..., classes: _Optional[int] = ..., family: _Optional[str] = ..., top_k: _Optional[_Union[TopK, _Mapping]] = ..., sampled: _Optional[_Union[Sampled, _Mapping]] = ..., coding: _Optional[str] = ..., pooling: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., linear: _Optional[_Union[LinearTeaching, _Mapping]] = ..., cnn: _Optional[_Union[CnnTeaching, _Mapping]] = ..., label_counts: _Optional[_Union[LabelCounts, _Mapping]] = ..., privacy: _Optional[_Union[Privacy, _Mapping]] = ..., student: _Optional[_Union[Student, _Mapping]] = ..., minimum_clients: _Optional[int] = ..., public_seed: _Optional[int] = ..., black_box: _Optional[_Union[BlackBoxTeaching, _Mapping]] = ...) -> None: ...
 
 class Offer(_message.Message):
     __slots__ = ("plan",)
@@ -181,12 +189,14 @@ class Request(_message.Message):
     def __init__(self, offer: _Optional[_Union[Offer, _Mapping]] = ..., teach: _Optional[_Union[Teach, _Mapping]] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ...) -> None: ...
 
 class Accepted(_message.Message):
-    __slots__ = ("plan_hash", "site")
+    __slots__ = ("plan_hash", "site", "guarantee")
     PLAN_HASH_FIELD_NUMBER: _ClassVar[int]
     SITE_FIELD_NUMBER: _ClassVar[int]
+    GUARANTEE_FIELD_NUMBER: _ClassVar[int]
     plan_hash: bytes
     site: str
-    def __init__(self, plan_hash: _Optional[bytes] = ..., site: _Optional[str] = ...) -> None: ...
+    guarantee: str
+    def __init__(self, plan_hash: _Optional[bytes] = ..., site: _Optional[str] = ..., guarantee: _Optional[str] = ...) -> None: ...
 
 class Declined(_message.Message):
     __slots__ = ("plan_hash", "reason", "site")
@@ -199,12 +209,14 @@ class Declined(_message.Message):
     def __init__(self, plan_hash: _Optional[bytes] = ..., reason: _Optional[str] = ..., site: _Optional[str] = ...) -> None: ...
 
 class Taught(_message.Message):
-    __slots__ = ("plan_hash", "label_counts")
+    __slots__ = ("plan_hash", "label_counts", "guarantee")
     PLAN_HASH_FIELD_NUMBER: _ClassVar[int]
     LABEL_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    GUARANTEE_FIELD_NUMBER: _ClassVar[int]
     plan_hash: bytes
     label_counts: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, plan_hash: _Optional[bytes] = ..., label_counts: _Optional[_Iterable[float]] = ...) -> None: ...
+    guarantee: str
+    def __init__(self, plan_hash: _Optional[bytes] = ..., label_counts: _Optional[_Iterable[float]] = ..., guarantee: _Optional[str] = ...) -> None: ...
 
 class Share(_message.Message):
     __slots__ = ("plan_hash", "stage", "first", "count", "ids", "codes", "tails")

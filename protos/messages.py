@@ -58,6 +58,26 @@ class CnnTeaching:
 Teaching = LinearTeaching | CnnTeaching
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlackBoxTeaching:
+    """Sites may answer from a teacher of their own that no DP schedule made: whether one does, its owner decides.
+
+    draws: M in [1, 255], how often a teacher that gives labels only is asked about each input.
+    """
+
+    draws: int
+
+
+class Guarantee(Enum):
+    """What a site's answers guarantee for its records; it says so itself.
+
+    NONE: they come from a black-box teacher, so no epsilon holds for this site.
+    """
+
+    RECORD_DP = "record-dp"
+    NONE = "none"
+
+
 class Adjacency(Enum):
     """Which data sets count as neighbours."""
 
@@ -74,6 +94,7 @@ class Unit(Enum):
 class Privacy:
     """What one run costs a client in all: the epsilon claimed at `delta`, its unit and neighbouring relation.
 
+    Of the clients that train under the plan's schedule, that is: where a plan permits black-box teachers, the sites that use one have none.
     A client recomputes epsilon from the schedule and refuses a plan that claims less than it costs.
     """
 
@@ -167,7 +188,8 @@ class Student:
 class Plan:
     """All that a run will do, fixed and public beforehand; the SHA-256 of its encoding names the run.
 
-    transfer_set: SHA-256 of the public inputs. samples, classes: N and K. public_seed: seeds public randomness only.
+    transfer_set: SHA-256 of the public inputs. samples, classes: N and K. public_seed: seeds public randomness only. black_box: None where
+    every site trains under the schedule, and so has the guarantee.
     """
 
     name: str
@@ -185,6 +207,7 @@ class Plan:
     student: Student
     minimum_clients: int
     public_seed: int
+    black_box: BlackBoxTeaching | None = None
 
 
 # Requests: coordinator to site. Every one but the first carries the plan's hash.
@@ -227,6 +250,7 @@ class Reason(Enum):
     NOT_TAUGHT = "the site has no teacher for this plan"
     TEACHING_FAILED = "training the teacher failed"
     DATA = "the site could not read its records"
+    TEACHER = "the site's black-box teacher cannot answer as the plan needs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,6 +259,7 @@ class Accepted:
 
     plan_hash: bytes
     site: str
+    guarantee: Guarantee
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,15 +273,19 @@ class Declined:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taught:
-    """The teacher is ready. label_counts: a release (Gaussian mechanism, in the ledger) of K finite floats, or None."""
+    """The teacher is ready. label_counts: a release (Gaussian mechanism, in the ledger) of K finite floats, or None.
+
+    A site without a guarantee releases no label counts.
+    """
 
     plan_hash: bytes
     label_counts: tuple[float, ...] | None
+    guarantee: Guarantee
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """Answers on transfer samples first .. first + N - 1 at `stage`: post-processing of a DP-trained teacher.
+    """Answers on transfer samples first .. first + N - 1 at `stage`: post-processing of a DP-trained teacher, or what a site said it is.
 
     answers: N rows of kept ids, probabilities and tail mass, as quantised on the wire.
     """

@@ -19,7 +19,20 @@ from torch import Tensor
 
 from limbeck.operators.errors import TooFewClients, WireError
 from limbeck.protos import carry, codec
-from limbeck.protos.messages import Accepted, Ask, Declined, Offer, Plan, Pooling, Reply, Request, Share, Taught, Teach
+from limbeck.protos.messages import (
+    Accepted,
+    Ask,
+    Declined,
+    Guarantee,
+    Offer,
+    Plan,
+    Pooling,
+    Reply,
+    Request,
+    Share,
+    Taught,
+    Teach,
+)
 from limbeck.server import checkpoint, distil, export, pooling, student
 from limbeck.server.events import Events
 from limbeck.server.pruning import Masks
@@ -97,6 +110,7 @@ class Coordinator:
             self._rename(names[node], reply.site)
             if isinstance(reply, Accepted):
                 self.sites[node] = reply.site
+                self.record.client(reply.site)["guarantee"] = reply.guarantee.value
         self._require_minimum("agree")
 
     def _rename(self, node: str, site: str) -> None:
@@ -112,9 +126,11 @@ class Coordinator:
         for node, reply in self._ask_all("teach", "train.teach", self.sites, Teach(plan_hash=self.plan_hash)):
             if isinstance(reply, Taught):
                 taught.add(node)
-                self.record.client(self.sites[node])["label_counts"] = (
-                    list(reply.label_counts) if reply.label_counts else None
-                )
+                client = self.record.client(self.sites[node])
+                client["label_counts"] = list(reply.label_counts) if reply.label_counts else None
+                client["guarantee"] = reply.guarantee.value
+                if reply.guarantee is Guarantee.NONE:
+                    log.warning("%s answers from a black-box teacher: NO DP GUARANTEE for its records.", self.sites[node])
         self.sites = {node: site for node, site in self.sites.items() if node in taught}
         self._require_minimum("teach")
 
@@ -174,11 +190,16 @@ class Coordinator:
         return pool.result(), answered
 
     def _weights(self) -> dict[str, Tensor]:
-        """Weights per class of every site, from the label counts it released; none for mean pooling."""
+        """Weights per class of every site, from the label counts it released; none for mean pooling.
+
+        A site that released none, as one with a black-box teacher, counts as the average of those that did [D].
+        """
         if self.plan.pooling is Pooling.MEAN:
             return {}
         names = sorted(self.sites.values())
-        counts = [torch.tensor(self.record.client(name)["label_counts"] or [1.0] * self.plan.classes) for name in names]
+        released = {name: torch.tensor(own) for name in names if (own := self.record.client(name)["label_counts"])}
+        average = torch.stack(list(released.values())).clamp(min=0).mean(0) if released else torch.ones(self.plan.classes)
+        counts = [released.get(name, average) for name in names]
         return dict(zip(names, pooling.class_weights(counts), strict=True))
 
     def _require_minimum(self, phase: str) -> None:

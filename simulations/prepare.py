@@ -3,7 +3,7 @@
 RUN/scenario.json     the settings, complete
 RUN/plan.pb           the plan, as offered
 RUN/transfer/         the transfer set under its hash
-RUN/sites/site-00/    site.toml, records.npz; later its ledger, transcript and teacher
+RUN/sites/site-00/    site.toml, records.npz; later its ledger, transcript and teacher; model.joblib of a black-box one
 RUN/cache/            features of public inputs
 RUN/server/           what the coordinator writes
 RUN/truth.npz         what only the simulation knows: labels of the public inputs, the test set, the partition
@@ -25,10 +25,10 @@ from limbeck.protos import accounting, codec, messages
 from limbeck.protos.files import write_durably
 from limbeck.protos.transfer_set import digest
 from limbeck.server import pruning
-from limbeck.simulations import data, partition
+from limbeck.simulations import black_box, data, partition
 from limbeck.simulations.scenario import Scenario, check_against
 
-SHARED_WITH_SITES = ("data", "partition")
+SHARED_WITH_SITES = ("data", "partition", "black_box")
 
 
 def prepare(scenario: Scenario, folder: Path, *, cache: Path | None = None, sites: Path | None = None) -> messages.Plan:
@@ -69,7 +69,9 @@ def prepare(scenario: Scenario, folder: Path, *, cache: Path | None = None, site
             name = f"site-{index:02}"
             site = folder / "sites" / name
             _write_arrays(site / "records.npz", x=dataset.private_x[rows], y=dataset.private_y[rows])
-            write_durably(site / "site.toml", _site_toml(scenario, name, index).encode())
+            write_durably(site / "site.toml", _site_toml(scenario, name, index, classes).encode())
+            if index >= scenario.partition.clients - scenario.black_box.sites:
+                black_box.train(site, scenario.run.seed)
     write_durably(folder / "plan.pb", codec.encode_request(messages.Offer(plan=plan)))
     described = {"scenario": scenario.model_dump(mode="json"), "sites": str((sites or folder / "sites").resolve())}
     write_durably(folder / "scenario.json", json.dumps(described, indent=1).encode())
@@ -136,6 +138,7 @@ def make_plan(scenario: Scenario, *, transfer_set: bytes, samples: int, classes:
         ),
         minimum_clients=scenario.run.minimum_clients,
         public_seed=scenario.run.seed,
+        black_box=messages.BlackBoxTeaching(draws=scenario.black_box.draws) if scenario.black_box.sites else None,
     )
 
 
@@ -183,11 +186,15 @@ def _partition(scenario: Scenario, dataset: data.DataSet) -> partition.Partition
             return partition.Natural(groups_N=dataset.groups)
 
 
-def _site_toml(scenario: Scenario, name: str, index: int) -> str:
+def _site_toml(scenario: Scenario, name: str, index: int, classes: int) -> str:
     privacy = scenario.privacy
     noise: dict[str, object] = {"source": privacy.noise}
     if privacy.noise == "UnsafeSeeded":
         noise["seed"] = int.from_bytes(hashlib.sha256(f"{scenario.run.seed} {index}".encode()).digest()[:6])
+    own: dict[str, object] = {}
+    if index >= scenario.partition.clients - scenario.black_box.sites:
+        own["allow_without_dp"] = scenario.black_box.allow_without_dp
+        own["black_box"] = {"address": black_box.NOWHERE, "classes": [str(label) for label in range(classes)]}
     return tomli_w.dumps(
         {
             "name": name,
@@ -197,6 +204,7 @@ def _site_toml(scenario: Scenario, name: str, index: int) -> str:
             "release_label_counts": scenario.pooling.kind == "class-counts",
             "budget": {"epsilon": privacy.budget_epsilon or privacy.epsilon, "delta": privacy.delta},
             "noise": noise,
+            **own,
         }
     )
 

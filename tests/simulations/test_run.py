@@ -15,7 +15,7 @@ from limbeck.client.site import Site
 from limbeck.client.transcript import Transcript
 from limbeck.operators.errors import RunError, SettingError, TooFewClients
 from limbeck.protos import carry, codec
-from limbeck.protos.messages import Accepted, Ask, Share
+from limbeck.protos.messages import Accepted, Ask, Guarantee, Share
 from limbeck.server import checkpoint
 from limbeck.simulations import grid, prepare, run, scenario
 
@@ -65,7 +65,9 @@ def test_the_transcript_holds_exactly_the_bytes_that_the_coordinator_counted(fin
         site = Site(sites / client["site"])
         sent = list(Transcript(site.transcript))
         assert [entry.what.split(",")[0] for entry in sent] == ["taught", "share of stage 1", "share of stage 2"]
-        agreed = len(codec.encode_reply(Accepted(plan_hash=codec.plan_hash(plan), site=site.name)))
+        agreed = len(
+            codec.encode_reply(Accepted(plan_hash=codec.plan_hash(plan), site=site.name, guarantee=Guarantee.RECORD_DP))
+        )
         assert sum(len(entry.data) for entry in sent) + agreed == client["bytes_up"]
         share = codec.decode_reply(
             sent[1].data, plan=plan, expecting=Ask(plan_hash=codec.plan_hash(plan), stage=0, first=0, count=80)
