@@ -16,7 +16,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
-from limbeck.client import release, teachers
+from limbeck.client import blackbox, release, teachers
 from limbeck.client.ledger import Ledger
 from limbeck.client.policy import AnyPolicy
 from limbeck.client.site import Site
@@ -26,6 +26,7 @@ from limbeck.operators.errors import (
     LimbeckError,
     PolicyError,
     SettingError,
+    TeacherError,
     TranscriptError,
     WireError,
 )
@@ -36,6 +37,7 @@ from limbeck.protos.messages import (
     Accepted,
     Ask,
     Declined,
+    Guarantee,
     NetTeaching,
     Offer,
     Plan,
@@ -48,6 +50,9 @@ from limbeck.protos.messages import (
 
 log = logging.getLogger(__name__)
 app = ClientApp()
+
+# In a plan's state folder: what a black-box teacher answered.
+BLACK_BOX = "black-box"
 
 
 @app.query("agree")
@@ -128,18 +133,52 @@ def _agree(site: Site, offer: Offer, plan_hash: bytes) -> bytes:
     except (SettingError, DataError) as error:
         raise _Decline(Reason.POLICY if _is_custom(plan) else Reason.PLAN) from error
     state = site.state(plan_hash)
-    if not (state / "taught.pb").exists():
+    taught = state / "taught.pb"
+    if taught.exists():
+        guarantee = _guarantee(taught, plan)
+    elif site.settings.black_box is not None:
+        guarantee = Guarantee.NONE
+        _check_black_box(site, plan, x_N)
+    else:
+        guarantee = Guarantee.RECORD_DP
         try:
             with Ledger(site.ledger, own) as ledger:
                 ledger.check(plan.teaching, plan.counts)
         except BudgetError as error:
             raise _Decline(Reason.BUDGET) from error
     write_durably(state / "plan.pb", codec.encode_request(offer))
-    return _send(site, Accepted(plan_hash=plan_hash, site=site.name), "accepted", None)
+    return _send(site, Accepted(plan_hash=plan_hash, site=site.name, guarantee=guarantee), "accepted", None)
 
 
 def _is_custom(plan: Plan) -> bool:
     return isinstance(plan.teaching, NetTeaching) and plan.teaching.architecture == CUSTOM
+
+
+def _check_black_box(site: Site, plan: Plan, x_N: NDArray[np.generic]) -> None:
+    """Decline unless the owner allows answers without a guarantee and the site's teacher can give them; nothing is asked yet."""
+    try:
+        with Ledger(site.ledger, site.budget) as ledger:
+            ledger.check_declared()
+        _black_box(site).check(plan, x_N)
+    except BudgetError as error:
+        raise _Decline(Reason.POLICY) from error
+    except (TeacherError, SettingError, DataError) as error:
+        raise _Decline(Reason.TEACHER) from error
+
+
+def _black_box(site: Site) -> blackbox.BlackBox:
+    teacher = site.black_box
+    if teacher is None:
+        raise SettingError(f"Expected [black_box] in the settings of {site.name}, found none.")
+    return teacher
+
+
+def _guarantee(taught: Path, plan: Plan) -> Guarantee:
+    """What the answers of this site guarantee, as it said when its teacher was ready: later settings do not change it."""
+    reply = codec.decode_reply(taught.read_bytes(), plan=plan, expecting=Teach(plan_hash=codec.plan_hash(plan)))
+    if not isinstance(reply, Taught):
+        raise DataError(f"Expected a stored reply in {taught}, found another.")
+    return reply.guarantee
 
 
 def _accepted_plan(site: Site, plan_hash: bytes) -> Plan:
@@ -160,6 +199,8 @@ def _teach(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
     done = state / "taught.pb"
     if done.exists():
         return _send_again(site, "taught", plan_hash, done)
+    if site.settings.black_box is not None:
+        return _ask_black_box(site, plan, plan_hash)
     budget = site.budget
     try:
         with Ledger(site.ledger, budget) as ledger:
@@ -189,29 +230,62 @@ def _teach(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
         plan_hash=plan_hash,
         label_counts=release.label_counts(y_N, plan.classes, plan.label_counts, noise) if plan.label_counts else None,
         record_count=release.record_count(y_N, plan.record_count, noise) if plan.record_count else None,
+        guarantee=Guarantee.RECORD_DP,
     )
     with Ledger(site.ledger, budget) as ledger:
         ledger.commit(entry)
     return _send(site, taught, "taught", entry, done)
 
 
+def _ask_black_box(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
+    """Have the site's own teacher answer the public inputs; the ledger notes first that no guarantee holds. No counts leave."""
+    state = site.state(plan_hash)
+    try:
+        entry = _declare(site, plan_hash)
+        log.warning(
+            "%s: answers of a black-box teacher leave with NO DP GUARANTEE, as allow_without_dp = true allows.", site.name
+        )
+        _black_box(site).ask(plan, _transfer_set(site, plan), state / BLACK_BOX)
+    except BudgetError as error:
+        raise _Decline(Reason.POLICY) from error
+    except (TeacherError, SettingError, DataError) as error:
+        raise _Decline(Reason.TEACHER) from error
+    taught = Taught(plan_hash=plan_hash, label_counts=None, guarantee=Guarantee.NONE)
+    return _send(site, taught, "taught", entry, state / "taught.pb")
+
+
+def _declare(site: Site, plan_hash: bytes) -> int:
+    """The ledger's entry for a plan's answers without a guarantee. Raises BudgetError where the owner does not, or no longer, allow it."""
+    with Ledger(site.ledger, site.budget) as ledger:
+        return ledger.declare(plan_hash, "answers of a black-box teacher", "no DP guarantee: limbeck did not train it")
+
+
 def _share(site: Site, plan: Plan, request: Ask) -> bytes:
-    """Answer on part of the transfer set: post-processing of what teaching was charged for, so free in ε."""
+    """Answer on part of the transfer set: post-processing of what teaching was charged for, or a black-box teacher's answers."""
     rows = slice(request.first, request.first + request.count)
     if request.stage >= len(plan.stages) or rows.stop > plan.samples:
         raise _Decline(Reason.PLAN)
     state = site.state(request.plan_hash)
-    if not (state / "taught.pb").exists():
+    taught = state / "taught.pb"
+    if not taught.exists():
         raise _Decline(Reason.NOT_TAUGHT)
     what = f"share of stage {request.stage + 1}, samples {rows.start} to {rows.stop - 1}"
     done = state / f"share-{request.stage}-{rows.start}-{rows.stop}.pb"
     if done.exists():
         return _send_again(site, what, request.plan_hash, done)
-    teacher = teachers.load(state / "teacher.safetensors", factory=site.factory)
-    log_p_NK = teacher.log_probabilities(_transfer_set(site, plan), cache=site.cache)[rows]
-    answers = release.answers(log_p_NK, plan, plan.stages[request.stage].temperature, site.noise())
-    with Ledger(site.ledger, site.budget) as ledger:
-        entry = ledger.record_free(request.plan_hash, what, release.why_free(plan))
+    temperature = plan.stages[request.stage].temperature
+    if _guarantee(taught, plan) is Guarantee.NONE:
+        try:
+            entry = _declare(site, request.plan_hash)
+        except BudgetError as error:
+            raise _Decline(Reason.POLICY) from error
+        log_p_NK, temperature = blackbox.log_probabilities(plan, state / BLACK_BOX, temperature)
+    else:
+        teacher = teachers.load(state / "teacher.safetensors", factory=site.factory)
+        log_p_NK = teacher.log_probabilities(_transfer_set(site, plan), cache=site.cache)
+        with Ledger(site.ledger, site.budget) as ledger:
+            entry = ledger.record_free(request.plan_hash, what, release.why_free(plan))
+    answers = release.answers(log_p_NK[rows], plan, temperature, site.noise())
     share = Share(plan_hash=request.plan_hash, stage=request.stage, first=request.first, answers=answers)
     return _send(site, share, what, entry, done, plan)
 

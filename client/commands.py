@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
@@ -87,14 +88,16 @@ def show_ledger(
         print(json.dumps({name: described[name] for name in ("terms", "spent_epsilon", "entries")}, indent=1))
         return
     console = Console()
-    table = Table("entry", "time", "plan", "what", "state", "epsilon alone", "why it costs nothing")
+    table = Table("entry", "time", "plan", "what", "state", "epsilon alone", "why")
     for entry in described["entries"]:
         alone = "0" if entry["epsilon_alone"] is None else f"{entry['epsilon_alone']:.4g}"
+        if entry["state"] == "declared":
+            alone = "NO GUARANTEE"
         own = (entry["time"], entry["plan"][:12], entry["what"], entry["state"], alone, entry["why"] or "")
         table.add_row(str(entry["id"]), *own)
     console.print(table)
     console.print(
-        f"Records {book.terms.data_set!r}: epsilon = {described['spent_epsilon']:.4g} spent in all at {book.terms}, composed by PLD.",
+        f"Records {book.terms.data_set!r}: epsilon = {book.spent():.4g} spent in all at {book.terms}, composed by PLD.",
         highlight=False,
         soft_wrap=True,
     )
@@ -204,7 +207,15 @@ def _describe(book: ledgers.Book) -> dict[str, Any]:
     ]
     terms = {name: value.value if isinstance(value, Enum) else value for name, value in asdict(book.terms).items()}
     rows = [{"id": row, "kind": kind, "content": json.loads(content), "hash": own} for row, kind, content, own in book.rows]
-    return {"terms": terms, "spent_epsilon": book.spent(), "entries": entries, "head": book.head, "rows": rows}
+    spent = book.spent()
+    return {
+        "terms": terms,
+        # JSON knows no infinity: null where a release had no guarantee, so that no epsilon holds.
+        "spent_epsilon": spent if math.isfinite(spent) else None,
+        "entries": entries,
+        "head": book.head,
+        "rows": rows,
+    }
 
 
 def _offer(path: Path) -> Offer:

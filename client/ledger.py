@@ -19,6 +19,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -41,7 +42,7 @@ _COUNTS: dict[str, type[LabelCounts] | type[RecordCount]] = {"label_counts": Lab
 _TABLE = """
 CREATE TABLE IF NOT EXISTS ledger (
     id INTEGER PRIMARY KEY,
-    kind TEXT NOT NULL CHECK (kind IN ('open', 'reserve', 'commit', 'free')),
+    kind TEXT NOT NULL CHECK (kind IN ('open', 'reserve', 'commit', 'free', 'declared')),
     content TEXT NOT NULL,
     hash TEXT NOT NULL
 )
@@ -74,9 +75,13 @@ class Terms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget(Terms):
-    """What all entries together may cost: epsilon under these terms."""
+    """What all entries together may cost: epsilon under these terms.
+
+    allow_without_dp: releases without any guarantee are allowed beside; no epsilon holds for the records then.
+    """
 
     epsilon: float
+    allow_without_dp: bool = False
 
     def __post_init__(self) -> None:
         Terms.__post_init__(self)
@@ -88,7 +93,8 @@ class Budget(Terms):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One charge or free release. state: "reserved", "committed" or "free". why: of a free one. schedule: of a charge."""
+    """One charge or release. state: "reserved" or "committed" of a charge, "free" of a release that costs nothing, "declared" of one
+    without a guarantee, whose epsilon is infinite. why: of a release. schedule: of a charge."""
 
     id: int
     time: str
@@ -114,8 +120,8 @@ class Book:
         return tuple(entry.schedule for entry in self.entries if entry.schedule is not None)
 
     def spent(self) -> float:
-        """Epsilon at the ledger's delta of all charges, reserved or committed, composed."""
-        return accounting.epsilon(self.schedules, self.terms.delta)
+        """Epsilon at the ledger's delta of all charges, reserved or committed, composed; infinite where a release had no guarantee."""
+        return _spent(self.entries, self.terms.delta)
 
 
 def read(path: Path) -> Book:
@@ -205,9 +211,29 @@ class Ledger:
         with self._transaction() as rows:
             return self._append(rows, "free", {"plan": plan_hash.hex(), "what": what, "why": why})
 
+    def check_declared(self) -> None:
+        """Raise BudgetError if releases without a guarantee are not allowed; notes nothing."""
+        if not self.budget.allow_without_dp:
+            raise BudgetError(
+                f"Expected a release within the budget of {self.budget}, got one without a guarantee: its epsilon is infinite. "
+                "Only the owner can allow that, by allow_without_dp = true."
+            )
+
+    def declare(self, plan_hash: bytes, what: str, why: str) -> int:
+        """Note, before anything is released, that a run releases answers without any guarantee; returns the entry's id.
+
+        From then on no epsilon holds. One entry covers a run: a second call finds it. Raises BudgetError where it is not allowed.
+        """
+        with self._transaction() as rows:
+            self.check_declared()
+            for own in _entries(rows):
+                if (own.state, own.plan_hash, own.what) == ("declared", plan_hash, what):
+                    return own.id
+            return self._append(rows, "declared", {"plan": plan_hash.hex(), "what": what, "why": why})
+
     def spent(self) -> float:
-        """Epsilon at the budget's delta of all charges, reserved or committed."""
-        return accounting.epsilon(_schedules(self._rows()), self.budget.delta)
+        """Epsilon at the budget's delta of all charges, reserved or committed; infinite once something without a guarantee was released."""
+        return _spent(tuple(_entries(self._rows())), self.budget.delta)
 
     def entries(self) -> list[Entry]:
         """All charges and free releases, oldest first."""
@@ -226,6 +252,13 @@ class Ledger:
         return rows
 
     def _require(self, rows: list[Row], charge: Schedule) -> None:
+        # With the owner's leave, charges are held to the budget among themselves; without it, what is spent is past any budget.
+        declared = next((own for own in _entries(rows) if own.state == "declared"), None)
+        if declared is not None and not self.budget.allow_without_dp:
+            raise BudgetError(
+                f"Expected a ledger of releases with a guarantee, found entry {declared.id} without one ({declared.what}): "
+                f"epsilon is infinite, and the budget is {self.budget}."
+            )
         cost = accounting.epsilon((*_schedules(rows), charge), self.budget.delta)
         if cost > self.budget.epsilon:
             raise BudgetError(
@@ -323,17 +356,23 @@ def _terms(rows: list[Row], path: Path) -> Terms:
 def _entries(rows: list[Row]) -> Iterator[Entry]:
     committed = {json.loads(content)["entry"] for _, kind, content, _ in rows if kind == "commit"}
     for row, kind, content, _ in rows:
-        if kind in {"reserve", "free"}:
+        if kind in {"reserve", "free", "declared"}:
             own = json.loads(content)
             yield Entry(
                 id=row,
                 time=own["time"],
                 plan_hash=bytes.fromhex(own["plan"]),
                 what=own["what"],
-                state="free" if kind == "free" else "committed" if row in committed else "reserved",
+                state=kind if kind != "reserve" else "committed" if row in committed else "reserved",
                 why=own.get("why"),
                 schedule=_schedule_from_json(own["schedule"]) if kind == "reserve" else None,
             )
+
+
+def _spent(entries: tuple[Entry, ...], delta: float) -> float:
+    if any(entry.state == "declared" for entry in entries):
+        return math.inf
+    return accounting.epsilon(tuple(entry.schedule for entry in entries if entry.schedule is not None), delta)
 
 
 def _schedules(rows: list[Row]) -> tuple[Schedule, ...]:

@@ -99,6 +99,11 @@ class _Common(Strict):
     budget: BudgetRules
 
     @property
+    def allows_without_dp(self) -> bool:
+        """Whether answers may leave that no mechanism protects; only a rule written for it says so."""
+        return False
+
+    @property
     def ledger_budget(self) -> Budget:
         """What the ledger enforces."""
         own = self.budget
@@ -108,6 +113,7 @@ class _Common(Strict):
             delta=own.delta,
             unit=Unit(own.unit),
             adjacency=Adjacency(own.adjacency),
+            allow_without_dp=self.allows_without_dp,
         )
 
     def check(self, plan: Plan, author: bytes) -> None:
@@ -142,6 +148,11 @@ class Policy(_Common):
     answers: AnswerRules
     counts: CountRules
     teachers: TeacherRules
+
+    @property
+    def allows_without_dp(self) -> bool:
+        """As `teachers.allow_without_dp` says."""
+        return self.teachers.allow_without_dp
 
     def broken_rules(self, plan: Plan, author: bytes) -> Iterator[str]:
         """As `_Common.broken_rules`."""
@@ -299,8 +310,8 @@ record_count = false
 max_epsilon = 0.1
 
 [teachers]
-# "linear", "cnn": trained under differential privacy. "votes": noisy votes of sub-teachers.
-kinds = ["linear", "cnn"]
+# "linear", "net": trained under differential privacy. "votes": noisy votes of sub-teachers.
+kinds = ["linear", "net"]
 # Whether a teacher may answer that no mechanism protects.
 allow_without_dp = false
 """

@@ -1,4 +1,4 @@
-"""What leaves a site, and by which mechanism: softened and truncated answers of a DP teacher, and noisy counts."""
+"""What leaves a site, and by which mechanism: softened and truncated answers of a teacher, and noisy counts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from limbeck.protos.messages import CountNoise, LabelCounts, Plan, RecordCount, 
 def answers(log_p_NK: Tensor, plan: Plan, temperature: float, noise: Noise) -> Truncated:
     """Soften over all classes first, truncate after: the plan's chain at one stage's temperature.
 
-    log_p_NK: (N, K) log-probabilities of a DP-trained teacher on public inputs; the result is post-processing of it.
+    log_p_NK: (N, K) log-probabilities of a DP-trained teacher on public inputs; the result is post-processing of it. Those of a
+    black-box teacher have no guarantee before, and none after.
     noise: draws the samples where the plan truncates by sampling.
     """
     softening = family(plan.family.value, temperature)

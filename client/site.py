@@ -6,6 +6,7 @@ policy, a file of its own, because another person may answer for it.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from limbeck.client import policy, records
+from limbeck.client.blackbox import BlackBox, Link, Remote
 from limbeck.client.ledger import Budget
 from limbeck.client.noise import Noise, SystemEntropy, UnsafeSeeded
 from limbeck.client.records import RecordSettings
@@ -35,17 +37,37 @@ class NoiseSettings(Strict):
     seed: int | None = None
 
 
+class BlackBoxSettings(Strict):
+    """A teacher that answers over gRPC, instead of training one here; it has no DP guarantee (docs/black-box-teachers.md).
+
+    address: HOST:PORT. ca, certificate, key: PEM files; without `ca` the connection is plaintext, which is refused to any but a loopback
+    address unless unsafe_plaintext. classes: the teacher's label of each of the plan's classes, in their order; without it, the
+    teacher's labels are the plan's classes in order. batch: inputs in a message at most. deadline_seconds: for one batch's answer.
+    attempts: at one batch, where the teacher is unreachable or late.
+    """
+
+    address: str = Field(pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$")
+    ca: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+    unsafe_plaintext: bool = False
+    classes: list[str] | None = None
+    batch: int = Field(default=256, ge=1)
+    deadline_seconds: float = Field(default=60.0, gt=0, allow_inf_nan=False)
+    attempts: int = Field(default=6, ge=1)
+
+
 class SiteSettings(Strict):
     """The whole of `site.toml`.
 
     records: an NPZ file, or a table. teacher: the site's own net as "module:factory", a file in this folder or an installed module; without
-    it the site takes part in no plan with custom teachers. ledger: only where the records' folder cannot hold it; by default it lies beside
-    the records, so that every setting of these records shares it. transcript_file_bytes, transcript_total_bytes: sizes at which a
-    transcript's file is closed, and nothing more is sent.
+    it the site takes part in no plan with custom teachers. black_box: a teacher to ask instead of training one. ledger: only where the
+    records' folder cannot hold it; by default it lies beside the records, so that every setting of these records shares it.
+    transcript_file_bytes, transcript_total_bytes: sizes at which a transcript's file is closed, and nothing more is sent.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
-    records: str | RecordSettings
+    records: str | RecordSettings = "records.npz"
     teacher: str | None = None
     transfer_sets: str
     cache: str | None = None
@@ -55,6 +77,7 @@ class SiteSettings(Strict):
     transcript_file_bytes: int = Field(default=FILE_BYTES, ge=1)
     transcript_total_bytes: int = Field(default=TOTAL_BYTES, ge=1)
     state: str = "state"
+    black_box: BlackBoxSettings | None = None
     noise: NoiseSettings = NoiseSettings()
 
 
@@ -106,6 +129,36 @@ class Site:
     def budget(self) -> Budget:
         """What the ledger enforces, from the policy."""
         return self.policy().ledger_budget
+
+    @property
+    def black_box(self) -> BlackBox | None:
+        """The teacher to ask instead of training one, or None. Raises SettingError or DataError where it cannot be asked as set."""
+        own = self.settings.black_box
+        if own is None:
+            return None
+        if own.ca is None and not (own.unsafe_plaintext or is_loopback(own.address)):
+            raise SettingError(
+                f"Expected black_box.ca for a teacher that is not on this machine, got none for {own.address}."
+            )
+        if (own.certificate is None) != (own.key is None) or (own.certificate is not None and own.ca is None):
+            raise SettingError("Expected black_box.certificate and black_box.key together, and with black_box.ca.")
+        link = Link(
+            address=own.address,
+            ca=self._pem(own.ca),
+            certificate=self._pem(own.certificate),
+            key=self._pem(own.key),
+            deadline=own.deadline_seconds,
+            attempts=own.attempts,
+        )
+        return BlackBox(remote=Remote(link), classes=own.classes, batch=own.batch)
+
+    def _pem(self, name: str | None) -> bytes | None:
+        if name is None:
+            return None
+        try:
+            return (self.folder / name).read_bytes()
+        except OSError as error:
+            raise DataError(f"Expected a PEM file at {self.folder / name}: {error}.") from error
 
     @property
     def ledger(self) -> Path:
@@ -174,3 +227,12 @@ class Site:
         if found != sha256:
             raise DataError(f"Expected SHA-256 {sha256.hex()} of the inputs in {path}, got {found.hex()}.")
         return x_N
+
+
+def is_loopback(address: str) -> bool:
+    """Whether HOST:PORT stays on this machine."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

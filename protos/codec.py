@@ -11,20 +11,23 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from enum import Enum
 from typing import TypeVar
 
 import numpy as np
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from google.protobuf.message import DecodeError, Message
-from google.protobuf.unknown_fields import UnknownFieldSet
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from limbeck.operators import Truncated
 from limbeck.operators.errors import WireError
 from limbeck.protos import limbeck_pb2 as pb
 from limbeck.protos import packing, signing
+from limbeck.protos.checks import enum as _enum
+from limbeck.protos.checks import no_unknown_fields as _no_unknown_fields
+from limbeck.protos.checks import real as _real
+from limbeck.protos.checks import text as _text
+from limbeck.protos.checks import whole as _whole
 from limbeck.protos.messages import (
     ARCHITECTURES,
     FEATURES,
@@ -34,10 +37,12 @@ from limbeck.protos.messages import (
     Accepted,
     Adjacency,
     Ask,
+    BlackBoxTeaching,
     Coding,
     CountNoise,
     Declined,
     Family,
+    Guarantee,
     LabelCounts,
     LinearTeaching,
     Loss,
@@ -72,7 +77,6 @@ MASS_TOLERANCE = 0.03
 PAIRWISE = 16
 
 _SITE = re.compile(r"[A-Za-z0-9._-]{1,64}")
-E = TypeVar("E", bound=Enum)
 M = TypeVar("M", pb.Request, pb.Reply)
 
 
@@ -155,6 +159,8 @@ def check_plan(plan: Plan) -> None:
     _real("student.relabel", student.relabel, 0, 1)
     _whole("minimum_clients", plan.minimum_clients, 1, 10**6)
     _whole("public_seed", plan.public_seed, 0, (1 << 63) - 1)
+    if plan.black_box is not None:
+        _whole("black_box.draws", plan.black_box.draws, 1, 255)
 
 
 def _plan_to_pb(plan: Plan) -> pb.Plan:
@@ -191,6 +197,7 @@ def _plan_to_pb(plan: Plan) -> pb.Plan:
         ),
         minimum_clients=plan.minimum_clients,
         public_seed=plan.public_seed,
+        black_box=pb.BlackBoxTeaching(draws=plan.black_box.draws) if plan.black_box else None,
     )
 
 
@@ -239,6 +246,7 @@ def _plan_from_pb(message: pb.Plan) -> Plan:
         ),
         minimum_clients=message.minimum_clients,
         public_seed=message.public_seed,
+        black_box=BlackBoxTeaching(draws=message.black_box.draws) if message.HasField("black_box") else None,
     )
     check_plan(plan)
     return plan
@@ -309,8 +317,9 @@ def encode_reply(reply: Reply, *, plan: Plan | None = None) -> bytes:
     """Bytes of a reply; a Share needs its plan, which says how it is coded. Probabilities are quantised here."""
     match reply:
         case Accepted():
-            _site(reply.site)
-            message = pb.Reply(accepted=pb.Accepted(plan_hash=_hash("plan_hash", reply.plan_hash), site=reply.site))
+            own = _hash("plan_hash", reply.plan_hash)
+            accepted = pb.Accepted(plan_hash=own, site=_site(reply.site), guarantee=reply.guarantee.value)
+            message = pb.Reply(accepted=accepted)
         case Declined():
             own = _hash("plan_hash", reply.plan_hash)
             message = pb.Reply(declined=pb.Declined(plan_hash=own, reason=reply.reason.name, site=_site(reply.site)))
@@ -319,7 +328,13 @@ def encode_reply(reply: Reply, *, plan: Plan | None = None) -> bytes:
             if counts is not None and not all(map(math.isfinite, counts)):
                 raise WireError(f"Expected finite label counts, got {counts}.")
             own = _hash("plan_hash", reply.plan_hash)
-            message = pb.Reply(taught=pb.Taught(plan_hash=own, label_counts=counts, record_count=reply.record_count))
+            taught = pb.Taught(
+                plan_hash=own,
+                label_counts=counts,
+                record_count=reply.record_count,
+                guarantee=reply.guarantee.value,
+            )
+            message = pb.Reply(taught=taught)
         case Share():
             if plan is None:
                 raise WireError("Expected the plan of a share to encode, got none.")
@@ -353,7 +368,8 @@ def decode_reply(data: bytes, *, plan: Plan, expecting: Request) -> Reply:
     if kind != wanted:
         raise WireError(f"Expected a reply of kind {wanted!r} or 'declined', got {kind!r}.")
     if kind == "accepted":
-        return Accepted(plan_hash=expected, site=_site(message.accepted.site))
+        guarantee = _guarantee(message.accepted.guarantee, plan)
+        return Accepted(plan_hash=expected, site=_site(message.accepted.site), guarantee=guarantee)
     if kind == "taught":
         return _taught_from_pb(message.taught, plan, expected)
     if not isinstance(expecting, Ask):
@@ -410,16 +426,24 @@ def kept(plan: Plan) -> int:
 
 
 def _taught_from_pb(message: pb.Taught, plan: Plan, expected: bytes) -> Taught:
-    counts = tuple(message.label_counts)
-    wanted = plan.classes if plan.label_counts is not None else 0
+    counts, guarantee = tuple(message.label_counts), _guarantee(message.guarantee, plan)
+    wanted = plan.classes if plan.label_counts is not None and guarantee is Guarantee.RECORD_DP else 0
     if len(counts) != wanted:
         raise WireError(f"Expected {wanted} label counts, got {len(counts)}.")
     if not all(map(math.isfinite, counts)):
         raise WireError("Expected finite label counts, got NaN or infinity.")
-    if message.HasField("record_count") != (plan.record_count is not None):
-        raise WireError(f"Expected {'a' if plan.record_count else 'no'} record count, got the contrary.")
+    wanted_count = plan.record_count is not None and guarantee is Guarantee.RECORD_DP
+    if message.HasField("record_count") != wanted_count:
+        raise WireError(f"Expected {'a' if wanted_count else 'no'} record count, got the contrary.")
     record_count = message.record_count if message.HasField("record_count") else None
-    return Taught(plan_hash=expected, label_counts=counts or None, record_count=record_count)
+    return Taught(plan_hash=expected, label_counts=counts or None, record_count=record_count, guarantee=guarantee)
+
+
+def _guarantee(value: str, plan: Plan) -> Guarantee:
+    guarantee = _enum("guarantee", Guarantee, value)
+    if guarantee is Guarantee.NONE and plan.black_box is None:
+        raise WireError("Expected a site with a guarantee, as the plan permits no black-box teachers, got one without.")
+    return guarantee
 
 
 def _share_to_pb(share: Share, plan: Plan) -> pb.Share:
@@ -525,15 +549,6 @@ def _parse(message: M, data: bytes, limit: int) -> M:
     return message
 
 
-def _no_unknown_fields(message: Message) -> None:
-    if len(UnknownFieldSet(message)):
-        raise WireError(f"Expected no unknown fields in {message.DESCRIPTOR.name}.")
-    for _, value in message.ListFields():
-        for part in value if hasattr(value, "add") else [value]:
-            if isinstance(part, Message):
-                _no_unknown_fields(part)
-
-
 def _varint(value: int) -> int:
     return max(1, (value.bit_length() + 6) // 7)
 
@@ -554,30 +569,6 @@ def _site(value: str) -> str:
     return value
 
 
-def _text(name: str, value: str, limit: int) -> None:
-    if not (0 < len(value) <= limit and value.isprintable()):
-        raise WireError(f"Expected {name} of 1 to {limit} printable characters, got {value[:80]!r}.")
-
-
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise WireError(f"Expected {name} out of {', '.join(known)}, got {value[:80]!r}.")
-
-
-def _whole(name: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise WireError(f"Expected {name} in [{low}, {high}], got {value}.")
-
-
-def _real(name: str, value: float, low: float, high: float, *, open_below: bool = False, open_above: bool = False) -> None:
-    inside = (value > low if open_below else value >= low) and (value < high if open_above else value <= high)
-    if not (math.isfinite(value) and inside):
-        brackets = "(["[not open_below], ")]"[not open_above]
-        raise WireError(f"Expected {name} in {brackets[0]}{low:g}, {high:g}{brackets[1]}, got {value!r}.")
-
-
-def _enum(name: str, kind: type[E], value: str) -> E:
-    try:
-        return kind(value)
-    except ValueError:
-        raise WireError(f"Expected {name} out of {', '.join(item.value for item in kind)}, got {value[:80]!r}.") from None

@@ -136,8 +136,14 @@ class Student(_message.Message):
     relabel: float
     def __init__(self, architecture: _Optional[str] = ..., loss: _Optional[str] = ..., epochs: _Optional[int] = ..., batch: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., augment: _Optional[bool] = ..., relabel: _Optional[float] = ...) -> None: ...
 
+class BlackBoxTeaching(_message.Message):
+    __slots__ = ("draws",)
+    DRAWS_FIELD_NUMBER: _ClassVar[int]
+    draws: int
+    def __init__(self, draws: _Optional[int] = ...) -> None: ...
+
 class Plan(_message.Message):
-    __slots__ = ("version", "name", "transfer_set", "samples", "classes", "family", "top_k", "sampled", "coding", "pooling", "stages", "linear", "net", "votes", "label_counts", "privacy", "student", "minimum_clients", "public_seed", "record_count")
+    __slots__ = ("version", "name", "transfer_set", "samples", "classes", "family", "top_k", "sampled", "coding", "pooling", "stages", "linear", "net", "votes", "label_counts", "privacy", "student", "minimum_clients", "public_seed", "record_count", "black_box")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     TRANSFER_SET_FIELD_NUMBER: _ClassVar[int]
@@ -158,6 +164,7 @@ class Plan(_message.Message):
     MINIMUM_CLIENTS_FIELD_NUMBER: _ClassVar[int]
     PUBLIC_SEED_FIELD_NUMBER: _ClassVar[int]
     RECORD_COUNT_FIELD_NUMBER: _ClassVar[int]
+    BLACK_BOX_FIELD_NUMBER: _ClassVar[int]
     version: int
     name: str
     transfer_set: bytes
@@ -178,7 +185,8 @@ class Plan(_message.Message):
     minimum_clients: int
     public_seed: int
     record_count: RecordCount
-    def __init__(self, version: _Optional[int] = ..., name: _Optional[str] = ..., transfer_set: _Optional[bytes] = ..., samples: _Optional[int] = ..., classes: _Optional[int] = ..., family: _Optional[str] = ..., top_k: _Optional[_Union[TopK, _Mapping]] = ..., sampled: _Optional[_Union[Sampled, _Mapping]] = ..., coding: _Optional[str] = ..., pooling: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., linear: _Optional[_Union[LinearTeaching, _Mapping]] = ..., net: _Optional[_Union[NetTeaching, _Mapping]] = ..., votes: _Optional[_Union[VotesTeaching, _Mapping]] = ..., label_counts: _Optional[_Union[LabelCounts, _Mapping]] = ..., privacy: _Optional[_Union[Privacy, _Mapping]] = ..., student: _Optional[_Union[Student, _Mapping]] = ..., minimum_clients: _Optional[int] = ..., public_seed: _Optional[int] = ..., record_count: _Optional[_Union[RecordCount, _Mapping]] = ...) -> None: ...
+    black_box: BlackBoxTeaching
+    def __init__(self, version: _Optional[int] = ..., name: _Optional[str] = ..., transfer_set: _Optional[bytes] = ..., samples: _Optional[int] = ..., classes: _Optional[int] = ..., family: _Optional[str] = ..., top_k: _Optional[_Union[TopK, _Mapping]] = ..., sampled: _Optional[_Union[Sampled, _Mapping]] = ..., coding: _Optional[str] = ..., pooling: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., linear: _Optional[_Union[LinearTeaching, _Mapping]] = ..., net: _Optional[_Union[NetTeaching, _Mapping]] = ..., votes: _Optional[_Union[VotesTeaching, _Mapping]] = ..., label_counts: _Optional[_Union[LabelCounts, _Mapping]] = ..., privacy: _Optional[_Union[Privacy, _Mapping]] = ..., student: _Optional[_Union[Student, _Mapping]] = ..., minimum_clients: _Optional[int] = ..., public_seed: _Optional[int] = ..., record_count: _Optional[_Union[RecordCount, _Mapping]] = ..., black_box: _Optional[_Union[BlackBoxTeaching, _Mapping]] = ...) -> None: ...
 
 class Offer(_message.Message):
     __slots__ = ("plan", "author", "signature")
@@ -219,12 +227,14 @@ class Request(_message.Message):
     def __init__(self, offer: _Optional[_Union[Offer, _Mapping]] = ..., teach: _Optional[_Union[Teach, _Mapping]] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ...) -> None: ...
 
 class Accepted(_message.Message):
-    __slots__ = ("plan_hash", "site")
+    __slots__ = ("plan_hash", "site", "guarantee")
     PLAN_HASH_FIELD_NUMBER: _ClassVar[int]
     SITE_FIELD_NUMBER: _ClassVar[int]
+    GUARANTEE_FIELD_NUMBER: _ClassVar[int]
     plan_hash: bytes
     site: str
-    def __init__(self, plan_hash: _Optional[bytes] = ..., site: _Optional[str] = ...) -> None: ...
+    guarantee: str
+    def __init__(self, plan_hash: _Optional[bytes] = ..., site: _Optional[str] = ..., guarantee: _Optional[str] = ...) -> None: ...
 
 class Declined(_message.Message):
     __slots__ = ("plan_hash", "reason", "site")
@@ -237,14 +247,16 @@ class Declined(_message.Message):
     def __init__(self, plan_hash: _Optional[bytes] = ..., reason: _Optional[str] = ..., site: _Optional[str] = ...) -> None: ...
 
 class Taught(_message.Message):
-    __slots__ = ("plan_hash", "label_counts", "record_count")
+    __slots__ = ("plan_hash", "label_counts", "record_count", "guarantee")
     PLAN_HASH_FIELD_NUMBER: _ClassVar[int]
     LABEL_COUNTS_FIELD_NUMBER: _ClassVar[int]
     RECORD_COUNT_FIELD_NUMBER: _ClassVar[int]
+    GUARANTEE_FIELD_NUMBER: _ClassVar[int]
     plan_hash: bytes
     label_counts: _containers.RepeatedScalarFieldContainer[float]
     record_count: int
-    def __init__(self, plan_hash: _Optional[bytes] = ..., label_counts: _Optional[_Iterable[float]] = ..., record_count: _Optional[int] = ...) -> None: ...
+    guarantee: str
+    def __init__(self, plan_hash: _Optional[bytes] = ..., label_counts: _Optional[_Iterable[float]] = ..., record_count: _Optional[int] = ..., guarantee: _Optional[str] = ...) -> None: ...
 
 class Share(_message.Message):
     __slots__ = ("plan_hash", "stage", "first", "count", "ids", "codes", "tails")

@@ -89,6 +89,26 @@ Teaching = LinearTeaching | NetTeaching | VotesTeaching
 TEACHINGS: dict[str, type[Teaching]] = {"linear": LinearTeaching, "net": NetTeaching, "votes": VotesTeaching}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlackBoxTeaching:
+    """Sites may answer from a teacher of their own that no DP schedule made: whether one does, its owner decides.
+
+    draws: M in [1, 255], how often a teacher that gives labels only is asked about each input.
+    """
+
+    draws: int
+
+
+class Guarantee(Enum):
+    """What a site's answers guarantee for its records; it says so itself.
+
+    NONE: they come from a black-box teacher, so no epsilon holds for this site.
+    """
+
+    RECORD_DP = "record-dp"
+    NONE = "none"
+
+
 class Adjacency(Enum):
     """Which data sets count as neighbours."""
 
@@ -105,6 +125,7 @@ class Unit(Enum):
 class Privacy:
     """What one run costs a client in all: the epsilon claimed at `delta`, its unit and neighbouring relation.
 
+    Of the clients that train under the plan's schedule, that is: where a plan permits black-box teachers, the sites that use one have none.
     A client recomputes epsilon from the schedule and refuses a plan that claims less than it costs.
     """
 
@@ -218,7 +239,8 @@ class Plan:
     """All that a run will do, fixed and public beforehand; the SHA-256 of its encoding names the run.
 
     transfer_set: SHA-256 of the public inputs. samples, classes: N and K. public_seed: seeds public randomness only. label_counts,
-    record_count: at most one of them, since label counts tell the number of records too.
+    record_count: at most one of them, since label counts tell the number of records too. black_box: None where every site trains under
+    the schedule, and so has the guarantee.
     """
 
     name: str
@@ -237,6 +259,7 @@ class Plan:
     minimum_clients: int
     public_seed: int
     record_count: RecordCount | None = None
+    black_box: BlackBoxTeaching | None = None
 
     @property
     def counts(self) -> Counts | None:
@@ -290,6 +313,7 @@ class Reason(Enum):
     TEACHING_FAILED = "training the teacher failed"
     DATA = "the site could not read its records"
     FAILED = "the site met an error of its own"
+    TEACHER = "the site's black-box teacher cannot answer as the plan needs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,6 +322,7 @@ class Accepted:
 
     plan_hash: bytes
     site: str
+    guarantee: Guarantee
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -314,17 +339,19 @@ class Taught:
     """The teacher is ready.
 
     label_counts: a release (Gaussian or discrete Gaussian mechanism, in the ledger) of K finite floats, or None. record_count: a release
-    (discrete Gaussian mechanism, in the ledger), or None.
+    (discrete Gaussian mechanism, in the ledger), or None. A site without a guarantee releases neither.
     """
 
     plan_hash: bytes
     label_counts: tuple[float, ...] | None
+    guarantee: Guarantee
     record_count: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """Answers on transfer samples first .. first + N - 1 at `stage`: post-processing of what teaching was charged for.
+    """Answers on transfer samples first .. first + N - 1 at `stage`: post-processing of what teaching was charged for, or what a site said
+    has no guarantee.
 
     answers: N rows of kept ids, probabilities and tail mass, as quantised on the wire.
     """

@@ -4,7 +4,8 @@ RUN/scenario.json     the settings, complete
 RUN/plan.pb           the plan, as offered: signed
 RUN/author.pem        the key that signed it, which the sites' policies name
 RUN/transfer/         the transfer set under its hash; for tables and texts, the public encoding that made its rows
-RUN/sites/site-00/    site.toml, policy.toml, records.npz or records.csv; later its ledger, transcript and teacher
+RUN/sites/site-00/    site.toml, policy.toml, records.npz or records.csv; later its ledger, transcript and teacher; model.joblib of a
+                      black-box one
 RUN/cache/            features of public inputs
 RUN/server/           what the coordinator writes
 RUN/truth.npz         what only the simulation knows: labels of the public inputs, the test set, the partition
@@ -30,11 +31,11 @@ from limbeck.protos import accounting, codec, messages, signing
 from limbeck.protos.files import write_durably
 from limbeck.protos.transfer_set import digest
 from limbeck.server import pruning
-from limbeck.simulations import data, partition
+from limbeck.simulations import black_box, data, partition
 from limbeck.simulations.scenario import Scenario, check_against
 
 AUTHOR = "author.pem"
-SHARED_WITH_SITES = ("data", "partition")
+SHARED_WITH_SITES = ("data", "partition", "black_box")
 ENCODING = "encoding.json"
 
 
@@ -84,7 +85,10 @@ def prepare(scenario: Scenario, folder: Path, *, cache: Path | None = None, site
             else:
                 _write_arrays(site / "records.npz", x=dataset.private_x[rows], y=dataset.private_y[rows])
             write_durably(site / "site.toml", _site_toml(scenario, dataset, name, index).encode())
-            write_durably(site / "policy.toml", _policy_toml(scenario, plan, name, signing.author_of(key)).encode())
+            policy = _policy_toml(scenario, plan, name, signing.author_of(key), without_dp=_is_black_box(scenario, index))
+            write_durably(site / "policy.toml", policy.encode())
+            if _is_black_box(scenario, index):
+                black_box.train(site, scenario.run.seed)
     write_durably(folder / "plan.pb", codec.encode_request(codec.signed_offer(plan, key)))
     described = {"scenario": scenario.model_dump(mode="json"), "sites": str((sites or folder / "sites").resolve())}
     write_durably(folder / "scenario.json", json.dumps(described, indent=1).encode())
@@ -152,6 +156,7 @@ def make_plan(scenario: Scenario, *, transfer_set: bytes, samples: int, classes:
         ),
         minimum_clients=scenario.run.minimum_clients,
         public_seed=scenario.run.seed,
+        black_box=messages.BlackBoxTeaching(draws=scenario.black_box.draws) if scenario.black_box.sites else None,
     )
 
 
@@ -222,6 +227,11 @@ def _partition(scenario: Scenario, dataset: data.DataSet) -> partition.Partition
             return partition.Natural(groups_N=dataset.groups)
 
 
+def _is_black_box(scenario: Scenario, index: int) -> bool:
+    """The last sites are those with black-box teachers."""
+    return index >= scenario.partition.clients - scenario.black_box.sites
+
+
 def _site_name(scenario: Scenario, dataset: data.DataSet, index: int) -> str:
     """In the order of their numbers; a natural site also has its own name."""
     natural = scenario.partition.kind == "natural" and dataset.group_names is not None
@@ -243,6 +253,10 @@ def _site_toml(scenario: Scenario, dataset: data.DataSet, name: str, index: int)
     noise: dict[str, object] = {"source": privacy.noise}
     if privacy.noise == "UnsafeSeeded":
         noise["seed"] = int.from_bytes(hashlib.sha256(f"{scenario.run.seed} {index}".encode()).digest()[:6])
+    own: dict[str, object] = {}
+    if _is_black_box(scenario, index):
+        classes = [str(label) for label in range(len(dataset.class_names))]
+        own["black_box"] = {"address": black_box.NOWHERE, "classes": classes}
     return tomli_w.dumps(
         {
             "name": name,
@@ -251,11 +265,12 @@ def _site_toml(scenario: Scenario, dataset: data.DataSet, name: str, index: int)
             "transfer_sets": "../../transfer",
             "cache": "../../cache",
             "noise": noise,
+            **own,
         }
     )
 
 
-def _policy_toml(scenario: Scenario, plan: messages.Plan, site: str, author: bytes) -> str:
+def _policy_toml(scenario: Scenario, plan: messages.Plan, site: str, author: bytes, *, without_dp: bool) -> str:
     """What this scenario asks, and nothing else: the simulation's own policy, by name. A real site writes its own."""
     privacy, release = scenario.privacy, scenario.release
     epsilon = privacy.budget_epsilon or privacy.epsilon
@@ -287,7 +302,10 @@ def _policy_toml(scenario: Scenario, plan: messages.Plan, site: str, author: byt
                 "record_count": plan.record_count is not None,
                 "max_epsilon": epsilon,
             },
-            "teachers": {"kinds": [scenario.teacher.kind], "allow_without_dp": False},
+            "teachers": {
+                "kinds": [name for name, kind in messages.TEACHINGS.items() if isinstance(plan.teaching, kind)],
+                "allow_without_dp": without_dp and scenario.black_box.allow_without_dp,
+            },
         }
     )
 

@@ -10,8 +10,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from limbeck.client.tables import Table
 from limbeck.operators.errors import SettingError
 from limbeck.protos.settings import Strict, read_toml, validate
+from limbeck.protos.teacher import Inputs, kind_of
 from limbeck.simulations.data import KNOWN, DataSet
 
 SHIPPED = Path(__file__).parent / "scenarios"
@@ -59,6 +61,19 @@ class TeacherSettings(Strict):
     sampling_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
     physical_batch: Count = 128
     teachers: Annotated[int, Field(ge=2)] = 50
+
+
+class BlackBoxSettings(Strict):
+    """Sites that train no DP teacher but ask a scikit-learn model made from their records, WITHOUT A DP GUARANTEE.
+
+    sites: how many, the last ones. labels_only: the model gives labels, and each input is asked `draws` times. allow_without_dp: what the
+    owners of those sites set in their policies; without it they decline.
+    """
+
+    sites: Annotated[int, Field(ge=0)] = 0
+    labels_only: bool = False
+    draws: Annotated[int, Field(ge=1, le=255)] = 64
+    allow_without_dp: bool = True
 
 
 class PrivacySettings(Strict):
@@ -130,6 +145,7 @@ class Scenario(Strict):
     data: DataSettings
     partition: PartitionSettings
     teacher: TeacherSettings
+    black_box: BlackBoxSettings = BlackBoxSettings()
     privacy: PrivacySettings
     release: ReleaseSettings = ReleaseSettings()
     pooling: PoolingSettings = PoolingSettings()
@@ -184,6 +200,10 @@ def check_against(scenario: Scenario, dataset: DataSet) -> None:
         raise SettingError(
             f"partition.clients = {scenario.partition.clients}: expected at most the {records} private records."
         )
+    if scenario.black_box.sites and (
+        isinstance(dataset.private_x, Table) or kind_of(dataset.private_x) not in (Inputs.ROWS, Inputs.IMAGES)
+    ):
+        raise SettingError(f"black_box.sites = {scenario.black_box.sites}: expected rows or images, got {dataset.name}.")
     if scenario.partition.kind == "natural" and dataset.groups is None:
         raise SettingError(f"partition.kind = 'natural': expected a data set with natural sites, got {dataset.name}.")
 
@@ -195,6 +215,10 @@ def _cross_check(scenario: Scenario) -> None:
     if scenario.run.minimum_clients > scenario.partition.clients:
         problems.append(
             f"run.minimum_clients = {scenario.run.minimum_clients}: expected at most partition.clients = {scenario.partition.clients}"
+        )
+    if scenario.black_box.sites > scenario.partition.clients:
+        problems.append(
+            f"black_box.sites = {scenario.black_box.sites}: expected at most partition.clients = {scenario.partition.clients}"
         )
     if scenario.teacher.kind == "linear" and scenario.teacher.average_last > scenario.teacher.steps:
         problems.append(

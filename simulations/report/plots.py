@@ -162,7 +162,10 @@ def budgets(metrics: dict[str, Any]) -> str:
         axes.barh(
             row, [client["budget_epsilon"] for client in clients], color=TEACHER, alpha=0.3, height=0.7, label="budget"
         )
-        axes.barh(row, [client["epsilon"] for client in clients], color=STUDENT, height=0.36, label="spent")
+        axes.barh(row, [client["epsilon"] or 0 for client in clients], color=STUDENT, height=0.36, label="spent")
+        for index, client in enumerate(clients):
+            if client["epsilon"] is None:
+                axes.annotate("no DP guarantee", (0, index), (4, 0), textcoords="offset points", va="center", weight="bold")
         _sites_axis(axes, clients)
         axes.set_xlabel(f"epsilon at delta = {clients[0]['delta']:g}, per {clients[0]['unit']}, {clients[0]['adjacency']}")
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)

@@ -21,6 +21,7 @@ from limbeck.protos.messages import (
     Coding,
     Declined,
     Family,
+    Guarantee,
     NetTeaching,
     Offer,
     Plan,
@@ -106,8 +107,8 @@ def test_small_messages_survive_the_wire(plan: Plan) -> None:
     assert [codec.decode_request(codec.encode_request(request)) for request in requests] == requests
     counts = tuple(float(np.float32(x)) for x in np.linspace(-3, 90, 10))
     for reply, request in [
-        (Accepted(plan_hash=own, site="a-1"), Offer(plan=plan)),
-        (Taught(plan_hash=own, label_counts=counts), Teach(plan_hash=own)),
+        (Accepted(plan_hash=own, site="a-1", guarantee=Guarantee.RECORD_DP), Offer(plan=plan)),
+        (Taught(plan_hash=own, label_counts=counts, guarantee=Guarantee.RECORD_DP), Teach(plan_hash=own)),
         (Declined(plan_hash=own, reason=Reason.BUDGET, site="bank-1"), ask(plan)),
     ]:
         assert codec.decode_reply(codec.encode_reply(reply), plan=plan, expecting=request) == reply
@@ -251,28 +252,28 @@ def test_an_enormous_reply_is_refused_before_it_is_parsed(plan: Plan) -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_label_counts_that_are_not_finite_are_refused(plan: Plan, value: float) -> None:
-    reply = pb.Reply(taught=pb.Taught(plan_hash=codec.plan_hash(plan), label_counts=[value] * 10))
+    reply = pb.Reply(taught=pb.Taught(guarantee="record-dp", plan_hash=codec.plan_hash(plan), label_counts=[value] * 10))
     with pytest.raises(WireError, match="finite"):
         codec.decode_reply(reply.SerializeToString(), plan=plan, expecting=Teach(plan_hash=codec.plan_hash(plan)))
 
 
 @pytest.mark.parametrize("count", [0, 9, 11])
 def test_a_wrong_number_of_label_counts_is_refused(plan: Plan, count: int) -> None:
-    reply = pb.Reply(taught=pb.Taught(plan_hash=codec.plan_hash(plan), label_counts=[1.0] * count))
+    reply = pb.Reply(taught=pb.Taught(guarantee="record-dp", plan_hash=codec.plan_hash(plan), label_counts=[1.0] * count))
     with pytest.raises(WireError, match="Expected 10 label counts"):
         codec.decode_reply(reply.SerializeToString(), plan=plan, expecting=Teach(plan_hash=codec.plan_hash(plan)))
 
 
 def test_label_counts_nobody_asked_for_are_refused(make_plan: PlanMaker) -> None:
     plan = make_plan(label_counts=None)
-    reply = pb.Reply(taught=pb.Taught(plan_hash=codec.plan_hash(plan), label_counts=[1.0] * 10))
+    reply = pb.Reply(taught=pb.Taught(guarantee="record-dp", plan_hash=codec.plan_hash(plan), label_counts=[1.0] * 10))
     with pytest.raises(WireError, match="Expected 0 label counts"):
         codec.decode_reply(reply.SerializeToString(), plan=plan, expecting=Teach(plan_hash=codec.plan_hash(plan)))
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a b", "x" * 65, "é"])
 def test_a_site_name_that_is_no_name_is_refused(plan: Plan, name: str) -> None:
-    reply = pb.Reply(accepted=pb.Accepted(plan_hash=codec.plan_hash(plan), site=name))
+    reply = pb.Reply(accepted=pb.Accepted(plan_hash=codec.plan_hash(plan), site=name, guarantee="record-dp"))
     with pytest.raises(WireError, match="site name"):
         codec.decode_reply(reply.SerializeToString(), plan=plan, expecting=Offer(plan=plan))
 
