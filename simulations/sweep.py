@@ -133,9 +133,16 @@ def main() -> None:
             key = f"epsilon {epsilon:g}" if epsilon else "without privacy"
             found.setdefault(key, []).append(row)
             print(seed, key, {name: round(value, 1) for name, value in row.items()}, flush=True)
+        # Written after every seed, so that a sweep that is stopped leaves what it has.
+        write_durably(options.out, (json.dumps(_result(options, seed, found), indent=1) + "\n").encode())
+
+
+def _result(options: argparse.Namespace, last: int, found: dict[str, list[dict[str, float]]]) -> dict[str, object]:
+    """The table of all seeds up to `last`."""
     scenario = load(options.scenario)
-    seeds, epsilons = " ".join(map(str, options.seeds)), " ".join(f"{value:g}" for value in options.epsilons)
-    result = {
+    done = options.seeds[: options.seeds.index(last) + 1]
+    seeds, epsilons = " ".join(map(str, done)), " ".join(f"{value:g}" for value in options.epsilons)
+    return {
         "command": f"python -m limbeck.simulations.sweep {options.scenario} --epsilons {epsilons} --seeds {seeds} --out {options.out}",
         "what": "test accuracy in per cent, mean and spread (standard deviation) over seeds; the pool also on the public inputs",
         "delta": scenario.privacy.delta,
@@ -153,7 +160,6 @@ def main() -> None:
             for key, rows in found.items()
         },
     }
-    write_durably(options.out, (json.dumps(result, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -101,16 +101,20 @@ def main() -> None:
                     )
                     seconds = time.perf_counter() - started
                     print(name, kind, epsilon, f"{100 * right.mean():.1f} % in {seconds:.0f} s", file=sys.stderr, flush=True)
+            _write(table)
+    print(json.dumps(table, indent=1))
+
+
+def _write(table: dict[str, dict[str, dict[str, float]]]) -> None:
+    """After every data set, so that what is stopped leaves what it has."""
     result = {
         "command": "python -m limbeck.simulations.benchmarks.accuracy simulations/results/teachers-accuracy.json",
         "machine": f"one core of {os.cpu_count()}, {platform.machine()}, CPU only",
         "what": "test accuracy of one site's teacher, per cent; per record, add-remove-one, noise from the operating system",
         "table": table,
     }
-    text = json.dumps(result, indent=1)
-    print(text)
     for out in sys.argv[1:]:
-        Path(out).write_text(text + "\n")
+        Path(out).write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

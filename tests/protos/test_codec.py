@@ -101,6 +101,24 @@ def test_every_field_of_a_plan_changes_its_hash(make_plan: PlanMaker) -> None:
     assert len(hashes) == len(changes) + 1
 
 
+def test_a_plan_names_features_and_nets_from_closed_lists_and_never_code(make_plan: PlanMaker) -> None:
+    net = NetTeaching(
+        architecture="custom",
+        sampling_rate=0.1,
+        steps=5,
+        learning_rate=1,
+        momentum=0,
+        clip=0.1,
+        noise_multiplier=1,
+        normaliser=64,
+        physical_batch=32,
+    )
+    codec.encode_request(Offer(plan=make_plan(teaching=net)))
+    for teaching in (replace(net, architecture="os:system"), replace(PLAN.teaching, features="os:system")):  # type: ignore[call-arg]
+        with pytest.raises(WireError, match=r"out of .*got 'os:system'"):
+            codec.encode_request(Offer(plan=make_plan(teaching=teaching)))
+
+
 def test_small_messages_survive_the_wire(plan: Plan) -> None:
     own = codec.plan_hash(plan)
     requests = [Teach(plan_hash=own), ask(plan)]
