@@ -19,19 +19,23 @@ from limbeck.protos.messages import (
     Accepted,
     Ask,
     Coding,
+    CountNoise,
     Declined,
     Family,
     Guarantee,
+    LabelCounts,
     NetTeaching,
     Offer,
     Plan,
     Reason,
+    RecordCount,
     Sampled,
     Share,
     Stage,
     Taught,
     Teach,
     TopK,
+    VotesTeaching,
 )
 
 PlanMaker = Callable[..., Plan]
@@ -363,3 +367,56 @@ def test_a_plan_with_an_unknown_pooling_is_refused_with_the_known_ones(plan: Pla
     spoilt.offer.plan.pooling = "median"
     with pytest.raises(WireError, match="mean, class-counts"):
         codec.decode_request(spoilt.SerializeToString(deterministic=True))
+
+
+# Votes, counts and authors
+
+
+VOTES = VotesTeaching(
+    teachers=9, queries=20, features="hog", feature_norm=4, steps=3, learning_rate=1, momentum=0, noise_multiplier=20
+)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"teaching": VOTES},
+        {"label_counts": LabelCounts(noise_std=3, noise=CountNoise.DISCRETE_GAUSSIAN)},
+        {"label_counts": None, "record_count": RecordCount(noise_std=3)},
+    ],
+)
+def test_a_plan_for_votes_or_other_counts_survives_the_wire(make_plan: PlanMaker, changes: dict[str, object]) -> None:
+    plan = make_plan(**changes)
+    assert codec.decode_request(codec.encode_request(Offer(plan=plan))) == Offer(plan=plan)
+
+
+def test_a_plan_that_is_charged_for_fewer_votes_than_it_asks_is_refused(make_plan: PlanMaker) -> None:
+    with pytest.raises(WireError, match="teaching.queries"):
+        codec.encode_request(Offer(plan=make_plan(teaching=replace(VOTES, queries=19))))
+
+
+def test_a_plan_that_asks_for_the_number_of_records_twice_is_refused(make_plan: PlanMaker) -> None:
+    with pytest.raises(WireError, match="got both"):
+        codec.encode_request(Offer(plan=make_plan(record_count=RecordCount(noise_std=3))))
+
+
+@pytest.mark.parametrize("count", [0, -3, 10**6])
+def test_a_record_count_survives_the_wire_and_only_where_it_was_asked_for(make_plan: PlanMaker, count: int) -> None:
+    asked, other = make_plan(label_counts=None, record_count=RecordCount(noise_std=3)), make_plan(label_counts=None)
+    own = codec.plan_hash(asked)
+    reply = Taught(plan_hash=own, label_counts=None, record_count=count)
+    assert codec.decode_reply(codec.encode_reply(reply), plan=asked, expecting=Teach(plan_hash=own)) == reply
+    lacking = codec.encode_reply(replace(reply, record_count=None))
+    with pytest.raises(WireError, match="Expected a record count"):
+        codec.decode_reply(lacking, plan=asked, expecting=Teach(plan_hash=own))
+    unasked = codec.encode_reply(replace(reply, plan_hash=codec.plan_hash(other)))
+    with pytest.raises(WireError, match="Expected no record count"):
+        codec.decode_reply(unasked, plan=other, expecting=Teach(plan_hash=codec.plan_hash(other)))
+
+
+def test_an_offer_with_half_a_signature_or_a_wrong_one_is_refused(plan: Plan) -> None:
+    for author, signature in ((bytes(32), b""), (b"", bytes(64)), (bytes(32), bytes(64)), (bytes(31), bytes(64))):
+        spoilt = pb.Request.FromString(codec.encode_request(Offer(plan=plan)))
+        spoilt.offer.author, spoilt.offer.signature = author, signature
+        with pytest.raises(WireError, match="Expected"):
+            codec.decode_request(spoilt.SerializeToString(deterministic=True))

@@ -153,6 +153,31 @@ def test_more_clients_than_records_is_refused_before_anything_is_written(tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+VOTES = ["teacher.kind=votes", "teacher.teachers=12", "teacher.steps=10", "teacher.learning_rate=1.0", "data.public=40"]
+
+
+def test_noisy_votes_are_paid_for_once_and_answer_every_stage(tmp_path: Path) -> None:
+    metrics = run.simulate(tiny(*VOTES, "pooling.kind=record-counts"), tmp_path / "run")
+    assert [stage["clients"] for stage in metrics["stages"]] == [3, 3]
+    assert (tmp_path / "run" / "report.html").exists()
+    for client in metrics["clients"]:
+        assert client["teacher_accuracy"] is None
+        assert isinstance(client["record_count"], int)
+        assert 7.5 < client["epsilon"] <= 8
+        site = Site(tmp_path / "run" / "sites" / client["site"])
+        with Ledger(site.ledger, site.budget) as ledger:
+            assert [entry.state for entry in ledger.entries()] == ["committed", "free", "free"]
+            assert "noisy votes" in str(ledger.entries()[1].why)
+
+
+def test_more_public_inputs_make_votes_noisier_not_dearer(tmp_path: Path) -> None:
+    few, many = (
+        prepare.make_plan(tiny(*VOTES), transfer_set=bytes(32), samples=samples, classes=10).teaching
+        for samples in (40, 160)
+    )
+    assert many.noise_multiplier / few.noise_multiplier == pytest.approx(2, rel=0.01)
+
+
 # Sites that misbehave: a run goes on without them
 
 
