@@ -45,6 +45,8 @@ class Scripted(teacher_pb2_grpc.TeacherServiceServicer):
             answers = honest(batch)
             spoil(self.how, answers)
             yield answers
+            if self.how == "breaks after each":
+                context.abort(grpc.StatusCode.UNAVAILABLE, "gone for a moment")
             if self.how == "one too many":
                 yield answers
 

@@ -97,6 +97,15 @@ def test_pauses_between_attempts_double_and_a_teacher_that_stays_away_is_named(s
     assert pauses == [0.2, 0.4, 0.8]
 
 
+def test_attempts_are_counted_anew_after_each_answer(start: Start, tmp_path: Path) -> None:
+    """Five batches, a break after each: more breaks than attempts, but never two at one batch."""
+    _, port = start("breaks after each")
+    pauses: list[float] = []
+    black_box(remote(port, attempts=2, sleep=pauses.append)).ask(PERMITTED, X, tmp_path)
+    torch.testing.assert_close(answered(tmp_path), expected())
+    assert pauses == [blackbox.FIRST_BACKOFF] * 4
+
+
 def test_a_teacher_killed_in_the_middle_and_restarted_is_asked_only_for_the_rest(start: Start, tmp_path: Path) -> None:
     """Answers before the kill are kept as they were; the stream resumes after the last of them."""
     child, port = start("hangs after two")
