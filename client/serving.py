@@ -173,7 +173,7 @@ def onnx_model(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own errors have no common base
         raise DataError(f"Expected an ONNX model in {path}: {error}.") from error
     if len(session.get_inputs()) != 1:
@@ -224,8 +224,10 @@ def user_model(reference: str) -> Model:
 
 
 def _name(kind: str, path: Path) -> str:
-    """Changes with the file's content."""
-    return f"{kind} {path.name} {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
+    """Changes with the content of the file, and of the one beside it where ONNX keeps large weights."""
+    beside = path.with_name(f"{path.name}.data")
+    digest = hashlib.sha256(path.read_bytes() + (beside.read_bytes() if beside.exists() else b""))
+    return f"{kind} {path.name} {digest.hexdigest()[:12]}"
 
 
 def as_rows(x_N: Array) -> Any:

@@ -1,5 +1,6 @@
 """The ledger refuses what the budget does not allow, survives crashes closed, and shows tampering."""
 
+import math
 import multiprocessing
 import os
 import shutil
@@ -106,6 +107,34 @@ def test_free_releases_cost_nothing_and_say_why(path: Path) -> None:
         ledger.record_free(RUN, "share", "post-processing")
         assert ledger.spent() == 0
         assert ledger.entries()[0].why == "post-processing"
+
+
+def test_a_release_without_a_guarantee_is_refused_by_default_and_nothing_is_noted(path: Path) -> None:
+    with Ledger(path, BUDGET) as ledger:
+        with pytest.raises(BudgetError, match=r"its epsilon is infinite.*allow_without_dp"):
+            ledger.declare(RUN, "answers", "no DP guarantee")
+        assert ledger.entries() == []
+
+
+def test_a_release_without_a_guarantee_makes_epsilon_infinite_and_is_noted_once_a_run(path: Path) -> None:
+    with Ledger(path, replace(BUDGET, allow_without_dp=True)) as ledger:
+        entry = ledger.declare(RUN, "answers", "no DP guarantee")
+        assert ledger.declare(RUN, "answers", "no DP guarantee") == entry
+        assert ledger.declare(bytes([1] * 32), "answers", "no DP guarantee") != entry
+        assert [own.state for own in ledger.entries()] == ["declared", "declared"]
+        assert ledger.spent() == math.inf
+
+
+def test_after_it_charges_are_refused_or_with_the_owners_leave_held_to_the_budget(path: Path) -> None:
+    allowed = replace(BUDGET, allow_without_dp=True)
+    with Ledger(path, allowed) as ledger:
+        ledger.declare(RUN, "answers", "no DP guarantee")
+    with Ledger(path, BUDGET) as ledger, pytest.raises(BudgetError, match="found entry 2 without one"):
+        ledger.reserve(RUN, "teacher", TEACHING, None)
+    with Ledger(path, allowed) as ledger:
+        ledger.reserve(RUN, "teacher", TEACHING, None)
+        with pytest.raises(BudgetError, match="within the budget"):
+            ledger.reserve(RUN, "again", TEACHING, None)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from limbeck.protos import limbeck_pb2 as pb
 from limbeck.protos.messages import (
     Accepted,
     Ask,
+    BlackBoxTeaching,
     Coding,
     CountNoise,
     Declined,
@@ -300,6 +301,42 @@ def test_a_site_name_that_is_no_name_is_refused(plan: Plan, name: str) -> None:
         codec.decode_reply(reply.SerializeToString(), plan=plan, expecting=Offer(plan=plan))
 
 
+def test_a_plan_with_black_box_teachers_survives_the_wire_and_permits_sites_without_a_guarantee(
+    make_plan: PlanMaker,
+) -> None:
+    plan = make_plan(black_box=BlackBoxTeaching(draws=16))
+    assert codec.decode_request(codec.encode_request(Offer(plan=plan))) == Offer(plan=plan)
+    own = codec.plan_hash(plan)
+    for reply, request in [
+        (Accepted(plan_hash=own, site="a", guarantee=Guarantee.NONE), Offer(plan=plan)),
+        (Taught(plan_hash=own, label_counts=None, guarantee=Guarantee.NONE), Teach(plan_hash=own)),
+    ]:
+        assert codec.decode_reply(codec.encode_reply(reply), plan=plan, expecting=request) == reply
+
+
+def test_a_site_without_a_guarantee_is_refused_where_the_plan_permits_none(plan: Plan) -> None:
+    own = codec.plan_hash(plan)
+    for reply, request in [
+        (Accepted(plan_hash=own, site="a", guarantee=Guarantee.NONE), Offer(plan=plan)),
+        (Taught(plan_hash=own, label_counts=None, guarantee=Guarantee.NONE), Teach(plan_hash=own)),
+    ]:
+        with pytest.raises(WireError, match="Expected a site with a guarantee"):
+            codec.decode_reply(codec.encode_reply(reply), plan=plan, expecting=request)
+
+
+@pytest.mark.parametrize("guarantee", ["", "some"])
+def test_a_guarantee_left_open_is_refused(plan: Plan, guarantee: str) -> None:
+    reply = pb.Reply(accepted=pb.Accepted(plan_hash=codec.plan_hash(plan), site="a", guarantee=guarantee))
+    with pytest.raises(WireError, match="guarantee out of record-dp, none"):
+        codec.decode_reply(reply.SerializeToString(deterministic=True), plan=plan, expecting=Offer(plan=plan))
+
+
+@pytest.mark.parametrize("draws", [0, 256])
+def test_a_plan_with_impossible_draws_is_refused(make_plan: PlanMaker, draws: int) -> None:
+    with pytest.raises(WireError, match=r"black_box\.draws"):
+        codec.encode_request(Offer(plan=make_plan(black_box=BlackBoxTeaching(draws=draws))))
+
+
 @given(st.binary(max_size=300))
 def test_random_bytes_are_refused_and_nothing_else(data: bytes) -> None:
     with pytest.raises(WireError):
@@ -391,7 +428,7 @@ def test_a_plan_for_votes_or_other_counts_survives_the_wire(make_plan: PlanMaker
 
 
 def test_a_plan_that_is_charged_for_fewer_votes_than_it_asks_is_refused(make_plan: PlanMaker) -> None:
-    with pytest.raises(WireError, match="teaching.queries"):
+    with pytest.raises(WireError, match=r"teaching\.queries"):
         codec.encode_request(Offer(plan=make_plan(teaching=replace(VOTES, queries=19))))
 
 
