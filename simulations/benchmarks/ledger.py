@@ -18,7 +18,7 @@ from pathlib import Path
 from limbeck.client import ledger as ledgers
 from limbeck.client.ledger import Budget, Ledger
 from limbeck.protos import accounting
-from limbeck.protos.messages import Adjacency, CnnTeaching, LinearTeaching, Teaching, Unit
+from limbeck.protos.messages import Adjacency, LinearTeaching, NetTeaching, Teaching, Unit
 
 ENTRIES, EARLIER, REPEATS = 10_000, 100, 9
 BUDGET = Budget(data_set="benchmark", epsilon=20.0, delta=1e-5, unit=Unit.RECORD, adjacency=Adjacency.ADD_REMOVE_ONE)
@@ -34,7 +34,8 @@ LINEAR = LinearTeaching(
     normaliser=300.0,
     average_last=20,
 )
-CNN = CnnTeaching(
+CNN = NetTeaching(
+    architecture="cnn",
     sampling_rate=0.1,
     steps=100,
     learning_rate=1.0,
