@@ -3,11 +3,14 @@
 "Soften, then truncate" and "truncate, then soften" are different objects: softening moves mass into the tail, which the second
 order cannot know any more [D].
 
-Shape legend: N samples, K classes, k kept entries, M draws.
+Here: the top k with its tail, and both orders for any truncation. Other heads are in `heads`, sampling and labels only in `sampling`.
+
+Shape legend: N samples, K classes, k kept entries.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +20,9 @@ from limbeck.operators import check
 from limbeck.operators.errors import SettingError
 from limbeck.operators.softening import Power, Softening
 from limbeck.operators.truncated import Truncated
+
+# Of (N, K) probabilities. One that needs more, as `Sampled` needs uniforms, is made one by functools.partial.
+Truncation = Callable[[Tensor], Truncated]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,49 +48,22 @@ class TopK:
         return Truncated(ids_Nk=ids_Nk, p_Nk=kept_Nk, tail_N=tail_N, classes=classes)
 
 
-@dataclass(frozen=True, slots=True)
-class Sampled:
-    """Draw M ids with replacement from p and keep counts / M.
-
-    Guarantees: unbiased, E[counts_i / M] = p_i, with E||error||^2 = (1 - sum p^2) / M [F: Sparse Logit Sampling]; rows sum to 1, no
-    tail. Draw from the softened distribution: softening counts afterwards is biased unless the operator is affine [D].
-
-    draws: M >= 1. The result has min(M, K) slots a row, padded with ids of probability 0.
-    """
-
-    draws: int
-
-    def __post_init__(self) -> None:
-        check.within(1, 255, draws=self.draws)
-
-    def __call__(self, p_NK: Tensor, uniform_NM: Tensor) -> Truncated:
-        """uniform_NM: (N, M) numbers in [0, 1), independent and secret where p is private; randomness is an argument."""
-        classes = _classes(p_NK, 1)
-        if uniform_NM.shape != (len(p_NK), self.draws):
-            raise SettingError(f"Expected uniforms of shape {(len(p_NK), self.draws)}, got {tuple(uniform_NM.shape)}.")
-        cumulative_NK = p_NK.double().cumsum(-1)
-        cumulative_NK = cumulative_NK / cumulative_NK[:, -1:]
-        drawn_NM = torch.searchsorted(cumulative_NK, uniform_NM.double(), right=True).clamp_(max=classes - 1)
-        counts_NK = torch.zeros(len(p_NK), classes, dtype=p_NK.dtype, device=p_NK.device)
-        counts_NK.scatter_add_(1, drawn_NM, torch.ones_like(drawn_NM, dtype=p_NK.dtype))
-        top = counts_NK.topk(min(self.draws, classes), dim=-1)
-        ids_Nk, count_Nk = _canonical(top.indices, top.values)
-        return Truncated(ids_Nk=ids_Nk, p_Nk=count_Nk / self.draws, tail_N=count_Nk.new_zeros(len(p_NK)), classes=classes)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SoftenThenTruncate:
-    """Soften over all classes, then keep the top k of the result and its tail mass."""
+    """Soften over all classes, then truncate the result: nothing of the softened distribution is lost but what the truncation drops.
+
+    Guarantees: the result is the truncation of softening(p).
+    """
 
     softening: Softening
-    truncation: TopK
+    truncation: Truncation
 
     def __call__(self, p_NK: Tensor) -> Truncated:
         return self.truncation(self.softening(p_NK))
 
     def from_log(self, log_p_NK: Tensor) -> Truncated:
         """From log-probabilities or logits. Power has a short cut: top-k of the logits and one log-sum-exp, no dense softmax."""
-        if not isinstance(self.softening, Power):
+        if not isinstance(self.softening, Power) or not isinstance(self.truncation, TopK):
             return self.truncation(self.softening.from_log(log_p_NK.log_softmax(-1)).exp())
         classes = _classes(log_p_NK, self.truncation.k)
         z_NK = log_p_NK / self.softening.temperature
@@ -97,14 +76,26 @@ class SoftenThenTruncate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TruncateThenSoften:
-    """Keep the top k of p renormalised, then soften among them: what softening a released head can do; the tail is lost."""
+    """Truncate p, renormalise the head, then soften among its entries: what softening a released head can do; the tail is lost.
 
-    truncation: TopK
+    Guarantees: rows sum to 1 on the kept entries alone, whatever tail the truncation kept; padding stays padding.
+    """
+
+    truncation: Truncation
     softening: Softening
 
     def __call__(self, p_NK: Tensor) -> Truncated:
         head = self.truncation(p_NK)
-        softened_Nk = self.softening(head.p_Nk / head.p_Nk.sum(-1, keepdim=True))
+        count_N = (head.p_Nk > 0).sum(-1)
+        softened_Nk = torch.zeros_like(head.p_Nk)
+        # Rows of one number of entries at a time: a padding slot is no class that mass may be moved to. A head may come in any order.
+        order_Nk = head.p_Nk.argsort(dim=-1, descending=True, stable=True)
+        for count in count_N.unique().tolist():
+            rows_N = count_N == count
+            slots_nk = order_Nk[rows_N, :count]
+            p_nk = head.p_Nk[rows_N].gather(-1, slots_nk)
+            filled_nk = torch.zeros_like(head.p_Nk[rows_N])
+            softened_Nk[rows_N] = filled_nk.scatter(-1, slots_nk, self.softening(p_nk / p_nk.sum(-1, keepdim=True)))
         return Truncated(ids_Nk=head.ids_Nk, p_Nk=softened_Nk, tail_N=torch.zeros_like(head.tail_N), classes=head.classes)
 
 

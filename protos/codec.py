@@ -117,7 +117,7 @@ def check_plan(plan: Plan) -> None:
             stage.temperature,
             1.0 if plan.family is Family.MIXING else 0.0,
             1e6,
-            open_below=plan.family is Family.POWER,
+            open_below=plan.family is not Family.MIXING,
         )
         previous = stage.sparsity
     teaching = plan.teaching

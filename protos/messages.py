@@ -166,6 +166,7 @@ class Family(Enum):
 
     POWER = "power"
     MIXING = "mixing"
+    HYBRID = "hybrid"
 
 
 class Coding(Enum):

@@ -93,7 +93,7 @@ class PrivacySettings(Strict):
 class ReleaseSettings(Strict):
     """What leaves a client: the softened answers' top k with tail mass, or draws from them."""
 
-    softening: Literal["power", "mixing"] = "power"
+    softening: Literal["power", "mixing", "hybrid"] = "power"
     truncation: Literal["top-k", "sampled"] = "top-k"
     k: Count = 3
     draws: Annotated[int, Field(ge=1, le=255)] = 16

@@ -94,11 +94,18 @@ def test_a_plan_for_convolutional_teachers_survives_the_wire(make_plan: PlanMake
     assert codec.decode_request(codec.encode_request(Offer(plan=plan))) == Offer(plan=plan)
 
 
+@pytest.mark.parametrize("family", [Family.POWER, Family.HYBRID])
+def test_a_two_sided_family_may_sharpen(make_plan: PlanMaker, family: Family) -> None:
+    plan = make_plan(family=family, stages=(Stage(sparsity=0.5, temperature=0.5),))
+    assert codec.decode_request(codec.encode_request(Offer(plan=plan))) == Offer(plan=plan)
+
+
 def test_every_field_of_a_plan_changes_its_hash(make_plan: PlanMaker) -> None:
     changes = [
         {"name": "b"},
         {"samples": 21},
         {"family": Family.MIXING},
+        {"family": Family.HYBRID},
         {"public_seed": 2},
         {"stages": (Stage(sparsity=0.5, temperature=3),)},
     ]
