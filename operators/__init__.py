@@ -1,4 +1,4 @@
-"""Pure mathematics on probability tensors: softening, truncation. torch and the standard library only, no I/O, no Flower."""
+"""Pure mathematics on probability tensors: softening, truncation, losses. torch and the standard library only, no I/O, no Flower."""
 
 from limbeck.operators.softening import Mixing, Power, Softening, family
 from limbeck.operators.truncated import Truncated, concatenate
