@@ -1,4 +1,4 @@
-"""Pure mathematics on probability tensors: softening, truncation, pooling. torch and the standard library only, no I/O, no Flower."""
+"""Pure mathematics on probability tensors: softening, truncation, pooling, losses. torch and the standard library only, no I/O."""
 
 from limbeck.operators.entropy_target import EntropyTarget
 from limbeck.operators.heads import Nucleus, Raw, Renormalised

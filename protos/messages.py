@@ -202,10 +202,13 @@ class Pooling(Enum):
 
 
 class Loss(Enum):
-    """Distillation losses: transformed teacher matching (untempered student) or Hinton's (tempered, times T^2)."""
+    """Distillation losses, `limbeck.operators.losses`: transformed teacher matching, reverse KL and Jensen-Shannon, all with an untempered
+    student, or Hinton's (tempered, times T^2)."""
 
     TTM = "ttm"
     HINTON = "hinton"
+    REVERSE = "reverse"
+    JENSEN_SHANNON = "jensen-shannon"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -119,7 +119,7 @@ class StudentSettings(Strict):
     """What the coordinator trains per stage. dense_control: also train a dense student the same way, to compare."""
 
     architecture: Literal["cnn", "cnn-small", "mlp"] = "cnn"
-    loss: Literal["ttm", "hinton"] = "ttm"
+    loss: Literal["ttm", "hinton", "reverse", "jensen-shannon"] = "ttm"
     epochs: Count = 10
     batch: Count = 64
     learning_rate: Positive = 2e-3
