@@ -16,6 +16,15 @@ def rows(seed: int, n: int = 6, classes: int = 8) -> torch.Tensor:
 
 def test_what_the_package_offers_is_pinned() -> None:
     assert set(limbeck.operators.__all__) == {
+        "Anchoring",
+        "Calibration",
+        "Comparison",
+        "Reparametrised",
+        "Shared",
+        "calibrate",
+        "compare",
+        "compare_targets",
+        "reparametrise",
         "Mixing",
         "Power",
         "Sampled",
