@@ -53,6 +53,7 @@ TEACHER_EPOCHS = 30
 ALPHAS = (0.5, 0.75)
 CONFIDENCE = 0.95
 CURVE = (*(i / 20 for i in range(18)), 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.975, 0.98, 0.985, 0.99, 0.995)
+COLOURS = dict(zip((*SPARSITIES, *MORE_SPARSITIES), (POOL, STUDENT, DENSE, "#cc79a7", INK), strict=True))
 
 Floats = NDArray[np.float64]
 
@@ -277,44 +278,69 @@ def table(rows: dict[Cell, dict[str, Any]]) -> bytes:
     return out.getvalue().encode()
 
 
-def draw(found: dict[str, Any]) -> Callable[[list[Axes]], None]:
-    """Error against n for each temperature; then the paths at T = 2; then the sum of the jumps."""
-    colours = dict(zip((*SPARSITIES, *MORE_SPARSITIES), (POOL, STUDENT, DENSE, "#cc79a7", INK), strict=True))
+def _line(axes: Axes, own: dict[str, Any], key: str, colour: str, style: str, label: str) -> None:
+    mean = np.array([v["mean"] for v in own[key]])
+    half = np.array([v["high"] for v in own[key]]) - mean
+    axes.errorbar(own["n"], mean, np.minimum(half, 0.999 * mean), fmt=style, color=colour, label=label, capsize=2)
 
-    def line(axes: Axes, own: dict[str, Any], key: str, colour: str, style: str, label: str) -> None:
-        mean = np.array([v["mean"] for v in own[key]])
-        half = np.array([v["high"] for v in own[key]]) - mean
-        axes.errorbar(own["n"], mean, np.minimum(half, 0.999 * mean), fmt=style, color=colour, label=label, capsize=2)
+
+def _finish(axes: Axes, title: str) -> None:
+    axes.set_title(title, size=10)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(STAGES, [str(n) for n in STAGES])
+    axes.set_xlabel("stages n")
+
+
+def draw_temperatures(found: dict[str, Any]) -> Callable[[list[Axes]], None]:
+    """Error against n for each temperature, with the fits."""
 
     def panels(axes: list[Axes]) -> None:
         for own in found["groups"]:
-            if own["alpha"] < 1:
+            if own["path"] != "cubic" or own["alpha"] < 1:
                 continue
-            colour, label = colours[own["sparsity"]], f"{own['sparsity']:.0%}"
-            if own["path"] == "cubic":
-                at = TEMPERATURES.index(own["temperature"])
-                line(axes[at], own, "error", colour, "o", label)
-                a, b, c = (own["fit"][name]["mean"] for name in "Abc")
-                n = np.geomspace(1, 16, 60)
-                axes[at].plot(n, a / n + b + c * n, color=colour, linewidth=1)
-            if own["temperature"] == 2 and own["sparsity"] == 0.98:
-                style = {"cubic": STUDENT, "linear": TEACHER, "equal-kl": DENSE}[own["path"]]
-                line(axes[3], own, "error", style, "o-", own["path"])
-            if own["path"] == "cubic" and own["temperature"] == 2:
-                line(axes[4], own, "jumps", colour, "o-", label)
-        for at, temperature in enumerate(TEMPERATURES):
-            axes[at].set_title(f"T = {temperature:g}, cubic path", size=10)
+            at, colour = axes[TEMPERATURES.index(own["temperature"])], COLOURS[own["sparsity"]]
+            _line(at, own, "error", colour, "o", f"{own['sparsity']:.0%} sparse")
+            a, b, c = (own["fit"][name]["mean"] for name in "Abc")
+            n = np.geomspace(STAGES[0], STAGES[-1], 60)
+            at.plot(n, a / n + b + c * n, color=colour, linewidth=1)
+        for at, temperature in zip(axes, TEMPERATURES, strict=True):
+            at.set_ylim(2e-4, 3)
+            _finish(at, f"T = {temperature:g}")
         axes[0].set_ylabel("KL(teacher || student), held out, nats")
-        axes[3].set_title("T = 2, 98 % sparse", size=10)
-        axes[4].set_title("sum of the jumps, T = 2", size=10)
+        handles, labels = axes[1].get_legend_handles_labels()
+        order = sorted(range(len(labels)), key=lambda i: float(labels[i].split("%")[0]), reverse=True)
+        axes[2].legend(
+            [handles[i] for i in order], [labels[i] for i in order], fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5)
+        )
+
+    return panels
+
+
+def draw_paths(found: dict[str, Any]) -> Callable[[list[Axes]], None]:
+    """The paths and the control within one stage at T = 2, 98 %; then the sum of the jumps."""
+
+    def panels(axes: list[Axes]) -> None:
+        for own in found["groups"]:
+            if own["temperature"] != 2 or own["alpha"] < 1:
+                continue
+            if own["sparsity"] == 0.98:
+                colour = {"cubic": STUDENT, "linear": TEACHER, "equal-kl": DENSE}[own["path"]]
+                _line(axes[0], own, "error", colour, "o-", own["path"])
+            if own["path"] == "cubic":
+                _line(axes[1], own, "jumps", COLOURS[own["sparsity"]], "o-", f"{own['sparsity']:.0%} sparse")
+        within = found["within_error"]["0.98"]["mean"]
+        axes[0].axhline(within, linestyle="--", color=POOL, label="one stage, gradual")
         n = np.array(STAGES, float)
-        axes[4].plot(n, 1.5 * axes[4].get_ylim()[1] / n, ":", color=TEACHER, label="slope -1")
-        for own_axes in axes:
-            own_axes.set_xscale("log", base=2)
-            own_axes.set_yscale("log")
-            own_axes.set_xticks(STAGES, [str(n) for n in STAGES])
-            own_axes.set_xlabel("stages n")
-            own_axes.legend(fontsize=8)
+        axes[1].plot(n, 2 / n, ":", color=TEACHER, label="slope -1")
+        _finish(axes[0], "T = 2, 98 % sparse: paths")
+        _finish(axes[1], "T = 2, cubic: sum of the jumps")
+        axes[0].set_yticks([0.2, 0.5, 1, 1.5], ["0.2", "0.5", "1", "1.5"])
+        axes[0].minorticks_off()
+        axes[0].set_ylabel("KL(teacher || student), held out, nats")
+        axes[1].set_ylabel("sum of KL(before || after pruning), nats")
+        for at in axes:
+            at.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
     return panels
 
@@ -339,7 +365,8 @@ def main() -> None:
     }
     common.write_json(options.out / "stages.json", found)
     write_durably(options.out / "stages.csv", table(rows))
-    common.plot(options.out / "stages.png", draw(found), columns=5, width=16, height=3.6)
+    common.plot(options.out / "stages.png", draw_temperatures(found), columns=3, width=10, height=3.6)
+    common.plot(options.out / "stages_paths.png", draw_paths(found), columns=2, width=10, height=3.4)
 
 
 if __name__ == "__main__":
