@@ -7,8 +7,8 @@ of one half of the private records, scored on one half of the test set), compare
 teachers, students, test samples), in squared error and, which the condition does not promise at all, in accuracy; then the other way round.
 
 A replicate draws records with replacement, trains a teacher on them from a new seed and distils students of all sparsities from its answers
-on the same public inputs: what varies is the algorithm A with its data. Errors against labels hold the noise of the labels in Bias^2,
-the same for both, so it cancels.
+on the same public inputs: what varies is the algorithm A with its data. In two of the conditions 40 % of the drawn labels are
+replaced at random. Errors against labels hold the noise of the labels in Bias^2, the same for both, so it cancels.
 
 Shape legend: N samples, K classes, R replicates, B bootstrap draws.
 """
@@ -20,7 +20,7 @@ import io
 import itertools
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,10 @@ from numpy.typing import NDArray
 from limbeck.operators import Power
 from limbeck.protos.files import write_durably
 from limbeck.server import distil
-from limbeck.simulations.report.plots import DENSE, POOL, STUDENT, TEACHER
+from limbeck.simulations.report.plots import DENSE, STUDENT
 from limbeck.simulations.theory import common
 
 COMMAND = "python -m limbeck.simulations.theory.bias_variance"
-# Records a teacher draws, its epochs, a student's epochs.
-DATA = {"digits": (200, 40, 30), "fashion-mnist-part": (600, 20, 8)}
 TEMPERATURES = (1.0, 2.0)
 SPARSITIES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
 REPLICATES = 8
@@ -48,6 +46,28 @@ CONFIDENCE = 0.95
 NAMES = ("variance_gain", "bias_cost", "gain")
 
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """records: that a teacher draws. wrong: the share of them that gets a label at random, planted, so that teachers vary and err more.
+    teacher_epochs, student_epochs: of training."""
+
+    data: str
+    records: int
+    wrong: float
+    teacher_epochs: int
+    student_epochs: int
+
+
+CONDITIONS = {
+    "digits": Condition(data="digits", records=200, wrong=0.0, teacher_epochs=40, student_epochs=30),
+    "Fashion": Condition(data="fashion-mnist-part", records=600, wrong=0.0, teacher_epochs=20, student_epochs=8),
+    "digits, wrong labels": Condition(data="digits", records=200, wrong=0.4, teacher_epochs=40, student_epochs=30),
+    "Fashion, wrong labels": Condition(
+        data="fashion-mnist-part", records=600, wrong=0.4, teacher_epochs=20, student_epochs=8
+    ),
+}
 
 
 def gram(predictions_RNK: Floats, reference_NK: Floats) -> Floats:
@@ -141,17 +161,24 @@ class Half:
         return np.asarray(predictions_RNK.argmax(2) == self.y_N, np.float64)
 
 
-def replicate(own: common.Parts, name: str, half: int, index: int) -> dict[str, NDArray[np.float32]]:
+def replicate(own: common.Parts, condition: Condition, half: int, index: int) -> dict[str, NDArray[np.float32]]:
     """One teacher and its students, all sparsities and temperatures: probabilities on this half's test samples."""
-    records, teacher_epochs, student_epochs = DATA[name]
     seed = 1 + half * REPLICATES + index
     test_x = own.test_x[half::2]
     mine = torch.arange(half, len(own.private_y), 2)
-    drawn = mine[torch.randint(len(mine), (records,), generator=torch.Generator().manual_seed(seed))]
+    generator = torch.Generator().manual_seed(seed)
+    drawn = mine[torch.randint(len(mine), (condition.records,), generator=generator)]
+    others = torch.randint(own.classes, (condition.records,), generator=generator)
+    wrong = torch.rand(condition.records, generator=generator) < condition.wrong
     teacher, masks = common.fresh(own.private_x, own.classes, seed)
-    labels = common.one_hot(own.private_y[drawn], own.classes)
+    labels = common.one_hot(torch.where(wrong, others, own.private_y[drawn]), own.classes)
     common.train(
-        teacher, masks, own.private_x[drawn], labels, common.settings(epochs=teacher_epochs, batch=BATCH), seed=seed
+        teacher,
+        masks,
+        own.private_x[drawn],
+        labels,
+        common.settings(epochs=condition.teacher_epochs, batch=BATCH),
+        seed=seed,
     )
     answers_NK = distil.predict(teacher, own.public_x)
     found = {"teacher": distil.predict(teacher, test_x).numpy()}
@@ -162,7 +189,7 @@ def replicate(own: common.Parts, name: str, half: int, index: int) -> dict[str, 
             masks,
             own.public_x,
             Power(temperature)(answers_NK),
-            common.settings(epochs=student_epochs, batch=BATCH),
+            common.settings(epochs=condition.student_epochs, batch=BATCH),
             seed=seed,
             sparsity=sparsity,
         )
@@ -174,16 +201,16 @@ def _key(temperature: float, sparsity: float) -> str:
     return f"T={temperature:g} s={sparsity:g}"
 
 
-def gather(own: common.Parts, name: str, half: int, work: Path, done: Callable[[], None]) -> Half:
+def gather(own: common.Parts, condition: Condition, half: int, work: Path, done: Callable[[], None]) -> Half:
     """All replicates of a half; those that an earlier run finished are read."""
-    settings = [name, *DATA[name], TEMPERATURES, SPARSITIES, REPLICATES, BATCH]
+    settings = [asdict(condition), TEMPERATURES, SPARSITIES, REPLICATES, BATCH]
     tag = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:10]
     found = []
     for index in range(REPLICATES):
-        path = work / "bias_variance" / f"{name}-{tag}-{half}-{index}.npz"
+        path = work / "bias_variance" / f"{condition.data}-{tag}-{half}-{index}.npz"
         if not path.exists():
             buffer = io.BytesIO()
-            np.savez(buffer, **replicate(own, name, half, index))  # type: ignore[arg-type]
+            np.savez(buffer, **replicate(own, condition, half, index))  # type: ignore[arg-type]
             write_durably(path, buffer.getvalue())
         with np.load(path, allow_pickle=False) as arrays:
             found.append({key: arrays[key].astype(np.float64) for key in arrays.files})
@@ -234,43 +261,38 @@ def verdicts(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def draw(points: Sequence[dict[str, Any]]) -> Callable[[list[Axes]], None]:
-    """Per data set: both sides of the condition; predicted and seen gain in squared error; predicted gain against accuracy gained."""
+    """Per condition: the squared error that the student should save, from one half, and the one it saves on the other."""
     ticks = [f"{s:.0%}" for s in SPARSITIES]
 
     def panels(axes: list[Axes]) -> None:
-        for at, name in enumerate(DATA):
-            left, right = axes[2 * at], axes[2 * at + 1]
-            for temperature, marker, style in zip(TEMPERATURES, "os", ("-", "--"), strict=True):
+        for axis, name in zip(axes, CONDITIONS, strict=True):
+            for temperature, shift, marker in zip(TEMPERATURES, (-0.12, 0.12), "os", strict=True):
                 own = [p for p in points if p["data"] == name and p["temperature"] == temperature]
-                x = np.arange(len(own), dtype=np.float64) + (0.12 if temperature > 1 else -0.12)
-
-                def line(
-                    axis: Axes,
-                    half: int,
-                    key: str,
-                    colour: str,
-                    label: str,
-                    own: Sequence[dict[str, Any]] = own,
-                    x: Floats = x,
-                    form: str = marker + style,
-                ) -> None:
-                    found = [p["halves"][half][key] for p in own]
+                for half, colour, label in ((0, STUDENT, "predicted"), (1, DENSE, "seen on the other half")):
+                    found = [p["halves"][half]["gain"] for p in own]
                     value = np.array([e.value for e in found])
                     spread = np.abs([[e.value - e.low for e in found], [e.high - e.value for e in found]])
-                    axis.errorbar(x, value, spread, fmt=form, color=colour, label=label, capsize=2, markersize=4)
-
-                line(left, 0, "variance_gain", POOL, f"Var(T) - Var(S), T = {temperature:g}")
-                line(left, 0, "bias_cost", TEACHER, f"Bias²(S) - Bias²(T), T = {temperature:g}")
-                line(right, 0, "gain", STUDENT, f"predicted, T = {temperature:g}")
-                line(right, 1, "gain", DENSE, f"seen on the other half, T = {temperature:g}")
-            for axis in (left, right):
-                axis.axhline(0, color=common.INK, linewidth=0.8)
-                axis.set_xticks(range(len(ticks)), ticks)
-                axis.set_xlabel("sparsity")
-                axis.set_yscale("symlog", linthresh=0.05)
-                axis.legend(fontsize=7)
-            left.set_title(f"{name}: the two sides", size=10)
-            right.set_title(f"{name}: squared error saved by the student", size=10)
+                    x = np.arange(len(own)) + shift + 0.06 * half
+                    axis.errorbar(
+                        x,
+                        value,
+                        spread,
+                        fmt=marker,
+                        color=colour,
+                        label=f"{label}, T = {temperature:g}",
+                        capsize=2,
+                        markersize=4,
+                    )
+            axis.axhline(0, color=common.INK, linewidth=0.8)
+            axis.set_xticks(range(len(ticks)), ticks, fontsize=8)
+            axis.set_xlabel("sparsity")
+            axis.set_yscale("symlog", linthresh=0.02)
+            axis.set_yticks([-0.5, -0.1, -0.01, 0, 0.01, 0.1], ["-0.5", "-0.1", "-0.01", "0", "0.01", "0.1"])
+            axis.minorticks_off()
+            axis.set_ylim(-1, 0.3)
+            axis.set_title(name, size=10)
+        axes[0].set_ylabel("squared error saved by the student")
+        axes[0].legend(fontsize=7, loc="lower left")
 
     return panels
 
@@ -281,10 +303,10 @@ def main() -> None:
     points: list[dict[str, Any]] = []
     accuracies = {}
     with common.bars() as progress:
-        task = progress.add_task("bias and variance", total=len(DATA) * len(HALVES) * REPLICATES)
-        for name in DATA:
-            own = common.parts(name)
-            halves = [gather(own, name, half, options.work, lambda: progress.advance(task)) for half in HALVES]
+        task = progress.add_task("bias and variance", total=len(CONDITIONS) * len(HALVES) * REPLICATES)
+        for name, given in CONDITIONS.items():
+            own = common.parts(given.data)
+            halves = [gather(own, given, half, options.work, lambda: progress.advance(task)) for half in HALVES]
             accuracies[name] = common.significant(float(np.mean([h.correct(h.teacher_RNK).mean() for h in halves])))
             for temperature, sparsity in itertools.product(TEMPERATURES, SPARSITIES):
                 found = [examine(half, temperature, sparsity) for half in halves]
@@ -296,7 +318,7 @@ def main() -> None:
         "seeds": [1, len(HALVES) * REPLICATES],
         "confidence": CONFIDENCE,
         "bootstrap_draws": DRAWS,
-        "records_per_teacher": {name: DATA[name][0] for name in DATA},
+        "conditions": {name: asdict(given) for name, given in CONDITIONS.items()},
         "teacher_accuracy": accuracies,
         "verdicts": verdicts(points),
         "points": [
@@ -311,7 +333,7 @@ def main() -> None:
         ],
     }
     common.write_json(options.out / "bias_variance.json", result)
-    common.plot(options.out / "bias_variance.png", draw(points), columns=4, width=18, height=4)
+    common.plot(options.out / "bias_variance.png", draw(points), columns=4, width=15, height=3.8)
 
 
 if __name__ == "__main__":

@@ -127,6 +127,12 @@ def pruning_curve(model: nn.Module, x_N: Tensor, sparsities: Sequence[float]) ->
     return tuple(found)
 
 
+def _mean_curve(temperature: float) -> list[list[float]]:
+    """[sparsity, KL(dense || pruned at once)], mean over seeds."""
+    found = np.mean([[kl for _, kl in _dense(temperature, seed)[1]] for seed in SEEDS], axis=0)
+    return [[sparsity, common.significant(float(kl))] for sparsity, kl in zip(CURVE, found, strict=True)]
+
+
 def train(cell: Cell) -> dict[str, Any]:
     """Prune and train stage by stage; what it ends with."""
     own = _parts()
@@ -361,6 +367,7 @@ def main() -> None:
         "confidence": CONFIDENCE,
         "epochs_in_all": EPOCHS,
         "steps_in_all": EPOCHS * math.ceil(len(_parts().public_x) / BATCH),
+        "pruning_curve": _mean_curve(2.0),
         **_rounded(summarise(rows)),
     }
     common.write_json(options.out / "stages.json", found)

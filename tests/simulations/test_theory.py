@@ -1,5 +1,6 @@
 """The estimators behind the experiments on theory find what was planted, and no more than that."""
 
+import json
 import math
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from limbeck.operators import Power, Shared, compare, compare_targets
 from limbeck.operators.errors import SettingError
-from limbeck.simulations.theory import bias_variance, common, equivalence, stages
+from limbeck.simulations.theory import bias_variance, common, equivalence, findings, stages
 
 Floats = NDArray[np.float64]
 
@@ -269,6 +270,37 @@ def test_finished_cells_survive_an_interruption_and_a_torn_line_is_computed_agai
     assert [again.get({"i": i}, lambda i=i: compute(i)) for i in (1, 2, 3)] == [{"value": i} for i in (1, 2, 3)]  # type: ignore[misc]
     assert calls == [1, 2, 3, 3]
     assert (tmp_path / "rows.jsonl").read_bytes() == whole
+
+
+def test_every_table_of_the_page_of_findings_is_what_the_committed_results_say() -> None:
+    root = Path(__file__).parent.parent.parent
+    page = (root / findings.PAGE).read_text(encoding="utf-8")
+    assert findings.fill(page, root / common.RESULTS) == page
+    assert {match[2] for match in findings.MARKED.finditer(page)} == set(findings.TABLES)
+
+
+def test_what_the_page_says_in_words_is_in_the_committed_results() -> None:
+    root = Path(__file__).parent.parent.parent / common.RESULTS
+    found = {name: json.loads((root / f"{name}.json").read_text()) for name in ("equivalence", "stages")}
+    groups = {(g["path"], g["alpha"], g["temperature"], g["sparsity"]): g for g in found["stages"]["groups"]}
+    high = [g for (path, alpha, _, s), g in groups.items() if path == "cubic" and alpha == 1 and s >= 0.98]
+    assert all(g["one_shot_minus_n"][1]["low"] > 0 for g in high)
+    assert all((g["fit"]["separated"] == ["A", "c"]) == (g["temperature"] > 1) for g in high)
+    assert all(gain["high"] < 0 for gain in groups["cubic", 1.0, 1.0, 0.9]["one_shot_minus_n"])
+    assert all(gain["low"] < 0 for t in (2.0, 4.0) for gain in groups["cubic", 1.0, t, 0.9]["one_shot_minus_n"])
+    assert all((g["jumps_slope"]["low"] > 0) == (g["sparsity"] >= 0.9) for g in groups.values())
+    for path in ("linear", "equal-kl"):
+        assert all(gain["low"] < 0 for gain in groups[path, 1.0, 2.0, 0.98]["one_shot_minus_n"])
+    assert found["stages"]["anchoring"]["worst_ratio_to_bound"] < 2 / 3
+    for own in found["equivalence"]["data"]:
+        for same in (own["bent"]["seen"], own["tilted"]["seen"]):
+            assert same["weights_distance"] < 1e-8
+            assert same["targets_mean_l1"] > 1e-3
+        for row in own["calibrated"]["students"]:
+            assert row["weights_distance"] <= row["bound_from_moments"] <= row["bound_from_l1"]
+        last = own["calibrated"]["students"][-1]
+        assert last["ridge"] == 1
+        assert last["bound_from_moments"] < 2 * last["weights_distance"]
 
 
 def test_the_divergence_is_that_of_the_formula() -> None:
