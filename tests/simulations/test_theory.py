@@ -281,7 +281,7 @@ def test_every_table_of_the_page_of_findings_is_what_the_committed_results_say()
 
 def test_what_the_page_says_in_words_is_in_the_committed_results() -> None:
     root = Path(__file__).parent.parent.parent / common.RESULTS
-    found = {name: json.loads((root / f"{name}.json").read_text()) for name in ("equivalence", "stages")}
+    found = {name: json.loads((root / f"{name}.json").read_text()) for name in ("equivalence", "stages", "bias_variance")}
     groups = {(g["path"], g["alpha"], g["temperature"], g["sparsity"]): g for g in found["stages"]["groups"]}
     high = [g for (path, alpha, _, s), g in groups.items() if path == "cubic" and alpha == 1 and s >= 0.98]
     assert all(g["one_shot_minus_n"][1]["low"] > 0 for g in high)
@@ -292,6 +292,15 @@ def test_what_the_page_says_in_words_is_in_the_committed_results() -> None:
     for path in ("linear", "equal-kl"):
         assert all(gain["low"] < 0 for gain in groups[path, 1.0, 2.0, 0.98]["one_shot_minus_n"])
     assert found["stages"]["anchoring"]["worst_ratio_to_bound"] < 2 / 3
+    for tally in found["bias_variance"]["verdicts"].values():
+        assert tally["all"]["right"] == tally["all"]["of"]
+        assert tally["student_predicted_decided"]["of"] == 0
+    rows = [(point, half) for point in found["bias_variance"]["points"] for half in point["halves"]]
+    assert all(half["gain"][0] < 0 and half["variance_gain"][0] < 0.05 for _, half in rows)
+    lower = [
+        (point["data"], point["temperature"], point["sparsity"]) for point, half in rows if half["variance_gain"][0] < 0
+    ]
+    assert lower == [("Fashion", 1.0, 0.98)] * 2
     for own in found["equivalence"]["data"]:
         for same in (own["bent"]["seen"], own["tilted"]["seen"]):
             assert same["weights_distance"] < 1e-8
