@@ -225,7 +225,7 @@ class Student:
 
     architecture: a name in `limbeck.server.student`. epochs: passes over the transfer set per stage. augment: public random
     affine views of the transfer set. relabel: in [0, 1], the share of the student's own prediction in its targets
-    from the second stage on.
+    from the second stage on: `limbeck.operators.Anchoring` with alpha = 1 - relabel.
     """
 
     architecture: str
