@@ -73,7 +73,7 @@ def headline(metrics: dict[str, Any]) -> str:
 
     def draw(axes: Axes) -> None:
         for row, (_, values, colour) in enumerate(rows):
-            spread = np.linspace(-0.14, 0.14, len(values)) if len(values) > 1 else [0]
+            spread = np.linspace(-0.14, 0.14, len(values)) if len(values) != 1 else [0]
             axes.scatter(
                 100 * np.array(values), row + np.array(spread), s=70, color=colour, alpha=0.9, linewidths=0, zorder=3
             )
