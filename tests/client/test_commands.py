@@ -54,7 +54,7 @@ def test_a_policy_is_begun_from_a_template_and_never_overwritten(tmp_path: Path)
     limbeck("policy", "init", path)
     policy.read(path)
     path.write_text("mine")
-    with pytest.raises(SettingError, match="left as it was"):
+    with pytest.raises(SettingError, match="left as it is"):
         limbeck("policy", "init", path)
     assert path.read_text() == "mine"
 

@@ -133,7 +133,7 @@ def test_after_it_charges_are_refused_or_with_the_owners_leave_held_to_the_budge
         ledger.reserve(RUN, "teacher", TEACHING, None)
     with Ledger(path, allowed) as ledger:
         ledger.reserve(RUN, "teacher", TEACHING, None)
-        with pytest.raises(BudgetError, match="within the budget"):
+        with pytest.raises(BudgetError, match="within a budget"):
             ledger.reserve(RUN, "again", TEACHING, None)
 
 

@@ -155,10 +155,7 @@ def test_there_is_one_source(own: RecordSettings, tmp_path: Path) -> None:
 
 
 def test_a_site_reads_its_records_as_its_settings_say(tmp_path: Path) -> None:
-    settings = (
-        'name = "a"\ntransfer_sets = "t"\n[budget]\nepsilon = 1.0\ndelta = 1e-5\n'
-        '[records]\npath = "patients.csv"\nlabel = "sick"\nclasses = ["no", "yes"]\n'
-    )
+    settings = 'name = "a"\ntransfer_sets = "t"\n[records]\npath = "patients.csv"\nlabel = "sick"\nclasses = ["no", "yes"]\n'
     write(tmp_path)
     (tmp_path / "site.toml").write_text(settings + 'columns = ["age"]\n')
     assert Site(tmp_path).read_records(2)[1].tolist() == [1, 0, 0]

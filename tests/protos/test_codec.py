@@ -449,7 +449,7 @@ def test_a_plan_that_asks_for_the_number_of_records_twice_is_refused(make_plan: 
 def test_a_record_count_survives_the_wire_and_only_where_it_was_asked_for(make_plan: PlanMaker, count: int) -> None:
     asked, other = make_plan(label_counts=None, record_count=RecordCount(noise_std=3)), make_plan(label_counts=None)
     own = codec.plan_hash(asked)
-    reply = Taught(plan_hash=own, label_counts=None, record_count=count)
+    reply = Taught(plan_hash=own, label_counts=None, record_count=count, guarantee=Guarantee.RECORD_DP)
     assert codec.decode_reply(codec.encode_reply(reply), plan=asked, expecting=Teach(plan_hash=own)) == reply
     lacking = codec.encode_reply(replace(reply, record_count=None))
     with pytest.raises(WireError, match="Expected a record count"):
