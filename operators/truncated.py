@@ -10,13 +10,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# Elements of a chunk of rows: two megabytes of float32 stay near a core; a GPU wants few, large launches.
+CHUNK_CPU, CHUNK_ELSEWHERE = 2**19, 2**25
+
+
+def rows_per_chunk(values_NK: Tensor) -> int:
+    """How many rows at once: above 32 MiB every new buffer costs the system's page faults, three times the work itself."""
+    return max(1, (CHUNK_CPU if values_NK.device.type == "cpu" else CHUNK_ELSEWHERE) // max(values_NK.shape[1], 1))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Truncated:
     """N distributions over K classes of which k entries each are known one by one.
 
-    ids_Nk: int64, distinct within a row, in [0, K). p_Nk: probabilities of those ids, >= 0. tail_N: mass of the K - k
-    other classes together, >= 0. Rows sum to 1: p_Nk.sum(-1) + tail_N = 1. A row may hold ids of probability 0 as padding.
+    ids_Nk: int64, distinct within a row, in [0, K). p_Nk: probabilities of those ids, >= 0. tail_N: mass of all other classes
+    together, >= 0. Rows sum to 1: p_Nk.sum(-1) + tail_N = 1; only those of `Raw` and of `Sampled` with importance weights do not.
+    A slot of probability 0 is padding: its class counts among the tail's, as if it had not been named.
     """
 
     ids_Nk: Tensor
@@ -33,13 +42,15 @@ class Truncated:
         return self.ids_Nk.shape[1]
 
     def dense(self) -> Tensor:
-        """(N, K) probabilities with the tail mass spread evenly over the classes that are not kept.
+        """(N, K) probabilities with the tail mass spread evenly over the classes that are not kept, or kept as padding.
 
         For small K only: plots, tests and metrics.
         """
-        others = max(self.classes - self.kept, 1)
-        p_NK = (self.tail_N / others).unsqueeze(-1).expand(-1, self.classes).clone()
-        return p_NK.scatter_(1, self.ids_Nk, self.p_Nk.to(p_NK.dtype))
+        named_Nk = self.p_Nk > 0
+        others_N = (self.classes - named_Nk.sum(-1)).clamp(min=1)
+        spread_N1 = (self.tail_N / others_N).unsqueeze(-1)
+        p_NK = spread_N1.expand(-1, self.classes).clone()
+        return p_NK.scatter_(1, self.ids_Nk, torch.where(named_Nk, self.p_Nk.to(p_NK.dtype), spread_N1))
 
     def rows(self, index: Tensor | slice) -> Truncated:
         """The same distributions for some rows."""

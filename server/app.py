@@ -19,7 +19,6 @@ from flwr.serverapp import Grid, ServerApp
 
 from limbeck.operators.errors import DataError, SettingError
 from limbeck.protos import codec
-from limbeck.protos.messages import Offer
 from limbeck.protos.transfer_set import digest, read_arrays
 from limbeck.server.coordinator import Coordinator, Patience
 
@@ -34,11 +33,9 @@ def main(grid: Grid, context: Context) -> None:
     settings = context.run_config or _of_bundle(os.environ.get(BUNDLE))
     plan_path = Path(_text(settings, "plan"))
     try:
-        offer = codec.decode_request(plan_path.read_bytes())
+        offer = codec.decode_offer(plan_path.read_bytes())
     except FileNotFoundError as error:
         raise DataError(f"Expected a plan at {plan_path}, found none.") from error
-    if not isinstance(offer, Offer):
-        raise DataError(f"Expected a plan in {plan_path}, found another message.")
     plan = offer.plan
     transfer_path = Path(_text(settings, "transfer-sets")) / f"{plan.transfer_set.hex()}.npz"
     (x_N,) = read_arrays(transfer_path, "x")
@@ -49,7 +46,7 @@ def main(grid: Grid, context: Context) -> None:
         join=float(settings.get("join-seconds", 60.0)),
         answer=float(settings.get("answer-seconds", 3600.0)),
     )
-    Coordinator(grid, plan, torch.from_numpy(x_N), Path(_text(settings, "folder")), patience).run()
+    Coordinator(grid, offer, torch.from_numpy(x_N), Path(_text(settings, "folder")), patience).run()
 
 
 def _of_bundle(bundle: str | None) -> dict[str, bool | float | int | str]:

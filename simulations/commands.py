@@ -111,7 +111,7 @@ def _summary(console: Console, metrics: dict[str, Any]) -> None:
             client["site"],
             str(client["records"]),
             f"{100 * accuracy:.1f}" if accuracy is not None else "-",
-            f"{client['epsilon']:.3f}",
+            f"{client['epsilon']:.3f}" if client["epsilon"] is not None else "no DP guarantee",
             f"{client['budget_epsilon']:g}",
             f"{client['bytes_up'] / 1000:.1f}",
             f"{client['bytes_down'] / 1000:.1f}",
@@ -126,6 +126,13 @@ def _summary(console: Console, metrics: dict[str, Any]) -> None:
         f"epsilon at delta = {first['delta']:g}, unit: {first['unit']}, adjacency: {first['adjacency']}, by PLD{seeded}.",
         highlight=False,
     )
+    without = [client["site"] for client in clients if client["epsilon"] is None]
+    if without:
+        console.print(
+            f"[bold red]No DP guarantee[/bold red] for the records of {', '.join(without)}: answers of a black-box teacher left there.",
+            highlight=False,
+            soft_wrap=True,
+        )
     phases = ", ".join(f"{name} {value:.1f}" for name, value in metrics["seconds"].items())
     console.print(f"Seconds: {phases}.", highlight=False)
 

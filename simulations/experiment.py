@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,11 @@ def figures(metrics: dict[str, Any]) -> dict[str, float]:
         "pool_on_public": 100 * metrics["pool"]["accuracy"],
         "student_sparse": 100 * student["accuracy"],
         "sparse_over_best_teacher": 100 * student["accuracy"] - max(teachers),
-        "epsilon": max(client["epsilon"] for client in metrics["clients"]),
+        # Of the sites that have one: those with a black-box teacher are counted, and have no guarantee.
+        "epsilon": max(
+            (client["epsilon"] for client in metrics["clients"] if client["epsilon"] is not None), default=math.inf
+        ),
+        "sites_without_dp_guarantee": sum(client["epsilon"] is None for client in metrics["clients"]),
         "kilobytes_up_per_client_and_stage": metrics["stages"][0]["bytes_up"] / metrics["stages"][0]["clients"] / 1000,
         "sparsity": 100 * metrics["stages"][-1]["sparsity"],
     }

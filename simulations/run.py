@@ -15,7 +15,7 @@ from rich.console import Console
 
 from limbeck.operators.errors import RunError
 from limbeck.protos.messages import Plan
-from limbeck.simulations import flower, grid, measure, prepare, report
+from limbeck.simulations import black_box, flower, grid, measure, prepare, report
 from limbeck.simulations.scenario import Scenario
 from limbeck.simulations.watch import Watch, bars
 
@@ -67,7 +67,10 @@ def resume(folder: Path, *, carrier: str = "local", console: Console | None = No
 def _go_on(folder: Path, carrier: str, console: Console, seconds: dict[str, float]) -> dict[str, Any]:
     scenario, plan, sites = prepare.read_prepared(folder)
     started = time.perf_counter()
-    with Watch(folder / "server" / "events.jsonl", console):
+    with (
+        black_box.served(sites, labels_only=scenario.black_box.labels_only),
+        Watch(folder / "server" / "events.jsonl", console),
+    ):
         if carrier == "local":
             _run_local(scenario, folder, sites)
         elif carrier == "flower":

@@ -10,7 +10,7 @@ from limbeck.client import teachers
 from limbeck.client.app import respond
 from limbeck.client.site import Site
 from limbeck.protos import codec
-from limbeck.protos.messages import Declined, Offer, Reason, Teach
+from limbeck.protos.messages import Declined, Reason, Teach
 from limbeck.simulations import prepare, scenario
 
 
@@ -20,7 +20,7 @@ def test_what_an_error_says_never_leaves_the_site(tmp_path: Path, monkeypatch: p
 
     plan = prepare.prepare(scenario.load("digits-tiny", ["data.private=60", "data.public=20"]), tmp_path / "run")
     site, teach = Site(tmp_path / "run" / "sites" / "site-00"), Teach(plan_hash=codec.plan_hash(plan))
-    respond(site, codec.encode_request(Offer(plan=plan)))
+    respond(site, (tmp_path / "run" / "plan.pb").read_bytes())
     monkeypatch.setattr(teachers, "train", fail)
     sent = respond(site, codec.encode_request(teach))
     assert b"patient" not in sent

@@ -24,12 +24,17 @@ def test_what_ships_can_be_read_and_says_what_it_is(name: str) -> None:
         ("partition.clients=8.0", r"partition.clients = 8.0: expected a whole number"),
         ("partition.clients=true", r"partition.clients = True: expected a whole number"),
         ("stages.sparsity=1.0", r"stages.sparsity = 1.0: expected a number < 1"),
-        ("release.softening=sparsemax", r"release.softening = 'sparsemax': expected one of 'power' or 'mixing'"),
+        ("release.softening=sparsemax", r"release.softening = 'sparsemax': expected one of 'power', 'mixing' or 'hybrid'"),
         ("student.augment=1", r"student.augment = 1: expected true or false"),
         ("stages.temperature=[1.0, 2.0]", r"expected one number, or stages.count = 4 of them"),
         ("teacher.average_last=61", r"expected at most teacher.steps = 60"),
         ("run.minimum_clients=9", r"expected at most partition.clients = 8"),
         ("data.name=imagenet", r"data.name = 'imagenet': expected one of digits"),
+        ("teacher.kind=custom", r"teacher.factory = None: expected 'module:factory'"),
+        (
+            "teacher.factory='a:b'",
+            r"teacher.factory = 'a:b': expected 'module:factory' with teacher.kind = 'custom', and only then",
+        ),
         ("nonsense", r"Expected an override such as"),
     ],
 )
