@@ -8,7 +8,6 @@ costs nothing and tells nothing new.
 from __future__ import annotations
 
 import logging
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -123,7 +122,7 @@ def _agree(site: Site, offer: Offer, plan_hash: bytes) -> bytes:
     if accounting.epsilon(((plan.teaching, plan.counts),), plan.privacy.delta) > plan.privacy.epsilon:
         raise _Decline(Reason.PLAN)
     try:
-        x_N = _transfer_set(site, plan)
+        x_N = site.read_transfer_set(plan.transfer_set)
     except DataError as error:
         raise _Decline(Reason.TRANSFER_SET) from error
     if len(x_N) != plan.samples:
@@ -218,7 +217,7 @@ def _teach(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
             x_N,
             y_N,
             classes=plan.classes,
-            public_x=_transfer_set(site, plan),
+            public_x=site.read_transfer_set(plan.transfer_set),
             noise=noise,
             cache=site.cache,
             factory=site.factory,
@@ -245,7 +244,7 @@ def _ask_black_box(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
         log.warning(
             "%s: answers of a black-box teacher leave with NO DP GUARANTEE, as allow_without_dp = true allows.", site.name
         )
-        _black_box(site).ask(plan, _transfer_set(site, plan), state / BLACK_BOX)
+        _black_box(site).ask(plan, site.read_transfer_set(plan.transfer_set), state / BLACK_BOX)
     except BudgetError as error:
         raise _Decline(Reason.POLICY) from error
     except (TeacherError, SettingError, DataError) as error:
@@ -282,7 +281,7 @@ def _share(site: Site, plan: Plan, request: Ask) -> bytes:
         log_p_NK, temperature = blackbox.log_probabilities(plan, state / BLACK_BOX, temperature)
     else:
         teacher = teachers.load(state / "teacher.safetensors", factory=site.factory)
-        log_p_NK = teacher.log_probabilities(_transfer_set(site, plan), cache=site.cache)
+        log_p_NK = teacher.log_probabilities(site.read_transfer_set(plan.transfer_set), cache=site.cache)
         with Ledger(site.ledger, site.budget) as ledger:
             entry = ledger.record_free(request.plan_hash, what, release.why_free(plan))
     answers = release.answers(log_p_NK[rows], plan, temperature, site.noise())
@@ -306,13 +305,3 @@ def _send_again(site: Site, what: str, plan_hash: bytes, done: Path) -> bytes:
     data = done.read_bytes()
     site.transcript.append(what, plan_hash, None, data, again=True)
     return data
-
-
-@lru_cache(maxsize=4)
-def _read_transfer_set(folder: Path, sha256: bytes) -> NDArray[np.generic]:
-    """Read and hashed once per process: it is named by its hash, so it cannot change under its name."""
-    return Site(folder).read_transfer_set(sha256)
-
-
-def _transfer_set(site: Site, plan: Plan) -> NDArray[np.generic]:
-    return _read_transfer_set(site.folder, plan.transfer_set)

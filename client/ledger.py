@@ -170,13 +170,15 @@ class Ledger:
         except sqlite3.DatabaseError as error:
             raise LedgerError(f"Expected a privacy ledger in {path}: {error}.") from error
         try:
-            with self._transaction() as rows:
-                if not rows:
-                    self._append(rows, "open", _terms_to_json(budget))
-                elif (found := _terms(rows, path)) != (wanted := _only_terms(budget)):
-                    raise LedgerError(
-                        f"Expected a ledger of {wanted.data_set!r} ({wanted}) in {path}, found {found.data_set!r} ({found})."
-                    )
+            # Opening one that is there writes nothing, and so waits for nobody.
+            if not (rows := self._rows()):
+                with self._transaction() as rows:
+                    if not rows:
+                        self._append(rows, "open", _terms_to_json(budget))
+            if (found := _terms(rows, path)) != (wanted := _only_terms(budget)):
+                raise LedgerError(
+                    f"Expected a ledger of {wanted.data_set!r} ({wanted}) in {path}, found {found.data_set!r} ({found})."
+                )
         except BaseException:
             self._db.close()
             raise

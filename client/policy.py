@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,7 +20,7 @@ from limbeck.client.ledger import Budget
 from limbeck.operators.errors import PolicyError, SettingError
 from limbeck.protos import accounting, codec
 from limbeck.protos.messages import TEACHINGS, Adjacency, Plan, Sampled, TopK, Unit
-from limbeck.protos.settings import Strict, read_toml, validate
+from limbeck.protos.settings import Strict, parse_toml, validate
 
 log = logging.getLogger(__name__)
 
@@ -214,9 +215,15 @@ def read(path: Path) -> AnyPolicy:
     be meant.
     """
     try:
-        raw = read_toml(path)
+        return _parse(path, path.read_bytes())
     except FileNotFoundError:
         raise PolicyError(f"Expected a policy at {path}, found none: everything is refused.") from None
+
+
+@lru_cache(maxsize=256)
+def _parse(path: Path, content: bytes) -> AnyPolicy:
+    """Checked once per content: the file is read anew at every question."""
+    raw = parse_toml(content, path)
     if not raw:
         raise PolicyError(f"Expected a policy in {path}, found an empty file: everything is refused.")
     try:

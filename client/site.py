@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -221,12 +222,17 @@ class Site:
 
     def read_transfer_set(self, sha256: bytes) -> NDArray[np.generic]:
         """The public inputs with this hash. Raises DataError where the site does not hold them."""
-        path = self.folder / self.settings.transfer_sets / f"{sha256.hex()}.npz"
-        (x_N,) = read_arrays(path, "x")
-        found = digest(x_N)
-        if found != sha256:
-            raise DataError(f"Expected SHA-256 {sha256.hex()} of the inputs in {path}, got {found.hex()}.")
-        return x_N
+        return _read_transfer_set((self.folder / self.settings.transfer_sets / f"{sha256.hex()}.npz").resolve(), sha256)
+
+
+@lru_cache(maxsize=4)
+def _read_transfer_set(path: Path, sha256: bytes) -> NDArray[np.generic]:
+    """Read and hashed once per process: it is named by its hash, so it cannot change under its name."""
+    (x_N,) = read_arrays(path, "x")
+    found = digest(x_N)
+    if found != sha256:
+        raise DataError(f"Expected SHA-256 {sha256.hex()} of the inputs in {path}, got {found.hex()}.")
+    return x_N
 
 
 def is_loopback(address: str) -> bool:

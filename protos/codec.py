@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -83,6 +84,7 @@ M = TypeVar("M", pb.Request, pb.Reply)
 # Plans
 
 
+@lru_cache(maxsize=64)
 def plan_hash(plan: Plan) -> bytes:
     """SHA-256 (32 bytes) of a plan's encoding: the name of its run."""
     return hashlib.sha256(_plan_bytes(plan)).digest()

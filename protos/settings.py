@@ -28,8 +28,13 @@ class Strict(BaseModel):
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The parsed file. Raises FileNotFoundError where there is none, SettingError where it is not TOML."""
+    return parse_toml(path.read_bytes(), path)
+
+
+def parse_toml(content: bytes, path: Path) -> dict[str, Any]:
+    """The content of the file at `path`, parsed. Raises SettingError where it is not TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingError(f"Expected TOML in {path}: {error}.") from error
 
