@@ -221,6 +221,7 @@ def _teach(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
             noise=noise,
             cache=site.cache,
             factory=site.factory,
+            opacus=site.settings.gradients == "opacus",
         )
     except (LimbeckError, RuntimeError, ValueError) as error:
         raise _Decline(Reason.TEACHING_FAILED) from error

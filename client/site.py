@@ -61,10 +61,11 @@ class BlackBoxSettings(Strict):
 class SiteSettings(Strict):
     """The whole of `site.toml`.
 
-    records: an NPZ file, or a table. teacher: the site's own net as "module:factory", a file in this folder or an installed module; without
-    it the site takes part in no plan with custom teachers. black_box: a teacher to ask instead of training one. ledger: only where the
-    records' folder cannot hold it; by default it lies beside the records, so that every setting of these records shares it.
-    transcript_file_bytes, transcript_total_bytes: sizes at which a transcript's file is closed, and nothing more is sent.
+    records: an NPZ file, or a table. teacher: the site's own net as "module:factory", a file in this folder or an installed module;
+    without it the site takes part in no plan with custom teachers. gradients: whose per-record gradients train limbeck's own
+    nets. black_box: a teacher to ask instead of training one. ledger: only where the records' folder cannot hold it; by default
+    it lies beside the records, so that every setting of these records shares it. transcript_file_bytes, transcript_total_bytes:
+    sizes at which a transcript's file is closed, and nothing more is sent.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
@@ -78,6 +79,7 @@ class SiteSettings(Strict):
     transcript_file_bytes: int = Field(default=FILE_BYTES, ge=1)
     transcript_total_bytes: int = Field(default=TOTAL_BYTES, ge=1)
     state: str = "state"
+    gradients: Literal["fastest", "opacus"] = "fastest"
     black_box: BlackBoxSettings | None = None
     noise: NoiseSettings = NoiseSettings()
 

@@ -34,6 +34,7 @@ class Case:
     teaching: Teaching
     inputs: str
     factory: Factory | None = None
+    opacus: bool = False
 
     def records(self, n: int) -> tuple[Inputs, NDArray[np.int64]]:
         """n digits, as images or as rows."""
@@ -68,6 +69,7 @@ class Case:
             public_x=self.public(),
             noise=noise,
             factory=self.factory,  # type: ignore[arg-type]
+            opacus=self.opacus,
         )
 
 
@@ -268,7 +270,7 @@ def _sums(case: Case, x_N: Inputs, labels: Tensor, clip: float) -> list[Tensor]:
     if isinstance(case.teaching, LinearTeaching):
         x_ND, weight = _linear_inputs(case, x_N)
         return [linear.clipped_sum(weight, x_ND, x_ND.norm(dim=1), labels, clip)]
-    own = gradients.engine(_net(case), trusted=case.factory is None)
+    own = gradients.engine(_net(case), trusted=case.factory is None, opacus=case.opacus)
     return own.clipped_sums(architectures.tensors(x_N), labels, clip)
 
 

@@ -57,12 +57,14 @@ def train(
     noise: Noise,
     cache: Path | None = None,
     factory: Factory | None = None,
+    opacus: bool = False,
     progress: Progress | None = None,
 ) -> Teacher:
     """Train under a schedule; (epsilon, delta)-DP in the records as `limbeck.protos.accounting` counts it.
 
-    x_N, y_N: private records and labels in [0, classes). public_x: public inputs, for public statistics and the inputs' shape. cache: for
-    features of public inputs. factory: the site's own net. Raises DataError where records cannot be used.
+    x_N, y_N: private records and labels in [0, classes). public_x: public inputs, for public statistics and the inputs' shape. cache:
+    for features of public inputs. factory: the site's own net. opacus: limbeck's own nets take per-record gradients from Opacus.
+    Raises DataError where records cannot be used.
     """
     from limbeck.client.teachers import linear, net, votes
 
@@ -75,7 +77,15 @@ def train(
             )
         case NetTeaching():
             return net.train(
-                teaching, x_N, y_N, classes=classes, public_x=public_x, noise=noise, factory=factory, progress=progress
+                teaching,
+                x_N,
+                y_N,
+                classes=classes,
+                public_x=public_x,
+                noise=noise,
+                factory=factory,
+                opacus=opacus,
+                progress=progress,
             )
         case VotesTeaching():
             return votes.train(

@@ -1,15 +1,18 @@
 """Sums of clipped per-record gradients: the one place where a net meets private records.
 
-Two engines with one contract. `BookKeeping` is for the nets that limbeck builds: one forward and one backward pass that stops at the
-outputs of layers; a record's gradient of a layer is made of what went into it and what came back [F: arXiv 2210.00038, whose linear layers
-need no gradient at all, only its norm |a| |g|]. `Functional` is for any other net: vmap over the gradient of one record's loss,
-right by construction whatever the forward pass does with its weights, or an error.
+Three engines with one contract. `BookKeeping` is for the nets that limbeck builds: one forward and one backward pass that stops
+at the outputs of layers; a record's gradient of a layer is made of what went into it and what came back [F: arXiv 2210.00038,
+whose linear layers need no gradient at all, only its norm |a| |g|]. `Opacus` gives the same sums for the same nets by that
+library's hooks, at more than twice the time: for a site that would rather trust a kept library (`gradients = "opacus"` in its
+settings). `Functional` is for any other net: vmap over the gradient of one record's loss, right by construction whatever the
+forward pass does with its weights, or an error.
 
 Shape legend: N records, O and I outputs and inputs of a layer, L positions, G gradients of all a layer's weights in a row.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -38,9 +41,15 @@ def scales(square_N: Tensor, clip: float) -> Tensor:
     return torch.where(square_N.isfinite(), scale, 0)
 
 
-def engine(net: nn.Module, *, trusted: bool) -> Engine:
-    """The fastest engine for a net. trusted: limbeck built it, so each weight is used once, by its own layer, and nowhere else."""
-    return BookKeeping(net) if trusted else Functional(net)
+def engine(net: nn.Module, *, trusted: bool, opacus: bool = False) -> Engine:
+    """The fastest engine for a net, or Opacus where it is asked for and safe.
+
+    trusted: limbeck built it, so each weight is used once, by its own layer, and nowhere else. Of other nets Opacus would miss a use of a
+    weight outside its layer, and so clip too little: they are mapped over records whatever is asked.
+    """
+    if not trusted:
+        return Functional(net)
+    return Opacus(net) if opacus else BookKeeping(net)
 
 
 @dataclass(slots=True)
@@ -123,12 +132,42 @@ class Functional:
 
     def clipped_sums(self, x_N: Tensor, y_N: Tensor, clip: float) -> list[Tensor]:
         """As the protocol says."""
-        flat = [gradient.flatten(1) for gradient in self.gradients(x_N, y_N)]
-        square_N = torch.stack([torch.linalg.vector_norm(gradient, dim=1) for gradient in flat]).square().sum(0)
-        scale_N = scales(square_N, clip)
-        if not bool(square_N.isfinite().all()):
-            flat = [torch.where(square_N.isfinite()[:, None], gradient, 0) for gradient in flat]
-        return [(scale_N @ gradient).view_as(own) for gradient, own in zip(flat, self.parameters, strict=True)]
+        return _sums_of(self.gradients(x_N, y_N), self.parameters, clip)
+
+
+class Opacus:
+    """Per-record gradients from the hooks of Opacus's GradSampleModule. Sampling, noise and the schedule stay ours."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net = net
+        self.parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
+
+    def clipped_sums(self, x_N: Tensor, y_N: Tensor, clip: float) -> list[Tensor]:
+        """As the protocol says."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from opacus import GradSampleModule
+
+            hooked = GradSampleModule(self.net, loss_reduction="sum")
+            try:
+                functional.cross_entropy(hooked(x_N), y_N, reduction="sum").backward()
+                found = [parameter.grad_sample for parameter in self.parameters]  # type: ignore[attr-defined]
+            finally:
+                hooked.remove_hooks()
+                for parameter in self.parameters:
+                    parameter.grad = None
+                    del parameter.grad_sample  # type: ignore[attr-defined]
+        return _sums_of(found, self.parameters, clip)
+
+
+def _sums_of(gradients: list[Tensor], parameters: list[nn.Parameter], clip: float) -> list[Tensor]:
+    """Per parameter, clipped sums of (N, ...) gradients."""
+    flat = [gradient.flatten(1) for gradient in gradients]
+    square_N = torch.stack([torch.linalg.vector_norm(gradient, dim=1) for gradient in flat]).square().sum(0)
+    scale_N = scales(square_N, clip)
+    if not bool(square_N.isfinite().all()):
+        flat = [torch.where(square_N.isfinite()[:, None], gradient, 0) for gradient in flat]
+    return [(scale_N @ gradient).view_as(own) for gradient, own in zip(flat, parameters, strict=True)]
 
 
 def _supported(layer: nn.Module) -> bool:

@@ -76,6 +76,7 @@ def train(
     public_x: NDArray[np.generic],
     noise: Noise,
     factory: Factory | None = None,
+    opacus: bool = False,
     progress: Progress | None = None,
 ) -> Net:
     """DP-SGD with momentum.
@@ -83,6 +84,7 @@ def train(
     Formal guarantee: `teaching.steps` Gaussian mechanisms with noise multiplier `teaching.noise_multiplier`, each on a Poisson sample
     at `teaching.sampling_rate`, sensitivity `teaching.clip` under add/remove of one record. An empty sample is a step like any
     other; a gradient that is not finite counts as zero. public_x: says what shape the net is for, so no record does.
+    opacus: per-record gradients by Opacus, where the net is limbeck's own.
     """
     shape = tuple(tensors(public_x[:1]).shape[1:])
     inputs, labels = _fitting(x_N, shape), torch.from_numpy(y_N)
@@ -95,7 +97,8 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(architectures.INITIAL_SEED)
         net.train()
-        _descend(teaching, engine(net, trusted=teaching.architecture != CUSTOM), inputs, labels, noise, progress)
+        gradients = engine(net, trusted=teaching.architecture != CUSTOM, opacus=opacus)
+        _descend(teaching, gradients, inputs, labels, noise, progress)
     return Net(teaching.architecture, shape, classes, net.eval())
 
 

@@ -58,6 +58,7 @@ CASES = {
     "mlp-rows": Case(teaching=replace(NET, architecture="mlp"), inputs="rows"),
     "mlp-images": Case(teaching=replace(NET, architecture="mlp"), inputs="images"),
     "cnn": Case(teaching=NET, inputs="images"),
+    "cnn-opacus": Case(teaching=NET, inputs="images", opacus=True),
     "resnet-gn": Case(teaching=replace(NET, architecture="resnet-gn"), inputs="images"),
     "custom": Case(teaching=replace(NET, architecture="custom"), inputs="images", factory=own_net),
 }
@@ -130,14 +131,20 @@ def test_a_sample_larger_than_the_physical_batch_is_summed_in_parts() -> None:
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "resnet-gn"])
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 20, 24)])
-def test_both_engines_give_the_same_sums(name: str, shape: tuple[int, ...]) -> None:
+def test_all_engines_give_the_same_sums(name: str, shape: tuple[int, ...]) -> None:
     inputs, labels = torch.rand(12, *shape, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 10
     inputs[4] = torch.nan
     own = architectures.build(name, shape, 10)
     one = gradients.BookKeeping(own).clipped_sums(inputs, labels, 0.2)
     two = gradients.Functional(own).clipped_sums(inputs, labels, 0.2)
-    for a, b in zip(one, two, strict=True):
+    three = gradients.Opacus(own).clipped_sums(inputs, labels, 0.2)
+    for a, b, c in zip(one, two, three, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(a, c, atol=1e-5, rtol=1e-4)
+
+
+def test_a_net_that_is_not_limbecks_own_never_goes_through_hooks() -> None:
+    assert isinstance(gradients.engine(nn.Linear(2, 2), trusted=False, opacus=True), gradients.Functional)
 
 
 def test_book_keeping_refuses_what_it_cannot_see() -> None:
