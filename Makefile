@@ -20,7 +20,8 @@ demo: environment
 	$(BIN)/limbeck simulate
 
 test: environment
-	$(BIN)/python -m pytest -q -n 2
+	# One torch thread in each of two workers and their children: more would only wait for each other.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
 # Type checkers do not see an editable install with mapped folders; a tree of links shows them the packages.
 types: environment

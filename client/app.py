@@ -8,7 +8,6 @@ costs nothing and tells nothing new.
 from __future__ import annotations
 
 import logging
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -16,43 +15,86 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
-from limbeck.client import release, teachers
+from limbeck.client import blackbox, release, teachers
 from limbeck.client.ledger import Ledger
+from limbeck.client.policy import AnyPolicy
 from limbeck.client.site import Site
-from limbeck.client.transcript import Transcript
-from limbeck.operators.errors import BudgetError, DataError, LimbeckError, WireError
+from limbeck.operators.errors import (
+    BudgetError,
+    DataError,
+    LimbeckError,
+    PolicyError,
+    SettingError,
+    TeacherError,
+    TranscriptError,
+    WireError,
+)
 from limbeck.protos import accounting, carry, codec
 from limbeck.protos.files import write_durably
-from limbeck.protos.messages import Accepted, Ask, Declined, Offer, Plan, Reason, Reply, Share, Taught, Teach
+from limbeck.protos.messages import (
+    CUSTOM,
+    Accepted,
+    Ask,
+    Declined,
+    Guarantee,
+    NetTeaching,
+    Offer,
+    Plan,
+    Reason,
+    Reply,
+    Share,
+    Taught,
+    Teach,
+)
 
 log = logging.getLogger(__name__)
 app = ClientApp()
+
+# In a plan's state folder: what a black-box teacher answered.
+BLACK_BOX = "black-box"
 
 
 @app.query("agree")
 @app.train("teach")
 @app.query("share")
 def answer(message: Message, context: Context) -> Message:
-    """One question, one answer. Raises WireError on bytes that are no request: Flower returns it as an error."""
-    reply = respond(Site.of(context.node_config), carry.unpack(message.content))
+    """One question, one answer. Raises WireError on bytes that are no request, LimbeckError where nothing may be sent."""
+    try:
+        reply = respond(Site.of(context.node_config), carry.unpack(message.content))
+    except WireError:
+        raise
+    except Exception:
+        # The text of an error can hold paths or records, and the carrier would send it.
+        log.exception("A question could not be answered.")
+        raise LimbeckError(Reason.FAILED.value) from None
     return Message(carry.pack(reply), reply_to=message)
 
 
 def respond(site: Site, data: bytes) -> bytes:
-    """The encoded reply of `site` to the encoded request `data`. Raises WireError where `data` is no request."""
+    """The encoded reply of `site` to the encoded request `data`, as it is in the transcript by then.
+
+    Raises WireError where `data` is no request, TranscriptError where the reply could not be written down and so must not be sent.
+    """
     request = codec.decode_request(data)
     plan_hash = codec.plan_hash(request.plan) if isinstance(request, Offer) else request.plan_hash
     try:
         match request:
             case Offer():
-                return _agree(site, request.plan, plan_hash)
+                return _agree(site, request, plan_hash)
             case Teach():
                 return _teach(site, _accepted_plan(site, plan_hash), plan_hash)
             case Ask():
                 return _share(site, _accepted_plan(site, plan_hash), request)
+    except TranscriptError:
+        raise
     except _Decline as decline:
-        log.warning("%s declines: %s (%s)", site.name, decline.reason.value, decline.__cause__ or "as its settings say")
-        return codec.encode_reply(Declined(plan_hash=plan_hash, reason=decline.reason, site=site.name))
+        log.warning("%s declines: %s (%s)", site.name, decline.reason.value, decline.__cause__ or "as asked now")
+        reason = decline.reason
+    except Exception:
+        # What an error says may speak of records, and a carrier would send it: it stays in the site's own log.
+        log.exception("%s met an error.", site.name)
+        reason = Reason.FAILED
+    return _send(site, Declined(plan_hash=plan_hash, reason=reason, site=site.name), f"declined: {reason.value}", None)
 
 
 class _Decline(Exception):
@@ -63,52 +105,105 @@ class _Decline(Exception):
         self.reason = reason
 
 
-def _agree(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
-    """Check the plan against this site's budget and transfer sets; no record is read."""
-    claimed, own = plan.privacy, site.budget
-    if plan.label_counts is not None and not site.settings.release_label_counts:
-        raise _Decline(Reason.POLICY)
-    if (claimed.unit, claimed.adjacency) != (own.unit, own.adjacency):
-        raise _Decline(Reason.POLICY)
-    if accounting.epsilon(((plan.teaching, plan.label_counts),), claimed.delta) > claimed.epsilon:
+def _check_policy(site: Site, offer: Offer) -> AnyPolicy:
+    """The policy as it stands now, which allows this plan; declines where it does not."""
+    try:
+        policy = site.policy()
+        policy.check(offer.plan, offer.author)
+    except (PolicyError, SettingError) as error:
+        raise _Decline(Reason.POLICY) from error
+    return policy
+
+
+def _agree(site: Site, offer: Offer, plan_hash: bytes) -> bytes:
+    """Check the plan against this site's policy, budget and transfer sets; no record is read."""
+    plan = offer.plan
+    own = _check_policy(site, offer).ledger_budget
+    if accounting.epsilon(((plan.teaching, plan.counts),), plan.privacy.delta) > plan.privacy.epsilon:
         raise _Decline(Reason.PLAN)
     try:
-        x_N = _transfer_set(site, plan)
+        x_N = site.read_transfer_set(plan.transfer_set)
     except DataError as error:
         raise _Decline(Reason.TRANSFER_SET) from error
     if len(x_N) != plan.samples:
         raise _Decline(Reason.TRANSFER_SET)
+    try:
+        teachers.check(plan.teaching, x_N, classes=plan.classes, factory=site.factory)
+    except (SettingError, DataError) as error:
+        raise _Decline(Reason.POLICY if _is_custom(plan) else Reason.PLAN) from error
     state = site.state(plan_hash)
-    if not (state / "taught.pb").exists():
+    taught = state / "taught.pb"
+    if taught.exists():
+        guarantee = _guarantee(taught, plan)
+    elif site.settings.black_box is not None:
+        guarantee = Guarantee.NONE
+        _check_black_box(site, plan, x_N)
+    else:
+        guarantee = Guarantee.RECORD_DP
         try:
             with Ledger(site.ledger, own) as ledger:
-                ledger.check(plan.teaching, plan.label_counts)
+                ledger.check(plan.teaching, plan.counts)
         except BudgetError as error:
             raise _Decline(Reason.BUDGET) from error
-    write_durably(state / "plan.pb", codec.encode_request(Offer(plan=plan)))
-    return codec.encode_reply(Accepted(plan_hash=plan_hash, site=site.name))
+    write_durably(state / "plan.pb", codec.encode_request(offer))
+    return _send(site, Accepted(plan_hash=plan_hash, site=site.name, guarantee=guarantee), "accepted", None)
+
+
+def _is_custom(plan: Plan) -> bool:
+    return isinstance(plan.teaching, NetTeaching) and plan.teaching.architecture == CUSTOM
+
+
+def _check_black_box(site: Site, plan: Plan, x_N: NDArray[np.generic]) -> None:
+    """Decline unless the owner allows answers without a guarantee and the site's teacher can give them; nothing is asked yet."""
+    try:
+        with Ledger(site.ledger, site.budget) as ledger:
+            ledger.check_declared()
+        _black_box(site).check(plan, x_N)
+    except BudgetError as error:
+        raise _Decline(Reason.POLICY) from error
+    except (TeacherError, SettingError, DataError) as error:
+        raise _Decline(Reason.TEACHER) from error
+
+
+def _black_box(site: Site) -> blackbox.BlackBox:
+    teacher = site.black_box
+    if teacher is None:
+        raise SettingError(f"Expected [black_box] in the settings of {site.name}, found none.")
+    return teacher
+
+
+def _guarantee(taught: Path, plan: Plan) -> Guarantee:
+    """What the answers of this site guarantee, as it said when its teacher was ready: later settings do not change it."""
+    reply = codec.decode_reply(taught.read_bytes(), plan=plan, expecting=Teach(plan_hash=codec.plan_hash(plan)))
+    if not isinstance(reply, Taught):
+        raise DataError(f"Expected a stored reply in {taught}, found another.")
+    return reply.guarantee
 
 
 def _accepted_plan(site: Site, plan_hash: bytes) -> Plan:
-    """The plan that this site accepted under this hash; declines where there is none."""
+    """The plan that this site accepted under this hash, if the policy still allows it; declines where there is none."""
     path = site.state(plan_hash) / "plan.pb"
     if not path.exists():
         raise _Decline(Reason.PLAN)
-    offer = codec.decode_request(path.read_bytes())
-    if not isinstance(offer, Offer) or codec.plan_hash(offer.plan) != plan_hash:
-        raise WireError(f"Expected the accepted plan {plan_hash.hex()} in {path}, found another.")
+    offer = codec.decode_offer(path.read_bytes())
+    if codec.plan_hash(offer.plan) != plan_hash:
+        raise DataError(f"Expected the accepted plan {plan_hash.hex()} in {path}, found another.")
+    _check_policy(site, offer)
     return offer.plan
 
 
 def _teach(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
-    """Reserve, only then read the first record, train, release label counts if the plan says so, commit."""
+    """Reserve, only then read the first record, train, release noisy counts if the plan says so, commit."""
     state = site.state(plan_hash)
     done = state / "taught.pb"
     if done.exists():
-        return done.read_bytes()
+        return _send_again(site, "taught", plan_hash, done)
+    if site.settings.black_box is not None:
+        return _ask_black_box(site, plan, plan_hash)
+    budget = site.budget
     try:
-        with Ledger(site.ledger, site.budget) as ledger:
-            entry = ledger.reserve(plan_hash, "teacher", plan.teaching, plan.label_counts)
+        with Ledger(site.ledger, budget) as ledger:
+            entry = ledger.reserve(plan_hash, "teacher", plan.teaching, plan.counts)
     except BudgetError as error:
         raise _Decline(Reason.BUDGET) from error
     try:
@@ -122,53 +217,92 @@ def _teach(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
             x_N,
             y_N,
             classes=plan.classes,
-            public_x=_transfer_set(site, plan),
+            public_x=site.read_transfer_set(plan.transfer_set),
             noise=noise,
             cache=site.cache,
+            factory=site.factory,
+            opacus=site.settings.gradients == "opacus",
         )
     except (LimbeckError, RuntimeError, ValueError) as error:
         raise _Decline(Reason.TEACHING_FAILED) from error
     teacher.save(state / "teacher.safetensors")
-    counts = release.label_counts(y_N, plan.classes, plan.label_counts, noise) if plan.label_counts else None
-    with Ledger(site.ledger, site.budget) as ledger:
+    taught = Taught(
+        plan_hash=plan_hash,
+        label_counts=release.label_counts(y_N, plan.classes, plan.label_counts, noise) if plan.label_counts else None,
+        record_count=release.record_count(y_N, plan.record_count, noise) if plan.record_count else None,
+        guarantee=Guarantee.RECORD_DP,
+    )
+    with Ledger(site.ledger, budget) as ledger:
         ledger.commit(entry)
-    return _send(site, Taught(plan_hash=plan_hash, label_counts=counts), "taught", entry, done)
+    return _send(site, taught, "taught", entry, done)
+
+
+def _ask_black_box(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
+    """Have the site's own teacher answer the public inputs; the ledger notes first that no guarantee holds. No counts leave."""
+    state = site.state(plan_hash)
+    try:
+        entry = _declare(site, plan_hash)
+        log.warning(
+            "%s: answers of a black-box teacher leave with NO DP GUARANTEE, as allow_without_dp = true allows.", site.name
+        )
+        _black_box(site).ask(plan, site.read_transfer_set(plan.transfer_set), state / BLACK_BOX)
+    except BudgetError as error:
+        raise _Decline(Reason.POLICY) from error
+    except (TeacherError, SettingError, DataError) as error:
+        raise _Decline(Reason.TEACHER) from error
+    taught = Taught(plan_hash=plan_hash, label_counts=None, guarantee=Guarantee.NONE)
+    return _send(site, taught, "taught", entry, state / "taught.pb")
+
+
+def _declare(site: Site, plan_hash: bytes) -> int:
+    """The ledger's entry for a plan's answers without a guarantee. Raises BudgetError where the owner does not, or no longer, allow it."""
+    with Ledger(site.ledger, site.budget) as ledger:
+        return ledger.declare(plan_hash, "answers of a black-box teacher", "no DP guarantee: limbeck did not train it")
 
 
 def _share(site: Site, plan: Plan, request: Ask) -> bytes:
-    """Answer on part of the transfer set: post-processing of the DP teacher, so free in ε."""
+    """Answer on part of the transfer set: post-processing of what teaching was charged for, or a black-box teacher's answers."""
     rows = slice(request.first, request.first + request.count)
     if request.stage >= len(plan.stages) or rows.stop > plan.samples:
         raise _Decline(Reason.PLAN)
     state = site.state(request.plan_hash)
-    if not (state / "taught.pb").exists():
+    taught = state / "taught.pb"
+    if not taught.exists():
         raise _Decline(Reason.NOT_TAUGHT)
     what = f"share of stage {request.stage + 1}, samples {rows.start} to {rows.stop - 1}"
     done = state / f"share-{request.stage}-{rows.start}-{rows.stop}.pb"
     if done.exists():
-        return done.read_bytes()
-    teacher = teachers.load(state / "teacher.safetensors")
-    log_p_NK = teacher.log_probabilities(_transfer_set(site, plan), cache=site.cache)[rows]
-    answers = release.answers(log_p_NK, plan, plan.stages[request.stage].temperature, site.noise())
-    with Ledger(site.ledger, site.budget) as ledger:
-        entry = ledger.record_free(request.plan_hash, what, "post-processing of a DP-trained teacher on public inputs")
+        return _send_again(site, what, request.plan_hash, done)
+    temperature = plan.stages[request.stage].temperature
+    if _guarantee(taught, plan) is Guarantee.NONE:
+        try:
+            entry = _declare(site, request.plan_hash)
+        except BudgetError as error:
+            raise _Decline(Reason.POLICY) from error
+        log_p_NK, temperature = blackbox.log_probabilities(plan, state / BLACK_BOX, temperature)
+    else:
+        teacher = teachers.load(state / "teacher.safetensors", factory=site.factory)
+        log_p_NK = teacher.log_probabilities(site.read_transfer_set(plan.transfer_set), cache=site.cache)
+        with Ledger(site.ledger, site.budget) as ledger:
+            entry = ledger.record_free(request.plan_hash, what, release.why_free(plan))
+    answers = release.answers(log_p_NK[rows], plan, temperature, site.noise())
     share = Share(plan_hash=request.plan_hash, stage=request.stage, first=request.first, answers=answers)
     return _send(site, share, what, entry, done, plan)
 
 
-def _send(site: Site, reply: Reply, what: str, entry: int, done: Path, plan: Plan | None = None) -> bytes:
-    """Write the reply to the transcript, then to the store: nothing leaves that the transcript lacks."""
+def _send(
+    site: Site, reply: Reply, what: str, entry: int | None, done: Path | None = None, plan: Plan | None = None
+) -> bytes:
+    """Write the reply to the transcript, then to the store if there is one: nothing leaves that the transcript lacks."""
     data = codec.encode_reply(reply, plan=plan)
-    Transcript(site.transcript).append(what, reply.plan_hash, entry, data)
-    write_durably(done, data)
+    site.transcript.append(what, reply.plan_hash, entry, data)
+    if done is not None:
+        write_durably(done, data)
     return data
 
 
-@lru_cache(maxsize=4)
-def _read_transfer_set(folder: Path, sha256: bytes) -> NDArray[np.generic]:
-    """Read and hashed once per process: it is named by its hash, so it cannot change under its name."""
-    return Site(folder).read_transfer_set(sha256)
-
-
-def _transfer_set(site: Site, plan: Plan) -> NDArray[np.generic]:
-    return _read_transfer_set(site.folder, plan.transfer_set)
+def _send_again(site: Site, what: str, plan_hash: bytes, done: Path) -> bytes:
+    """What was sent before, byte for byte, noted in the transcript once more."""
+    data = done.read_bytes()
+    site.transcript.append(what, plan_hash, None, data, again=True)
+    return data

@@ -41,7 +41,9 @@ def _hog(x_N: NDArray[np.generic]) -> NDArray[np.float32]:
     cell = 4 if images.shape[1] <= SMALL or images.shape[1] % 7 else 7
 
     def one(image: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.asarray(hog(image, orientations=9, pixels_per_cell=(cell, cell), cells_per_block=(2, 2)), np.float32)
+        # A broken image has broken features, of which `normalise` makes zeros: no reason to warn.
+        with np.errstate(invalid="ignore", over="ignore"):
+            return np.asarray(hog(image, orientations=9, pixels_per_cell=(cell, cell), cells_per_block=(2, 2)), np.float32)
 
     width = len(one(np.zeros(images.shape[1:], np.float32)))
     return np.stack([one(image) for image in images]) if len(images) else np.zeros((0, width), np.float32)
@@ -51,6 +53,13 @@ def _scattering(x_N: NDArray[np.generic]) -> NDArray[np.float32]:
     images = _unit_scale(_images(x_N))
     coefficients = scatter(images, scales=1 if images.shape[1] <= SMALL else 2)
     return coefficients.reshape(len(images), math.prod(coefficients.shape[1:]))
+
+
+def _rows(x_N: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Rows of a table or of text, as a public encoding made them (`limbeck.client.encodings`)."""
+    if x_N.ndim != 2:
+        raise DataError(f"Expected rows of shape (N, D), got {x_N.shape}.")
+    return x_N.astype(np.float32)
 
 
 def _images(x_N: NDArray[np.generic]) -> NDArray[np.generic]:
@@ -63,6 +72,7 @@ FEATURES: dict[str, Callable[[NDArray[np.generic]], NDArray[np.float32]]] = {
     "pixels": _pixels,
     "hog": _hog,
     "scattering": _scattering,
+    "rows": _rows,
 }
 
 

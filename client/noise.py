@@ -34,6 +34,9 @@ class Noise(Protocol):
     def uniform(self, n: int) -> NDArray[np.float64]:
         """n numbers in [0, 1), multiples of 2^-53."""
 
+    def below(self, n: int) -> int:
+        """An integer in [0, n), exactly uniform."""
+
 
 class _Stream:
     """AES-256 in counter mode as a generator. Its key is neither shown nor kept anywhere else."""
@@ -66,6 +69,14 @@ class _Stream:
             part[: u.shape[1]] = radius * np.cos(angle)
             part[u.shape[1] :] = radius * np.sin(angle)
         return torch.from_numpy(out[:n]).view(shape)
+
+    def below(self, n: int) -> int:
+        bits = (n - 1).bit_length()
+        size = (bits + 7) // 8
+        while True:
+            drawn = int.from_bytes(self._cipher.update(bytes(size))) >> (8 * size - bits)
+            if drawn < n:
+                return drawn
 
 
 class SystemEntropy(_Stream):

@@ -1,4 +1,4 @@
-"""What leaves a site, and by which mechanism: softened and truncated answers of a DP teacher, and a noisy label histogram."""
+"""What leaves a site, and by which mechanism: softened and truncated answers of a teacher, and noisy counts."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from limbeck.client import discrete
 from limbeck.client.noise import Noise
 from limbeck.operators import Sampled as SampledTruncation
 from limbeck.operators import SoftenThenTruncate, TopK, Truncated
 from limbeck.operators.softening import family
 from limbeck.protos import messages
-from limbeck.protos.messages import LabelCounts, Plan
+from limbeck.protos.messages import CountNoise, LabelCounts, Plan, RecordCount, VotesTeaching
 
 
 def answers(log_p_NK: Tensor, plan: Plan, temperature: float, noise: Noise) -> Truncated:
     """Soften over all classes first, truncate after: the plan's chain at one stage's temperature.
 
-    log_p_NK: (N, K) log-probabilities of a DP-trained teacher on public inputs; the result is post-processing of it.
+    log_p_NK: (N, K) log-probabilities of a DP-trained teacher on public inputs; the result is post-processing of it. Those of a
+    black-box teacher have no guarantee before, and none after.
     noise: draws the samples where the plan truncates by sampling.
     """
     softening = family(plan.family.value, temperature)
@@ -31,6 +33,21 @@ def answers(log_p_NK: Tensor, plan: Plan, temperature: float, noise: Noise) -> T
 
 
 def label_counts(y_N: NDArray[np.int64], classes: int, mechanism: LabelCounts, noise: Noise) -> tuple[float, ...]:
-    """K noisy counts: the Gaussian mechanism on the label histogram, L2 sensitivity 1 under add/remove of one record."""
-    counts_K = torch.from_numpy(np.bincount(y_N, minlength=classes).astype(np.float32))
-    return tuple((counts_K + noise.gaussian(classes, std=mechanism.noise_std)).tolist())
+    """K noisy counts: the (discrete) Gaussian mechanism on the label histogram, L2 sensitivity 1 under add/remove of one record."""
+    counts_K = np.bincount(y_N, minlength=classes)
+    if mechanism.noise is CountNoise.DISCRETE_GAUSSIAN:
+        return tuple(float(count + discrete.gaussian(noise.below, mechanism.noise_std)) for count in counts_K.tolist())
+    noise_K = noise.gaussian(classes, std=mechanism.noise_std)
+    return tuple((torch.from_numpy(counts_K.astype(np.float32)) + noise_K).tolist())
+
+
+def record_count(y_N: NDArray[np.int64], mechanism: RecordCount, noise: Noise) -> int:
+    """A noisy number of records: the discrete Gaussian mechanism, sensitivity 1 under add/remove of one record."""
+    return len(y_N) + discrete.gaussian(noise.below, mechanism.noise_std)
+
+
+def why_free(plan: Plan) -> str:
+    """Why an answer costs nothing beyond what teaching was charged for; for the ledger."""
+    if isinstance(plan.teaching, VotesTeaching):
+        return "post-processing of noisy votes on public inputs, which were paid for at teaching"
+    return "post-processing of a DP-trained teacher on public inputs"

@@ -1,61 +1,86 @@
-"""A site's own settings, read from its `site.toml`: where its records, ledger and transfer sets are, and its budget.
+"""A site's own settings, read from its `site.toml`: where its records, policy, ledger and transfer sets are.
 
-Nothing in here comes from the coordinator. Paths are relative to the folder that holds the file.
+Nothing in here comes from the coordinator. Paths are relative to the folder that holds the file. What a plan may ask is in the
+policy, a file of its own, because another person may answer for it.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import os
-import tomllib
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
+from limbeck.client import policy, records
+from limbeck.client.blackbox import BlackBox, Link, Remote
 from limbeck.client.ledger import Budget
 from limbeck.client.noise import Noise, SystemEntropy, UnsafeSeeded
+from limbeck.client.records import RecordSettings
+from limbeck.client.teachers.architectures import Factory, load_factory
+from limbeck.client.transcript import FILE_BYTES, TOTAL_BYTES, Transcript
 from limbeck.operators.errors import DataError, SettingError
-from limbeck.protos.messages import Adjacency, Unit
+from limbeck.protos.settings import Strict, read_toml, validate
 from limbeck.protos.transfer_set import digest, read_arrays
 
 SITES = "LIMBECK_SITES"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class BudgetSettings(_Strict):
-    """What all runs together may cost the records of this site."""
-
-    epsilon: float = Field(gt=0)
-    delta: float = Field(gt=0, lt=1)
-    unit: Literal["record"] = "record"
-    adjacency: Literal["add-remove-one"] = "add-remove-one"
-
-
-class NoiseSettings(_Strict):
+class NoiseSettings(Strict):
     """Where privacy noise comes from; a seed makes it repeatable, which voids every guarantee: simulations only."""
 
     source: Literal["system-entropy", "UnsafeSeeded"] = "system-entropy"
     seed: int | None = None
 
 
-class SiteSettings(_Strict):
-    """The whole of `site.toml`."""
+class BlackBoxSettings(Strict):
+    """A teacher that answers over gRPC, instead of training one here; it has no DP guarantee (docs/black-box-teachers.md).
+
+    address: HOST:PORT. ca, certificate, key: PEM files; without `ca` the connection is plaintext, which is refused to any but a loopback
+    address unless unsafe_plaintext. classes: the teacher's label of each of the plan's classes, in their order; without it, the
+    teacher's labels are the plan's classes in order. batch: inputs in a message at most. deadline_seconds: for one batch's answer.
+    attempts: at one batch, where the teacher is unreachable or late.
+    """
+
+    address: str = Field(pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$")
+    ca: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+    unsafe_plaintext: bool = False
+    classes: list[str] | None = None
+    batch: int = Field(default=256, ge=1)
+    deadline_seconds: float = Field(default=60.0, gt=0, allow_inf_nan=False)
+    attempts: int = Field(default=6, ge=1)
+
+
+class SiteSettings(Strict):
+    """The whole of `site.toml`.
+
+    records: an NPZ file, or a table. teacher: the site's own net as "module:factory", a file in this folder or an installed module;
+    without it the site takes part in no plan with custom teachers. gradients: whose per-record gradients train limbeck's own
+    nets. black_box: a teacher to ask instead of training one. ledger: only where the records' folder cannot hold it; by default
+    it lies beside the records, so that every setting of these records shares it. transcript_file_bytes, transcript_total_bytes:
+    sizes at which a transcript's file is closed, and nothing more is sent.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
-    records: str
+    records: str | RecordSettings = "records.npz"
+    teacher: str | None = None
     transfer_sets: str
     cache: str | None = None
-    ledger: str = "ledger.sqlite"
+    policy: str = "policy.toml"
+    ledger: str | None = None
     transcript: str = "transcript.jsonl"
+    transcript_file_bytes: int = Field(default=FILE_BYTES, ge=1)
+    transcript_total_bytes: int = Field(default=TOTAL_BYTES, ge=1)
     state: str = "state"
-    release_label_counts: bool = False
-    budget: BudgetSettings
+    gradients: Literal["fastest", "opacus"] = "fastest"
+    black_box: BlackBoxSettings | None = None
     noise: NoiseSettings = NoiseSettings()
 
 
@@ -68,16 +93,13 @@ class Site:
     def __init__(self, folder: Path) -> None:
         path = folder / "site.toml"
         try:
-            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+            raw = read_toml(path)
         except FileNotFoundError as error:
             raise DataError(f"Expected a site's settings at {path}, found none.") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise SettingError(f"Expected TOML in {path}: {error}.") from error
         try:
-            self.settings = SiteSettings.model_validate(raw)
-        except ValidationError as error:
-            problems = "; ".join(f"{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}" for e in error.errors())
-            raise SettingError(f"Expected valid settings in {path}: {problems}.") from error
+            self.settings = validate(SiteSettings, raw)
+        except SettingError as error:
+            raise SettingError(f"Expected valid settings in {path}.\n{error}") from None
         self.folder = folder
         self.name = self.settings.name
 
@@ -102,21 +124,66 @@ class Site:
             raise SettingError(f"Expected partition-id below {len(folders)} sites in {sites}, got {index}.")
         return cls(folders[index])
 
+    def policy(self) -> policy.AnyPolicy:
+        """The policy as its file says now. Raises PolicyError where it is missing or empty, SettingError where it cannot be meant."""
+        return policy.read(self.folder / self.settings.policy)
+
     @property
     def budget(self) -> Budget:
-        """What the ledger enforces."""
-        own = self.settings.budget
-        return Budget(epsilon=own.epsilon, delta=own.delta, unit=Unit(own.unit), adjacency=Adjacency(own.adjacency))
+        """What the ledger enforces, from the policy."""
+        return self.policy().ledger_budget
+
+    @property
+    def black_box(self) -> BlackBox | None:
+        """The teacher to ask instead of training one, or None. Raises SettingError or DataError where it cannot be asked as set."""
+        own = self.settings.black_box
+        if own is None:
+            return None
+        if own.ca is None and not (own.unsafe_plaintext or is_loopback(own.address)):
+            raise SettingError(
+                f"Expected black_box.ca for a teacher that is not on this machine, got none for {own.address}."
+            )
+        if (own.certificate is None) != (own.key is None) or (own.certificate is not None and own.ca is None):
+            raise SettingError("Expected black_box.certificate and black_box.key together, and with black_box.ca.")
+        link = Link(
+            address=own.address,
+            ca=self._pem(own.ca),
+            certificate=self._pem(own.certificate),
+            key=self._pem(own.key),
+            deadline=own.deadline_seconds,
+            attempts=own.attempts,
+        )
+        return BlackBox(remote=Remote(link), classes=own.classes, batch=own.batch)
+
+    def _pem(self, name: str | None) -> bytes | None:
+        if name is None:
+            return None
+        try:
+            return (self.folder / name).read_bytes()
+        except OSError as error:
+            raise DataError(f"Expected a PEM file at {self.folder / name}: {error}.") from error
 
     @property
     def ledger(self) -> Path:
-        """The ledger's file."""
-        return self.folder / self.settings.ledger
+        """The ledger's file: beside the records themselves, whatever links lead to them.
+
+        Raises SettingError where a reader brings the records and `ledger` does not say which file keeps their account.
+        """
+        if self.settings.ledger is not None:
+            return self.folder / self.settings.ledger
+        if self._records.path is None:
+            raise SettingError(
+                f"Expected `ledger` to name a file for the records that {self._records.reader} reads, got none."
+            )
+        own = (self.folder / self._records.path).resolve()
+        return own.with_name(own.name + ".ledger")
 
     @property
-    def transcript(self) -> Path:
-        """The transcript's file."""
-        return self.folder / self.settings.transcript
+    def transcript(self) -> Transcript:
+        """The transcript."""
+        own = self.settings
+        path = self.folder / own.transcript
+        return Transcript(path, file_bytes=own.transcript_file_bytes, total_bytes=own.transcript_total_bytes)
 
     @property
     def cache(self) -> Path | None:
@@ -138,21 +205,42 @@ class Site:
             raise SettingError("Expected noise.seed with noise.source = UnsafeSeeded, got none.")
         return UnsafeSeeded(own.seed)
 
+    @property
+    def factory(self) -> Factory | None:
+        """The site's own net, or None. Raises SettingError where its settings name one that is not there."""
+        return load_factory(self.settings.teacher, self.folder) if self.settings.teacher else None
+
+    @property
+    def _records(self) -> RecordSettings:
+        own = self.settings.records
+        return RecordSettings(path=own) if isinstance(own, str) else own
+
     def read_records(self, classes: int) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
         """The private records: inputs (n, ...) and labels (n,). Raises DataError."""
-        path = self.folder / self.settings.records
-        x_N, y_N = read_arrays(path, "x", "y")
-        if len(x_N) != len(y_N) or y_N.ndim != 1:
-            raise DataError(f"Expected as many labels as inputs in {path}, got {y_N.shape} for {x_N.shape}.")
-        if len(y_N) and not (int(y_N.min()) >= 0 and int(y_N.max()) < classes):
-            raise DataError(f"Expected labels in [0, {classes}) in {path}, got {int(y_N.min())} .. {int(y_N.max())}.")
-        return x_N, y_N.astype(np.int64)
+        try:
+            return records.read(self._records, self.folder, classes)
+        except SettingError as error:
+            raise DataError(str(error)) from error
 
     def read_transfer_set(self, sha256: bytes) -> NDArray[np.generic]:
         """The public inputs with this hash. Raises DataError where the site does not hold them."""
-        path = self.folder / self.settings.transfer_sets / f"{sha256.hex()}.npz"
-        (x_N,) = read_arrays(path, "x")
-        found = digest(x_N)
-        if found != sha256:
-            raise DataError(f"Expected SHA-256 {sha256.hex()} of the inputs in {path}, got {found.hex()}.")
-        return x_N
+        return _read_transfer_set((self.folder / self.settings.transfer_sets / f"{sha256.hex()}.npz").resolve(), sha256)
+
+
+@lru_cache(maxsize=4)
+def _read_transfer_set(path: Path, sha256: bytes) -> NDArray[np.generic]:
+    """Read and hashed once per process: it is named by its hash, so it cannot change under its name."""
+    (x_N,) = read_arrays(path, "x")
+    found = digest(x_N)
+    if found != sha256:
+        raise DataError(f"Expected SHA-256 {sha256.hex()} of the inputs in {path}, got {found.hex()}.")
+    return x_N
+
+
+def is_loopback(address: str) -> bool:
+    """Whether HOST:PORT stays on this machine."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

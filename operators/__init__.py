@@ -1,6 +1,17 @@
-"""Pure mathematics on probability tensors: softening, truncation, pooling. torch and the standard library only, no I/O, no Flower."""
+"""Pure mathematics on probability tensors: softening, truncation, pooling, losses, equivalence. torch and the standard library only."""
 
+from limbeck.operators.anchoring import Anchoring
 from limbeck.operators.entropy_target import EntropyTarget
+from limbeck.operators.equivalence import (
+    Calibration,
+    Comparison,
+    Reparametrised,
+    Shared,
+    calibrate,
+    compare,
+    compare_targets,
+    reparametrise,
+)
 from limbeck.operators.heads import Nucleus, Raw, Renormalised
 from limbeck.operators.sampling import LabelsOnly, Sampled
 from limbeck.operators.softening import Hybrid, Mixing, Power, Separable, SeparableSoftening, Softening, Tsallis, family
@@ -9,6 +20,9 @@ from limbeck.operators.truncated import Truncated, concatenate
 from limbeck.operators.truncation import SoftenThenTruncate, TopK, TruncateThenSoften, Truncation
 
 __all__ = [
+    "Anchoring",
+    "Calibration",
+    "Comparison",
     "EntropyTarget",
     "Hybrid",
     "LabelsOnly",
@@ -17,9 +31,11 @@ __all__ = [
     "Power",
     "Raw",
     "Renormalised",
+    "Reparametrised",
     "Sampled",
     "Separable",
     "SeparableSoftening",
+    "Shared",
     "SoftenThenTruncate",
     "Softening",
     "TailInterval",
@@ -28,7 +44,11 @@ __all__ = [
     "Truncated",
     "Truncation",
     "Tsallis",
+    "calibrate",
+    "compare",
+    "compare_targets",
     "concatenate",
     "family",
+    "reparametrise",
     "tail_interval",
 ]

@@ -33,3 +33,10 @@ def within(low: int, high: int, **values: int) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise SettingError(f"Expected {name} in [{low}, {high}], got {value!r}.")
+
+
+def fraction(**values: float) -> None:
+    """Every value is in [0, 1]."""
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise SettingError(f"Expected {name} in [0, 1], got {value!r}.")

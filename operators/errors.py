@@ -4,8 +4,11 @@ LimbeckError
 ├── SettingError        a scenario, site file or option that cannot be meant
 ├── DataError           a data file that is missing, corrupt or of the wrong shape
 ├── WireError           bytes from a peer that are not a valid message
+├── PolicyError         a plan that a site's policy forbids
 ├── BudgetError         a privacy budget that does not allow a charge
 ├── LedgerError         a ledger file that cannot be trusted or read
+├── TranscriptError     a transcript that cannot be trusted, read or written
+├── TeacherError        a black-box teacher that does not answer, or not as it must
 ├── TooFewClients       fewer clients than the plan's minimum are left
 └── RunError            a run folder that cannot be used as asked
 """
@@ -29,12 +32,24 @@ class WireError(LimbeckError):
     """Bytes from a peer that are not a valid message here and now."""
 
 
+class PolicyError(LimbeckError):
+    """A plan that a site's policy forbids."""
+
+
 class BudgetError(LimbeckError):
     """A charge that the privacy budget does not allow; nothing was charged."""
 
 
 class LedgerError(LimbeckError):
     """A ledger that cannot be trusted or read."""
+
+
+class TranscriptError(LimbeckError):
+    """A transcript that cannot be trusted, read or written; what it does not hold is not sent."""
+
+
+class TeacherError(LimbeckError):
+    """A black-box teacher that does not answer, or not as it must."""
 
 
 class TooFewClients(LimbeckError):

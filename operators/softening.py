@@ -38,6 +38,14 @@ class Softening(Protocol):
         """Soften log-probabilities; the result is log-probabilities too."""
 
 
+class TemperedSoftening(Softening, Protocol):
+    """A softening operator with a temperature of its own."""
+
+    @property
+    def temperature(self) -> float:
+        """T, dimensionless; above 1 softens."""
+
+
 class SeparableSoftening(Softening, Protocol):
     """A softening operator that is f_T(p_i) / sum_j f_T(p_j)."""
 

@@ -10,6 +10,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# Elements of a chunk of rows: two megabytes of float32 stay near a core; a GPU wants few, large launches.
+CHUNK_CPU, CHUNK_ELSEWHERE = 2**19, 2**25
+
+
+def rows_per_chunk(values_NK: Tensor) -> int:
+    """How many rows at once: above 32 MiB every new buffer costs the system's page faults, three times the work itself."""
+    return max(1, (CHUNK_CPU if values_NK.device.type == "cpu" else CHUNK_ELSEWHERE) // max(values_NK.shape[1], 1))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Truncated:

@@ -10,6 +10,7 @@ Shape legend: N samples, K classes, k kept entries.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,7 +20,10 @@ from torch import Tensor
 from limbeck.operators import check
 from limbeck.operators.errors import SettingError
 from limbeck.operators.softening import Power, Softening
-from limbeck.operators.truncated import Truncated
+from limbeck.operators.truncated import Truncated, concatenate, rows_per_chunk
+
+# Below this many columns a group, finding groups first does not pay.
+MINIMUM_GROUP = 4
 
 # Of (N, K) probabilities. One that needs more, as `Sampled` needs uniforms, is made one by functools.partial.
 Truncation = Callable[[Tensor], Truncated]
@@ -42,8 +46,8 @@ class TopK:
 
     def __call__(self, p_NK: Tensor) -> Truncated:
         classes = _classes(p_NK, self.k)
-        top = p_NK.topk(self.k, dim=-1)
-        ids_Nk, kept_Nk = _canonical(top.indices, top.values)
+        parts = [_top(part_BK, self.k) for part_BK in _chunks(p_NK)]
+        ids_Nk, kept_Nk = _in_order(torch.cat([ids for ids, _ in parts]), torch.cat([kept for _, kept in parts]))
         tail_N = (1 - kept_Nk.sum(-1)).clamp_(min=0) if self.k < classes else kept_Nk.new_zeros(len(kept_Nk))
         return Truncated(ids_Nk=ids_Nk, p_Nk=kept_Nk, tail_N=tail_N, classes=classes)
 
@@ -62,15 +66,23 @@ class SoftenThenTruncate:
         return self.truncation(self.softening(p_NK))
 
     def from_log(self, log_p_NK: Tensor) -> Truncated:
-        """From log-probabilities or logits. Power has a short cut: top-k of the logits and one log-sum-exp, no dense softmax."""
-        if not isinstance(self.softening, Power) or not isinstance(self.truncation, TopK):
+        """From log-probabilities or logits. Power and top-k have a short cut: top-k of the logits and one sum of exponentials."""
+        if not isinstance(self.truncation, TopK):
             return self.truncation(self.softening.from_log(log_p_NK.log_softmax(-1)).exp())
-        classes = _classes(log_p_NK, self.truncation.k)
-        z_NK = log_p_NK / self.softening.temperature
-        top = z_NK.topk(self.truncation.k, dim=-1)
-        kept_Nk = (top.values - z_NK.logsumexp(-1, keepdim=True)).exp()
-        ids_Nk, kept_Nk = _canonical(top.indices, kept_Nk)
-        tail_N = (1 - kept_Nk.sum(-1)).clamp_(min=0) if self.truncation.k < classes else kept_Nk.new_zeros(len(kept_Nk))
+        k, classes = self.truncation.k, _classes(log_p_NK, self.truncation.k)
+        if not isinstance(self.softening, Power):
+            return concatenate(
+                [self.truncation(self.softening.from_log(part.log_softmax(-1)).exp()) for part in _chunks(log_p_NK)]
+            )
+        # Powers of two, because torch's exp2 takes a third of the time of its exp on a CPU.
+        rate = math.log2(math.e) / self.softening.temperature
+        parts = []
+        for log_p_BK in _chunks(log_p_NK):
+            ids_Bk, top_Bk = _top(log_p_BK, k)
+            sum_B1 = log_p_BK.sub(top_Bk[:, :1]).mul_(rate).exp2_().sum(-1, keepdim=True)
+            parts.append((ids_Bk, top_Bk.sub(top_Bk[:, :1]).mul_(rate).exp2_().div_(sum_B1)))
+        ids_Nk, kept_Nk = _in_order(torch.cat([ids for ids, _ in parts]), torch.cat([kept for _, kept in parts]))
+        tail_N = (1 - kept_Nk.sum(-1)).clamp_(min=0) if k < classes else kept_Nk.new_zeros(len(kept_Nk))
         return Truncated(ids_Nk=ids_Nk, p_Nk=kept_Nk, tail_N=tail_N, classes=classes)
 
 
@@ -105,6 +117,41 @@ def _classes(p_NK: Tensor, k: int) -> int:
     if k > p_NK.shape[1]:
         raise SettingError(f"Expected k <= {p_NK.shape[1]} classes, got {k}.")
     return int(p_NK.shape[1])
+
+
+def _chunks(values_NK: Tensor) -> tuple[Tensor, ...]:
+    """Rows in chunks that stay in cache."""
+    parts: tuple[Tensor, ...] = values_NK.split(rows_per_chunk(values_NK))
+    return parts
+
+
+def _top(values_BK: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Ids and values of the k largest of each row, largest first.
+
+    The k largest lie in the k groups with the largest maxima: out of many columns these are found several times faster than by topk
+    alone. A group is every m-th column, so that its maximum is taken over contiguous memory.
+    """
+    samples, classes = values_BK.shape
+    size = math.isqrt(classes // k)
+    if size < MINIMUM_GROUP:
+        top = values_BK.topk(k, dim=-1)
+        return top.indices, top.values
+    groups = classes // size
+    maxima_Bm = values_BK[:, : groups * size].unflatten(1, (size, groups)).amax(1)
+    chosen_Bk, _ = _top(maxima_Bm, k)
+    members_Bsk = chosen_Bk.unsqueeze(1) + torch.arange(0, groups * size, groups, device=values_BK.device).unsqueeze(-1)
+    rest = torch.arange(groups * size, classes, device=values_BK.device).expand(samples, -1)
+    ids_Bc = torch.cat([members_Bsk.flatten(1), rest], dim=1)
+    among_Bk, top_Bk = _top(values_BK.gather(1, ids_Bc), k)
+    return ids_Bc.gather(1, among_Bk), top_Bk
+
+
+def _in_order(ids_Nk: Tensor, p_Nk: Tensor) -> tuple[Tensor, Tensor]:
+    """Canonical order of rows that are in descending order already: only those with ties are sorted."""
+    tied_n = (p_Nk[:, 1:] >= p_Nk[:, :-1]).any(-1).nonzero().squeeze(-1)
+    if len(tied_n):
+        ids_Nk[tied_n], p_Nk[tied_n] = _canonical(ids_Nk[tied_n], p_Nk[tied_n])
+    return ids_Nk, p_Nk
 
 
 def _canonical(ids_Nk: Tensor, p_Nk: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""What a plan's schedule costs: its mechanisms as dp-accounting events, composed by privacy loss distributions.
+"""What a plan's schedule costs: its mechanisms as dp-accounting events, composed by its privacy loss distributions.
 
 Public arithmetic on public constants; both sides do it. Neighbours differ by adding or removing one record; unit: record.
 """
@@ -6,81 +6,178 @@ Public arithmetic on public constants; both sides do it. Neighbours differ by ad
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 from limbeck.operators import check
 from limbeck.operators.errors import SettingError
-from limbeck.protos.messages import CnnTeaching, LabelCounts, LinearTeaching, Teaching
+from limbeck.protos.messages import (
+    CountNoise,
+    Counts,
+    LabelCounts,
+    LinearTeaching,
+    NetTeaching,
+    RecordCount,
+    Teaching,
+    VotesTeaching,
+)
 
 DISCRETISATION = 1e-3
 HIGHEST_NOISE = 1e6
-Schedule = tuple[Teaching, LabelCounts | None]
+# Beyond these, privacy loss distributions are huge and epsilon is in the hundreds: reported as infinite.
+LARGEST_MU = 30.0
+SMALLEST_SAMPLED_NOISE = 0.3
+Schedule = tuple[Teaching, Counts | None]
 
 
-def event(teaching: Teaching, label_counts: LabelCounts | None) -> Any:
-    """The DpEvent of one training and, where there is one, one label histogram."""
+@dataclass(frozen=True, slots=True)
+class DiscreteGaussian:
+    """An event: the discrete Gaussian of this scale on an integer of sensitivity 1. dp-accounting 0.6.0 has its privacy loss, no event."""
+
+    sigma: float
+
+
+def event(teaching: Teaching, counts: Counts | None) -> Any:
+    """The DpEvent of one training and, where there is one, one noisy count."""
     import dp_accounting as dp
 
     noisy = dp.GaussianDpEvent(teaching.noise_multiplier)
     match teaching:
         case LinearTeaching():
             training = dp.SelfComposedDpEvent(noisy, teaching.steps)
-        case CnnTeaching():
+        case NetTeaching():
             training = dp.SelfComposedDpEvent(dp.PoissonSampledDpEvent(teaching.sampling_rate, noisy), teaching.steps)
-    # A histogram has L2 sensitivity 1 under add/remove of one record, so its noise multiplier is its standard deviation.
-    return training if label_counts is None else dp.ComposedDpEvent([training, dp.GaussianDpEvent(label_counts.noise_std)])
+        case VotesTeaching():
+            # Training has no noise; what is released is one noisy histogram of votes per query, L2 sensitivity sqrt(2) each.
+            training = dp.SelfComposedDpEvent(noisy, teaching.queries)
+    return training if counts is None else dp.ComposedDpEvent([training, _counts_event(counts)])
+
+
+def _counts_event(counts: Counts) -> Any:
+    """Add/remove of one record changes one count by 1: the histogram's sensitivity is 1, in L2 and in L1."""
+    import dp_accounting as dp
+
+    if isinstance(counts, RecordCount) or counts.noise is CountNoise.DISCRETE_GAUSSIAN:
+        return DiscreteGaussian(counts.noise_std)
+    return dp.GaussianDpEvent(counts.noise_std)
+
+
+def counts_epsilon(counts: Counts, delta: float) -> float:
+    """The epsilon at `delta` of the noisy counts alone; unit: record, adjacency: add or remove one."""
+    return _epsilon_of(_counts_event(counts), delta)
 
 
 @lru_cache(maxsize=1024)
 def epsilon(schedules: tuple[Schedule, ...], delta: float) -> float:
-    """The epsilon at `delta` of all schedules together, by the PLD accountant, rounded up by its discretisation.
+    """The epsilon at `delta` of all schedules together, by privacy loss distributions, rounded up by their discretisation.
 
-    Unit: record. Adjacency: add or remove one.
+    Unit: record. Adjacency: add or remove one. Infinite where there is hardly any noise.
     """
+    import dp_accounting as dp
+
+    return _epsilon_of(dp.ComposedDpEvent([event(*schedule) for schedule in schedules]), delta)
+
+
+def _epsilon_of(composed: Any, delta: float) -> float:
+    """dp-accounting's privacy loss distributions, composed mechanism by mechanism.
+
+    Gaussian mechanisms compose exactly to one with 1/sigma^2 = sum 1/sigma_i^2, so any number of them is one distribution;
+    equal sampled ones are self-composed at once. Neither changes the result but by less rounding, which is always up.
+    """
+    import dp_accounting as dp
+    from dp_accounting.pld import privacy_loss_distribution as pld
+
     if not 0 < delta < 1:
         raise SettingError(f"Expected 0 < delta < 1, got {delta!r}.")
-    if not schedules:
+    squared_mu, others = 0.0, Counter[Any]()
+    for leaf, count in _leaves(composed, 1):
+        if isinstance(leaf, dp.GaussianDpEvent):
+            squared_mu += count / leaf.noise_multiplier**2
+        else:
+            others[leaf] += count
+    if squared_mu > LARGEST_MU**2:
+        return math.inf
+    found = []
+    if squared_mu:
+        found.append(pld.from_gaussian_mechanism(squared_mu**-0.5, value_discretization_interval=DISCRETISATION))
+    for leaf, count in others.items():
+        if isinstance(leaf, DiscreteGaussian):
+            if math.sqrt(count) / leaf.sigma > LARGEST_MU:
+                return math.inf
+            one = pld.from_discrete_gaussian_mechanism(
+                leaf.sigma, value_discretization_interval=DISCRETISATION, use_connect_dots=True
+            )
+            found.append(one.self_compose(count))
+        elif isinstance(leaf, dp.PoissonSampledDpEvent) and isinstance(leaf.event, dp.GaussianDpEvent):
+            if leaf.event.noise_multiplier < SMALLEST_SAMPLED_NOISE:
+                return math.inf
+            found.append(_sampled(leaf.sampling_probability, leaf.event.noise_multiplier, count))
+        else:
+            raise SettingError(f"Expected a mechanism out of (sampled) Gaussian and discrete Gaussian, got {leaf}.")
+    if not found:
         return 0.0
+    total = found[0]
+    for part in found[1:]:
+        total = total.compose(part)
+    return float(total.get_epsilon_for_delta(delta))
+
+
+def _leaves(composed: Any, count: int) -> Iterator[tuple[Any, int]]:
+    """The mechanisms of an event, each with how often it is used."""
     import dp_accounting as dp
-    from dp_accounting.pld import PLDAccountant
 
-    accountant = PLDAccountant(
-        neighboring_relation=dp.NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=DISCRETISATION
-    )
-    for schedule in schedules:
-        accountant.compose(event(*schedule))
-    return float(accountant.get_epsilon(delta))
+    if isinstance(composed, dp.ComposedDpEvent):
+        for part in composed.events:
+            yield from _leaves(part, count)
+    elif isinstance(composed, dp.SelfComposedDpEvent):
+        yield from _leaves(composed.event, count * composed.count)
+    else:
+        yield composed, count
 
 
-def calibrate(teaching: Teaching, *, epsilon: float, delta: float, label_counts_fraction: float | None) -> Schedule:
-    """The least noise with which training, and a label histogram if a fraction is given, cost at most `epsilon` at `delta`.
+@lru_cache(maxsize=1024)
+def _sampled(rate: float, noise: float, steps: int) -> Any:
+    from dp_accounting.pld import privacy_loss_distribution as pld
 
-    label_counts_fraction: in (0, 1), the histogram's share of the squared Gaussian-DP parameter mu of the whole. Noise multipliers are
-    rounded up to 4 significant digits, so an error is towards privacy. Raises SettingError where no noise is enough.
+    one = pld.from_gaussian_mechanism(noise, sampling_prob=rate, value_discretization_interval=DISCRETISATION)
+    return one.self_compose(steps)
+
+
+def calibrate(
+    teaching: Teaching, *, epsilon: float, delta: float, label_counts_fraction: float | None, counts: Counts | None = None
+) -> Schedule:
+    """The least noise with which training, and noisy counts if a fraction is given, cost at most `epsilon` at `delta`.
+
+    label_counts_fraction: in (0, 1), the counts' share of the squared Gaussian-DP parameter mu of the whole. counts: which counts, with
+    any noise; by default a label histogram. Noise multipliers are rounded up to 4 significant digits, so an error is towards
+    privacy. Raises SettingError where no noise is enough.
     """
     check.positive(epsilon=epsilon)
     if not 0 < delta < 1:
         raise SettingError(f"Expected 0 < delta < 1, got {delta!r}.")
-    label_counts = None
+    if label_counts_fraction is None:
+        counts = None
     if label_counts_fraction is not None:
         if not 0 < label_counts_fraction < 1:
             raise SettingError(f"Expected 0 < label_counts_fraction < 1, got {label_counts_fraction!r}.")
         mu = gaussian_mu(epsilon, delta)
-        label_counts = LabelCounts(noise_std=_round_up(1 / (mu * math.sqrt(label_counts_fraction))))
+        kind = counts or LabelCounts(noise_std=1.0)
+        counts = replace(kind, noise_std=_round_up(1 / (mu * math.sqrt(label_counts_fraction))))
     low, high = 0.01, 0.02
-    while _cost(replace(teaching, noise_multiplier=high), label_counts, delta) > epsilon:
+    while _cost(replace(teaching, noise_multiplier=high), counts, delta) > epsilon:
         low, high = high, high * 2
         if high > HIGHEST_NOISE:
             raise SettingError(f"Expected a schedule that some noise makes cost epsilon = {epsilon}, found none.")
     while high / low > 1.0005:
         middle = math.sqrt(low * high)
-        if _cost(replace(teaching, noise_multiplier=middle), label_counts, delta) > epsilon:
+        if _cost(replace(teaching, noise_multiplier=middle), counts, delta) > epsilon:
             low = middle
         else:
             high = middle
-    return replace(teaching, noise_multiplier=_round_up(high)), label_counts
+    return replace(teaching, noise_multiplier=_round_up(high)), counts
 
 
 def gaussian_mu(epsilon: float, delta: float) -> float:
@@ -98,13 +195,8 @@ def gaussian_mu(epsilon: float, delta: float) -> float:
     return low
 
 
-def _cost(teaching: Teaching, label_counts: LabelCounts | None, delta: float) -> float:
-    # Below this no accountant needs asking; it also keeps the search away from settings whose distributions are huge.
-    if teaching.noise_multiplier < 0.3 and not isinstance(teaching, LinearTeaching):
-        return math.inf
-    if isinstance(teaching, LinearTeaching) and math.sqrt(teaching.steps) / teaching.noise_multiplier > 30:
-        return math.inf
-    return epsilon(((teaching, label_counts),), delta)
+def _cost(teaching: Teaching, counts: Counts | None, delta: float) -> float:
+    return epsilon(((teaching, counts),), delta)
 
 
 def _normal(x: float) -> float:

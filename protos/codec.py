@@ -11,37 +11,49 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from enum import Enum
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
 import torch
-from google.protobuf.message import DecodeError, Message
-from google.protobuf.unknown_fields import UnknownFieldSet
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from limbeck.operators import Truncated
 from limbeck.operators.errors import WireError
 from limbeck.protos import limbeck_pb2 as pb
-from limbeck.protos import packing
+from limbeck.protos import packing, signing
+from limbeck.protos.checks import enum as _enum
+from limbeck.protos.checks import no_unknown_fields as _no_unknown_fields
+from limbeck.protos.checks import real as _real
+from limbeck.protos.checks import text as _text
+from limbeck.protos.checks import whole as _whole
 from limbeck.protos.messages import (
+    ARCHITECTURES,
+    FEATURES,
     HASH_BYTES,
+    TEACHINGS,
     VERSION,
     Accepted,
     Adjacency,
     Ask,
-    CnnTeaching,
+    BlackBoxTeaching,
     Coding,
+    CountNoise,
     Declined,
     Family,
+    Guarantee,
     LabelCounts,
     LinearTeaching,
     Loss,
+    NetTeaching,
     Offer,
     Plan,
     Pooling,
     Privacy,
     Reason,
+    RecordCount,
     Reply,
     Request,
     Sampled,
@@ -54,6 +66,7 @@ from limbeck.protos.messages import (
     TopK,
     Truncation,
     Unit,
+    VotesTeaching,
 )
 
 MAX_REQUEST = 1 << 20
@@ -65,16 +78,25 @@ MASS_TOLERANCE = 0.03
 PAIRWISE = 16
 
 _SITE = re.compile(r"[A-Za-z0-9._-]{1,64}")
-E = TypeVar("E", bound=Enum)
 M = TypeVar("M", pb.Request, pb.Reply)
 
 
 # Plans
 
 
+@lru_cache(maxsize=64)
 def plan_hash(plan: Plan) -> bytes:
     """SHA-256 (32 bytes) of a plan's encoding: the name of its run."""
-    return hashlib.sha256(_plan_to_pb(plan).SerializeToString(deterministic=True)).digest()
+    return hashlib.sha256(_plan_bytes(plan)).digest()
+
+
+def signed_offer(plan: Plan, key: Ed25519PrivateKey) -> Offer:
+    """An offer of the plan, signed by the holder of this key."""
+    return Offer(plan=plan, author=signing.author_of(key), signature=signing.sign(key, _plan_bytes(plan)))
+
+
+def _plan_bytes(plan: Plan) -> bytes:
+    return _plan_to_pb(plan).SerializeToString(deterministic=True)
 
 
 def check_plan(plan: Plan) -> None:
@@ -103,18 +125,31 @@ def check_plan(plan: Plan) -> None:
     teaching = plan.teaching
     match teaching:
         case LinearTeaching():
-            _text("teaching.features", teaching.features, 64)
+            _one_of("teaching.features", teaching.features, FEATURES)
             _real("teaching.feature_norm", teaching.feature_norm, 0, 1e6, open_below=True)
             _whole("teaching.average_last", teaching.average_last, 1, teaching.steps)
-        case CnnTeaching():
+        case NetTeaching():
+            _one_of("teaching.architecture", teaching.architecture, ARCHITECTURES)
             _real("teaching.sampling_rate", teaching.sampling_rate, 0, 1, open_below=True)
             _whole("teaching.physical_batch", teaching.physical_batch, 1, MAX_COUNT)
+        case VotesTeaching():
+            _whole("teaching.teachers", teaching.teachers, 2, 10**6)
+            # Every sample of the plan is one query; a plan that says less would be charged less than it asks.
+            _whole("teaching.queries", teaching.queries, plan.samples, plan.samples)
+            _text("teaching.features", teaching.features, 64)
+            _real("teaching.feature_norm", teaching.feature_norm, 0, 1e6, open_below=True)
     _whole("teaching.steps", teaching.steps, 1, 10**6)
     _real("teaching.momentum", teaching.momentum, 0, 1, open_above=True)
-    for name in ("learning_rate", "clip", "noise_multiplier", "normaliser"):
+    for name in ("learning_rate", "noise_multiplier"):
         _real(f"teaching.{name}", getattr(teaching, name), 0, 1e9, open_below=True)
-    if plan.label_counts is not None:
-        _real("label_counts.noise_std", plan.label_counts.noise_std, 0, 1e9, open_below=True)
+    if not isinstance(teaching, VotesTeaching):
+        for name in ("clip", "normaliser"):
+            _real(f"teaching.{name}", getattr(teaching, name), 0, 1e9, open_below=True)
+    if plan.label_counts is not None and plan.record_count is not None:
+        raise WireError("Expected label_counts or record_count, got both: label counts tell the number of records.")
+    for name, counts in (("label_counts", plan.label_counts), ("record_count", plan.record_count)):
+        if counts is not None:
+            _real(f"{name}.noise_std", counts.noise_std, 0, 1e9, open_below=True)
     _real("privacy.epsilon", plan.privacy.epsilon, 0, 1e6, open_below=True)
     _real("privacy.delta", plan.privacy.delta, 0, 1, open_below=True, open_above=True)
     student = plan.student
@@ -126,6 +161,8 @@ def check_plan(plan: Plan) -> None:
     _real("student.relabel", student.relabel, 0, 1)
     _whole("minimum_clients", plan.minimum_clients, 1, 10**6)
     _whole("public_seed", plan.public_seed, 0, (1 << 63) - 1)
+    if plan.black_box is not None:
+        _whole("black_box.draws", plan.black_box.draws, 1, 255)
 
 
 def _plan_to_pb(plan: Plan) -> pb.Plan:
@@ -144,8 +181,12 @@ def _plan_to_pb(plan: Plan) -> pb.Plan:
         pooling=plan.pooling.value,
         stages=[pb.Stage(sparsity=stage.sparsity, temperature=stage.temperature) for stage in plan.stages],
         linear=pb.LinearTeaching(**fields) if isinstance(teaching, LinearTeaching) else None,
-        cnn=pb.CnnTeaching(**fields) if isinstance(teaching, CnnTeaching) else None,
-        label_counts=pb.LabelCounts(noise_std=plan.label_counts.noise_std) if plan.label_counts else None,
+        net=pb.NetTeaching(**fields) if isinstance(teaching, NetTeaching) else None,
+        votes=pb.VotesTeaching(**fields) if isinstance(teaching, VotesTeaching) else None,
+        label_counts=pb.LabelCounts(noise_std=plan.label_counts.noise_std, noise=plan.label_counts.noise.value)
+        if plan.label_counts
+        else None,
+        record_count=pb.RecordCount(noise_std=plan.record_count.noise_std) if plan.record_count else None,
         privacy=pb.Privacy(
             epsilon=plan.privacy.epsilon,
             delta=plan.privacy.delta,
@@ -158,6 +199,7 @@ def _plan_to_pb(plan: Plan) -> pb.Plan:
         ),
         minimum_clients=plan.minimum_clients,
         public_seed=plan.public_seed,
+        black_box=pb.BlackBoxTeaching(draws=plan.black_box.draws) if plan.black_box else None,
     )
 
 
@@ -173,11 +215,9 @@ def _plan_from_pb(message: pb.Plan) -> Plan:
     truncation: Truncation = (
         TopK(k=message.top_k.k) if message.WhichOneof("truncation") == "top_k" else Sampled(draws=message.sampled.draws)
     )
-    teaching: Teaching
-    if message.WhichOneof("teaching") == "linear":
-        teaching = LinearTeaching(**{name: getattr(message.linear, name) for name in LinearTeaching.__dataclass_fields__})
-    else:
-        teaching = CnnTeaching(**{name: getattr(message.cnn, name) for name in CnnTeaching.__dataclass_fields__})
+    kind = str(message.WhichOneof("teaching"))
+    fields = {name: getattr(getattr(message, kind), name) for name in TEACHINGS[kind].__dataclass_fields__}
+    teaching: Teaching = TEACHINGS[kind](**fields)
     plan = Plan(
         name=message.name,
         transfer_set=message.transfer_set,
@@ -189,7 +229,13 @@ def _plan_from_pb(message: pb.Plan) -> Plan:
         pooling=_enum("pooling", Pooling, message.pooling),
         stages=tuple(Stage(sparsity=stage.sparsity, temperature=stage.temperature) for stage in message.stages),
         teaching=teaching,
-        label_counts=LabelCounts(noise_std=message.label_counts.noise_std) if message.HasField("label_counts") else None,
+        label_counts=LabelCounts(
+            noise_std=message.label_counts.noise_std,
+            noise=_enum("label_counts.noise", CountNoise, message.label_counts.noise),
+        )
+        if message.HasField("label_counts")
+        else None,
+        record_count=RecordCount(noise_std=message.record_count.noise_std) if message.HasField("record_count") else None,
         privacy=Privacy(
             epsilon=message.privacy.epsilon,
             delta=message.privacy.delta,
@@ -202,6 +248,7 @@ def _plan_from_pb(message: pb.Plan) -> Plan:
         ),
         minimum_clients=message.minimum_clients,
         public_seed=message.public_seed,
+        black_box=BlackBoxTeaching(draws=message.black_box.draws) if message.HasField("black_box") else None,
     )
     check_plan(plan)
     return plan
@@ -215,7 +262,8 @@ def encode_request(request: Request) -> bytes:
     match request:
         case Offer(plan=plan):
             check_plan(plan)
-            message = pb.Request(offer=pb.Offer(plan=_plan_to_pb(plan)))
+            _check_author(request)
+            message = pb.Request(offer=pb.Offer(plan=_plan_to_pb(plan), author=request.author, signature=request.signature))
         case Teach():
             message = pb.Request(teach=pb.Teach(plan_hash=_hash("plan_hash", request.plan_hash)))
         case Ask():
@@ -230,7 +278,10 @@ def decode_request(data: bytes) -> Request:
     message = _parse(pb.Request(), data, MAX_REQUEST)
     kind = message.WhichOneof("kind")
     if kind == "offer":
-        return Offer(plan=_plan_from_pb(message.offer.plan))
+        own_offer = message.offer
+        offer = Offer(plan=_plan_from_pb(own_offer.plan), author=own_offer.author, signature=own_offer.signature)
+        _check_author(offer)
+        return offer
     if kind == "teach":
         return Teach(plan_hash=_hash("plan_hash", message.teach.plan_hash))
     if kind == "ask":
@@ -239,6 +290,19 @@ def decode_request(data: bytes) -> Request:
         _check_ask(ask)
         return ask
     raise WireError("Expected a request with a kind, got none.")
+
+
+def decode_offer(data: bytes) -> Offer:
+    """The offer of a plan in `data`, such as a plan's file. Raises WireError on anything else."""
+    request = decode_request(data)
+    if not isinstance(request, Offer):
+        raise WireError(f"Expected an offer of a plan, got {type(request).__name__}.")
+    return request
+
+
+def _check_author(offer: Offer) -> None:
+    if offer.author or offer.signature:
+        signing.check(offer.author, offer.signature, _plan_bytes(offer.plan))
 
 
 def _check_ask(ask: Ask) -> None:
@@ -255,8 +319,9 @@ def encode_reply(reply: Reply, *, plan: Plan | None = None) -> bytes:
     """Bytes of a reply; a Share needs its plan, which says how it is coded. Probabilities are quantised here."""
     match reply:
         case Accepted():
-            _site(reply.site)
-            message = pb.Reply(accepted=pb.Accepted(plan_hash=_hash("plan_hash", reply.plan_hash), site=reply.site))
+            own = _hash("plan_hash", reply.plan_hash)
+            accepted = pb.Accepted(plan_hash=own, site=_site(reply.site), guarantee=reply.guarantee.value)
+            message = pb.Reply(accepted=accepted)
         case Declined():
             own = _hash("plan_hash", reply.plan_hash)
             message = pb.Reply(declined=pb.Declined(plan_hash=own, reason=reply.reason.name, site=_site(reply.site)))
@@ -264,7 +329,14 @@ def encode_reply(reply: Reply, *, plan: Plan | None = None) -> bytes:
             counts = reply.label_counts
             if counts is not None and not all(map(math.isfinite, counts)):
                 raise WireError(f"Expected finite label counts, got {counts}.")
-            message = pb.Reply(taught=pb.Taught(plan_hash=_hash("plan_hash", reply.plan_hash), label_counts=counts))
+            own = _hash("plan_hash", reply.plan_hash)
+            taught = pb.Taught(
+                plan_hash=own,
+                label_counts=counts,
+                record_count=reply.record_count,
+                guarantee=reply.guarantee.value,
+            )
+            message = pb.Reply(taught=taught)
         case Share():
             if plan is None:
                 raise WireError("Expected the plan of a share to encode, got none.")
@@ -298,7 +370,8 @@ def decode_reply(data: bytes, *, plan: Plan, expecting: Request) -> Reply:
     if kind != wanted:
         raise WireError(f"Expected a reply of kind {wanted!r} or 'declined', got {kind!r}.")
     if kind == "accepted":
-        return Accepted(plan_hash=expected, site=_site(message.accepted.site))
+        guarantee = _guarantee(message.accepted.guarantee, plan)
+        return Accepted(plan_hash=expected, site=_site(message.accepted.site), guarantee=guarantee)
     if kind == "taught":
         return _taught_from_pb(message.taught, plan, expected)
     if not isinstance(expecting, Ask):
@@ -312,6 +385,30 @@ def share_bytes(plan: Plan, ask: Ask) -> int:
     inner = 2 + HASH_BYTES + sum(_varint_field(value) for value in (ask.stage, ask.first, ask.count))
     inner += sum(1 + _varint(size) + size for size in (ids, codes, tails) if size)
     return 1 + _varint(inner) + inner
+
+
+def bits_per_answer(plan: Plan) -> float:
+    """Bits of the answer to one public input in one stage, its part of the message around it included."""
+    ask = Ask(plan_hash=bytes(HASH_BYTES), stage=len(plan.stages) - 1, first=0, count=plan.samples)
+    return 8 * share_bytes(plan, ask) / plan.samples
+
+
+def implied_request(data: bytes, plan: Plan) -> Request:
+    """The question under `plan` that the encoded reply in `data` answers, as far as the reply tells; for reading a transcript.
+
+    Raises WireError where `data` is no reply.
+    """
+    message = _parse(pb.Reply(), data, MAX_COUNT)
+    match message.WhichOneof("kind"):
+        case "share":
+            own = message.share
+            ask = Ask(plan_hash=own.plan_hash, stage=own.stage, first=own.first, count=own.count)
+            _check_ask(ask)
+            return ask
+        case "taught":
+            return Teach(plan_hash=_hash("plan_hash", message.taught.plan_hash))
+        case _:
+            return Offer(plan=plan)
 
 
 def _share_sizes(plan: Plan, count: int) -> tuple[int, int, int]:
@@ -331,13 +428,24 @@ def kept(plan: Plan) -> int:
 
 
 def _taught_from_pb(message: pb.Taught, plan: Plan, expected: bytes) -> Taught:
-    counts = tuple(message.label_counts)
-    wanted = plan.classes if plan.label_counts is not None else 0
+    counts, guarantee = tuple(message.label_counts), _guarantee(message.guarantee, plan)
+    wanted = plan.classes if plan.label_counts is not None and guarantee is Guarantee.RECORD_DP else 0
     if len(counts) != wanted:
         raise WireError(f"Expected {wanted} label counts, got {len(counts)}.")
     if not all(map(math.isfinite, counts)):
         raise WireError("Expected finite label counts, got NaN or infinity.")
-    return Taught(plan_hash=expected, label_counts=counts or None)
+    wanted_count = plan.record_count is not None and guarantee is Guarantee.RECORD_DP
+    if message.HasField("record_count") != wanted_count:
+        raise WireError(f"Expected {'a' if wanted_count else 'no'} record count, got the contrary.")
+    record_count = message.record_count if message.HasField("record_count") else None
+    return Taught(plan_hash=expected, label_counts=counts or None, record_count=record_count, guarantee=guarantee)
+
+
+def _guarantee(value: str, plan: Plan) -> Guarantee:
+    guarantee = _enum("guarantee", Guarantee, value)
+    if guarantee is Guarantee.NONE and plan.black_box is None:
+        raise WireError("Expected a site with a guarantee, as the plan permits no black-box teachers, got one without.")
+    return guarantee
 
 
 def _share_to_pb(share: Share, plan: Plan) -> pb.Share:
@@ -443,15 +551,6 @@ def _parse(message: M, data: bytes, limit: int) -> M:
     return message
 
 
-def _no_unknown_fields(message: Message) -> None:
-    if len(UnknownFieldSet(message)):
-        raise WireError(f"Expected no unknown fields in {message.DESCRIPTOR.name}.")
-    for _, value in message.ListFields():
-        for part in value if hasattr(value, "add") else [value]:
-            if isinstance(part, Message):
-                _no_unknown_fields(part)
-
-
 def _varint(value: int) -> int:
     return max(1, (value.bit_length() + 6) // 7)
 
@@ -472,25 +571,6 @@ def _site(value: str) -> str:
     return value
 
 
-def _text(name: str, value: str, limit: int) -> None:
-    if not (0 < len(value) <= limit and value.isprintable()):
-        raise WireError(f"Expected {name} of 1 to {limit} printable characters, got {value[:80]!r}.")
-
-
-def _whole(name: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise WireError(f"Expected {name} in [{low}, {high}], got {value}.")
-
-
-def _real(name: str, value: float, low: float, high: float, *, open_below: bool = False, open_above: bool = False) -> None:
-    inside = (value > low if open_below else value >= low) and (value < high if open_above else value <= high)
-    if not (math.isfinite(value) and inside):
-        brackets = "(["[not open_below], ")]"[not open_above]
-        raise WireError(f"Expected {name} in {brackets[0]}{low:g}, {high:g}{brackets[1]}, got {value!r}.")
-
-
-def _enum(name: str, kind: type[E], value: str) -> E:
-    try:
-        return kind(value)
-    except ValueError:
-        raise WireError(f"Expected {name} out of {', '.join(item.value for item in kind)}, got {value[:80]!r}.") from None
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise WireError(f"Expected {name} out of {', '.join(known)}, got {value[:80]!r}.")

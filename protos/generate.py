@@ -8,20 +8,21 @@ import tempfile
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-GENERATED = ("limbeck_pb2.py", "limbeck_pb2.pyi")
+SOURCES = ("limbeck", "teacher")
+# Sources that define a gRPC service, whose stubs are generated too.
+SERVICES = ("teacher",)
+GENERATED = tuple(f"{name}_pb2{end}" for name in SOURCES for end in (".py", ".pyi")) + tuple(
+    f"{name}_pb2_grpc.py" for name in SERVICES
+)
 
 
 def generate(out: Path) -> None:
     """Write the generated modules into `out`. Needs grpcio-tools, a development dependency."""
-    command = [
-        sys.executable,
-        "-m",
-        "grpc_tools.protoc",
-        f"-Ilimbeck/protos={FOLDER}",
-        f"--python_out={out}",
-        f"--pyi_out={out}",
-    ]
-    subprocess.run([*command, "limbeck/protos/limbeck.proto"], check=True)
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-Ilimbeck/protos={FOLDER}"]
+    command += [f"--python_out={out}", f"--pyi_out={out}"]
+    for name in SOURCES:
+        stubs = [f"--grpc_python_out={out}"] if name in SERVICES else []
+        subprocess.run([*command, *stubs, f"limbeck/protos/{name}.proto"], check=True)
 
 
 def main() -> int:
@@ -33,7 +34,7 @@ def main() -> int:
         stale = [name for name in GENERATED if not (FOLDER / name).exists() or (FOLDER / name).read_text() != fresh[name]]
         for name in stale:
             print(
-                f"Expected protos/{name} as generated from limbeck.proto; run python -m limbeck.protos.generate.",
+                f"Expected protos/{name} as generated from its .proto; run python -m limbeck.protos.generate.",
                 file=sys.stderr,
             )
         return 1 if stale else 0

@@ -28,8 +28,8 @@ class LinearTeaching(_message.Message):
     average_last: int
     def __init__(self, features: _Optional[str] = ..., feature_norm: _Optional[float] = ..., steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., momentum: _Optional[float] = ..., clip: _Optional[float] = ..., noise_multiplier: _Optional[float] = ..., normaliser: _Optional[float] = ..., average_last: _Optional[int] = ...) -> None: ...
 
-class CnnTeaching(_message.Message):
-    __slots__ = ("sampling_rate", "steps", "learning_rate", "momentum", "clip", "noise_multiplier", "normaliser", "physical_batch")
+class NetTeaching(_message.Message):
+    __slots__ = ("sampling_rate", "steps", "learning_rate", "momentum", "clip", "noise_multiplier", "normaliser", "physical_batch", "architecture")
     SAMPLING_RATE_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
@@ -38,6 +38,7 @@ class CnnTeaching(_message.Message):
     NOISE_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
     NORMALISER_FIELD_NUMBER: _ClassVar[int]
     PHYSICAL_BATCH_FIELD_NUMBER: _ClassVar[int]
+    ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
     sampling_rate: float
     steps: int
     learning_rate: float
@@ -46,7 +47,28 @@ class CnnTeaching(_message.Message):
     noise_multiplier: float
     normaliser: float
     physical_batch: int
-    def __init__(self, sampling_rate: _Optional[float] = ..., steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., momentum: _Optional[float] = ..., clip: _Optional[float] = ..., noise_multiplier: _Optional[float] = ..., normaliser: _Optional[float] = ..., physical_batch: _Optional[int] = ...) -> None: ...
+    architecture: str
+    def __init__(self, sampling_rate: _Optional[float] = ..., steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., momentum: _Optional[float] = ..., clip: _Optional[float] = ..., noise_multiplier: _Optional[float] = ..., normaliser: _Optional[float] = ..., physical_batch: _Optional[int] = ..., architecture: _Optional[str] = ...) -> None: ...
+
+class VotesTeaching(_message.Message):
+    __slots__ = ("teachers", "queries", "features", "feature_norm", "steps", "learning_rate", "momentum", "noise_multiplier")
+    TEACHERS_FIELD_NUMBER: _ClassVar[int]
+    QUERIES_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_NORM_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    MOMENTUM_FIELD_NUMBER: _ClassVar[int]
+    NOISE_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
+    teachers: int
+    queries: int
+    features: str
+    feature_norm: float
+    steps: int
+    learning_rate: float
+    momentum: float
+    noise_multiplier: float
+    def __init__(self, teachers: _Optional[int] = ..., queries: _Optional[int] = ..., features: _Optional[str] = ..., feature_norm: _Optional[float] = ..., steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., momentum: _Optional[float] = ..., noise_multiplier: _Optional[float] = ...) -> None: ...
 
 class Privacy(_message.Message):
     __slots__ = ("epsilon", "delta", "unit", "adjacency")
@@ -61,6 +83,14 @@ class Privacy(_message.Message):
     def __init__(self, epsilon: _Optional[float] = ..., delta: _Optional[float] = ..., unit: _Optional[str] = ..., adjacency: _Optional[str] = ...) -> None: ...
 
 class LabelCounts(_message.Message):
+    __slots__ = ("noise_std", "noise")
+    NOISE_STD_FIELD_NUMBER: _ClassVar[int]
+    NOISE_FIELD_NUMBER: _ClassVar[int]
+    noise_std: float
+    noise: str
+    def __init__(self, noise_std: _Optional[float] = ..., noise: _Optional[str] = ...) -> None: ...
+
+class RecordCount(_message.Message):
     __slots__ = ("noise_std",)
     NOISE_STD_FIELD_NUMBER: _ClassVar[int]
     noise_std: float
@@ -106,8 +136,14 @@ class Student(_message.Message):
     relabel: float
     def __init__(self, architecture: _Optional[str] = ..., loss: _Optional[str] = ..., epochs: _Optional[int] = ..., batch: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., augment: _Optional[bool] = ..., relabel: _Optional[float] = ...) -> None: ...
 
+class BlackBoxTeaching(_message.Message):
+    __slots__ = ("draws",)
+    DRAWS_FIELD_NUMBER: _ClassVar[int]
+    draws: int
+    def __init__(self, draws: _Optional[int] = ...) -> None: ...
+
 class Plan(_message.Message):
-    __slots__ = ("version", "name", "transfer_set", "samples", "classes", "family", "top_k", "sampled", "coding", "pooling", "stages", "linear", "cnn", "label_counts", "privacy", "student", "minimum_clients", "public_seed")
+    __slots__ = ("version", "name", "transfer_set", "samples", "classes", "family", "top_k", "sampled", "coding", "pooling", "stages", "linear", "net", "votes", "label_counts", "privacy", "student", "minimum_clients", "public_seed", "record_count", "black_box")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     TRANSFER_SET_FIELD_NUMBER: _ClassVar[int]
@@ -120,12 +156,15 @@ class Plan(_message.Message):
     POOLING_FIELD_NUMBER: _ClassVar[int]
     STAGES_FIELD_NUMBER: _ClassVar[int]
     LINEAR_FIELD_NUMBER: _ClassVar[int]
-    CNN_FIELD_NUMBER: _ClassVar[int]
+    NET_FIELD_NUMBER: _ClassVar[int]
+    VOTES_FIELD_NUMBER: _ClassVar[int]
     LABEL_COUNTS_FIELD_NUMBER: _ClassVar[int]
     PRIVACY_FIELD_NUMBER: _ClassVar[int]
     STUDENT_FIELD_NUMBER: _ClassVar[int]
     MINIMUM_CLIENTS_FIELD_NUMBER: _ClassVar[int]
     PUBLIC_SEED_FIELD_NUMBER: _ClassVar[int]
+    RECORD_COUNT_FIELD_NUMBER: _ClassVar[int]
+    BLACK_BOX_FIELD_NUMBER: _ClassVar[int]
     version: int
     name: str
     transfer_set: bytes
@@ -138,19 +177,26 @@ class Plan(_message.Message):
     pooling: str
     stages: _containers.RepeatedCompositeFieldContainer[Stage]
     linear: LinearTeaching
-    cnn: CnnTeaching
+    net: NetTeaching
+    votes: VotesTeaching
     label_counts: LabelCounts
     privacy: Privacy
     student: Student
     minimum_clients: int
     public_seed: int
-    def __init__(self, version: _Optional[int] = ..., name: _Optional[str] = ..., transfer_set: _Optional[bytes] = ..., samples: _Optional[int] = ..., classes: _Optional[int] = ..., family: _Optional[str] = ..., top_k: _Optional[_Union[TopK, _Mapping]] = ..., sampled: _Optional[_Union[Sampled, _Mapping]] = ..., coding: _Optional[str] = ..., pooling: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., linear: _Optional[_Union[LinearTeaching, _Mapping]] = ..., cnn: _Optional[_Union[CnnTeaching, _Mapping]] = ..., label_counts: _Optional[_Union[LabelCounts, _Mapping]] = ..., privacy: _Optional[_Union[Privacy, _Mapping]] = ..., student: _Optional[_Union[Student, _Mapping]] = ..., minimum_clients: _Optional[int] = ..., public_seed: _Optional[int] = ...) -> None: ...
+    record_count: RecordCount
+    black_box: BlackBoxTeaching
+    def __init__(self, version: _Optional[int] = ..., name: _Optional[str] = ..., transfer_set: _Optional[bytes] = ..., samples: _Optional[int] = ..., classes: _Optional[int] = ..., family: _Optional[str] = ..., top_k: _Optional[_Union[TopK, _Mapping]] = ..., sampled: _Optional[_Union[Sampled, _Mapping]] = ..., coding: _Optional[str] = ..., pooling: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., linear: _Optional[_Union[LinearTeaching, _Mapping]] = ..., net: _Optional[_Union[NetTeaching, _Mapping]] = ..., votes: _Optional[_Union[VotesTeaching, _Mapping]] = ..., label_counts: _Optional[_Union[LabelCounts, _Mapping]] = ..., privacy: _Optional[_Union[Privacy, _Mapping]] = ..., student: _Optional[_Union[Student, _Mapping]] = ..., minimum_clients: _Optional[int] = ..., public_seed: _Optional[int] = ..., record_count: _Optional[_Union[RecordCount, _Mapping]] = ..., black_box: _Optional[_Union[BlackBoxTeaching, _Mapping]] = ...) -> None: ...
 
 class Offer(_message.Message):
-    __slots__ = ("plan",)
+    __slots__ = ("plan", "author", "signature")
     PLAN_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     plan: Plan
-    def __init__(self, plan: _Optional[_Union[Plan, _Mapping]] = ...) -> None: ...
+    author: bytes
+    signature: bytes
+    def __init__(self, plan: _Optional[_Union[Plan, _Mapping]] = ..., author: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class Teach(_message.Message):
     __slots__ = ("plan_hash",)
@@ -181,12 +227,14 @@ class Request(_message.Message):
     def __init__(self, offer: _Optional[_Union[Offer, _Mapping]] = ..., teach: _Optional[_Union[Teach, _Mapping]] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ...) -> None: ...
 
 class Accepted(_message.Message):
-    __slots__ = ("plan_hash", "site")
+    __slots__ = ("plan_hash", "site", "guarantee")
     PLAN_HASH_FIELD_NUMBER: _ClassVar[int]
     SITE_FIELD_NUMBER: _ClassVar[int]
+    GUARANTEE_FIELD_NUMBER: _ClassVar[int]
     plan_hash: bytes
     site: str
-    def __init__(self, plan_hash: _Optional[bytes] = ..., site: _Optional[str] = ...) -> None: ...
+    guarantee: str
+    def __init__(self, plan_hash: _Optional[bytes] = ..., site: _Optional[str] = ..., guarantee: _Optional[str] = ...) -> None: ...
 
 class Declined(_message.Message):
     __slots__ = ("plan_hash", "reason", "site")
@@ -199,12 +247,16 @@ class Declined(_message.Message):
     def __init__(self, plan_hash: _Optional[bytes] = ..., reason: _Optional[str] = ..., site: _Optional[str] = ...) -> None: ...
 
 class Taught(_message.Message):
-    __slots__ = ("plan_hash", "label_counts")
+    __slots__ = ("plan_hash", "label_counts", "record_count", "guarantee")
     PLAN_HASH_FIELD_NUMBER: _ClassVar[int]
     LABEL_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    RECORD_COUNT_FIELD_NUMBER: _ClassVar[int]
+    GUARANTEE_FIELD_NUMBER: _ClassVar[int]
     plan_hash: bytes
     label_counts: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, plan_hash: _Optional[bytes] = ..., label_counts: _Optional[_Iterable[float]] = ...) -> None: ...
+    record_count: int
+    guarantee: str
+    def __init__(self, plan_hash: _Optional[bytes] = ..., label_counts: _Optional[_Iterable[float]] = ..., record_count: _Optional[int] = ..., guarantee: _Optional[str] = ...) -> None: ...
 
 class Share(_message.Message):
     __slots__ = ("plan_hash", "stage", "first", "count", "ids", "codes", "tails")

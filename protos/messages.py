@@ -15,13 +15,17 @@ from limbeck.operators import Truncated
 
 VERSION = 1
 HASH_BYTES = 32
+# Public features of inputs for linear teachers, and nets that a plan can name: closed lists, so that a site refuses before it is charged.
+FEATURES = ("scattering", "hog", "pixels", "rows")
+CUSTOM = "custom"
+ARCHITECTURES = ("mlp", "cnn", "resnet-gn", CUSTOM)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinearTeaching:
     """Full-batch DP gradient descent on a linear head over public features: every record takes part in every step.
 
-    features: "scattering", "hog" or "pixels". feature_norm: each record's feature vector is scaled to this L2 norm.
+    features: one of FEATURES. feature_norm: each record's feature vector is scaled to this L2 norm.
     normaliser: public constant (records) that divides the noisy gradient sum; never the private data-set size.
     noise_multiplier: noise standard deviation divided by `clip`. average_last: weights are the mean of this many last steps.
     """
@@ -38,13 +42,16 @@ class LinearTeaching:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CnnTeaching:
-    """DP-SGD with Poisson sampling on a small tanh convolutional net.
+class NetTeaching:
+    """DP-SGD with Poisson sampling on a net.
 
+    architecture: one of ARCHITECTURES; "custom" is a net of the site's own choice, named in its settings and never by a plan: the cost
+    is that of the schedule whatever the net.
     sampling_rate: public, in (0, 1]. normaliser: public constant (records) that divides the noisy gradient sum.
     noise_multiplier: noise standard deviation divided by `clip`. physical_batch: records per backward pass (memory only).
     """
 
+    architecture: str
     sampling_rate: float
     steps: int
     learning_rate: float
@@ -55,7 +62,51 @@ class CnnTeaching:
     physical_batch: int
 
 
-Teaching = LinearTeaching | CnnTeaching
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VotesTeaching:
+    """Noisy votes of disjoint sub-teachers, for owners whose teacher cannot be trained under DP [F: PATE, arXiv 1802.08908].
+
+    Every record belongs to one of `teachers` shards, drawn on its own; on each shard a linear head over public features is trained
+    without noise and votes for one class of each of the `queries` public inputs. One record more or less changes one shard, so it
+    moves at most one vote per input from one class to another: L2 sensitivity sqrt(2) per input [D].
+
+    queries: the plan's number of samples; all are answered once, at teaching. noise_multiplier: standard deviation of the noise on each
+    vote count divided by sqrt(2). feature_norm, steps, learning_rate, momentum: of every head, full batch.
+    """
+
+    teachers: int
+    queries: int
+    features: str
+    feature_norm: float
+    steps: int
+    learning_rate: float
+    momentum: float
+    noise_multiplier: float
+
+
+Teaching = LinearTeaching | NetTeaching | VotesTeaching
+# By the names that they have on the wire, in ledgers, policies and scenarios.
+TEACHINGS: dict[str, type[Teaching]] = {"linear": LinearTeaching, "net": NetTeaching, "votes": VotesTeaching}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlackBoxTeaching:
+    """Sites may answer from a teacher of their own that no DP schedule made: whether one does, its owner decides.
+
+    draws: M in [1, 255], how often a teacher that gives labels only is asked about each input.
+    """
+
+    draws: int
+
+
+class Guarantee(Enum):
+    """What a site's answers guarantee for its records; it says so itself.
+
+    NONE: they come from a black-box teacher, so no epsilon holds for this site.
+    """
+
+    RECORD_DP = "record-dp"
+    NONE = "none"
 
 
 class Adjacency(Enum):
@@ -74,6 +125,7 @@ class Unit(Enum):
 class Privacy:
     """What one run costs a client in all: the epsilon claimed at `delta`, its unit and neighbouring relation.
 
+    Of the clients that train under the plan's schedule, that is: where a plan permits black-box teachers, the sites that use one have none.
     A client recomputes epsilon from the schedule and refuses a plan that claims less than it costs.
     """
 
@@ -83,12 +135,30 @@ class Privacy:
     adjacency: Adjacency
 
 
+class CountNoise(Enum):
+    """Noise on counts: floats from the normal distribution, or integers exactly from the discrete Gaussian (arXiv 2004.00010)."""
+
+    GAUSSIAN = "gaussian"
+    DISCRETE_GAUSSIAN = "discrete-gaussian"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelCounts:
-    """A noisy label histogram is asked of every client: Gaussian noise of standard deviation `noise_std` records
-    on each of the K counts (L2 sensitivity 1 under add/remove of one record)."""
+    """A noisy label histogram is asked of every client: noise of scale `noise_std` records on each of the K counts
+    (L2 sensitivity 1 under add/remove of one record, which changes one count by 1)."""
 
     noise_std: float
+    noise: CountNoise = CountNoise.GAUSSIAN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordCount:
+    """A noisy number of records is asked of every client: discrete Gaussian noise of scale `noise_std` (sensitivity 1)."""
+
+    noise_std: float
+
+
+Counts = LabelCounts | RecordCount
 
 
 class Family(Enum):
@@ -128,13 +198,17 @@ class Pooling(Enum):
 
     MEAN = "mean"
     CLASS_COUNTS = "class-counts"
+    RECORD_COUNTS = "record-counts"
 
 
 class Loss(Enum):
-    """Distillation losses: transformed teacher matching (untempered student) or Hinton's (tempered, times T^2)."""
+    """Distillation losses, `limbeck.operators.losses`: transformed teacher matching, reverse KL and Jensen-Shannon, all with an untempered
+    student, or Hinton's (tempered, times T^2)."""
 
     TTM = "ttm"
     HINTON = "hinton"
+    REVERSE = "reverse"
+    JENSEN_SHANNON = "jensen-shannon"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +225,7 @@ class Student:
 
     architecture: a name in `limbeck.server.student`. epochs: passes over the transfer set per stage. augment: public random
     affine views of the transfer set. relabel: in [0, 1], the share of the student's own prediction in its targets
-    from the second stage on.
+    from the second stage on: `limbeck.operators.Anchoring` with alpha = 1 - relabel.
     """
 
     architecture: str
@@ -168,7 +242,9 @@ class Student:
 class Plan:
     """All that a run will do, fixed and public beforehand; the SHA-256 of its encoding names the run.
 
-    transfer_set: SHA-256 of the public inputs. samples, classes: N and K. public_seed: seeds public randomness only.
+    transfer_set: SHA-256 of the public inputs. samples, classes: N and K. public_seed: seeds public randomness only. label_counts,
+    record_count: at most one of them, since label counts tell the number of records too. black_box: None where every site trains under
+    the schedule, and so has the guarantee.
     """
 
     name: str
@@ -186,6 +262,13 @@ class Plan:
     student: Student
     minimum_clients: int
     public_seed: int
+    record_count: RecordCount | None = None
+    black_box: BlackBoxTeaching | None = None
+
+    @property
+    def counts(self) -> Counts | None:
+        """What is asked about the records besides answers, if anything."""
+        return self.label_counts or self.record_count
 
 
 # Requests: coordinator to site. Every one but the first carries the plan's hash.
@@ -193,14 +276,19 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """Will you take part in this plan?"""
+    """Will you take part in this plan?
+
+    author: Ed25519 public key (32 bytes) of who wrote the plan. signature: over its encoding. Both empty: nobody signed it.
+    """
 
     plan: Plan
+    author: bytes = b""
+    signature: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Teach:
-    """Train the teacher under the plan's schedule, and release label counts if the plan says so."""
+    """Train the teacher under the plan's schedule, and release noisy counts if the plan says so."""
 
     plan_hash: bytes
 
@@ -228,6 +316,8 @@ class Reason(Enum):
     NOT_TAUGHT = "the site has no teacher for this plan"
     TEACHING_FAILED = "training the teacher failed"
     DATA = "the site could not read its records"
+    FAILED = "the site met an error of its own"
+    TEACHER = "the site's black-box teacher cannot answer as the plan needs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,6 +326,7 @@ class Accepted:
 
     plan_hash: bytes
     site: str
+    guarantee: Guarantee
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,15 +340,22 @@ class Declined:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taught:
-    """The teacher is ready. label_counts: a release (Gaussian mechanism, in the ledger) of K finite floats, or None."""
+    """The teacher is ready.
+
+    label_counts: a release (Gaussian or discrete Gaussian mechanism, in the ledger) of K finite floats, or None. record_count: a release
+    (discrete Gaussian mechanism, in the ledger), or None. A site without a guarantee releases neither.
+    """
 
     plan_hash: bytes
     label_counts: tuple[float, ...] | None
+    guarantee: Guarantee
+    record_count: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """Answers on transfer samples first .. first + N - 1 at `stage`: post-processing of a DP-trained teacher.
+    """Answers on transfer samples first .. first + N - 1 at `stage`: post-processing of what teaching was charged for, or what a site said
+    has no guarantee.
 
     answers: N rows of kept ids, probabilities and tail mass, as quantised on the wire.
     """

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 BITS_BELOW_ONE = 20
 LEVELS = 254
+# Ids of at most this many bits are packed by words, eight at a time.
+WORD_BITS = 8
 
 _DECODE = np.concatenate([[0.0], 2.0 ** (-BITS_BELOW_ONE * (255 - np.arange(1, 256)) / LEVELS)]).astype(np.float32)
 # The code of a float32 depends on its top 18 bits alone to within a third of a code step, so encoding is one look-up.
@@ -56,11 +58,20 @@ def id_bytes(classes: int) -> int:
 
 def pack_ids(ids: NDArray[np.integer], classes: int) -> bytes:
     """A flat array of ids in [0, classes) as a bit stream, least significant bit first, padded to a whole byte."""
-    flat = ids.reshape(-1)
-    stream = np.empty((len(flat), id_bits(classes)), np.uint8)
-    for bit in range(stream.shape[1]):
-        stream[:, bit] = (flat >> bit) & 1
-    return np.packbits(stream, bitorder="little").tobytes()
+    flat, bits = ids.reshape(-1), id_bits(classes)
+    if bits > WORD_BITS:
+        stream = np.empty((len(flat), bits), np.uint8)
+        for bit in range(bits):
+            stream[:, bit] = (flat >> bit) & 1
+        return np.packbits(stream, bitorder="little").tobytes()
+    # Eight ids fill `bits` whole bytes, which one 64-bit word holds.
+    groups = np.zeros((-(-len(flat) // 8), 8), np.uint8)
+    groups.reshape(-1)[: len(flat)] = flat
+    words = groups[:, 0].astype("<u8")
+    for place in range(1, 8):
+        words |= groups[:, place].astype("<u8") << np.uint64(bits * place)
+    stream = words.view(np.uint8).reshape(-1, 8)[:, :bits]
+    return stream.tobytes()[: packed_size(len(flat), classes)]
 
 
 def unpack_ids(data: bytes, count: int, classes: int) -> NDArray[np.unsignedinteger]:
@@ -68,13 +79,23 @@ def unpack_ids(data: bytes, count: int, classes: int) -> NDArray[np.unsignedinte
     bits = id_bits(classes)
     if len(data) != packed_size(count, classes):
         raise ValueError(f"Expected {packed_size(count, classes)} bytes of packed ids, got {len(data)}.")
-    stream = np.unpackbits(np.frombuffer(data, dtype=np.uint8), bitorder="little")
-    if stream[count * bits :].any():
+    if bits > WORD_BITS:
+        stream = np.unpackbits(np.frombuffer(data, dtype=np.uint8), bitorder="little")
+        padding = stream[count * bits :]
+        entries = stream[: count * bits].reshape(count, bits)
+        ids = np.zeros(count, f"<u{id_bytes(classes)}")
+        for bit in range(bits):
+            ids |= entries[:, bit].astype(ids.dtype) << ids.dtype.type(bit)
+    else:
+        packed = np.zeros((-(-count // 8), 8), np.uint8)
+        packed[:, :bits] = np.frombuffer(data.ljust(len(packed) * bits, b"\0"), np.uint8).reshape(-1, bits)
+        words = packed.view("<u8")[:, 0]
+        groups = np.empty((len(words), 8), np.uint8)
+        for place in range(8):
+            groups[:, place] = (words >> np.uint64(bits * place)) & np.uint64((1 << bits) - 1)
+        ids, padding = groups.reshape(-1)[:count], groups.reshape(-1)[count:]
+    if padding.any():
         raise ValueError("Expected zero bits after the last packed id.")
-    entries = stream[: count * bits].reshape(count, bits)
-    ids = np.zeros(count, f"<u{id_bytes(classes)}")
-    for bit in range(bits):
-        ids |= entries[:, bit].astype(ids.dtype) << ids.dtype.type(bit)
     return ids
 
 

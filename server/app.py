@@ -2,12 +2,14 @@
 
 Run config (public; it travels): "plan" and "transfer-sets" are paths of a plan file and of the folder with its transfer set,
 "folder" is where the run's record, checkpoints and student go, "clients" how many nodes to wait for, "join-seconds" and
-"answer-seconds" how long.
+"answer-seconds" how long. A carrier that hands its apps no run config names a Flower bundle in the environment, whose
+run config is then read.
 """
 
 from __future__ import annotations
 
 import os
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,11 +19,10 @@ from flwr.serverapp import Grid, ServerApp
 
 from limbeck.operators.errors import DataError, SettingError
 from limbeck.protos import codec
-from limbeck.protos.messages import Offer
 from limbeck.protos.transfer_set import digest, read_arrays
 from limbeck.server.coordinator import Coordinator, Patience
 
-RUN = "LIMBECK_RUN"
+BUNDLE = "LIMBECK_BUNDLE"
 
 app = ServerApp()
 
@@ -29,14 +30,12 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the plan named in the run config over the Grid."""
-    settings = {**_from_folder(os.environ.get(RUN)), **context.run_config}
+    settings = context.run_config or _of_bundle(os.environ.get(BUNDLE))
     plan_path = Path(_text(settings, "plan"))
     try:
-        offer = codec.decode_request(plan_path.read_bytes())
+        offer = codec.decode_offer(plan_path.read_bytes())
     except FileNotFoundError as error:
         raise DataError(f"Expected a plan at {plan_path}, found none.") from error
-    if not isinstance(offer, Offer):
-        raise DataError(f"Expected a plan in {plan_path}, found another message.")
     plan = offer.plan
     transfer_path = Path(_text(settings, "transfer-sets")) / f"{plan.transfer_set.hex()}.npz"
     (x_N,) = read_arrays(transfer_path, "x")
@@ -47,15 +46,16 @@ def main(grid: Grid, context: Context) -> None:
         join=float(settings.get("join-seconds", 60.0)),
         answer=float(settings.get("answer-seconds", 3600.0)),
     )
-    Coordinator(grid, plan, torch.from_numpy(x_N), Path(_text(settings, "folder")), patience).run()
+    Coordinator(grid, offer, torch.from_numpy(x_N), Path(_text(settings, "folder")), patience).run()
 
 
-def _from_folder(run: str | None) -> dict[str, str]:
-    """The run config of a prepared run folder, for carriers that hand an app no run config of its own."""
-    if run is None:
+def _of_bundle(bundle: str | None) -> dict[str, bool | float | int | str]:
+    """The run config in a bundle's pyproject.toml; none without a bundle."""
+    if bundle is None:
         return {}
-    folder = Path(run)
-    return {"plan": str(folder / "plan.pb"), "transfer-sets": str(folder / "transfer"), "folder": str(folder / "server")}
+    described = tomllib.loads((Path(bundle) / "pyproject.toml").read_text(encoding="utf-8"))
+    config: dict[str, bool | float | int | str] = described["tool"]["flwr"]["app"]["config"]
+    return config
 
 
 def _text(settings: Mapping[str, object], key: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,19 @@ from torch import Tensor
 
 from limbeck.operators.errors import TooFewClients, WireError
 from limbeck.protos import carry, codec
-from limbeck.protos.messages import Accepted, Ask, Declined, Offer, Plan, Pooling, Reply, Request, Share, Taught, Teach
+from limbeck.protos.messages import (
+    Accepted,
+    Ask,
+    Declined,
+    Guarantee,
+    Offer,
+    Pooling,
+    Reply,
+    Request,
+    Share,
+    Taught,
+    Teach,
+)
 from limbeck.server import checkpoint, distil, export, pooling, student
 from limbeck.server.events import Events
 from limbeck.server.pruning import Masks
@@ -28,6 +41,7 @@ from limbeck.server.record import ClientRecord, Record, StageRecord
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.02
+REASONS_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,13 +56,14 @@ class Patience:
 class Coordinator:
     """Runs one plan over a Grid.
 
-    transfer_x: the (N, ...) public inputs of the plan. folder: checkpoints, record, events and the student go there; a folder that
-    holds finished stages of the same plan is continued after the last of them.
+    offer: the plan, with its author's signature if it has one. transfer_x: the (N, ...) public inputs of the plan. folder: checkpoints,
+    record, events and the student go there; a folder that holds finished stages of the same plan is continued after the last of them.
     """
 
-    def __init__(self, grid: Grid, plan: Plan, transfer_x: Tensor, folder: Path, patience: Patience) -> None:
-        self.grid, self.plan, self.transfer_x, self.folder, self.patience = grid, plan, transfer_x, folder, patience
-        self.plan_hash = codec.plan_hash(plan)
+    def __init__(self, grid: Grid, offer: Offer, transfer_x: Tensor, folder: Path, patience: Patience) -> None:
+        self.grid, self.offer, self.transfer_x, self.folder, self.patience = grid, offer, transfer_x, folder, patience
+        self.plan = offer.plan
+        self.plan_hash = codec.plan_hash(self.plan)
         self.record = Record(folder / "record.json", self.plan_hash)
         self.events = Events(folder / "events.jsonl")
         self.sites: dict[int, str] = {}
@@ -87,7 +102,7 @@ class Coordinator:
         while len(nodes := list(self.grid.get_node_ids())) < self.patience.expected and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
         names = {node: f"unnamed node {index}" for index, node in enumerate(sorted(nodes))}
-        for node, reply in self._ask_all("agree", "query.agree", names, Offer(plan=self.plan)):
+        for node, reply in self._ask_all("agree", "query.agree", names, self.offer):
             if not isinstance(reply, Accepted | Declined):
                 continue
             if reply.site in self.sites.values():
@@ -97,6 +112,7 @@ class Coordinator:
             self._rename(names[node], reply.site)
             if isinstance(reply, Accepted):
                 self.sites[node] = reply.site
+                self.record.client(reply.site)["guarantee"] = reply.guarantee.value
         self._require_minimum("agree")
 
     def _rename(self, node: str, site: str) -> None:
@@ -112,9 +128,12 @@ class Coordinator:
         for node, reply in self._ask_all("teach", "train.teach", self.sites, Teach(plan_hash=self.plan_hash)):
             if isinstance(reply, Taught):
                 taught.add(node)
-                self.record.client(self.sites[node])["label_counts"] = (
-                    list(reply.label_counts) if reply.label_counts else None
-                )
+                client = self.record.client(self.sites[node])
+                client["label_counts"] = list(reply.label_counts) if reply.label_counts else None
+                client["record_count"] = reply.record_count
+                client["guarantee"] = reply.guarantee.value
+                if reply.guarantee is Guarantee.NONE:
+                    log.warning("%s answers from a black-box teacher: NO DP GUARANTEE for its records.", self.sites[node])
         self.sites = {node: site for node, site in self.sites.items() if node in taught}
         self._require_minimum("teach")
 
@@ -174,20 +193,35 @@ class Coordinator:
         return pool.result(), answered
 
     def _weights(self) -> dict[str, Tensor]:
-        """Weights per class of every site, from the label counts it released; none for mean pooling."""
+        """Weights per class of every site, from the noisy counts it released; none for mean pooling.
+
+        A site that released none, as one with a black-box teacher, counts as the average of those that did [D].
+        """
         if self.plan.pooling is Pooling.MEAN:
             return {}
         names = sorted(self.sites.values())
-        counts = [torch.tensor(self.record.client(name)["label_counts"] or [1.0] * self.plan.classes) for name in names]
+        if self.plan.pooling is Pooling.RECORD_COUNTS:
+            return self._sizes(names)
+        released = {name: torch.tensor(own) for name in names if (own := self.record.client(name)["label_counts"])}
+        average = torch.stack(list(released.values())).clamp(min=0).mean(0) if released else torch.ones(self.plan.classes)
+        counts = [released.get(name, average) for name in names]
         return dict(zip(names, pooling.class_weights(counts), strict=True))
+
+    def _sizes(self, names: list[str]) -> dict[str, Tensor]:
+        """Weights by noisy numbers of records. One can be negative; every site that answers is heard a little."""
+        released = {
+            name: max(1.0, float(own)) for name in names if (own := self.record.client(name)["record_count"]) is not None
+        }
+        average = sum(released.values()) / len(released) if released else 1.0
+        sizes = {name: released.get(name, average) for name in names}
+        return {name: torch.full((self.plan.classes,), size / max(sizes.values())) for name, size in sizes.items()}
 
     def _require_minimum(self, phase: str) -> None:
         if len(self.sites) < self.plan.minimum_clients:
-            declined = "; ".join(
-                f"{site}: {client['reason']}" for site, client in self.record.clients.items() if client["reason"]
-            )
+            reasons = Counter(client["reason"] for client in self.record.clients.values() if client["reason"])
+            counted = "; ".join(f"{count} of them: {reason}" for reason, count in reasons.most_common(REASONS_SHOWN))
             raise TooFewClients(
-                f"Expected at least {self.plan.minimum_clients} sites after '{phase}', got {len(self.sites)}. {declined}".strip()
+                f"Expected at least {self.plan.minimum_clients} sites after '{phase}', got {len(self.sites)}. {counted}".strip()
             )
 
     def _bytes(self) -> tuple[int, int]:
@@ -224,7 +258,8 @@ class Coordinator:
                 client["status"] = "answered"
                 if reason is not None:
                     client["status"], client["reason"] = "left out", f"{phase}: {reason}"
-                    log.warning("%s is left out of '%s': %s", nodes[node], phase, reason)
+                    name = reply.site if isinstance(reply, Declined) else nodes[node]
+                    log.warning("%s is left out of '%s': %s", name, phase, reason)
                 self.events.progress(phase, total - len(asked), total, reason=reason)
                 if reply is not None:
                     yield node, reply

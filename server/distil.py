@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from limbeck.operators import Anchoring
 from limbeck.protos.messages import Student
 from limbeck.server import augment, losses
 from limbeck.server.pruning import Masks
@@ -52,14 +53,14 @@ def distil_stage(
 ) -> StageResult:
     """Train `model` in place and close `masks` up to `sparsity`, over the first half of the stage's steps.
 
-    x_N: transfer inputs. targets_NK: pooled answers. student.relabel: from the second stage on, targets are mixed with the student's own
-    prediction at the start of the stage. progress: epochs done, epochs in all.
+    x_N: transfer inputs. targets_NK: pooled answers. student.relabel: from the second stage on, targets are anchored with
+    alpha = 1 - relabel: mixed with the student's own prediction at the start of the stage. progress: epochs done, epochs in all.
     """
     started = time.perf_counter()
     x_N = prepare(x_N).to(device)
     targets_NK = targets_NK.to(device)
     if stage > 0 and student.relabel > 0:
-        targets_NK = (1 - student.relabel) * targets_NK + student.relabel * predict(model, x_N)
+        targets_NK = Anchoring(1 - student.relabel)(targets_NK, predict(model, x_N))
     generator = torch.Generator().manual_seed(seed * 1_000_003 + stage)
     model.train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=student.learning_rate, weight_decay=student.weight_decay)

@@ -1,31 +1,28 @@
-"""Distillation losses from soft targets.
+"""The distillation losses that a plan names, from dense pooled targets; the mathematics is `limbeck.operators.losses`.
+
+A pool of truncated answers is dense: every site keeps other classes, and each site's tail is spread evenly over those it does not keep.
 
 Shape legend: N samples, K classes.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from limbeck.operators.losses import hinton, jensen_shannon, reverse, ttm
 from limbeck.protos.messages import Loss
 
-
-def ttm(target_NK: Tensor, logits_NK: Tensor) -> Tensor:
-    """Transformed teacher matching: mean KL(target || softmax(z)), the student untempered [F: arXiv 2402.11148]. Nats."""
-    return _divergence(target_NK, logits_NK)
-
-
-def hinton(target_NK: Tensor, logits_NK: Tensor, temperature: float) -> Tensor:
-    """Hinton's loss: T^2 times the mean KL(target || softmax(z / T)), the target softened at the same T [F: arXiv 1503.02531]."""
-    return temperature**2 * _divergence(target_NK, logits_NK / temperature)
+__all__ = ["by_name", "hinton", "jensen_shannon", "reverse", "ttm"]
 
 
 def by_name(loss: Loss, target_NK: Tensor, logits_NK: Tensor, temperature: float) -> Tensor:
-    """The loss that a plan names."""
-    return ttm(target_NK, logits_NK) if loss is Loss.TTM else hinton(target_NK, logits_NK, temperature)
-
-
-def _divergence(target_NK: Tensor, logits_NK: Tensor) -> Tensor:
-    entropy = torch.xlogy(target_NK, target_NK).sum(-1)
-    return (entropy - (target_NK * logits_NK.log_softmax(-1)).sum(-1)).mean()
+    """The loss that a plan names. temperature: of the targets; Hinton's loss alone tempers the student too."""
+    match loss:
+        case Loss.TTM:
+            return ttm(target_NK, logits_NK)
+        case Loss.HINTON:
+            return hinton(target_NK, logits_NK, temperature)
+        case Loss.REVERSE:
+            return reverse(target_NK, logits_NK)
+        case Loss.JENSEN_SHANNON:
+            return jensen_shannon(target_NK, logits_NK)

@@ -11,13 +11,16 @@ from limbeck.protos.files import write_durably
 
 
 class ClientRecord(TypedDict):
-    """One site. Bytes are encoded messages, protobuf included, without the carrier's own framing."""
+    """One site. Bytes are encoded messages, protobuf included, without the carrier's own framing. guarantee: what the site said of its
+    answers, "record-dp" or "none"; None as long as it said nothing."""
 
     status: str
     reason: str | None
     bytes_up: int
     bytes_down: int
     label_counts: list[float] | None
+    record_count: int | None
+    guarantee: str | None
 
 
 class StageRecord(TypedDict):
@@ -57,7 +60,9 @@ class Record:
 
     def client(self, site: str) -> ClientRecord:
         """The entry of a site, made if need be."""
-        fresh = ClientRecord(status="joined", reason=None, bytes_up=0, bytes_down=0, label_counts=None)
+        fresh = ClientRecord(
+            status="joined", reason=None, bytes_up=0, bytes_down=0, label_counts=None, record_count=None, guarantee=None
+        )
         return self.clients.setdefault(site, fresh)
 
     def add_seconds(self, phase: str, seconds: float) -> None:

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from limbeck.operators.errors import SettingError
+
+CLIENTS_SHOWN = 20
 
 
 def simulate(
@@ -26,6 +29,9 @@ def simulate(
     sites: Annotated[
         Path | None, typer.Option(help="Go on with the site folders of an earlier run, ledgers and all.")
     ] = None,
+    prepare_only: Annotated[
+        bool, typer.Option("--prepare-only", help="Only make the run's folder, with a bundle that `flwr run` starts.")
+    ] = False,
 ) -> None:
     """Simulate a federation: the real client and server apps on real records, to a report."""
     from limbeck.simulations import run
@@ -33,7 +39,7 @@ def simulate(
 
     console = Console()
     if resume:
-        if out is None or scenario is not None or set_ or sites is not None:
+        if out is None or scenario is not None or set_ or sites is not None or prepare_only:
             raise SettingError(
                 "Expected --resume with --out DIR and nothing else but --carrier: the run's folder holds its scenario."
             )
@@ -42,6 +48,10 @@ def simulate(
         settings = load(scenario or "default", set_ or [])
         out = out or Path("runs") / f"{settings.name}-{datetime.now():%Y%m%d-%H%M%S}"
         console.print(f"[bold]{settings.name}[/bold]: {settings.description}", highlight=False)
+        if prepare_only:
+            bundle = run.prepare_only(settings, out, sites=sites, console=console)
+            console.print(f"Run:    {out}\nBundle: {bundle}", highlight=False, soft_wrap=True)
+            return
         try:
             metrics = run.simulate(settings, out, carrier=carrier, sites=sites, console=console)
         except KeyboardInterrupt:
@@ -71,9 +81,7 @@ def report(folder: Annotated[Path, typer.Argument(help="A finished run's folder.
 def _summary(console: Console, metrics: dict[str, Any]) -> None:
     clients, stages = metrics["clients"], metrics["stages"]
     accuracies = [client["teacher_accuracy"] for client in clients if client["teacher_accuracy"] is not None]
-    table = Table(
-        "", "accuracy %", "sparsity %", "clients", "kB up", "kB down", title="Accuracy and bytes", title_justify="left"
-    )
+    table = _table("Accuracy and bytes", "", "accuracy %", "sparsity %", "clients", "kB up", "kB down")
     if accuracies:
         table.add_row(
             "teachers alone",
@@ -83,7 +91,7 @@ def _summary(console: Console, metrics: dict[str, Any]) -> None:
             "",
             "",
         )
-    table.add_row("pool, on public inputs", f"{100 * metrics['pool']['accuracy']:.1f}", "", "", "", "")
+    table.add_row("pool (public inputs)", f"{100 * metrics['pool']['accuracy']:.1f}", "", "", "", "")
     for own in stages:
         traffic = (str(own["clients"]), f"{own['bytes_up'] / 1000:.1f}", f"{own['bytes_down'] / 1000:.1f}")
         table.add_row(
@@ -95,36 +103,43 @@ def _summary(console: Console, metrics: dict[str, Any]) -> None:
         if own["dense_accuracy"] is not None:
             table.add_row("  dense control", f"{100 * own['dense_accuracy']:.1f}", "0.0", "", "", "")
     console.print(table)
-    table = Table(
-        "client",
-        "records",
-        "alone %",
-        "epsilon",
-        "of budget",
-        "kB up",
-        "kB down",
-        "status",
-        title="Clients",
-        title_justify="left",
-    )
-    for client in clients:
+    table = _table("Clients", "client", "records", "alone %", "epsilon", "budget", "kB up", "kB down", "status")
+    shown = [client for index, client in enumerate(clients) if index < CLIENTS_SHOWN or client["reason"]]
+    for client in shown:
         accuracy = client["teacher_accuracy"]
         table.add_row(
             client["site"],
             str(client["records"]),
             f"{100 * accuracy:.1f}" if accuracy is not None else "-",
-            f"{client['epsilon']:.3f}",
+            f"{client['epsilon']:.3f}" if client["epsilon"] is not None else "no DP guarantee",
             f"{client['budget_epsilon']:g}",
             f"{client['bytes_up'] / 1000:.1f}",
             f"{client['bytes_down'] / 1000:.1f}",
             client["reason"] or client["status"],
         )
     console.print(table)
+    if len(shown) < len(clients):
+        console.print(f"{len(clients) - len(shown)} more clients, none of them left out: see the report.", highlight=False)
     first = clients[0]
     seeded = "; noise is SEEDED, no guarantee holds" if metrics["noise"] == "UnsafeSeeded" else ""
     console.print(
         f"epsilon at delta = {first['delta']:g}, unit: {first['unit']}, adjacency: {first['adjacency']}, by PLD{seeded}.",
         highlight=False,
     )
+    without = [client["site"] for client in clients if client["epsilon"] is None]
+    if without:
+        console.print(
+            f"[bold red]No DP guarantee[/bold red] for the records of {', '.join(without)}: answers of a black-box teacher left there.",
+            highlight=False,
+            soft_wrap=True,
+        )
     phases = ", ".join(f"{name} {value:.1f}" for name, value in metrics["seconds"].items())
     console.print(f"Seconds: {phases}.", highlight=False)
+
+
+def _table(title: str, *columns: str) -> Table:
+    """A table that fits 80 columns."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 or column == "status" else "right")
+    return table

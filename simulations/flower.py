@@ -1,16 +1,27 @@
-"""Carrier `flower`: the same apps on Flower's own simulation engine, over Ray.
+"""Carrier `flower`: the same apps on Flower's own simulation engine, over Ray; and the bundle with which `flwr run` starts them.
 
-Its nodes know only a partition id and its apps get no run config, so the folders travel in the environment (LIMBECK_SITES,
-LIMBECK_RUN), which Ray's workers inherit. Start-up takes tens of seconds; it pays where one machine is outgrown.
+Its nodes know only a partition id, so the folder of sites travels in the environment (LIMBECK_SITES), which Ray's workers
+inherit. Start-up takes tens of seconds; it pays where one machine is outgrown.
+
+The bundle is thin: one pyproject.toml that points at the installed limbeck, with the run config of one run folder. Its
+paths are absolute, because Flower runs apps in folders of its own.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+from importlib.metadata import version
 from pathlib import Path
 
+import tomli_w
+
 from limbeck.client.site import SITES
-from limbeck.server.app import RUN
+from limbeck.protos.files import write_durably
+from limbeck.server.app import BUNDLE
+
+SERVER_APP, CLIENT_APP = "limbeck.server.app:app", "limbeck.client.app:app"
+RunConfig = dict[str, bool | float | int | str]
 
 # Nothing is looked up, installed or reported on the network.
 OFFLINE = {
@@ -19,19 +30,51 @@ OFFLINE = {
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
 
+def run_config(folder: Path, clients: int) -> RunConfig:
+    """What the ServerApp needs to know of a prepared run in `folder` with this many clients."""
+    folder = folder.resolve()
+    return {
+        "plan": str(folder / "plan.pb"),
+        "transfer-sets": str(folder / "transfer"),
+        "folder": str(folder / "server"),
+        "clients": clients,
+    }
+
+
+def write_bundle(folder: Path, clients: int) -> Path:
+    """Write the Flower bundle of a prepared run to RUN/flower; returns that folder."""
+    app = {
+        "publisher": "limbeck",
+        "components": {"serverapp": SERVER_APP, "clientapp": CLIENT_APP},
+        "config": run_config(folder, clients),
+    }
+    project = {
+        "name": "limbeck-run",
+        "version": version("limbeck"),
+        "description": "A run of limbeck: no code, it points at the installed package",
+        "license": "Apache-2.0",
+        "dependencies": [],
+    }
+    described = {"project": project, "tool": {"flwr": {"app": app}}}
+    write_durably(folder / "flower" / "pyproject.toml", tomli_w.dumps(described).encode())
+    return folder / "flower"
+
+
 def run(folder: Path, sites: Path) -> None:
-    """Run the prepared plan in `folder` over the sites in `sites`. Errors of the server app are raised here."""
+    """Run the prepared plan in `folder` over the sites in `sites`. An error of limbeck's in the server app is raised here."""
+    count = len(list(sites.glob("*/site.toml")))
     os.environ.update(OFFLINE)
-    os.environ[SITES], os.environ[RUN] = str(sites.resolve()), str(folder.resolve())
+    os.environ[SITES], os.environ[BUNDLE] = str(sites.resolve()), str(write_bundle(folder, count).resolve())
     from flwr.simulation import run_simulation
 
     from limbeck.client.app import app as client_app
     from limbeck.server.app import app as server_app
 
-    count = len(list(sites.glob("*/site.toml")))
+    logging.getLogger("flwr").setLevel(logging.ERROR)
     backend = {
         "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
         "init_args": {"include_dashboard": False, "log_to_driver": False},
@@ -44,4 +87,4 @@ def run(folder: Path, sites: Path) -> None:
             backend_config=backend,  # type: ignore[arg-type]
         )
     finally:
-        del os.environ[SITES], os.environ[RUN]
+        del os.environ[SITES], os.environ[BUNDLE]

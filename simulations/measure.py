@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 from collections.abc import Callable
@@ -18,12 +19,14 @@ from torch import Tensor, nn
 from limbeck.client import teachers
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
+from limbeck.client.teachers.votes import Votes
 from limbeck.operators.errors import RunError
 from limbeck.protos import codec
 from limbeck.protos.files import write_durably
-from limbeck.protos.messages import Plan
+from limbeck.protos.messages import Guarantee, Plan
 from limbeck.protos.transfer_set import read_arrays
 from limbeck.server import checkpoint, distil, pruning, student
+from limbeck.simulations import black_box
 from limbeck.simulations.scenario import Scenario
 
 PACKAGES = ("limbeck", "torch", "flwr", "opacus", "dp-accounting", "numpy", "onnx", "onnxruntime")
@@ -88,7 +91,7 @@ def measure(
     record = json.loads((folder / "server" / "record.json").read_text(encoding="utf-8"))
     paths = sorted(sites.glob("*/site.toml"))
     clients = [
-        _client(path, plan_hash, truth, record, records, folder / "cache")
+        _client(path, plan, truth, record, records, folder / "cache")
         for path, records in zip(paths, truth.counts.sum(1).tolist(), strict=True)
     ]
     named = {client["site"] for client in clients}
@@ -107,6 +110,7 @@ def measure(
             "classes": plan.classes,
             "noise_multiplier": plan.teaching.noise_multiplier,
             "label_counts_noise_std": plan.label_counts.noise_std if plan.label_counts else None,
+            "black_box_draws": plan.black_box.draws if plan.black_box else None,
         },
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "machine": {
@@ -142,18 +146,28 @@ def measure(
     return metrics
 
 
-def _client(
-    settings: Path, plan_hash: bytes, truth: Truth, record: dict[str, Any], records: int, cache: Path
-) -> dict[str, Any]:
+def _client(settings: Path, plan: Plan, truth: Truth, record: dict[str, Any], records: int, cache: Path) -> dict[str, Any]:
     site = Site(settings.parent)
-    seen = record["clients"].get(
-        site.name, {"status": "absent", "reason": None, "bytes_up": 0, "bytes_down": 0, "label_counts": None}
-    )
-    teacher = site.state(plan_hash) / "teacher.safetensors"
+    absent = {
+        "status": "absent",
+        "reason": None,
+        "bytes_up": 0,
+        "bytes_down": 0,
+        "label_counts": None,
+        "record_count": None,
+        "guarantee": None,
+    }
+    seen = record["clients"].get(site.name, absent)
+    teacher = site.state(codec.plan_hash(plan)) / "teacher.safetensors"
     accuracy = None
-    if teacher.exists():
-        accuracy = _accuracy(teachers.load(teacher).log_probabilities(truth.test_x, cache=cache), truth.test_y)
-    with Ledger(site.ledger, site.budget) as ledger:
+    # Noisy votes are answers to the transfer set alone: there is no teacher to test.
+    if seen["guarantee"] == Guarantee.NONE.value:
+        scores = black_box.probabilities(site.folder, truth.test_x, plan.classes)
+        accuracy = _accuracy(torch.from_numpy(scores), truth.test_y)
+    elif teacher.exists() and not isinstance(found := teachers.load(teacher, factory=site.factory), Votes):
+        accuracy = _accuracy(found.log_probabilities(truth.test_x, cache=cache), truth.test_y)
+    budget = site.budget
+    with Ledger(site.ledger, budget) as ledger:
         spent = ledger.spent()
     return {
         "site": site.name,
@@ -161,14 +175,17 @@ def _client(
         "status": seen["status"],
         "reason": seen["reason"],
         "teacher_accuracy": accuracy,
-        "epsilon": spent,
-        "delta": site.budget.delta,
-        "unit": site.budget.unit.value,
-        "adjacency": site.budget.adjacency.value,
-        "budget_epsilon": site.budget.epsilon,
+        # JSON knows no infinity: None where no epsilon holds, since answers left without a guarantee in this run or an earlier one.
+        "epsilon": spent if math.isfinite(spent) else None,
+        "guarantee": seen["guarantee"],
+        "delta": budget.delta,
+        "unit": budget.unit.value,
+        "adjacency": budget.adjacency.value,
+        "budget_epsilon": budget.epsilon,
         "bytes_up": seen["bytes_up"],
         "bytes_down": seen["bytes_down"],
         "label_counts": seen["label_counts"],
+        "record_count": seen["record_count"],
     }
 
 

@@ -1,9 +1,11 @@
 """From a scenario to a run folder: one folder per site as a real site would have it, the transfer set, the plan.
 
 RUN/scenario.json     the settings, complete
-RUN/plan.pb           the plan, as offered
-RUN/transfer/         the transfer set under its hash
-RUN/sites/site-00/    site.toml, records.npz; later its ledger, transcript and teacher
+RUN/plan.pb           the plan, as offered: signed
+RUN/author.pem        the key that signed it, which the sites' policies name
+RUN/transfer/         the transfer set under its hash; for tables and texts, the public encoding that made its rows
+RUN/sites/site-00/    site.toml, policy.toml, records.npz or records.csv; later its ledger, transcript and teacher; model.joblib of a
+                      black-box one
 RUN/cache/            features of public inputs
 RUN/server/           what the coordinator writes
 RUN/truth.npz         what only the simulation knows: labels of the public inputs, the test set, the partition
@@ -14,21 +16,27 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
+import re
 from pathlib import Path
 
 import numpy as np
 import tomli_w
 from numpy.typing import NDArray
 
-from limbeck.operators.errors import RunError, SettingError
-from limbeck.protos import accounting, codec, messages
+from limbeck.client import encodings
+from limbeck.client.tables import Table
+from limbeck.operators.errors import RunError, SettingError, WireError
+from limbeck.protos import accounting, codec, messages, signing
 from limbeck.protos.files import write_durably
 from limbeck.protos.transfer_set import digest
 from limbeck.server import pruning
-from limbeck.simulations import data, partition
+from limbeck.simulations import black_box, data, partition
 from limbeck.simulations.scenario import Scenario, check_against
 
-SHARED_WITH_SITES = ("data", "partition")
+AUTHOR = "author.pem"
+SHARED_WITH_SITES = ("data", "partition", "black_box")
+ENCODING = "encoding.json"
 
 
 def prepare(scenario: Scenario, folder: Path, *, cache: Path | None = None, sites: Path | None = None) -> messages.Plan:
@@ -55,7 +63,11 @@ def prepare(scenario: Scenario, folder: Path, *, cache: Path | None = None, site
     if sites is not None:
         _check_same_sites(scenario, sites)
     folder.mkdir(parents=True, exist_ok=True)
+    # Sites of an earlier run accept plans of that run's author.
+    key = signing.read_key(sites.parent / AUTHOR) if sites is not None else signing.new_key(folder / AUTHOR)
     _write_arrays(folder / "transfer" / f"{plan.transfer_set.hex()}.npz", x=dataset.public_x)
+    if dataset.encoding is not None:
+        encodings.save(dataset.encoding, folder / "transfer" / ENCODING)
     _write_arrays(
         folder / "truth.npz",
         public_y=dataset.public_y,
@@ -66,11 +78,18 @@ def prepare(scenario: Scenario, folder: Path, *, cache: Path | None = None, site
     )
     if sites is None:
         for index, rows in enumerate(parts):
-            name = f"site-{index:02}"
+            name = _site_name(scenario, dataset, index)
             site = folder / "sites" / name
-            _write_arrays(site / "records.npz", x=dataset.private_x[rows], y=dataset.private_y[rows])
-            write_durably(site / "site.toml", _site_toml(scenario, name, index).encode())
-    write_durably(folder / "plan.pb", codec.encode_request(messages.Offer(plan=plan)))
+            if isinstance(dataset.private_x, Table):
+                write_durably(site / "records.csv", dataset.private_x.rows(rows).to_csv())
+            else:
+                _write_arrays(site / "records.npz", x=dataset.private_x[rows], y=dataset.private_y[rows])
+            write_durably(site / "site.toml", _site_toml(scenario, dataset, name, index).encode())
+            policy = _policy_toml(scenario, plan, name, signing.author_of(key), without_dp=_is_black_box(scenario, index))
+            write_durably(site / "policy.toml", policy.encode())
+            if _is_black_box(scenario, index):
+                black_box.train(site, scenario.run.seed)
+    write_durably(folder / "plan.pb", codec.encode_request(codec.signed_offer(plan, key)))
     described = {"scenario": scenario.model_dump(mode="json"), "sites": str((sites or folder / "sites").resolve())}
     write_durably(folder / "scenario.json", json.dumps(described, indent=1).encode())
     return plan
@@ -80,22 +99,22 @@ def read_prepared(folder: Path) -> tuple[Scenario, messages.Plan, Path]:
     """Scenario, plan and sites' folder of a prepared run. Raises RunError where `folder` is none."""
     try:
         described = json.loads((folder / "scenario.json").read_text(encoding="utf-8"))
-        offer = codec.decode_request((folder / "plan.pb").read_bytes())
+        offer = codec.decode_offer((folder / "plan.pb").read_bytes())
         scenario = Scenario.model_validate_json(json.dumps(described["scenario"]))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, WireError) as error:
         raise RunError(f"Expected a prepared run in {folder}: {error}.") from error
-    if not isinstance(offer, messages.Offer):
-        raise RunError(f"Expected a plan in {folder / 'plan.pb'}, found another message.")
     return scenario, offer.plan, Path(described["sites"])
 
 
 def make_plan(scenario: Scenario, *, transfer_set: bytes, samples: int, classes: int) -> messages.Plan:
     """The plan of a scenario: its noise is calibrated so that the whole of it costs at most `privacy.epsilon`."""
-    teaching, label_counts = accounting.calibrate(
-        _teaching(scenario),
+    asked = _counts(scenario)
+    teaching, counts = accounting.calibrate(
+        _teaching(scenario, samples),
         epsilon=scenario.privacy.epsilon,
         delta=scenario.privacy.delta,
-        label_counts_fraction=scenario.privacy.label_counts_fraction if scenario.pooling.kind == "class-counts" else None,
+        label_counts_fraction=scenario.privacy.label_counts_fraction if asked is not None else None,
+        counts=asked,
     )
     stages, own = scenario.stages, scenario.student
     path = pruning.cubic if stages.path == "cubic" else pruning.linear
@@ -117,7 +136,8 @@ def make_plan(scenario: Scenario, *, transfer_set: bytes, samples: int, classes:
             for sparsity, temperature in zip(path(stages.sparsity, stages.count), temperatures, strict=True)
         ),
         teaching=teaching,
-        label_counts=label_counts,
+        label_counts=counts if isinstance(counts, messages.LabelCounts) else None,
+        record_count=counts if isinstance(counts, messages.RecordCount) else None,
         privacy=messages.Privacy(
             epsilon=scenario.privacy.epsilon,
             delta=scenario.privacy.delta,
@@ -136,12 +156,35 @@ def make_plan(scenario: Scenario, *, transfer_set: bytes, samples: int, classes:
         ),
         minimum_clients=scenario.run.minimum_clients,
         public_seed=scenario.run.seed,
+        black_box=messages.BlackBoxTeaching(draws=scenario.black_box.draws) if scenario.black_box.sites else None,
     )
 
 
-def _teaching(scenario: Scenario) -> messages.Teaching:
+def _counts(scenario: Scenario) -> messages.Counts | None:
+    """What pooling needs to know about the records, with noise to be calibrated."""
+    match scenario.pooling.kind:
+        case "class-counts":
+            return messages.LabelCounts(noise_std=1.0, noise=messages.CountNoise(scenario.privacy.label_counts_noise))
+        case "record-counts":
+            return messages.RecordCount(noise_std=1.0)
+        case "mean":
+            return None
+
+
+def _teaching(scenario: Scenario, samples: int) -> messages.Teaching:
     """The schedule with a noise multiplier of 1, to be calibrated."""
     own = scenario.teacher
+    if own.kind == "votes":
+        return messages.VotesTeaching(
+            teachers=own.teachers,
+            queries=samples,
+            features=own.features,
+            feature_norm=own.feature_norm,
+            steps=own.steps,
+            learning_rate=own.learning_rate,
+            momentum=own.momentum,
+            noise_multiplier=1.0,
+        )
     if own.kind == "linear":
         return messages.LinearTeaching(
             features=own.features,
@@ -154,7 +197,8 @@ def _teaching(scenario: Scenario) -> messages.Teaching:
             normaliser=own.normaliser,
             average_last=own.average_last,
         )
-    return messages.CnnTeaching(
+    return messages.NetTeaching(
+        architecture=own.kind,
         sampling_rate=own.sampling_rate,
         steps=own.steps,
         learning_rate=own.learning_rate,
@@ -183,20 +227,85 @@ def _partition(scenario: Scenario, dataset: data.DataSet) -> partition.Partition
             return partition.Natural(groups_N=dataset.groups)
 
 
-def _site_toml(scenario: Scenario, name: str, index: int) -> str:
+def _is_black_box(scenario: Scenario, index: int) -> bool:
+    """The last sites are those with black-box teachers."""
+    return index >= scenario.partition.clients - scenario.black_box.sites
+
+
+def _site_name(scenario: Scenario, dataset: data.DataSet, index: int) -> str:
+    """In the order of their numbers; a natural site also has its own name."""
+    natural = scenario.partition.kind == "natural" and dataset.group_names is not None
+    return f"site-{index:02}" + (
+        f"-{dataset.group_names[index].replace(' ', '-')}" if natural and dataset.group_names else ""
+    )
+
+
+def _records(dataset: data.DataSet) -> object:
+    """How a site reads its records: an NPZ file as it is, a table with the public encoding."""
+    if dataset.records is None:
+        return "records.npz"
+    settings = dataset.records.model_dump(include={"label", "classes"}, exclude_none=True)
+    return {"path": "records.csv", "encoding": f"../../transfer/{ENCODING}", **settings}
+
+
+def _site_toml(scenario: Scenario, dataset: data.DataSet, name: str, index: int) -> str:
     privacy = scenario.privacy
     noise: dict[str, object] = {"source": privacy.noise}
     if privacy.noise == "UnsafeSeeded":
         noise["seed"] = int.from_bytes(hashlib.sha256(f"{scenario.run.seed} {index}".encode()).digest()[:6])
+    own: dict[str, object] = {}
+    if _is_black_box(scenario, index):
+        classes = [str(label) for label in range(len(dataset.class_names))]
+        own["black_box"] = {"address": black_box.NOWHERE, "classes": classes}
     return tomli_w.dumps(
         {
             "name": name,
-            "records": "records.npz",
+            "records": _records(dataset),
+            **({"teacher": scenario.teacher.factory} if scenario.teacher.factory else {}),
             "transfer_sets": "../../transfer",
             "cache": "../../cache",
-            "release_label_counts": scenario.pooling.kind == "class-counts",
-            "budget": {"epsilon": privacy.budget_epsilon or privacy.epsilon, "delta": privacy.delta},
             "noise": noise,
+            **own,
+        }
+    )
+
+
+def _policy_toml(scenario: Scenario, plan: messages.Plan, site: str, author: bytes, *, without_dp: bool) -> str:
+    """What this scenario asks, and nothing else: the simulation's own policy, by name. A real site writes its own."""
+    privacy, release = scenario.privacy, scenario.release
+    epsilon = privacy.budget_epsilon or privacy.epsilon
+    kept = (
+        {"max_k": release.k, "max_draws": 0} if release.truncation == "top-k" else {"max_k": 0, "max_draws": release.draws}
+    )
+    return tomli_w.dumps(
+        {
+            "name": f"simulation {scenario.name}",
+            "data_set": f"{scenario.name}/{site}"
+            if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", scenario.name)
+            else f"simulation/{site}",
+            "budget": {"epsilon": epsilon, "delta": privacy.delta},
+            "plans": {
+                "authors": [author.hex()],
+                "transfer_sets": "held",
+                "minimum_clients": scenario.run.minimum_clients,
+                "max_stages": scenario.stages.count,
+                "max_answers": plan.samples * scenario.stages.count,
+            },
+            "answers": {
+                "families": [release.softening],
+                "min_temperature": min(stage.temperature for stage in plan.stages),
+                **kept,
+                "max_bits": math.ceil(codec.bits_per_answer(plan)),
+            },
+            "counts": {
+                "label_counts": plan.label_counts is not None,
+                "record_count": plan.record_count is not None,
+                "max_epsilon": epsilon,
+            },
+            "teachers": {
+                "kinds": [name for name, kind in messages.TEACHINGS.items() if isinstance(plan.teaching, kind)],
+                "allow_without_dp": without_dp and scenario.black_box.allow_without_dp,
+            },
         }
     )
 

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from limbeck.operators.errors import RunError
 from limbeck.protos.messages import Plan
-from limbeck.simulations import grid, measure, prepare, report
+from limbeck.simulations import black_box, flower, grid, measure, prepare, report
 from limbeck.simulations.scenario import Scenario
 from limbeck.simulations.watch import Watch, bars
 
@@ -32,13 +32,29 @@ def simulate(
     console: Console | None = None,
 ) -> dict[str, Any]:
     """A new run in an empty or absent `folder`; returns its metrics. Raises RunError where the folder is not empty."""
-    if folder.exists() and any(folder.iterdir()):
-        raise RunError(f"Expected an empty or absent folder for a new run, got {folder}; go on with it by --resume.")
+    console = console or Console(quiet=True)
     if carrier == "local":
         grid.warm_up()
     started = time.perf_counter()
-    prepare.prepare(scenario, folder, cache=cache, sites=sites)
-    return _go_on(folder, carrier, console or Console(quiet=True), {"prepare": time.perf_counter() - started})
+    prepare_only(scenario, folder, sites=sites, cache=cache, console=console)
+    return _go_on(folder, carrier, console, {"prepare": time.perf_counter() - started})
+
+
+def prepare_only(
+    scenario: Scenario,
+    folder: Path,
+    *,
+    sites: Path | None = None,
+    cache: Path | None = None,
+    console: Console | None = None,
+) -> Path:
+    """Prepare an empty or absent `folder` for a run; returns the Flower bundle in it. Raises RunError where it is not empty."""
+    if folder.exists() and any(folder.iterdir()):
+        raise RunError(f"Expected an empty or absent folder for a new run, got {folder}; go on with it by --resume.")
+    with _bar(console or Console(quiet=True), "Data, partition, noise") as progress:
+        prepare.prepare(scenario, folder, cache=cache, sites=sites)
+        progress(1, 1)
+    return flower.write_bundle(folder, scenario.partition.clients)
 
 
 def resume(folder: Path, *, carrier: str = "local", console: Console | None = None) -> dict[str, Any]:
@@ -51,7 +67,10 @@ def resume(folder: Path, *, carrier: str = "local", console: Console | None = No
 def _go_on(folder: Path, carrier: str, console: Console, seconds: dict[str, float]) -> dict[str, Any]:
     scenario, plan, sites = prepare.read_prepared(folder)
     started = time.perf_counter()
-    with Watch(folder / "server" / "events.jsonl", console):
+    with (
+        black_box.served(sites, labels_only=scenario.black_box.labels_only),
+        Watch(folder / "server" / "events.jsonl", console),
+    ):
         if carrier == "local":
             _run_local(scenario, folder, sites)
         elif carrier == "flower":
@@ -74,7 +93,9 @@ def _run_local(scenario: Scenario, folder: Path, sites: Path) -> None:
     workers = scenario.run.workers or os.cpu_count() or 1
     local = grid.LocalGrid(folders, workers=workers)
     try:
-        app(local, _server_context(folder, len(folders)))
+        config = flower.run_config(folder, len(folders))
+        context = Context(run_id=1, node_id=grid.SERVER_NODE, node_config={}, state=RecordDict(), run_config=config)
+        app(local, context)
     finally:
         # After Ctrl-C, sites under way finish what their ledgers were charged for; a second Ctrl-C does not wait for them.
         try:
@@ -84,25 +105,13 @@ def _run_local(scenario: Scenario, folder: Path, sites: Path) -> None:
             raise
 
 
-def _server_context(folder: Path, clients: int) -> Context:
-    config: dict[str, bool | float | int | str] = {
-        "plan": str(folder / "plan.pb"),
-        "transfer-sets": str(folder / "transfer"),
-        "folder": str(folder / "server"),
-        "clients": clients,
-    }
-    return Context(run_id=1, node_id=grid.SERVER_NODE, node_config={}, state=RecordDict(), run_config=config)
-
-
 def _run_flower(folder: Path, sites: Path) -> None:
     """Flower's own simulation engine, on Ray."""
     try:
         import ray  # noqa: F401
     except ImportError as error:
         raise RunError("Expected the package ray for --carrier flower; install it with: pip install limbeck[ray]") from error
-    from limbeck.simulations.flower import run
-
-    run(folder, sites)
+    flower.run(folder, sites)
 
 
 def _dense(folder: Path, plan: Plan, console: Console) -> list[float]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
+from limbeck.client.tables import Table
 from limbeck.operators.errors import SettingError
+from limbeck.protos.settings import Strict, read_toml, validate
+from limbeck.protos.teacher import Inputs, kind_of
 from limbeck.simulations.data import KNOWN, DataSet
 
 SHIPPED = Path(__file__).parent / "scenarios"
@@ -21,11 +23,7 @@ Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class DataSettings(_Strict):
+class DataSettings(Strict):
     """Which records. private, public, test: how many, or the data set's own default. folder: of IDX files, instead of the cache."""
 
     name: str
@@ -35,7 +33,7 @@ class DataSettings(_Strict):
     folder: str | None = None
 
 
-class PartitionSettings(_Strict):
+class PartitionSettings(Strict):
     """Who holds them. alpha: of the Dirichlet distribution, for label or quantity skew."""
 
     clients: Count
@@ -43,36 +41,56 @@ class PartitionSettings(_Strict):
     alpha: Positive = 0.5
 
 
-class TeacherSettings(_Strict):
-    """How every client trains; all public constants. normaliser: records, the nominal size of a client (linear) or of a sample (cnn)."""
+class TeacherSettings(Strict):
+    """How every client trains; all public constants. normaliser: records, the nominal size of a client (linear) or of a sample (nets).
 
-    kind: Literal["linear", "cnn"] = "linear"
+    factory: with kind "custom", the net that every site names as its own, as "module:factory". teachers: disjoint sub-teachers that vote
+    (votes).
+    """
+
+    kind: Literal["linear", "mlp", "cnn", "resnet-gn", "custom", "votes"] = "linear"
+    factory: str | None = None
     steps: Count = 60
     learning_rate: Positive = 4.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     clip: Positive = 1.0
     normaliser: Positive
-    features: Literal["scattering", "hog", "pixels"] = "scattering"
+    features: Literal["scattering", "hog", "pixels", "rows"] = "scattering"
     feature_norm: Positive = 4.0
     average_last: Count = 20
     sampling_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
     physical_batch: Count = 128
+    teachers: Annotated[int, Field(ge=2)] = 50
 
 
-class PrivacySettings(_Strict):
+class BlackBoxSettings(Strict):
+    """Sites that train no DP teacher but ask a scikit-learn model made from their records, WITHOUT A DP GUARANTEE.
+
+    sites: how many, the last ones. labels_only: the model gives labels, and each input is asked `draws` times. allow_without_dp: what the
+    owners of those sites set in their policies; without it they decline.
+    """
+
+    sites: Annotated[int, Field(ge=0)] = 0
+    labels_only: bool = False
+    draws: Annotated[int, Field(ge=1, le=255)] = 64
+    allow_without_dp: bool = True
+
+
+class PrivacySettings(Strict):
     """What a run costs each client at most, per record, add/remove one. budget_epsilon: the client's own limit, by default the same.
 
-    label_counts_fraction: the label histogram's share of the cost, where pooling asks for one.
+    label_counts_fraction: the share of noisy counts in the cost, where pooling asks for them; label_counts_noise: of a label histogram.
     """
 
     epsilon: Positive
     delta: Fraction = 1e-5
     budget_epsilon: Positive | None = None
     label_counts_fraction: Fraction = 0.05
+    label_counts_noise: Literal["gaussian", "discrete-gaussian"] = "discrete-gaussian"
     noise: Literal["system-entropy", "UnsafeSeeded"] = "system-entropy"
 
 
-class ReleaseSettings(_Strict):
+class ReleaseSettings(Strict):
     """What leaves a client: the softened answers' top k with tail mass, or draws from them."""
 
     softening: Literal["power", "mixing", "hybrid"] = "power"
@@ -82,13 +100,13 @@ class ReleaseSettings(_Strict):
     coding: Literal["packed", "bytes"] = "packed"
 
 
-class PoolingSettings(_Strict):
+class PoolingSettings(Strict):
     """How answers are pooled."""
 
-    kind: Literal["mean", "class-counts"] = "mean"
+    kind: Literal["mean", "class-counts", "record-counts"] = "mean"
 
 
-class StageSettings(_Strict):
+class StageSettings(Strict):
     """The path to the final sparsity. temperature: one for all stages, or one each."""
 
     count: Annotated[int, Field(ge=1, le=1000)] = 4
@@ -97,11 +115,11 @@ class StageSettings(_Strict):
     temperature: Positive | tuple[Positive, ...] = 2.0
 
 
-class StudentSettings(_Strict):
+class StudentSettings(Strict):
     """What the coordinator trains per stage. dense_control: also train a dense student the same way, to compare."""
 
     architecture: Literal["cnn", "cnn-small", "mlp"] = "cnn"
-    loss: Literal["ttm", "hinton"] = "ttm"
+    loss: Literal["ttm", "hinton", "reverse", "jensen-shannon"] = "ttm"
     epochs: Count = 10
     batch: Count = 64
     learning_rate: Positive = 2e-3
@@ -111,7 +129,7 @@ class StudentSettings(_Strict):
     dense_control: bool = True
 
 
-class RunSettings(_Strict):
+class RunSettings(Strict):
     """seed: of public randomness. workers: client processes at once, by default one per core."""
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
@@ -119,7 +137,7 @@ class RunSettings(_Strict):
     workers: Count | None = None
 
 
-class Scenario(_Strict):
+class Scenario(Strict):
     """All settings of a simulation."""
 
     name: str
@@ -127,6 +145,7 @@ class Scenario(_Strict):
     data: DataSettings
     partition: PartitionSettings
     teacher: TeacherSettings
+    black_box: BlackBoxSettings = BlackBoxSettings()
     privacy: PrivacySettings
     release: ReleaseSettings = ReleaseSettings()
     pooling: PoolingSettings = PoolingSettings()
@@ -150,11 +169,9 @@ def load(which: str, overrides: Sequence[str] = ()) -> Scenario:
     """
     path = SHIPPED / f"{which}.toml" if which in shipped() else Path(which)
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = read_toml(path)
     except (FileNotFoundError, IsADirectoryError):
         raise SettingError(f"Expected a TOML file or one of the scenarios {', '.join(shipped())}, got {which!r}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingError(f"Expected TOML in {path}: {error}.") from error
     for override in overrides:
         _override(raw, override)
     raw.setdefault("name", path.stem)
@@ -169,11 +186,7 @@ def parse(raw: dict[str, Any]) -> Scenario:
             **raw,
             "stages": {**raw["stages"], "temperature": tuple(float(t) if type(t) is int else t for t in temperature)},
         }
-    try:
-        scenario = Scenario.model_validate(raw)
-    except ValidationError as error:
-        problems = {".".join(map(str, _keys(problem["loc"]))): problem for problem in error.errors()}
-        raise SettingError("\n".join(_explain(key, problem) for key, problem in problems.items())) from None
+    scenario = validate(Scenario, raw)
     _cross_check(scenario)
     return scenario
 
@@ -187,6 +200,10 @@ def check_against(scenario: Scenario, dataset: DataSet) -> None:
         raise SettingError(
             f"partition.clients = {scenario.partition.clients}: expected at most the {records} private records."
         )
+    if scenario.black_box.sites and (
+        isinstance(dataset.private_x, Table) or kind_of(dataset.private_x) not in (Inputs.ROWS, Inputs.IMAGES)
+    ):
+        raise SettingError(f"black_box.sites = {scenario.black_box.sites}: expected rows or images, got {dataset.name}.")
     if scenario.partition.kind == "natural" and dataset.groups is None:
         raise SettingError(f"partition.kind = 'natural': expected a data set with natural sites, got {dataset.name}.")
 
@@ -199,9 +216,17 @@ def _cross_check(scenario: Scenario) -> None:
         problems.append(
             f"run.minimum_clients = {scenario.run.minimum_clients}: expected at most partition.clients = {scenario.partition.clients}"
         )
+    if scenario.black_box.sites > scenario.partition.clients:
+        problems.append(
+            f"black_box.sites = {scenario.black_box.sites}: expected at most partition.clients = {scenario.partition.clients}"
+        )
     if scenario.teacher.kind == "linear" and scenario.teacher.average_last > scenario.teacher.steps:
         problems.append(
             f"teacher.average_last = {scenario.teacher.average_last}: expected at most teacher.steps = {scenario.teacher.steps}"
+        )
+    if (scenario.teacher.kind == "custom") != (scenario.teacher.factory is not None):
+        problems.append(
+            f"teacher.factory = {scenario.teacher.factory!r}: expected 'module:factory' with teacher.kind = 'custom', and only then"
         )
     temperatures = scenario.stages.temperature
     if isinstance(temperatures, tuple) and len(temperatures) != scenario.stages.count:
@@ -228,43 +253,3 @@ def _override(raw: dict[str, Any], override: str) -> None:
     if not isinstance(target, dict):
         raise SettingError(f"Expected [{table}] to be a table for {override!r}, found {target!r}.")
     target[name] = value
-
-
-def _keys(location: Iterable[str | int]) -> list[str | int]:
-    """Without the names that pydantic adds for the members of a union."""
-    return [
-        part
-        for part in location
-        if isinstance(part, int) or (re.fullmatch(r"[a-z_]+", part) and part not in {"float", "constrained"})
-    ]
-
-
-def _explain(key: str, problem: Any) -> str:
-    kind, value, context = problem["type"], problem["input"], problem.get("ctx", {})
-    if kind == "extra_forbidden":
-        known = _known_keys(key.rpartition(".")[0])
-        close = difflib.get_close_matches(key.rpartition(".")[2], known, 1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        return f"{key}: unknown key{hint}; known are {', '.join(known)}"
-    if kind == "missing":
-        return f"{key}: missing"
-    wanted = {
-        "greater_than": "a number > {gt:g}",
-        "greater_than_equal": "a number >= {ge:g}",
-        "less_than": "a number < {lt:g}",
-        "less_than_equal": "a number <= {le:g}",
-        "literal_error": "one of {expected}",
-        "int_type": "a whole number",
-        "float_type": "a number",
-        "string_type": "a string",
-        "bool_type": "true or false",
-        "finite_number": "a finite number",
-    }.get(kind)
-    return f"{key} = {value!r}: expected {wanted.format(**context) if wanted else problem['msg']}"
-
-
-def _known_keys(table: str) -> list[str]:
-    fields: dict[str, Any] = dict(Scenario.model_fields)
-    if table in fields:
-        fields = dict(fields[table].annotation.model_fields)
-    return list(fields)

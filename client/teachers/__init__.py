@@ -1,4 +1,4 @@
-"""Teachers: models trained on private records under a plan's public schedule. Only DP training is built in."""
+"""Teachers: trained on private records under a plan's public schedule. What is kept of them is DP: weights, or noisy votes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from limbeck.client.noise import Noise
-from limbeck.protos.messages import CnnTeaching, LinearTeaching, Teaching
+from limbeck.client.teachers.architectures import Factory
+from limbeck.operators.errors import DataError
+from limbeck.protos.messages import CUSTOM, LinearTeaching, NetTeaching, Teaching, VotesTeaching
 
 Progress = Callable[[int, int], None]
 
@@ -26,6 +28,25 @@ class Teacher(Protocol):
         """Write it durably."""
 
 
+def check(teaching: Teaching, public_x: NDArray[np.generic], *, classes: int, factory: Factory | None = None) -> None:
+    """Raise SettingError or DataError where no teacher of this kind can be trained for such inputs; needs no record.
+
+    A site asks before it is charged. factory: the site's own net, for "custom"; it is examined as `limbeck teacher check` does.
+    """
+    match teaching:
+        case LinearTeaching():
+            from limbeck.client import features
+
+            features.compute(teaching.features, public_x[:1])
+        case NetTeaching():
+            from limbeck.client.teachers import architectures, kit
+
+            shape = tuple(architectures.tensors(public_x[:1]).shape[1:])
+            net = architectures.build(teaching.architecture, shape, classes, factory)
+            if teaching.architecture == CUSTOM:
+                kit.require_sound(net, shape, classes)
+
+
 def train(
     teaching: Teaching,
     x_N: NDArray[np.generic],
@@ -35,28 +56,55 @@ def train(
     public_x: NDArray[np.generic],
     noise: Noise,
     cache: Path | None = None,
+    factory: Factory | None = None,
+    opacus: bool = False,
     progress: Progress | None = None,
 ) -> Teacher:
     """Train under a schedule; (epsilon, delta)-DP in the records as `limbeck.protos.accounting` counts it.
 
-    x_N, y_N: private records and labels in [0, classes). public_x: public inputs, for public statistics. cache: for features of
-    public inputs. Raises DataError where records cannot be used.
+    x_N, y_N: private records and labels in [0, classes). public_x: public inputs, for public statistics and the inputs' shape. cache:
+    for features of public inputs. factory: the site's own net. opacus: limbeck's own nets take per-record gradients from Opacus.
+    Raises DataError where records cannot be used.
     """
-    from limbeck.client.teachers import cnn, linear
+    from limbeck.client.teachers import linear, net, votes
 
+    if x_N.shape[1:] != public_x.shape[1:]:
+        raise DataError(f"Expected records of shape {public_x.shape[1:]} like the transfer set, got {x_N.shape[1:]}.")
     match teaching:
         case LinearTeaching():
             return linear.train(
                 teaching, x_N, y_N, classes=classes, public_x=public_x, noise=noise, cache=cache, progress=progress
             )
-        case CnnTeaching():
-            return cnn.train(teaching, x_N, y_N, classes=classes, noise=noise, progress=progress)
+        case NetTeaching():
+            return net.train(
+                teaching,
+                x_N,
+                y_N,
+                classes=classes,
+                public_x=public_x,
+                noise=noise,
+                factory=factory,
+                opacus=opacus,
+                progress=progress,
+            )
+        case VotesTeaching():
+            return votes.train(
+                teaching, x_N, y_N, classes=classes, public_x=public_x, noise=noise, cache=cache, progress=progress
+            )
 
 
-def load(path: Path) -> Teacher:
-    """The teacher that `save` wrote. Raises DataError where there is none."""
-    from limbeck.client.teachers import cnn, linear
+def load(path: Path, *, factory: Factory | None = None) -> Teacher:
+    """The teacher that `save` wrote. factory: the site's own, where its net is custom. Raises DataError where there is none."""
+    from limbeck.client.teachers import linear, net, votes
     from limbeck.client.teachers.stored import read
 
     kind, settings, tensors = read(path)
-    return linear.Linear.restore(settings, tensors) if kind == "linear" else cnn.Cnn.restore(settings, tensors)
+    match kind:
+        case "linear":
+            return linear.Linear.restore(settings, tensors)
+        case "net":
+            return net.Net.restore(settings, tensors, factory)
+        case "votes":
+            return votes.Votes.restore(settings, tensors)
+        case _:
+            raise DataError(f"Expected a teacher of a kind this version knows in {path}, got {kind!r}.")

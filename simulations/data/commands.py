@@ -30,7 +30,7 @@ def list_() -> None:
 
 @app.command()
 def get(
-    name: Annotated[str, typer.Argument(help="mnist or fashion-mnist")],
+    name: Annotated[str, typer.Argument(help="mnist, fashion-mnist, heart-disease or imdb")],
     source: Annotated[str | None, typer.Option("--from", help="A file or an URL to take the artefact from.")] = None,
     cache: Annotated[
         Path | None, typer.Option(help="The folder to keep it in; default $LIMBECK_CACHE or ~/.cache/limbeck.")

@@ -64,4 +64,5 @@ def _render(metrics: dict[str, Any]) -> str:
         records=(min(records), max(records)),
         css=(HERE / "style.css").read_text(encoding="utf-8"),
         first=metrics["clients"][0],
+        without=[client["site"] for client in metrics["clients"] if client["epsilon"] is None],
     )

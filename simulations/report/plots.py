@@ -73,7 +73,7 @@ def headline(metrics: dict[str, Any]) -> str:
 
     def draw(axes: Axes) -> None:
         for row, (_, values, colour) in enumerate(rows):
-            spread = np.linspace(-0.14, 0.14, len(values)) if len(values) > 1 else [0]
+            spread = np.linspace(-0.14, 0.14, len(values)) if len(values) != 1 else [0]
             axes.scatter(
                 100 * np.array(values), row + np.array(spread), s=70, color=colour, alpha=0.9, linewidths=0, zorder=3
             )
@@ -162,7 +162,10 @@ def budgets(metrics: dict[str, Any]) -> str:
         axes.barh(
             row, [client["budget_epsilon"] for client in clients], color=TEACHER, alpha=0.3, height=0.7, label="budget"
         )
-        axes.barh(row, [client["epsilon"] for client in clients], color=STUDENT, height=0.36, label="spent")
+        axes.barh(row, [client["epsilon"] or 0 for client in clients], color=STUDENT, height=0.36, label="spent")
+        for index, client in enumerate(clients):
+            if client["epsilon"] is None:
+                axes.annotate("no DP guarantee", (0, index), (4, 0), textcoords="offset points", va="center", weight="bold")
         _sites_axis(axes, clients)
         axes.set_xlabel(f"epsilon at delta = {clients[0]['delta']:g}, per {clients[0]['unit']}, {clients[0]['adjacency']}")
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)

@@ -1,7 +1,9 @@
 """The ledger refuses what the budget does not allow, survives crashes closed, and shows tampering."""
 
+import math
 import multiprocessing
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -10,14 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sites
 from conftest import LINEAR
 
+from limbeck.client import ledger as ledgers
 from limbeck.client.ledger import Budget, Ledger
+from limbeck.client.site import Site
 from limbeck.operators.errors import BudgetError, LedgerError, SettingError
 from limbeck.protos import accounting
-from limbeck.protos.messages import Adjacency, LabelCounts, Unit
+from limbeck.protos.messages import Adjacency, CountNoise, LabelCounts, RecordCount, Unit, VotesTeaching
 
-BUDGET = Budget(epsilon=3.0, delta=1e-5, unit=Unit.RECORD, adjacency=Adjacency.ADD_REMOVE_ONE)
+BUDGET = Budget(data_set="a-test", epsilon=3.0, delta=1e-5, unit=Unit.RECORD, adjacency=Adjacency.ADD_REMOVE_ONE)
 TEACHING = replace(LINEAR, noise_multiplier=9.0)
 RUN = bytes(32)
 
@@ -51,10 +56,10 @@ def test_charges_compose_by_privacy_loss_not_by_addition(path: Path) -> None:
 def test_a_charge_over_the_budget_is_refused_and_nothing_is_charged(path: Path) -> None:
     with Ledger(path, BUDGET) as ledger:
         ledger.reserve(RUN, "teacher", TEACHING, None)
-        before = ledger.verify()
+        before = ledger.entries()
         with pytest.raises(BudgetError, match=r"budget of epsilon = 3 at delta = 1e-05, per record, add-remove-one"):
             ledger.reserve(RUN, "again", TEACHING, None)
-        assert ledger.verify() == before
+        assert ledger.entries() == before
 
 
 def test_a_reservation_that_was_never_committed_stays_spent(path: Path) -> None:
@@ -104,6 +109,34 @@ def test_free_releases_cost_nothing_and_say_why(path: Path) -> None:
         assert ledger.entries()[0].why == "post-processing"
 
 
+def test_a_release_without_a_guarantee_is_refused_by_default_and_nothing_is_noted(path: Path) -> None:
+    with Ledger(path, BUDGET) as ledger:
+        with pytest.raises(BudgetError, match=r"its epsilon is infinite.*allow_without_dp"):
+            ledger.declare(RUN, "answers", "no DP guarantee")
+        assert ledger.entries() == []
+
+
+def test_a_release_without_a_guarantee_makes_epsilon_infinite_and_is_noted_once_a_run(path: Path) -> None:
+    with Ledger(path, replace(BUDGET, allow_without_dp=True)) as ledger:
+        entry = ledger.declare(RUN, "answers", "no DP guarantee")
+        assert ledger.declare(RUN, "answers", "no DP guarantee") == entry
+        assert ledger.declare(bytes([1] * 32), "answers", "no DP guarantee") != entry
+        assert [own.state for own in ledger.entries()] == ["declared", "declared"]
+        assert ledger.spent() == math.inf
+
+
+def test_after_it_charges_are_refused_or_with_the_owners_leave_held_to_the_budget(path: Path) -> None:
+    allowed = replace(BUDGET, allow_without_dp=True)
+    with Ledger(path, allowed) as ledger:
+        ledger.declare(RUN, "answers", "no DP guarantee")
+    with Ledger(path, BUDGET) as ledger, pytest.raises(BudgetError, match="found entry 2 without one"):
+        ledger.reserve(RUN, "teacher", TEACHING, None)
+    with Ledger(path, allowed) as ledger:
+        ledger.reserve(RUN, "teacher", TEACHING, None)
+        with pytest.raises(BudgetError, match="within a budget"):
+            ledger.reserve(RUN, "again", TEACHING, None)
+
+
 @pytest.mark.parametrize(
     "statement",
     [
@@ -147,3 +180,126 @@ def test_a_ledger_of_another_delta_is_refused(path: Path) -> None:
 def test_a_budget_of_nothing_is_refused(epsilon: float) -> None:
     with pytest.raises(SettingError, match="Expected epsilon > 0"):
         replace(BUDGET, epsilon=epsilon)
+
+
+# Tails, heads and identity
+
+
+@pytest.mark.parametrize("gone", [1, 2, 3])
+def test_the_last_rows_taken_away_show(path: Path, gone: int) -> None:
+    with Ledger(path, BUDGET) as ledger:
+        ledger.commit(ledger.reserve(RUN, "teacher", TEACHING, None))
+        ledger.record_free(RUN, "share", "post-processing")
+    with sqlite3.connect(path) as db:
+        db.execute("DELETE FROM ledger WHERE id > ?", (4 - gone,))
+    for look in (lambda: Ledger(path, BUDGET), lambda: ledgers.read(path)):
+        with pytest.raises(LedgerError, match="rows are gone"):
+            look()
+
+
+def test_an_empty_or_older_ledger_beside_a_newer_head_shows(path: Path, tmp_path: Path) -> None:
+    with Ledger(path, BUDGET):
+        shutil.copy(path, tmp_path / "older")
+    with Ledger(path, BUDGET) as ledger:
+        ledger.reserve(RUN, "teacher", TEACHING, None)
+    path.unlink()
+    with pytest.raises(LedgerError, match="rows are gone"):
+        Ledger(path, BUDGET)
+    path.unlink()
+    shutil.copy(tmp_path / "older", path)
+    with pytest.raises(LedgerError, match="rows are gone"):
+        Ledger(path, BUDGET)
+
+
+def test_a_head_taken_away_shows(path: Path) -> None:
+    with Ledger(path, BUDGET) as ledger:
+        ledger.reserve(RUN, "teacher", TEACHING, None)
+    ledgers.head_path(path).unlink()
+    with pytest.raises(LedgerError, match="found none"):
+        Ledger(path, BUDGET)
+
+
+def test_a_ledger_of_other_records_is_refused(path: Path) -> None:
+    with Ledger(path, BUDGET):
+        pass
+    with pytest.raises(LedgerError, match="Expected a ledger of 'others'"):
+        Ledger(path, replace(BUDGET, data_set="others"))
+
+
+def test_two_settings_of_the_same_records_share_a_ledger_through_any_link(tmp_path: Path) -> None:
+    one = sites.make(tmp_path / "one")
+    other = tmp_path / "other"
+    shutil.copytree(tmp_path / "one", other)
+    (other / "records.npz").unlink()
+    (other / "records.npz").symlink_to(tmp_path / "one" / "records.npz")
+    assert Site(other).ledger == one.ledger
+    with Ledger(one.ledger, one.budget) as ledger:
+        ledger.reserve(RUN, "teacher", TEACHING, None)
+    with Ledger(Site(other).ledger, Site(other).budget) as ledger:
+        assert ledger.spent() > 0
+
+
+def _race_for_two(path: Path, results: "multiprocessing.Queue[str]") -> None:
+    for _ in range(3):
+        try:
+            with Ledger(path, BUDGET) as ledger:
+                ledger.reserve(RUN, "teacher", replace(TEACHING, noise_multiplier=13.5), None)
+            results.put("charged")
+        except BudgetError:
+            results.put("refused")
+
+
+def test_processes_that_race_again_and_again_never_spend_more_than_there_is(path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    results: multiprocessing.Queue[str] = context.Queue()
+    racers = [context.Process(target=_race_for_two, args=(path, results)) for _ in range(4)]
+    for racer in racers:
+        racer.start()
+    outcomes = [results.get(timeout=60) for _ in range(12)]
+    for racer in racers:
+        racer.join()
+    own = (replace(TEACHING, noise_multiplier=13.5), None)
+    fitting = max(n for n in range(12) if accounting.epsilon((own,) * n, BUDGET.delta) <= BUDGET.epsilon)
+    assert 1 < outcomes.count("charged") == fitting < 12
+    with Ledger(path, BUDGET) as ledger:
+        assert ledger.spent() <= BUDGET.epsilon
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        (TEACHING, None),
+        (TEACHING, LabelCounts(noise_std=30.0, noise=CountNoise.DISCRETE_GAUSSIAN)),
+        (TEACHING, RecordCount(noise_std=30.0)),
+        (
+            VotesTeaching(
+                teachers=9,
+                queries=40,
+                features="hog",
+                feature_norm=4,
+                steps=3,
+                learning_rate=1,
+                momentum=0,
+                noise_multiplier=20.0,
+            ),
+            None,
+        ),
+    ],
+)
+def test_every_kind_of_charge_is_read_back_as_it_was_made(path: Path, schedule: accounting.Schedule) -> None:
+    with Ledger(path, BUDGET) as ledger:
+        ledger.reserve(RUN, "teacher", *schedule)
+    book = ledgers.read(path)
+    assert book.schedules == (schedule,)
+    assert book.spent() == accounting.epsilon((schedule,), 1e-5)
+
+
+def test_reading_a_ledger_changes_nothing_and_makes_none(path: Path) -> None:
+    with pytest.raises(LedgerError, match="found none"):
+        ledgers.read(path)
+    assert not path.exists()
+    with Ledger(path, BUDGET) as ledger:
+        ledger.reserve(RUN, "teacher", TEACHING, None)
+    before = path.read_bytes()
+    ledgers.read(path)
+    assert path.read_bytes() == before

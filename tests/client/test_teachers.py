@@ -1,4 +1,6 @@
-"""Teachers are DP as their docstrings say: clipping, noise, steps and normaliser, whatever the records are."""
+"""Every kind of teacher passes the conformance suite; what only one kind has is tested here."""
+
+from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,17 +10,18 @@ import numpy as np
 import pytest
 import torch
 from conftest import LINEAR
-from numpy.typing import NDArray
+from teacher_conformance import Case, Conformance, Silent
 from torch import Tensor, nn
 
 from limbeck.client import teachers
-from limbeck.client.noise import SystemEntropy, UnsafeSeeded
-from limbeck.client.teachers import cnn, linear
-from limbeck.operators.errors import DataError
-from limbeck.protos.messages import CnnTeaching, Teaching
+from limbeck.client.noise import SystemEntropy, UnsafeSeeded, poisson_sample
+from limbeck.client.teachers import architectures, gradients, kit, net
+from limbeck.operators.errors import DataError, SettingError
+from limbeck.protos.messages import NetTeaching
 from limbeck.simulations import data
 
-CNN = CnnTeaching(
+NET = NetTeaching(
+    architecture="cnn",
     sampling_rate=0.5,
     steps=4,
     learning_rate=0.5,
@@ -28,136 +31,293 @@ CNN = CnnTeaching(
     normaliser=20.0,
     physical_batch=16,
 )
-BOTH = [pytest.param(replace(LINEAR, steps=4, average_last=2), id="linear"), pytest.param(CNN, id="cnn")]
+HEAD = replace(LINEAR, steps=4, average_last=2)
 
 
-class Recorder:
-    """A noise source that adds nothing and remembers what it was asked."""
+def own_net(shape: tuple[int, ...], classes: int) -> nn.Module:
+    """A site's own: LayerNorm, dropout and one weight used twice, which limbeck's own nets have not."""
 
-    label = "recorder"
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm = nn.Linear(64, 64), nn.LayerNorm(64)
+            self.last = nn.Linear(64, classes)
 
-    def __init__(self) -> None:
-        self.asked: list[tuple[tuple[int, ...], float]] = []
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = torch.tanh(self.first(x.flatten(1)))
+            return self.last(self.norm(torch.tanh(hidden @ self.first.weight)))  # type: ignore[no-any-return]
 
-    def gaussian(self, *shape: int, std: float) -> Tensor:
-        self.asked.append((shape, std))
-        return torch.zeros(shape)
-
-    def uniform(self, n: int) -> NDArray[np.float64]:
-        return np.zeros(n)
-
-
-def digits(n: int = 40) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8]]:
-    found = data.load("digits", private=n, public=50, test=1)
-    return found.private_x, found.private_y, found.public_x
+    return Tied()
 
 
-def train(teaching: Teaching, noise: object, n: int = 40, spoil: Callable[..., None] | None = None) -> teachers.Teacher:
-    x_N, y_N, public_x = digits(n)
-    x_N = x_N.astype(np.float32) / 255
-    if spoil is not None:
-        spoil(x_N)
-    return teachers.train(teaching, x_N, y_N, classes=10, public_x=public_x.astype(np.float32) / 255, noise=noise)  # type: ignore[arg-type]
+CASES = {
+    "linear-pixels": Case(teaching=HEAD, inputs="images"),
+    "linear-rows": Case(teaching=replace(HEAD, features="rows"), inputs="rows"),
+    "linear-scattering": Case(teaching=replace(HEAD, features="scattering"), inputs="images"),
+    "linear-hog": Case(teaching=replace(HEAD, features="hog"), inputs="images"),
+    "mlp-rows": Case(teaching=replace(NET, architecture="mlp"), inputs="rows"),
+    "mlp-images": Case(teaching=replace(NET, architecture="mlp"), inputs="images"),
+    "cnn": Case(teaching=NET, inputs="images"),
+    "cnn-opacus": Case(teaching=NET, inputs="images", opacus=True),
+    "resnet-gn": Case(teaching=replace(NET, architecture="resnet-gn"), inputs="images"),
+    "custom": Case(teaching=replace(NET, architecture="custom"), inputs="images", factory=own_net),
+}
 
 
-def test_the_linear_clipped_sum_equals_a_loop_over_records() -> None:
-    generator = torch.Generator().manual_seed(0)
-    x_ND, y_N = torch.randn(12, 5, generator=generator) * 2, torch.arange(12) % 4
-    weight = torch.randn(4, 5, generator=generator)
-    expected = torch.zeros(4, 5)
-    for x, y in zip(x_ND, y_N, strict=True):
-        own = weight.clone().requires_grad_()
-        nn.functional.cross_entropy(own @ x, y).backward()
-        assert own.grad is not None
-        expected += own.grad * min(1.0, 0.8 / float(own.grad.norm()))
-    found = linear.clipped_sum(weight, x_ND, x_ND.norm(dim=1), y_N, 0.8)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in CASES.items()])
+class TestTeachers(Conformance):
+    """All of the suite for all kinds."""
 
 
-def test_the_convolutional_clipped_sums_equal_a_loop_over_records() -> None:
-    from opacus import GradSampleModule
+def test_the_suite_covers_every_kind_that_a_plan_can_name() -> None:
+    from limbeck.protos.messages import ARCHITECTURES, FEATURES
 
-    x_N, y_N, _ = digits(10)
-    images, labels = torch.from_numpy(x_N.astype(np.float32) / 255).unsqueeze(1), torch.from_numpy(y_N)
-    plain = cnn.build(8, 8, 10)
-    wrapped = GradSampleModule(cnn.build(8, 8, 10), loss_reduction="sum")
-    found = cnn.clipped_sums(wrapped, list(wrapped.parameters()), images, labels, replace(CNN, physical_batch=4, clip=0.5))
-    expected = [torch.zeros_like(parameter) for parameter in plain.parameters()]
-    for row in range(10):
-        plain.zero_grad()
-        nn.functional.cross_entropy(plain(images[row : row + 1]), labels[row : row + 1]).backward()
-        gradients = [parameter.grad for parameter in plain.parameters() if parameter.grad is not None]
-        norm = float(torch.stack([gradient.norm() for gradient in gradients]).norm())
-        assert norm > 0.5
-        for total, gradient in zip(expected, gradients, strict=True):
-            total.add_(gradient * 0.5 / norm)
-    for a, b in zip(found, expected, strict=True):
+    taught = [case.teaching for case in CASES.values()]
+    assert {own.features for own in taught if not isinstance(own, NetTeaching)} == set(FEATURES)
+    assert {own.architecture for own in taught if isinstance(own, NetTeaching)} == set(ARCHITECTURES)
+
+
+# Sampling
+
+
+class Sampler(Silent):
+    """Real sampling, no noise."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.source = UnsafeSeeded(seed)
+
+    def uniform(self, n: int) -> np.ndarray:
+        return self.source.uniform(n)
+
+
+def test_each_step_of_a_net_takes_each_record_at_the_rate_and_pairs_independently(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shuffled batches, often sold as Poisson samples, have one size and negative correlations."""
+    taken: list[np.ndarray] = []
+
+    def remember(noise: object, n: int, rate: float) -> np.ndarray:
+        chosen = poisson_sample(noise, n, rate)  # type: ignore[arg-type]
+        taken.append(np.isin(np.arange(n), chosen))
+        return chosen
+
+    monkeypatch.setattr(net, "poisson_sample", remember)
+    CASES["mlp-rows"].train(Sampler(1), 8, steps=3000, sampling_rate=0.3, learning_rate=1e-6)
+    found = np.array(taken, float)
+    assert found.shape == (3000, 8)
+    assert np.allclose(found.mean(0), 0.3, atol=0.04)
+    assert np.allclose((found.T @ found / 3000)[np.triu_indices(8, 1)], 0.09, atol=0.03)
+    assert found.sum(1).var() == pytest.approx(8 * 0.3 * 0.7, rel=0.15)
+    assert np.abs(np.corrcoef(found[1:].ravel(), found[:-1].ravel())[0, 1]) < 0.03
+
+
+def test_an_empty_sample_is_a_step_with_noise() -> None:
+    class Nobody(Silent):
+        def uniform(self, n: int) -> np.ndarray:
+            return np.ones(n)
+
+    noise = Nobody()
+    CASES["cnn"].train(noise)
+    assert len(noise.gaussians) == 4 * 8
+
+
+def test_a_sample_larger_than_the_physical_batch_is_summed_in_parts() -> None:
+    whole, parts = (CASES["cnn"].train(Silent(), physical_batch=size) for size in (64, 7))
+    for a, b in zip(whole.net.parameters(), parts.net.parameters(), strict=True):  # type: ignore[attr-defined]
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("teaching", BOTH)
-def test_noise_has_the_standard_deviation_and_the_steps_of_the_schedule_whatever_the_number_of_records(
-    teaching: Teaching,
-) -> None:
-    schedules = []
-    for n in (0, 1, 40, 41):
-        noise = Recorder()
-        train(teaching, noise, n)
-        schedules.append(noise.asked)
-        assert {std for _, std in noise.asked} == {teaching.clip * teaching.noise_multiplier}
-        assert len(noise.asked) % teaching.steps == 0
-    assert all(asked == schedules[0] for asked in schedules)
+# Engines
 
 
-@pytest.mark.parametrize("teaching", BOTH)
-def test_the_noise_reaches_the_weights_undiluted(teaching: Teaching) -> None:
-    class Ones(Recorder):
-        def gaussian(self, *shape: int, std: float) -> Tensor:
-            return torch.full(shape, std)
-
-    one_step = replace(teaching, steps=1, **({"average_last": 1} if teaching is not CNN else {}))  # type: ignore[type-var]
-    with_noise, without = train(one_step, Ones(), 0), train(one_step, Recorder(), 0)
-    moved = _weights(without) - _weights(with_noise)
-    expected = teaching.learning_rate * teaching.clip * teaching.noise_multiplier / teaching.normaliser
-    torch.testing.assert_close(moved, torch.full_like(moved, expected), rtol=1e-4, atol=1e-7)
-
-
-def _weights(teacher: teachers.Teacher) -> Tensor:
-    if isinstance(teacher, linear.Linear):
-        return torch.cat([teacher.weight_KD.flatten(), teacher.bias_K])
-    assert isinstance(teacher, cnn.Cnn)
-    return torch.cat([parameter.detach().flatten() for parameter in teacher.net.parameters()])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet-gn"])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 20, 24)])
+def test_all_engines_give_the_same_sums(name: str, shape: tuple[int, ...]) -> None:
+    inputs, labels = torch.rand(12, *shape, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 10
+    inputs[4] = torch.nan
+    own = architectures.build(name, shape, 10)
+    one = gradients.BookKeeping(own).clipped_sums(inputs, labels, 0.2)
+    two = gradients.Functional(own).clipped_sums(inputs, labels, 0.2)
+    three = gradients.Opacus(own).clipped_sums(inputs, labels, 0.2)
+    for a, b, c in zip(one, two, three, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(a, c, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("teaching", BOTH)
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_record_that_is_not_finite_spoils_nothing(teaching: Teaching, value: float) -> None:
-    def spoil(x_N: NDArray[np.float32]) -> None:
-        x_N[3, 2, 2] = value
-
-    assert bool(_weights(train(teaching, Recorder(), spoil=spoil)).isfinite().all())
+def test_a_net_that_is_not_limbecks_own_never_goes_through_hooks() -> None:
+    assert isinstance(gradients.engine(nn.Linear(2, 2), trusted=False, opacus=True), gradients.Functional)
 
 
-@pytest.mark.parametrize("teaching", BOTH)
-def test_two_trainings_differ_unless_they_are_unsafely_seeded(teaching: Teaching) -> None:
-    assert not torch.equal(_weights(train(teaching, SystemEntropy())), _weights(train(teaching, SystemEntropy())))
-    assert torch.equal(_weights(train(teaching, UnsafeSeeded(1))), _weights(train(teaching, UnsafeSeeded(1))))
+def test_book_keeping_refuses_what_it_cannot_see() -> None:
+    with pytest.raises(SettingError, match="got 0: LayerNorm"):
+        gradients.BookKeeping(nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 2)))
+    with pytest.raises(SettingError, match="without groups"):
+        gradients.BookKeeping(nn.Conv2d(4, 4, 3, groups=2))
+    shared = nn.Linear(4, 4)
+    engine = gradients.BookKeeping(nn.Sequential(shared, nn.Tanh(), shared))
+    with pytest.raises(SettingError, match="got Linear twice"):
+        engine.clipped_sums(torch.rand(3, 4), torch.arange(3), 1.0)
 
 
-@pytest.mark.parametrize("teaching", BOTH)
-def test_a_saved_teacher_answers_the_same(teaching: Teaching, tmp_path: Path) -> None:
-    teacher = train(teaching, SystemEntropy())
-    teacher.save(tmp_path / "teacher.safetensors")
-    x_N, _, _ = digits()
-    again = teachers.load(tmp_path / "teacher.safetensors").log_probabilities(x_N)
-    assert torch.equal(again, teacher.log_probabilities(x_N))
-    torch.testing.assert_close(again.exp().sum(-1), torch.ones(40))
+# Settings
+
+
+def test_no_built_in_net_mixes_records_or_remembers_them() -> None:
+    for name, shape in [("mlp", (54,)), ("cnn", (1, 28, 28)), ("cnn", (1, 8, 8)), ("resnet-gn", (3, 32, 32))]:
+        own = architectures.build(name, shape, 7)
+        assert not list(own.buffers())
+        assert kit.examine(own, shape, 7) == []
+
+
+def test_initial_weights_are_public_constants() -> None:
+    torch.manual_seed(5)
+    one = architectures.build("cnn", (1, 28, 28), 10)
+    torch.manual_seed(6)
+    two = architectures.build("cnn", (1, 28, 28), 10)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("case", "public", "message"),
+    [
+        ("cnn", np.zeros((2, 54), np.float32), "images of at least 4 x 4"),
+        ("linear-hog", np.zeros((2, 54), np.float32), "grey images"),
+        ("linear-rows", np.zeros((2, 8, 8), np.uint8), "rows of shape"),
+        ("custom", np.zeros((2, 8, 8), np.uint8), "a net of its own"),
+        ("mlp-rows", np.zeros(2, np.float32), "rows .N, D. or images"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_a_record_is_read(case: str, public: np.ndarray, message: str) -> None:
+    with pytest.raises((SettingError, DataError), match=message):
+        teachers.check(CASES[case].teaching, public, classes=10)
+
+
+def test_records_unlike_the_transfer_set_are_refused() -> None:
+    x_N, y_N = CASES["cnn"].records(3)
+    with pytest.raises(DataError, match="like the transfer set"):
+        teachers.train(NET, x_N, y_N, classes=10, public_x=np.zeros((2, 9, 9), np.float32), noise=SystemEntropy())
 
 
 def test_a_file_that_is_no_teacher_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t").write_bytes(b"nothing")
     with pytest.raises(DataError, match="Expected a teacher"):
         teachers.load(tmp_path / "t")
+    CASES["custom"].train(SystemEntropy()).save(tmp_path / "custom")
+    with pytest.raises(SettingError, match="a net of its own"):
+        teachers.load(tmp_path / "custom")
+    with pytest.raises(DataError, match="Expected the weights of the net"):
+        teachers.load(tmp_path / "custom", factory=lambda shape, classes: nn.Linear(3, 3))
+
+
+# A site's own net
+
+
+def _batch_norm() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(288, 10))
+
+
+class _Mixing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        return self.last(flat - flat.mean(0))  # type: ignore[no-any-return]
+
+
+class _Remembering(_Mixing):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen += x.detach().flatten(1).sum(0)
+        return self.last(x.flatten(1))  # type: ignore[no-any-return]
+
+
+class _Unused(_Mixing):
+    def __init__(self) -> None:
+        super().__init__()
+        self.idle = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x.flatten(1))  # type: ignore[no-any-return]
+
+
+class _Random(_Unused):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x.flatten(1) + torch.rand(64))  # type: ignore[no-any-return]
+
+
+class _Branching(_Unused):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x.flatten(1)) * (1 if float(x.sum()) > 0 else 2)  # type: ignore[no-any-return]
+
+
+def _frozen() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (_batch_norm, r"Layer '1' is BatchNorm2d, which mixes records; put nn.GroupNorm\(8, 8\)"),
+        (_Mixing, "depends on the other records"),
+        (_Remembering, "Buffer 'seen' changes in a forward pass"),
+        (_Unused, "Weight 'idle.weight' gets no gradient"),
+        (_Random, "Two forward passes over the same records differ"),
+        (_Branching, "Gradients cannot be had record by record"),
+        (_frozen, "no weight that can be trained"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 9)), r"\(5, 10\) logits are wanted"),
+        (lambda: nn.Linear(63, 10), "A forward pass over 5 records of shape"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10).double()), "float32 is wanted"),
+    ],
+)
+def test_the_kit_says_what_is_wrong_with_a_net(make: Callable[[], nn.Module], message: str) -> None:
+    problems = kit.examine(make(), (1, 8, 8), 10)
+    assert len(problems) >= 1
+    with pytest.raises(SettingError, match=message):
+        kit.require_sound(make(), (1, 8, 8), 10)
+
+
+def test_dropout_and_tied_weights_are_allowed() -> None:
+    assert kit.examine(own_net((1, 8, 8), 10), (1, 8, 8), 10) == []
+    assert kit.examine(nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10)), (1, 8, 8), 10) == []
+
+
+def test_a_custom_net_that_mixes_records_is_never_trained() -> None:
+    case = replace(CASES["custom"], factory=lambda shape, classes: _batch_norm())
+    noise = Silent()
+    with pytest.raises(SettingError, match="BatchNorm2d"):
+        case.train(noise)
+    assert noise.gaussians == []
+
+
+def test_the_template_passes_its_own_kit_on_images_and_rows(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(kit.TEMPLATE)
+    factory = architectures.load_factory("mine:build", tmp_path)
+    for shape in [(1, 28, 28), (3, 32, 32), (1, 8, 8), (54,)]:
+        assert kit.examine(architectures.build("custom", shape, 5, factory), shape, 5) == []
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("mine", "as 'module:factory'"),
+        ("no_such_module:build", "No module named"),
+        ("broken:build", "ZeroDivisionError"),
+        ("mine:nothing", "AttributeError"),
+        ("mine:NUMBER", "to be a function"),
+    ],
+)
+def test_a_factory_that_is_not_there_is_named(reference: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("NUMBER = 3\n")
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    with pytest.raises(SettingError, match=message):
+        architectures.load_factory(reference, tmp_path)
+
+
+# How well they learn
 
 
 @pytest.mark.parametrize("features", ["pixels", "hog", "scattering"])
@@ -169,22 +329,3 @@ def test_a_linear_teacher_learns_digits_under_mild_noise(features: str) -> None:
     )
     accuracy = (teacher.log_probabilities(found.test_x).argmax(1).numpy() == found.test_y).mean()
     assert accuracy > (0.75 if features == "hog" else 0.88)
-
-
-def test_a_convolutional_teacher_learns_digits_under_mild_noise() -> None:
-    found = data.load("digits", private=900, public=300, test=397)
-    teaching = replace(
-        CNN,
-        sampling_rate=0.1,
-        steps=120,
-        normaliser=90.0,
-        noise_multiplier=0.3,
-        clip=0.5,
-        learning_rate=1.0,
-        physical_batch=256,
-    )
-    teacher = teachers.train(
-        teaching, found.private_x, found.private_y, classes=10, public_x=found.public_x, noise=SystemEntropy()
-    )
-    accuracy = (teacher.log_probabilities(found.test_x).argmax(1).numpy() == found.test_y).mean()
-    assert accuracy > 0.7

@@ -24,6 +24,7 @@ from limbeck.operators import (
     Truncation,
     Tsallis,
     concatenate,
+    truncated,
 )
 from limbeck.operators.errors import SettingError
 
@@ -37,6 +38,15 @@ def test_what_the_package_offers_is_pinned() -> None:
         "EntropyTarget",
         "Hybrid",
         "LabelsOnly",
+        "Anchoring",
+        "Calibration",
+        "Comparison",
+        "Reparametrised",
+        "Shared",
+        "calibrate",
+        "compare",
+        "compare_targets",
+        "reparametrise",
         "Mixing",
         "Nucleus",
         "Power",
@@ -79,6 +89,36 @@ def test_the_short_cut_from_logits_equals_the_plain_path(seed: int, temperature:
     short, plain = chain.from_log(p_NK.log()), chain(p_NK)
     torch.testing.assert_close(short.dense(), plain.dense(), atol=1e-6, rtol=0)
     assert short.ids_Nk.tolist() == plain.ids_Nk.tolist()
+
+
+@given(seed=st.integers(0, 1000), k=st.integers(1, 6), classes=st.integers(16, 400), levels=st.sampled_from([4, 10**6]))
+def test_among_many_classes_too_the_largest_are_kept_ties_in_order(seed: int, k: int, classes: int, levels: int) -> None:
+    """Few levels make ties, many of them at the border; classes / k from 2 to 400 reach every way of finding the largest."""
+    p_NK = (rows(seed, 5, classes) * levels * classes).ceil() / (levels * classes)
+    kept = TopK(k)(p_NK)
+    assert kept.p_Nk.equal(p_NK.sort(-1, descending=True).values[:, :k])
+    assert kept.p_Nk.equal(p_NK.gather(1, kept.ids_Nk))
+    for ids, p in zip(kept.ids_Nk.tolist(), kept.p_Nk.tolist(), strict=True):
+        assert len(set(ids)) == k
+        assert list(zip(p, ids, strict=True)) == sorted(zip(p, ids, strict=True), key=lambda entry: (-entry[0], entry[1]))
+
+
+@pytest.mark.parametrize("softening", [Power(2.0), Mixing(2.0)])
+def test_chunks_of_rows_change_nothing(softening: Power | Mixing, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain, p_NK = SoftenThenTruncate(softening=softening, truncation=TopK(3)), rows(5, 11, 40)
+    whole = chain.from_log(p_NK.log())
+    monkeypatch.setattr(truncated, "CHUNK_CPU", 100)
+    parts = chain.from_log(p_NK.log())
+    assert parts.ids_Nk.equal(whole.ids_Nk)
+    torch.testing.assert_close(parts.p_Nk, whole.p_Nk, rtol=1e-14, atol=0)
+    torch.testing.assert_close(parts.tail_N, whole.tail_N, rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("softening", [Power(2.0), Mixing(2.0)])
+def test_no_rows_give_no_answers(softening: Power | Mixing) -> None:
+    chain = SoftenThenTruncate(softening=softening, truncation=TopK(3))
+    assert chain.from_log(torch.empty(0, 8)).ids_Nk.shape == (0, 3)
+    assert chain(torch.empty(0, 8)).tail_N.shape == (0,)
 
 
 def test_the_two_orders_differ_because_softening_feeds_the_tail() -> None:

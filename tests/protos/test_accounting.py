@@ -9,10 +9,21 @@ from scipy import optimize, stats
 
 from limbeck.operators.errors import SettingError
 from limbeck.protos import accounting
-from limbeck.protos.messages import CnnTeaching, LabelCounts
+from limbeck.protos.messages import CountNoise, LabelCounts, NetTeaching, RecordCount, VotesTeaching
 
-CNN = CnnTeaching(
-    sampling_rate=0.1, steps=100, learning_rate=1, momentum=0, clip=1, noise_multiplier=1.2, normaliser=64, physical_batch=64
+CNN = NetTeaching(
+    architecture="cnn",
+    sampling_rate=0.1,
+    steps=100,
+    learning_rate=1,
+    momentum=0,
+    clip=1,
+    noise_multiplier=1.2,
+    normaliser=64,
+    physical_batch=64,
+)
+VOTES = VotesTeaching(
+    teachers=20, queries=50, features="pixels", feature_norm=4, steps=5, learning_rate=1, momentum=0, noise_multiplier=8
 )
 
 
@@ -48,10 +59,10 @@ def test_a_subsampled_schedule_costs_what_dp_sgd_is_known_to_cost() -> None:
     assert 2.3 < accounting.epsilon(((teaching, None),), 1e-5) < 3.0
 
 
-@pytest.mark.parametrize("teaching", [LINEAR, CNN])
+@pytest.mark.parametrize("teaching", [LINEAR, CNN, VOTES])
 @pytest.mark.parametrize(("epsilon", "fraction"), [(1.0, None), (3.0, 0.05), (8.0, 0.2)])
 def test_calibration_meets_its_target_and_never_exceeds_it(
-    teaching: CnnTeaching, epsilon: float, fraction: float | None
+    teaching: NetTeaching, epsilon: float, fraction: float | None
 ) -> None:
     schedule = accounting.calibrate(teaching, epsilon=epsilon, delta=1e-5, label_counts_fraction=fraction)
     assert 0.98 * epsilon <= accounting.epsilon((schedule,), 1e-5) <= epsilon
@@ -66,3 +77,50 @@ def test_no_schedule_costs_nothing() -> None:
 def test_an_impossible_target_is_refused(epsilon: float, delta: float) -> None:
     with pytest.raises(SettingError, match="Expected"):
         accounting.calibrate(LINEAR, epsilon=epsilon, delta=delta, label_counts_fraction=None)
+
+
+def test_composition_by_mechanism_agrees_with_the_pld_accountant() -> None:
+    import dp_accounting as dp
+    from dp_accounting.pld import PLDAccountant
+
+    schedules = [
+        (LINEAR, LabelCounts(noise_std=6.2)),
+        (CNN, None),
+        (replace(LINEAR, noise_multiplier=20.0), None),
+        (CNN, None),
+    ]
+    accountant = PLDAccountant(
+        neighboring_relation=dp.NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=1e-3
+    )
+    for schedule in schedules:
+        accountant.compose(accounting.event(*schedule))
+    found, expected = accounting.epsilon(tuple(schedules), 1e-5), accountant.get_epsilon(1e-5)
+    # Fewer roundings, each of them upwards: never above, and below by no more than they can add up to.
+    assert 0.99 * expected <= found <= expected + 1e-6
+
+
+@pytest.mark.parametrize("sigma", [0.7, 2.0, 6.2])
+def test_discrete_gaussian_counts_cost_what_their_own_probabilities_say(sigma: float) -> None:
+    # Summed here over the integers: delta(eps) = sum_x max(0, P(x) - e^eps P(x - 1)).
+    x = range(-200, 201)
+    total = sum(math.exp(-k * k / 2 / sigma**2) for k in x)
+    epsilon = accounting.counts_epsilon(RecordCount(noise_std=sigma), 1e-5)
+
+    def delta(epsilon: float) -> float:
+        p = {k: math.exp(-k * k / 2 / sigma**2) / total for k in range(-201, 202)}
+        return sum(max(0.0, p[k] - math.exp(epsilon) * p[k - 1]) for k in x)
+
+    assert delta(epsilon) <= 1e-5 * (1 + 1e-9) <= delta(epsilon - 0.01)
+    discrete = LabelCounts(noise_std=sigma, noise=CountNoise.DISCRETE_GAUSSIAN)
+    assert accounting.counts_epsilon(discrete, 1e-5) == epsilon
+
+
+def test_votes_cost_one_gaussian_mechanism_per_query() -> None:
+    mu = math.sqrt(VOTES.queries) / VOTES.noise_multiplier
+    found = accounting.epsilon(((VOTES, None),), 1e-5)
+    assert exact_epsilon(mu, 1e-5) <= found <= exact_epsilon(mu, 1e-5) * 1.01
+
+
+def test_hardly_any_noise_costs_infinitely_much_and_no_time() -> None:
+    for teaching in (replace(LINEAR, noise_multiplier=1e-6), replace(CNN, noise_multiplier=0.01)):
+        assert accounting.epsilon(((teaching, None),), 1e-5) == math.inf

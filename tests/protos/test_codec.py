@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import sites
 import torch
 from conftest import PLAN
 from hypothesis import given
@@ -18,19 +19,25 @@ from limbeck.protos import limbeck_pb2 as pb
 from limbeck.protos.messages import (
     Accepted,
     Ask,
-    CnnTeaching,
+    BlackBoxTeaching,
     Coding,
+    CountNoise,
     Declined,
     Family,
+    Guarantee,
+    LabelCounts,
+    NetTeaching,
     Offer,
     Plan,
     Reason,
+    RecordCount,
     Sampled,
     Share,
     Stage,
     Taught,
     Teach,
     TopK,
+    VotesTeaching,
 )
 
 PlanMaker = Callable[..., Plan]
@@ -73,7 +80,8 @@ def test_a_plan_survives_the_wire_and_keeps_its_hash(make_plan: PlanMaker, chang
 
 
 def test_a_plan_for_convolutional_teachers_survives_the_wire(make_plan: PlanMaker) -> None:
-    teaching = CnnTeaching(
+    teaching = NetTeaching(
+        architecture="cnn",
         sampling_rate=0.1,
         steps=5,
         learning_rate=1,
@@ -106,14 +114,32 @@ def test_every_field_of_a_plan_changes_its_hash(make_plan: PlanMaker) -> None:
     assert len(hashes) == len(changes) + 1
 
 
+def test_a_plan_names_features_and_nets_from_closed_lists_and_never_code(make_plan: PlanMaker) -> None:
+    net = NetTeaching(
+        architecture="custom",
+        sampling_rate=0.1,
+        steps=5,
+        learning_rate=1,
+        momentum=0,
+        clip=0.1,
+        noise_multiplier=1,
+        normaliser=64,
+        physical_batch=32,
+    )
+    codec.encode_request(Offer(plan=make_plan(teaching=net)))
+    for teaching in (replace(net, architecture="os:system"), replace(PLAN.teaching, features="os:system")):  # type: ignore[call-arg]
+        with pytest.raises(WireError, match=r"out of .*got 'os:system'"):
+            codec.encode_request(Offer(plan=make_plan(teaching=teaching)))
+
+
 def test_small_messages_survive_the_wire(plan: Plan) -> None:
     own = codec.plan_hash(plan)
     requests = [Teach(plan_hash=own), ask(plan)]
     assert [codec.decode_request(codec.encode_request(request)) for request in requests] == requests
     counts = tuple(float(np.float32(x)) for x in np.linspace(-3, 90, 10))
     for reply, request in [
-        (Accepted(plan_hash=own, site="a-1"), Offer(plan=plan)),
-        (Taught(plan_hash=own, label_counts=counts), Teach(plan_hash=own)),
+        (Accepted(plan_hash=own, site="a-1", guarantee=Guarantee.RECORD_DP), Offer(plan=plan)),
+        (Taught(plan_hash=own, label_counts=counts, guarantee=Guarantee.RECORD_DP), Teach(plan_hash=own)),
         (Declined(plan_hash=own, reason=Reason.BUDGET, site="bank-1"), ask(plan)),
     ]:
         assert codec.decode_reply(codec.encode_reply(reply), plan=plan, expecting=request) == reply
@@ -257,30 +283,66 @@ def test_an_enormous_reply_is_refused_before_it_is_parsed(plan: Plan) -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_label_counts_that_are_not_finite_are_refused(plan: Plan, value: float) -> None:
-    reply = pb.Reply(taught=pb.Taught(plan_hash=codec.plan_hash(plan), label_counts=[value] * 10))
+    reply = pb.Reply(taught=pb.Taught(guarantee="record-dp", plan_hash=codec.plan_hash(plan), label_counts=[value] * 10))
     with pytest.raises(WireError, match="finite"):
         codec.decode_reply(reply.SerializeToString(), plan=plan, expecting=Teach(plan_hash=codec.plan_hash(plan)))
 
 
 @pytest.mark.parametrize("count", [0, 9, 11])
 def test_a_wrong_number_of_label_counts_is_refused(plan: Plan, count: int) -> None:
-    reply = pb.Reply(taught=pb.Taught(plan_hash=codec.plan_hash(plan), label_counts=[1.0] * count))
+    reply = pb.Reply(taught=pb.Taught(guarantee="record-dp", plan_hash=codec.plan_hash(plan), label_counts=[1.0] * count))
     with pytest.raises(WireError, match="Expected 10 label counts"):
         codec.decode_reply(reply.SerializeToString(), plan=plan, expecting=Teach(plan_hash=codec.plan_hash(plan)))
 
 
 def test_label_counts_nobody_asked_for_are_refused(make_plan: PlanMaker) -> None:
     plan = make_plan(label_counts=None)
-    reply = pb.Reply(taught=pb.Taught(plan_hash=codec.plan_hash(plan), label_counts=[1.0] * 10))
+    reply = pb.Reply(taught=pb.Taught(guarantee="record-dp", plan_hash=codec.plan_hash(plan), label_counts=[1.0] * 10))
     with pytest.raises(WireError, match="Expected 0 label counts"):
         codec.decode_reply(reply.SerializeToString(), plan=plan, expecting=Teach(plan_hash=codec.plan_hash(plan)))
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a b", "x" * 65, "é"])
 def test_a_site_name_that_is_no_name_is_refused(plan: Plan, name: str) -> None:
-    reply = pb.Reply(accepted=pb.Accepted(plan_hash=codec.plan_hash(plan), site=name))
+    reply = pb.Reply(accepted=pb.Accepted(plan_hash=codec.plan_hash(plan), site=name, guarantee="record-dp"))
     with pytest.raises(WireError, match="site name"):
         codec.decode_reply(reply.SerializeToString(), plan=plan, expecting=Offer(plan=plan))
+
+
+def test_a_plan_with_black_box_teachers_survives_the_wire_and_permits_sites_without_a_guarantee(
+    make_plan: PlanMaker,
+) -> None:
+    plan = make_plan(black_box=BlackBoxTeaching(draws=16))
+    assert codec.decode_request(codec.encode_request(Offer(plan=plan))) == Offer(plan=plan)
+    own = codec.plan_hash(plan)
+    for reply, request in [
+        (Accepted(plan_hash=own, site="a", guarantee=Guarantee.NONE), Offer(plan=plan)),
+        (Taught(plan_hash=own, label_counts=None, guarantee=Guarantee.NONE), Teach(plan_hash=own)),
+    ]:
+        assert codec.decode_reply(codec.encode_reply(reply), plan=plan, expecting=request) == reply
+
+
+def test_a_site_without_a_guarantee_is_refused_where_the_plan_permits_none(plan: Plan) -> None:
+    own = codec.plan_hash(plan)
+    for reply, request in [
+        (Accepted(plan_hash=own, site="a", guarantee=Guarantee.NONE), Offer(plan=plan)),
+        (Taught(plan_hash=own, label_counts=None, guarantee=Guarantee.NONE), Teach(plan_hash=own)),
+    ]:
+        with pytest.raises(WireError, match="Expected a site with a guarantee"):
+            codec.decode_reply(codec.encode_reply(reply), plan=plan, expecting=request)
+
+
+@pytest.mark.parametrize("guarantee", ["", "some"])
+def test_a_guarantee_left_open_is_refused(plan: Plan, guarantee: str) -> None:
+    reply = pb.Reply(accepted=pb.Accepted(plan_hash=codec.plan_hash(plan), site="a", guarantee=guarantee))
+    with pytest.raises(WireError, match="guarantee out of record-dp, none"):
+        codec.decode_reply(reply.SerializeToString(deterministic=True), plan=plan, expecting=Offer(plan=plan))
+
+
+@pytest.mark.parametrize("draws", [0, 256])
+def test_a_plan_with_impossible_draws_is_refused(make_plan: PlanMaker, draws: int) -> None:
+    with pytest.raises(WireError, match=r"black_box\.draws"):
+        codec.encode_request(Offer(plan=make_plan(black_box=BlackBoxTeaching(draws=draws))))
 
 
 @given(st.binary(max_size=300))
@@ -350,3 +412,57 @@ def test_a_plan_with_an_unknown_pooling_is_refused_with_the_known_ones(plan: Pla
     spoilt.offer.plan.pooling = "median"
     with pytest.raises(WireError, match="mean, class-counts"):
         codec.decode_request(spoilt.SerializeToString(deterministic=True))
+
+
+# Votes, counts and authors
+
+
+VOTES = VotesTeaching(
+    teachers=9, queries=20, features="hog", feature_norm=4, steps=3, learning_rate=1, momentum=0, noise_multiplier=20
+)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"teaching": VOTES},
+        {"label_counts": LabelCounts(noise_std=3, noise=CountNoise.DISCRETE_GAUSSIAN)},
+        {"label_counts": None, "record_count": RecordCount(noise_std=3)},
+    ],
+)
+def test_a_plan_for_votes_or_other_counts_survives_the_wire(make_plan: PlanMaker, changes: dict[str, object]) -> None:
+    plan = make_plan(**changes)
+    assert codec.decode_request(codec.encode_request(Offer(plan=plan))) == Offer(plan=plan)
+
+
+def test_a_plan_that_is_charged_for_fewer_votes_than_it_asks_is_refused(make_plan: PlanMaker) -> None:
+    with pytest.raises(WireError, match=r"teaching\.queries"):
+        codec.encode_request(Offer(plan=make_plan(teaching=replace(VOTES, queries=19))))
+
+
+def test_a_plan_that_asks_for_the_number_of_records_twice_is_refused(make_plan: PlanMaker) -> None:
+    with pytest.raises(WireError, match="got both"):
+        codec.encode_request(Offer(plan=make_plan(record_count=RecordCount(noise_std=3))))
+
+
+@pytest.mark.parametrize("count", [0, -3, 10**6])
+def test_a_record_count_survives_the_wire_and_only_where_it_was_asked_for(make_plan: PlanMaker, count: int) -> None:
+    asked, other = make_plan(label_counts=None, record_count=RecordCount(noise_std=3)), make_plan(label_counts=None)
+    own = codec.plan_hash(asked)
+    reply = Taught(plan_hash=own, label_counts=None, record_count=count, guarantee=Guarantee.RECORD_DP)
+    assert codec.decode_reply(codec.encode_reply(reply), plan=asked, expecting=Teach(plan_hash=own)) == reply
+    lacking = codec.encode_reply(replace(reply, record_count=None))
+    with pytest.raises(WireError, match="Expected a record count"):
+        codec.decode_reply(lacking, plan=asked, expecting=Teach(plan_hash=own))
+    unasked = codec.encode_reply(replace(reply, plan_hash=codec.plan_hash(other)))
+    with pytest.raises(WireError, match="Expected no record count"):
+        codec.decode_reply(unasked, plan=other, expecting=Teach(plan_hash=codec.plan_hash(other)))
+
+
+def test_an_offer_with_half_a_signature_or_a_wrong_one_is_refused(plan: Plan) -> None:
+    known = sites.offer().author
+    for author, signature in ((known, b""), (b"", bytes(64)), (known, bytes(64)), (known[1:], bytes(64))):
+        spoilt = pb.Request.FromString(codec.encode_request(Offer(plan=plan)))
+        spoilt.offer.author, spoilt.offer.signature = author, signature
+        with pytest.raises(WireError, match="Expected"):
+            codec.decode_request(spoilt.SerializeToString(deterministic=True))

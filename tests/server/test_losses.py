@@ -51,3 +51,11 @@ def test_gradients_are_right(loss: Loss) -> None:
 
 def test_zeros_in_the_target_are_no_trouble() -> None:
     assert bool(losses.ttm(torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, -200.0]])).isfinite())
+
+
+def test_every_loss_of_a_plan_vanishes_where_the_student_is_right_and_only_hinton_tempers_it() -> None:
+    p, _ = case()
+    for loss in Loss:
+        student = p.log() * (2 if loss is Loss.HINTON else 1)
+        assert float(losses.by_name(loss, p, student, 2.0)) == pytest.approx(0, abs=1e-12)
+        assert float(losses.by_name(loss, p, -student, 2.0)) > 0.01

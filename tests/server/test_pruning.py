@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from limbeck.operators.errors import SettingError
-from limbeck.server.pruning import Masks, cubic, linear
+from limbeck.server.pruning import Masks, cubic, equal_kl, linear
 
 
 def model(seed: int = 0) -> nn.Module:
@@ -58,6 +58,35 @@ def test_no_layer_goes_empty() -> None:
     masks = Masks.ones(net)
     masks.prune(net, 0.95)
     assert all(bool(mask.any()) for mask in masks.kept.values())
+
+
+@given(final=st.floats(0.3, 0.99), stages=st.integers(1, 16), power=st.floats(1, 6))
+def test_equal_kl_spends_the_same_in_every_stage_of_a_convex_curve(final: float, stages: int, power: float) -> None:
+    found = equal_kl(final, stages, [(i / 4000, (i / 4000) ** power) for i in range(4001)])
+    assert found[-1] == final
+    spent = [b**power - a**power for a, b in zip((0, *found), found, strict=False)]
+    assert spent == pytest.approx([final**power / stages] * stages, rel=1e-2)
+
+
+def test_equal_kl_on_a_straight_curve_is_the_linear_path_and_on_a_flat_one_too() -> None:
+    for slope in (1.0, 0.0):
+        assert equal_kl(0.9, 5, [(0.0, 0.0), (0.95, 0.95 * slope)]) == pytest.approx(linear(0.9, 5))
+
+
+def test_equal_kl_rises_over_a_curve_that_falls_in_places() -> None:
+    curve = [(0.0, 0.0), (0.4, 0.1), (0.6, 0.05), (0.8, 0.6), (0.9, 0.5), (0.99, 1.0)]
+    found = equal_kl(0.95, 10, curve)
+    assert list(found) == sorted(found)
+    assert found[-1] == 0.95
+    assert equal_kl(0.88, 4, curve)[-1] == 0.88
+
+
+@pytest.mark.parametrize(
+    "curve", [[], [(0.0, 0.0), (0.5, 1.0)], [(0.1, 0.0), (0.95, 1.0)], [(0.0, 0.0), (0.95, float("nan"))]]
+)
+def test_a_curve_that_does_not_cover_the_path_is_refused(curve: list[tuple[float, float]]) -> None:
+    with pytest.raises(SettingError, match="Expected a curve"):
+        equal_kl(0.9, 4, curve)
 
 
 @pytest.mark.parametrize("sparsity", [-0.1, 1.0, float("nan")])

@@ -1,6 +1,9 @@
 """Data sets are what they say; private, public and test parts never overlap."""
 
 import gzip
+import hashlib
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,3 +84,14 @@ def test_more_records_than_there_are_is_refused() -> None:
         data.load("digits", private=1400)
     with pytest.raises(SettingError, match=r"data.name = 'nothing'"):
         data.load("nothing")
+
+
+def test_a_file_is_read_inside_a_wheel_whose_hash_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel = tmp_path / artefacts.ARTEFACTS["imdb"].file
+    with zipfile.ZipFile(wheel, "w") as file:
+        file.writestr("package/data.csv", "a,b\n")
+    with pytest.raises(DataError, match=f"Expected SHA-256 {artefacts.ARTEFACTS['imdb'].sha256}"):
+        artefacts.member("imdb", "package/data.csv", tmp_path)
+    found = replace(artefacts.ARTEFACTS["imdb"], sha256=hashlib.sha256(wheel.read_bytes()).hexdigest())
+    monkeypatch.setitem(artefacts.ARTEFACTS, "imdb", found)
+    assert artefacts.member("imdb", "package/data.csv", tmp_path) == b"a,b\n"

@@ -12,10 +12,9 @@ from flwr.app import Message, RecordDict
 
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
-from limbeck.client.transcript import Transcript
 from limbeck.operators.errors import RunError, SettingError, TooFewClients
 from limbeck.protos import carry, codec
-from limbeck.protos.messages import Accepted, Ask, Share
+from limbeck.protos.messages import Ask, Share
 from limbeck.server import checkpoint
 from limbeck.simulations import grid, prepare, run, scenario
 
@@ -63,12 +62,14 @@ def test_the_transcript_holds_exactly_the_bytes_that_the_coordinator_counted(fin
     metrics = json.loads((finished / "metrics.json").read_text())
     for client in metrics["clients"]:
         site = Site(sites / client["site"])
-        sent = list(Transcript(site.transcript))
-        assert [entry.what.split(",")[0] for entry in sent] == ["taught", "share of stage 1", "share of stage 2"]
-        agreed = len(codec.encode_reply(Accepted(plan_hash=codec.plan_hash(plan), site=site.name)))
-        assert sum(len(entry.data) for entry in sent) + agreed == client["bytes_up"]
+        sent = list(site.transcript)
+        assert [entry.what.split(",")[0] for entry in sent] == ["accepted", "taught", "share of stage 1", "share of stage 2"]
+        assert sum(len(entry.data) for entry in sent) == client["bytes_up"]
+        with Ledger(site.ledger, site.budget) as ledger:
+            allowed = {entry.id: entry.plan_hash for entry in ledger.entries()}
+        assert all(allowed[entry.entry] == entry.plan_hash for entry in sent[1:] if entry.entry)
         share = codec.decode_reply(
-            sent[1].data, plan=plan, expecting=Ask(plan_hash=codec.plan_hash(plan), stage=0, first=0, count=80)
+            sent[2].data, plan=plan, expecting=Ask(plan_hash=codec.plan_hash(plan), stage=0, first=0, count=80)
         )
         assert isinstance(share, Share)
         assert share.answers.kept == 3
@@ -152,6 +153,31 @@ def test_more_clients_than_records_is_refused_before_anything_is_written(tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+VOTES = ["teacher.kind=votes", "teacher.teachers=12", "teacher.steps=10", "teacher.learning_rate=1.0", "data.public=40"]
+
+
+def test_noisy_votes_are_paid_for_once_and_answer_every_stage(tmp_path: Path) -> None:
+    metrics = run.simulate(tiny(*VOTES, "pooling.kind=record-counts"), tmp_path / "run")
+    assert [stage["clients"] for stage in metrics["stages"]] == [3, 3]
+    assert (tmp_path / "run" / "report.html").exists()
+    for client in metrics["clients"]:
+        assert client["teacher_accuracy"] is None
+        assert isinstance(client["record_count"], int)
+        assert 7.5 < client["epsilon"] <= 8
+        site = Site(tmp_path / "run" / "sites" / client["site"])
+        with Ledger(site.ledger, site.budget) as ledger:
+            assert [entry.state for entry in ledger.entries()] == ["committed", "free", "free"]
+            assert "noisy votes" in str(ledger.entries()[1].why)
+
+
+def test_more_public_inputs_make_votes_noisier_not_dearer(tmp_path: Path) -> None:
+    few, many = (
+        prepare.make_plan(tiny(*VOTES), transfer_set=bytes(32), samples=samples, classes=10).teaching
+        for samples in (40, 160)
+    )
+    assert many.noise_multiplier / few.noise_multiplier == pytest.approx(2, rel=0.01)
+
+
 # Sites that misbehave: a run goes on without them
 
 
@@ -201,7 +227,7 @@ def test_a_missing_records_file_leaves_that_site_out(tmp_path: Path) -> None:
 def test_a_site_that_declines_the_plan_is_named_with_its_reason(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     prepare.prepare(tiny(), folder)
-    settings = folder / "sites" / "site-01" / "site.toml"
+    settings = folder / "sites" / "site-01" / "policy.toml"
     settings.write_text(settings.read_text().replace("epsilon = 8.0", "epsilon = 1.0"))
     metrics = run.resume(folder)
     assert metrics["clients"][1]["reason"] == "agree: the privacy budget does not allow it"

@@ -30,6 +30,11 @@ def test_what_ships_can_be_read_and_says_what_it_is(name: str) -> None:
         ("teacher.average_last=61", r"expected at most teacher.steps = 60"),
         ("run.minimum_clients=9", r"expected at most partition.clients = 8"),
         ("data.name=imagenet", r"data.name = 'imagenet': expected one of digits"),
+        ("teacher.kind=custom", r"teacher.factory = None: expected 'module:factory'"),
+        (
+            "teacher.factory='a:b'",
+            r"teacher.factory = 'a:b': expected 'module:factory' with teacher.kind = 'custom', and only then",
+        ),
         ("nonsense", r"Expected an override such as"),
     ],
 )

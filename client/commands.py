@@ -1,0 +1,233 @@
+"""`limbeck policy`, `limbeck ledger`, `limbeck transcript`: what a data owner, or an officer on their behalf, looks at and decides."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from limbeck.client import ledger as ledgers
+from limbeck.client import policy as policies
+from limbeck.client.site import Site
+from limbeck.client.transcript import Sent, Transcript
+from limbeck.operators.errors import DataError, LedgerError, SettingError, TranscriptError
+from limbeck.protos import accounting, codec
+from limbeck.protos.messages import Offer, Plan, Share, Taught
+
+policy_app = typer.Typer(help="What a plan may ask of this site.", no_args_is_help=True)
+ledger_app = typer.Typer(help="What was spent of a data set's privacy budget.", no_args_is_help=True)
+transcript_app = typer.Typer(help="Every byte that left a site.", no_args_is_help=True)
+
+REFUSED = 1
+ROWS = 10
+
+PolicyPath = Annotated[Path, typer.Argument(metavar="POLICY", help="A policy.toml, or a site's folder.")]
+LedgerPath = Annotated[Path, typer.Argument(metavar="LEDGER", help="A ledger's file, or a site's folder.")]
+
+
+@policy_app.command("check")
+def check_policy(
+    plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan's file, plan.pb.")], policy: PolicyPath
+) -> None:
+    """Say whether a policy allows a plan, or which of its rules refuse it (exit status 1). What is left of the budget the ledger says."""
+    console, offer, rules = Console(), _offer(plan), policies.read(_policy_path(policy))
+    asked = offer.plan
+    broken = list(rules.broken_rules(asked, offer.author))
+    cost = accounting.epsilon(((asked.teaching, asked.counts),), rules.budget.delta)
+    if cost > rules.budget.epsilon:
+        broken.append(f"budget.epsilon = {rules.budget.epsilon:g}: the plan alone costs {cost:.4g}")
+    console.print(
+        f"Plan {asked.name!r}, {'signed by ' + offer.author.hex() if offer.author else 'not signed'}.", soft_wrap=True
+    )
+    console.print(
+        f"It costs epsilon = {cost:.4g} at delta = {rules.budget.delta:g}, per {rules.budget.unit}, {rules.budget.adjacency}.",
+        soft_wrap=True,
+    )
+    for rule in broken:
+        console.print(f"refused by {rule}", soft_wrap=True, highlight=False, markup=False)
+    if broken:
+        raise typer.Exit(REFUSED)
+    console.print("allowed")
+
+
+@policy_app.command("init")
+def init_policy(
+    path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("policy.toml"),
+) -> None:
+    """Write a policy with every rule explained, to be edited; as written it accepts nobody's plan. Never overwrites."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(policies.TEMPLATE)
+    except FileExistsError:
+        raise SettingError(f"Expected no file at {path} yet, found one; it was left as it is.") from None
+    print(path)
+
+
+@policy_app.command("explain")
+def explain_policy(policy: PolicyPath) -> None:
+    """Say in sentences what a policy lets leave at most, and what it may cost."""
+    for line in policies.explain(policies.read(_policy_path(policy))):
+        print(line)
+
+
+@ledger_app.command("show")
+def show_ledger(
+    path: LedgerPath, as_json: Annotated[bool, typer.Option("--json", help="As JSON instead of a table.")] = False
+) -> None:
+    """List the entries and what they cost, alone and together. Writes nothing."""
+    book = ledgers.read(_ledger_path(path))
+    described = _describe(book)
+    if as_json:
+        print(json.dumps({name: described[name] for name in ("terms", "spent_epsilon", "entries")}, indent=1))
+        return
+    console = Console()
+    table = Table("entry", "time", "plan", "what", "state", "epsilon alone", "why")
+    for entry in described["entries"]:
+        alone = "0" if entry["epsilon_alone"] is None else f"{entry['epsilon_alone']:.4g}"
+        if entry["state"] == "declared":
+            alone = "NO GUARANTEE"
+        own = (entry["time"], entry["plan"][:12], entry["what"], entry["state"], alone, entry["why"] or "")
+        table.add_row(str(entry["id"]), *own)
+    console.print(table)
+    console.print(
+        f"Records {book.terms.data_set!r}: epsilon = {book.spent():.4g} spent in all at {book.terms}, composed by PLD.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@ledger_app.command("verify")
+def verify_ledger(
+    path: LedgerPath,
+    head: Annotated[
+        str | None, typer.Option(help="A head noted earlier: the ledger must still contain it, else rows were taken away.")
+    ] = None,
+) -> None:
+    """Check chain and head, and for a site's folder that its transcript names no entry that is gone; prints the head, to be noted."""
+    book = ledgers.read(_ledger_path(path))
+    if head is not None and head not in {own[3] for own in book.rows}:
+        raise LedgerError(
+            f"Expected the head {head} among {len(book.rows)} rows, found none: the ledger is not a later state of that one."
+        )
+    if path.is_dir():
+        known = {entry.id: entry.plan_hash for entry in book.entries}
+        for sent in Site(path).transcript:
+            if sent.entry is not None and known.get(sent.entry) != sent.plan_hash:
+                raise LedgerError(
+                    f"Expected entry {sent.entry} of the ledger to allow {sent.what!r} of {sent.time}, found no such entry."
+                )
+    print(f"{len(book.rows)} rows, head {book.head}")
+
+
+@ledger_app.command("export")
+def export_ledger(path: LedgerPath) -> None:
+    """Print everything as JSON: terms, entries, raw rows with their hashes, and what is spent."""
+    print(json.dumps(_describe(ledgers.read(_ledger_path(path))), indent=1))
+
+
+@transcript_app.command("show")
+def show_transcript(
+    path: Annotated[Path, typer.Argument(metavar="TRANSCRIPT", help="A transcript's file, or a site's folder.")],
+    message: Annotated[int | None, typer.Option(help="Decode this message, counted from 1.")] = None,
+    plan: Annotated[Path | None, typer.Option(help="Its plan's file; by default the one that the site accepted.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Only check lengths, SHA-256s and the chain of files.")] = False,
+) -> None:
+    """List what left a site, message by message, or decode one of them."""
+    console = Console()
+    sent = list(Site(path).transcript if path.is_dir() else Transcript(path))
+    if verify:
+        print(f"{len(sent)} messages, {sum(len(own.data) for own in sent)} bytes, all as they were written")
+        return
+    if message is not None:
+        if not 1 <= message <= len(sent):
+            raise TranscriptError(f"Expected a message from 1 to {len(sent)}, got {message}.")
+        _show_message(console, sent[message - 1], path, plan)
+        return
+    table = Table("message", "time", "what", "plan", "bytes", "ledger entry")
+    for number, own in enumerate(sent, start=1):
+        entry = "as before" if own.again else "-" if own.entry is None else str(own.entry)
+        table.add_row(str(number), own.time, own.what, own.plan_hash.hex()[:12], str(len(own.data)), entry)
+    console.print(table)
+
+
+def _show_message(console: Console, sent: Sent, path: Path, plan_path: Path | None) -> None:
+    if plan_path is None and path.is_dir():
+        plan_path = Site(path).state(sent.plan_hash) / "plan.pb"
+    if plan_path is None:
+        raise SettingError("Expected --plan with a transcript's file, got none: a message is decoded under its plan.")
+    plan = _offer(plan_path).plan if plan_path.exists() else None
+    if plan is None or codec.plan_hash(plan) != sent.plan_hash:
+        raise DataError(f"Expected the plan {sent.plan_hash.hex()[:16]} in {plan_path}, found none or another.")
+    reply = codec.decode_reply(sent.data, plan=plan, expecting=codec.implied_request(sent.data, plan))
+    console.print(f"{sent.time}  {sent.what}  {len(sent.data)} bytes", highlight=False)
+    match reply:
+        case Share():
+            _show_share(console, reply, plan)
+        case Taught(label_counts=None, record_count=None):
+            console.print("The teacher is ready; nothing about the records is in this message.")
+        case Taught():
+            console.print(f"Noisy counts: {reply.record_count if reply.label_counts is None else list(reply.label_counts)}")
+        case _:
+            console.print("Nothing about the records is in this message.")
+
+
+def _show_share(console: Console, share: Share, plan: Plan) -> None:
+    table = Table("public input", "classes and probabilities", "the rest")
+    answers = share.answers
+    for row in range(min(ROWS, len(answers))):
+        ids, p = answers.ids_Nk[row].tolist(), answers.p_Nk[row].tolist()
+        kept = "  ".join(f"{own}: {value:.3f}" for own, value in zip(ids, p, strict=True) if value > 0)
+        table.add_row(str(share.first + row), kept, f"{float(answers.tail_N[row]):.3f}")
+    console.print(table)
+    console.print(
+        f"{len(answers)} answers, at temperature {plan.stages[share.stage].temperature:g}; the first {min(ROWS, len(answers))} are shown."
+    )
+
+
+def _describe(book: ledgers.Book) -> dict[str, Any]:
+    """A ledger as JSON values."""
+    entries = [
+        {
+            "id": entry.id,
+            "time": entry.time,
+            "plan": entry.plan_hash.hex(),
+            "what": entry.what,
+            "state": entry.state,
+            "why": entry.why,
+            "epsilon_alone": accounting.epsilon((entry.schedule,), book.terms.delta) if entry.schedule else None,
+        }
+        for entry in book.entries
+    ]
+    terms = {name: value.value if isinstance(value, Enum) else value for name, value in asdict(book.terms).items()}
+    rows = [{"id": row, "kind": kind, "content": json.loads(content), "hash": own} for row, kind, content, own in book.rows]
+    spent = book.spent()
+    return {
+        "terms": terms,
+        # JSON knows no infinity: null where a release had no guarantee, so that no epsilon holds.
+        "spent_epsilon": spent if math.isfinite(spent) else None,
+        "entries": entries,
+        "head": book.head,
+        "rows": rows,
+    }
+
+
+def _offer(path: Path) -> Offer:
+    try:
+        return codec.decode_offer(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"Expected a plan at {path}: {error}.") from error
+
+
+def _policy_path(path: Path) -> Path:
+    return path / Site(path).settings.policy if path.is_dir() else path
+
+
+def _ledger_path(path: Path) -> Path:
+    return Site(path).ledger if path.is_dir() else path

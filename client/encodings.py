@@ -1,0 +1,169 @@
+"""Public encodings: what turns tables and texts into rows of numbers, the same way at every site.
+
+An encoding is fitted on public data only: means, deviations, levels, a vocabulary and its document frequencies are public constants, and
+travel beside the transfer set in a JSON file. Texts and tables themselves never leave a site; a transfer set holds rows.
+
+Shape legend: N records, D numbers per record.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck.client.tables import Table
+from limbeck.operators.errors import DataError, SettingError
+from limbeck.protos.files import write_durably
+
+# A standardised number beyond this says no more than that it is extreme; also what keeps a slip of the pen from ruling a row.
+LARGEST = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Number:
+    """A numeric column: (value - mean) / deviation, cut to [-5, 5], and a column that is 1 where it is missing.
+
+    A missing value takes the public mean. zero_is_missing: for quantities that cannot be zero, such as a blood pressure.
+    """
+
+    name: str
+    mean: float
+    deviation: float
+    zero_is_missing: bool = False
+
+    def __call__(self, table: Table) -> NDArray[np.float32]:
+        """(N, 2)."""
+        value_N = table.numbers(self.name)
+        missing_N = np.isnan(value_N) | ((value_N == 0) & self.zero_is_missing)
+        standard_N = np.clip((value_N - self.mean) / self.deviation, -LARGEST, LARGEST)
+        return np.stack([np.where(missing_N, 0, standard_N), missing_N], 1).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Category:
+    """A column of names: one column per level, 1 where it is that level. Missing and unknown names have a 1 nowhere."""
+
+    name: str
+    levels: tuple[str, ...]
+
+    def __call__(self, table: Table) -> NDArray[np.float32]:
+        """(N, levels)."""
+        values = table.texts(self.name)
+        return np.array([[value == level for level in self.levels] for value in values], np.float32).reshape(
+            -1, len(self.levels)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableEncoding:
+    """Columns of a table, one after the other."""
+
+    columns: tuple[Number | Category, ...]
+
+    def __call__(self, table: Table) -> NDArray[np.float32]:
+        """(N, D) rows; record by record, no record touches another. Raises DataError naming a column or cell that cannot be read."""
+        return np.concatenate([column(table) for column in self.columns], 1)
+
+    def to_json(self) -> dict[str, object]:
+        """For `save`."""
+        kinds = {Number: "number", Category: "category"}
+        return {"kind": "table", "columns": [{"kind": kinds[type(column)], **asdict(column)} for column in self.columns]}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextEncoding:
+    """Words of a column of texts: logarithmic counts times inverse document frequency, rows of L2 norm 1 (or 0 without known words).
+
+    words: lower case, two letters or more. idf: ln((1 + documents) / (1 + documents with it)) + 1, of PUBLIC documents.
+    """
+
+    column: str
+    words: tuple[str, ...]
+    idf: tuple[float, ...]
+
+    def __call__(self, table: Table) -> NDArray[np.float32]:
+        """(N, D) rows; a missing text is an empty one. Raises DataError naming a column that is not there."""
+        texts = [text or "" for text in table.texts(self.column)]
+        if not texts:
+            return np.zeros((0, len(self.words)), np.float32)
+        vectoriser = _vectoriser(vocabulary=list(self.words))
+        vectoriser.idf_ = np.array(self.idf)
+        return np.asarray(vectoriser.transform(texts).toarray(), np.float32)
+
+    def to_json(self) -> dict[str, object]:
+        """For `save`."""
+        return {"kind": "text", "column": self.column, "words": self.words, "idf": self.idf}
+
+
+Encoding = TableEncoding | TextEncoding
+
+
+def fit_table(
+    public: Table, *, numbers: Sequence[str], categories: Sequence[str], zero_is_missing: Sequence[str] = ()
+) -> TableEncoding:
+    """Means, deviations and levels of PUBLIC records. Raises DataError where a column is not there or a numeric one is all missing."""
+    columns: list[Number | Category] = []
+    for name in numbers:
+        value_N = public.numbers(name)
+        value_N = value_N[~(np.isnan(value_N) | ((value_N == 0) & (name in zero_is_missing)))]
+        if not len(value_N):
+            raise DataError(f"Expected public values of {name!r} in {public.source}, found none.")
+        deviation = float(value_N.std()) or 1.0
+        columns.append(
+            Number(name=name, mean=float(value_N.mean()), deviation=deviation, zero_is_missing=name in zero_is_missing)
+        )
+    for name in categories:
+        levels = tuple(sorted({value for value in public.texts(name) if value is not None}))
+        if not levels:
+            raise DataError(f"Expected public values of {name!r} in {public.source}, found none.")
+        columns.append(Category(name=name, levels=levels))
+    return TableEncoding(columns=tuple(columns))
+
+
+def fit_text(public: Table, column: str, *, words: int) -> TextEncoding:
+    """The `words` words that are in most PUBLIC documents, ties in alphabetical order, and their document frequencies."""
+    texts = [text or "" for text in public.texts(column)]
+    split = _vectoriser().build_analyzer()
+    frequency = Counter(word for text in texts for word in set(split(text)))
+    if len(frequency) < words:
+        raise SettingError(f"Expected at least {words} words in the public texts of {public.source}, got {len(frequency)}.")
+    kept = sorted(frequency, key=lambda word: (-frequency[word], word))[:words]
+    idf = np.log((1 + len(texts)) / (1 + np.array([frequency[word] for word in kept]))) + 1
+    return TextEncoding(column=column, words=tuple(kept), idf=tuple(idf.tolist()))
+
+
+def save(encoding: Encoding, path: Path) -> None:
+    """Write it durably as JSON."""
+    write_durably(path, (json.dumps(encoding.to_json(), indent=1) + "\n").encode())
+
+
+def load(path: Path) -> Encoding:
+    """What `save` wrote. Raises DataError where `path` holds no encoding."""
+    try:
+        own: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if own["kind"] == "text":
+            return TextEncoding(column=str(own["column"]), words=tuple(own["words"]), idf=tuple(own["idf"]))
+        columns: list[Number | Category] = []
+        for column in own["columns"]:
+            kind = column.pop("kind")
+            columns.append(
+                Number(**column) if kind == "number" else Category(name=column["name"], levels=tuple(column["levels"]))
+            )
+        return TableEncoding(columns=tuple(columns))
+    except FileNotFoundError as error:
+        raise DataError(f"Expected a public encoding at {path}, found none.") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"Expected a public encoding in {path}: {type(error).__name__}: {error}.") from error
+
+
+def _vectoriser(vocabulary: list[str] | None = None) -> Any:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return TfidfVectorizer(vocabulary=vocabulary, sublinear_tf=True, dtype=np.float32)

@@ -1,0 +1,151 @@
+"""A site's own records: a folder of images per class, a CSV or Parquet table, an NPZ file, or a function of the site's own.
+
+The `[records]` table of `site.toml` says which, and which columns mean what. Messages name files, columns and rows: they stay in
+the site's own log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from limbeck.client import encodings, tables
+from limbeck.client.teachers.architectures import load_factory
+from limbeck.operators.errors import DataError, SettingError
+from limbeck.protos.transfer_set import read_arrays
+
+IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"})
+Arrays = tuple[NDArray[np.generic], NDArray[np.int64]]
+
+
+class RecordSettings(BaseModel):
+    """Where the records are and how they are read.
+
+    path: an .npz file with arrays x and y, a .csv or .parquet table, or a folder with one sub-folder of images per class.
+    label: the table's column of labels. classes: per class, in order, the label's value or values (of a folder: its name); without it
+    labels are whole numbers from 0 on, and folders are taken in the order of their names.
+    encoding: a public encoding's file, for tables and texts; without it
+    `columns` are numbers, taken as they are. image_size: (height, width) that images are brought to. reader: instead of a path, a function
+    of the site's own as "module:function", called with its folder, that returns inputs and labels as arrays.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str | None = None
+    label: str = "label"
+    classes: tuple[str | int | tuple[str | int, ...], ...] | None = None
+    encoding: str | None = None
+    columns: tuple[str, ...] = ()
+    image_size: tuple[int, int] = Field(default=(28, 28))
+    reader: str | None = None
+
+
+def read(settings: RecordSettings, folder: Path, classes: int) -> Arrays:
+    """Inputs (n, ...) and labels (n,) in [0, classes). folder: the site's; paths are relative to it. Raises DataError or SettingError."""
+    if (settings.path is None) == (settings.reader is None):
+        raise SettingError("Expected records.path or records.reader, one of them.")
+    if settings.classes is not None and len(settings.classes) != classes:
+        raise DataError(f"Expected records.classes for the plan's {classes} classes, got {len(settings.classes)}.")
+    if settings.reader is not None:
+        source, (x_N, y_N) = settings.reader, _own(settings.reader, folder)
+    else:
+        path = folder / str(settings.path)
+        source = str(path)
+        if path.is_dir():
+            x_N, y_N = _images(settings, path)
+        elif path.suffix in {".csv", ".parquet"}:
+            x_N, y_N = _table(settings, path, folder)
+        else:
+            x_N, y_N = read_arrays(path, "x", "y")
+    if len(x_N) != len(y_N) or y_N.ndim != 1:
+        raise DataError(f"Expected as many labels as inputs in {source}, got {y_N.shape} for {x_N.shape}.")
+    if not np.issubdtype(y_N.dtype, np.integer):
+        raise DataError(f"Expected whole numbers as labels in {source}, got {y_N.dtype}.")
+    labels = y_N.astype(np.int64)
+    outside = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(outside):
+        first = outside[0]
+        raise DataError(
+            f"Expected labels in [0, {classes}) in {source}, got {labels[first]} in row {first + 1} and {len(outside) - 1} more."
+        )
+    return x_N, labels
+
+
+def _table(settings: RecordSettings, path: Path, folder: Path) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+    table = tables.read(path)
+    if settings.encoding is not None:
+        x_N: NDArray[np.float32] = encodings.load(folder / settings.encoding)(table)
+    elif settings.columns:
+        x_N = np.stack([table.numbers(name) for name in settings.columns], 1).astype(np.float32)
+    else:
+        raise SettingError(f"Expected records.encoding or records.columns to read {path}, got neither.")
+    index = _index(settings)
+    labels = np.empty(len(table), np.int64)
+    for row, cell in enumerate(table.texts(settings.label)):
+        label = _label(cell, index)
+        if label is None:
+            wanted = f"one of {', '.join(index)}" if index is not None else "a whole number"
+            raise DataError(f"Expected {wanted} in column {settings.label!r}, row {row + 1} of {path}, got {cell!r}.")
+        labels[row] = label
+    return x_N, labels
+
+
+def _images(settings: RecordSettings, path: Path) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+    """Grey images of every class's folder, brought to one size."""
+    from PIL import Image, UnidentifiedImageError
+
+    index = _index(settings)
+    folders = sorted(each for each in path.iterdir() if each.is_dir())
+    unknown = [each.name for each in folders if index is not None and each.name not in index]
+    if not folders or unknown:
+        raise DataError(f"Expected one folder per class in {path}, found {', '.join(unknown) or 'none'}.")
+    height, width = settings.image_size
+    images, labels = [], []
+    for number, each in enumerate(folders):
+        for file in sorted(each.iterdir()):
+            if file.suffix.lower() not in IMAGES:
+                continue
+            try:
+                with Image.open(file) as image:
+                    images.append(np.asarray(image.convert("L").resize((width, height)), np.uint8))
+            except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+                raise DataError(f"Expected an image in {file}: {error}.") from error
+            labels.append(number if index is None else index[each.name])
+    return np.stack(images) if images else np.zeros((0, height, width), np.uint8), np.array(labels, np.int64)
+
+
+def _own(reference: str, folder: Path) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+    reader: Callable[..., Any] = load_factory(reference, folder)
+    try:
+        x_N, y_N = (np.asarray(values) for values in reader(folder))
+    except Exception as error:
+        raise DataError(f"Expected inputs and labels from {reference}: {type(error).__name__}: {error}.") from error
+    if x_N.dtype.kind not in "buif" or y_N.dtype.kind not in "buif":
+        raise DataError(f"Expected arrays of numbers from {reference}, got {x_N.dtype} and {y_N.dtype}.")
+    return x_N, y_N
+
+
+def _index(settings: RecordSettings) -> dict[str, int] | None:
+    if settings.classes is None:
+        return None
+    return {
+        str(value): number
+        for number, values in enumerate(settings.classes)
+        for value in (values if isinstance(values, tuple) else (values,))
+    }
+
+
+def _label(cell: str | None, index: dict[str, int] | None) -> int | None:
+    if cell is None:
+        return None
+    if index is not None:
+        return index.get(cell.strip())
+    try:
+        return int(cell)
+    except ValueError:
+        return None

@@ -1,0 +1,230 @@
+"""Sums of clipped per-record gradients: the one place where a net meets private records.
+
+Three engines with one contract. `BookKeeping` is for the nets that limbeck builds: one forward and one backward pass that stops
+at the outputs of layers; a record's gradient of a layer is made of what went into it and what came back [F: arXiv 2210.00038,
+whose linear layers need no gradient at all, only its norm |a| |g|]. `Opacus` gives the same sums for the same nets by that
+library's hooks, at more than twice the time: for a site that would rather trust a kept library (`gradients = "opacus"` in its
+settings). `Functional` is for any other net: vmap over the gradient of one record's loss, right by construction whatever the
+forward pass does with its weights, or an error.
+
+Shape legend: N records, O and I outputs and inputs of a layer, L positions, G gradients of all a layer's weights in a row.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional
+
+from limbeck.operators.errors import SettingError
+
+
+class Engine(Protocol):
+    """Per-record gradients of a net."""
+
+    parameters: list[nn.Parameter]
+
+    def clipped_sums(self, x_N: Tensor, y_N: Tensor, clip: float) -> list[Tensor]:
+        """Per parameter, the sum over records of cross-entropy gradients, each record's scaled to at most `clip` in L2 norm over
+        all parameters together. A record whose gradient is not finite counts as zero."""
+
+
+def scales(square_N: Tensor, clip: float) -> Tensor:
+    """(N,) factors that bring gradients of these squared norms down to `clip`; zero where a norm is not finite."""
+    scale = (clip / square_N.sqrt().clamp(min=1e-12)).clamp(max=1)
+    return torch.where(square_N.isfinite(), scale, 0)
+
+
+def engine(net: nn.Module, *, trusted: bool, opacus: bool = False) -> Engine:
+    """The fastest engine for a net, or Opacus where it is asked for and safe.
+
+    trusted: limbeck built it, so each weight is used once, by its own layer, and nowhere else. Of other nets Opacus would miss a use of a
+    weight outside its layer, and so clip too little: they are mapped over records whatever is asked.
+    """
+    if not trusted:
+        return Functional(net)
+    return Opacus(net) if opacus else BookKeeping(net)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What a layer was given and gave in the last forward pass."""
+
+    given: Tensor
+    gave: Tensor
+
+
+class BookKeeping:
+    """Linear (on rows), Conv2d (no groups) and GroupNorm, each called once in a forward pass.
+
+    Raises SettingError for a net with weights in any other layer.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net = net
+        self.layers: list[nn.Module] = []
+        self.parameters: list[nn.Parameter] = []
+        for name, layer in net.named_modules():
+            own = list(layer.parameters(recurse=False))
+            if not own:
+                continue
+            if not _supported(layer):
+                raise SettingError(
+                    f"Expected Linear, Conv2d without groups or GroupNorm, got {name}: {type(layer).__name__}."
+                )
+            self.layers.append(layer)
+            self.parameters += own
+
+    def clipped_sums(self, x_N: Tensor, y_N: Tensor, clip: float) -> list[Tensor]:
+        """As the protocol says."""
+        seen: dict[nn.Module, _Seen] = {}
+
+        def remember(layer: nn.Module, given: tuple[Tensor, ...], gave: Tensor) -> None:
+            if layer in seen:
+                raise SettingError(f"Expected each layer once in a forward pass, got {type(layer).__name__} twice.")
+            seen[layer] = _Seen(given[0].detach(), gave)
+
+        hooks = [layer.register_forward_hook(remember) for layer in self.layers]
+        try:
+            loss = functional.cross_entropy(self.net(x_N), y_N, reduction="sum")
+        finally:
+            for hook in hooks:
+                hook.remove()
+        back = torch.autograd.grad(loss, [seen[layer].gave for layer in self.layers])
+        parts = [_part(layer, seen[layer].given, g) for layer, g in zip(self.layers, back, strict=True)]
+        square_N = torch.stack([square for square, _ in parts]).sum(0)
+        scale_N = scales(square_N, clip)
+        good_N = square_N.isfinite()
+        # Zero times a value that is not finite is not zero, so broken records are taken out before they are summed over.
+        rows = None if bool(good_N.all()) else good_N
+        return [total for _, sums in parts for total in sums(scale_N, rows)]
+
+
+class Functional:
+    """Any net that torch can map over records; dropout and the like draw anew for every record."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net = net
+        named = {name: parameter for name, parameter in net.named_parameters() if parameter.requires_grad}
+        self.names, self.parameters = list(named), list(named.values())
+        self.fixed: dict[str, Tensor] = dict(net.named_buffers())
+        self.fixed |= {name: value for name, value in net.named_parameters() if not value.requires_grad}
+
+        def loss(trained: dict[str, Tensor], fixed: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+            logits = functional_call(net, {**trained, **fixed}, (x.unsqueeze(0),))
+            return functional.cross_entropy(logits, y.unsqueeze(0))
+
+        self._gradients: Callable[..., dict[str, Tensor]] = vmap(
+            grad(loss), in_dims=(None, None, 0, 0), randomness="different"
+        )
+
+    def gradients(self, x_N: Tensor, y_N: Tensor) -> list[Tensor]:
+        """Per parameter, (N, ...) gradients of each record's cross-entropy."""
+        trained = {name: value.detach() for name, value in zip(self.names, self.parameters, strict=True)}
+        found = self._gradients(trained, {name: value.detach() for name, value in self.fixed.items()}, x_N, y_N)
+        return [found[name] for name in self.names]
+
+    def clipped_sums(self, x_N: Tensor, y_N: Tensor, clip: float) -> list[Tensor]:
+        """As the protocol says."""
+        return _sums_of(self.gradients(x_N, y_N), self.parameters, clip)
+
+
+class Opacus:
+    """Per-record gradients from the hooks of Opacus's GradSampleModule. Sampling, noise and the schedule stay ours."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net = net
+        self.parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
+
+    def clipped_sums(self, x_N: Tensor, y_N: Tensor, clip: float) -> list[Tensor]:
+        """As the protocol says."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from opacus import GradSampleModule
+
+            hooked = GradSampleModule(self.net, loss_reduction="sum")
+            try:
+                functional.cross_entropy(hooked(x_N), y_N, reduction="sum").backward()
+                found = [parameter.grad_sample for parameter in self.parameters]  # type: ignore[attr-defined]
+            finally:
+                hooked.remove_hooks()
+                for parameter in self.parameters:
+                    parameter.grad = None
+                    del parameter.grad_sample  # type: ignore[attr-defined]
+        return _sums_of(found, self.parameters, clip)
+
+
+def _sums_of(gradients: list[Tensor], parameters: list[nn.Parameter], clip: float) -> list[Tensor]:
+    """Per parameter, clipped sums of (N, ...) gradients."""
+    flat = [gradient.flatten(1) for gradient in gradients]
+    square_N = torch.stack([torch.linalg.vector_norm(gradient, dim=1) for gradient in flat]).square().sum(0)
+    scale_N = scales(square_N, clip)
+    if not bool(square_N.isfinite().all()):
+        flat = [torch.where(square_N.isfinite()[:, None], gradient, 0) for gradient in flat]
+    return [(scale_N @ gradient).view_as(own) for gradient, own in zip(flat, parameters, strict=True)]
+
+
+def _supported(layer: nn.Module) -> bool:
+    if isinstance(layer, nn.Conv2d):
+        return layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    return isinstance(layer, nn.Linear | nn.GroupNorm)
+
+
+_Sums = Callable[[Tensor, "Tensor | None"], list[Tensor]]
+
+
+def _part(layer: nn.Module, given: Tensor, back: Tensor) -> tuple[Tensor, _Sums]:
+    """Of one layer: squared norms (N,) of each record's gradient, and a function from scales to scaled sums per parameter."""
+    if isinstance(layer, nn.Linear):
+        return _linear(layer, given, back)
+    rows: list[Tensor]
+    if isinstance(layer, nn.Conv2d):
+        rows = [_convolution(layer, given, back)]
+        if layer.bias is not None:
+            rows.append(back.flatten(2).sum(2))
+    else:
+        norm: Any = layer
+        standard = functional.group_norm(given, norm.num_groups, eps=norm.eps)
+        rows = [(back * standard).flatten(2).sum(2), back.flatten(2).sum(2)]
+    square_N = torch.stack([torch.linalg.vector_norm(row, dim=1) for row in rows]).square().sum(0)
+
+    def sums(scale_N: Tensor, good_N: Tensor | None) -> list[Tensor]:
+        kept = rows if good_N is None else [torch.where(good_N[:, None], row, 0) for row in rows]
+        return [(scale_N @ row).view_as(own) for row, own in zip(kept, layer.parameters(recurse=False), strict=True)]
+
+    return square_N, sums
+
+
+def _convolution(layer: nn.Conv2d, given: Tensor, back: Tensor) -> Tensor:
+    """(N, G) gradients of the weights: what came back, times the patches that went in."""
+    if layer.in_channels > 1:
+        patches = functional.unfold(given, layer.kernel_size, layer.dilation, layer.padding, layer.stride)  # type: ignore[arg-type]
+        return torch.bmm(back.flatten(2), patches.transpose(1, 2)).flatten(1)
+    # On one channel this is a convolution of each image with its own gradient, stride and dilation swapped: four times faster.
+    height, width = (int(side) for side in layer.padding)
+    images = functional.pad(given, (width, width, height, height)).transpose(0, 1)
+    filters = back.reshape(-1, 1, *back.shape[2:])
+    found = functional.conv2d(images, filters, stride=layer.dilation, dilation=layer.stride, groups=len(given))
+    rows, columns = layer.kernel_size
+    return found[..., :rows, :columns].reshape(len(given), -1)
+
+
+def _linear(layer: nn.Linear, given_NI: Tensor, back_NO: Tensor) -> tuple[Tensor, _Sums]:
+    """The gradient of a record is the outer product of what came back and what went in: norm and sum without making it."""
+    bias = layer.bias is not None
+    square_N = back_NO.square().sum(1) * (given_NI.square().sum(1) + bias)
+
+    def sums(scale_N: Tensor, good_N: Tensor | None) -> list[Tensor]:
+        given, back = given_NI, back_NO
+        if good_N is not None:
+            given, back = (torch.where(good_N[:, None], value, 0) for value in (given, back))
+        scaled = back * scale_N[:, None]
+        return [scaled.T @ given, scaled.sum(0)] if bias else [scaled.T @ given]
+
+    return square_N, sums

@@ -1,0 +1,128 @@
+"""A net trained by DP-SGD: limbeck's own (mlp, cnn, resnet-gn) or the site's ("custom").
+
+The sampler, the noise, the number of steps and the normaliser are public and ours; `gradients` gives sums of clipped per-record
+gradients, and nothing else of a record reaches the weights.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from limbeck.client.noise import poisson_sample
+from limbeck.client.teachers import architectures
+from limbeck.client.teachers.architectures import Factory, Shape, tensors
+from limbeck.client.teachers.gradients import Engine, engine
+from limbeck.client.teachers.stored import write
+from limbeck.operators.errors import DataError
+from limbeck.protos.messages import CUSTOM, NetTeaching
+
+if TYPE_CHECKING:
+    from limbeck.client.noise import Noise
+    from limbeck.client.teachers import Progress
+
+PREDICT_BATCH = 512
+
+
+class Net:
+    """A trained net. No layer mixes records. shape: of one input, as `architectures.tensors` gives it."""
+
+    def __init__(self, architecture: str, shape: Shape, classes: int, net: nn.Module) -> None:
+        self.architecture, self.shape, self.classes, self.net = architecture, shape, classes, net
+
+    def log_probabilities(self, x_N: NDArray[np.generic], *, cache: Path | None = None) -> Tensor:
+        """(N, K) float32 log-probabilities; there is nothing to cache."""
+        inputs = _fitting(x_N, self.shape)
+        self.net.eval()
+        with torch.no_grad():
+            parts = [self.net(part) for part in inputs.split(PREDICT_BATCH)] if len(inputs) else []
+        return torch.cat(parts).float().log_softmax(-1) if parts else torch.zeros(0, self.classes)
+
+    def save(self, path: Path) -> None:
+        """Write it durably."""
+        settings: dict[str, object] = {
+            "architecture": self.architecture,
+            "shape": list(self.shape),
+            "classes": self.classes,
+        }
+        write(path, "net", settings, dict(self.net.state_dict()))
+
+    @classmethod
+    def restore(cls, settings: dict[str, object], tensors: dict[str, Tensor], factory: Factory | None = None) -> Net:
+        """From what `save` wrote. factory: the site's own, where the net is custom. Raises DataError for another net's weights."""
+        name, shape, classes = str(settings["architecture"]), settings["shape"], int(str(settings["classes"]))
+        if not isinstance(shape, list):
+            raise DataError(f"Expected the shape of a teacher's inputs, got {shape!r}.")
+        own = tuple(int(side) for side in shape)
+        net = architectures.build(name, own, classes, factory)
+        try:
+            net.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise DataError(f"Expected the weights of the net {name!r}, got others: {error}.") from error
+        return cls(name, own, classes, net)
+
+
+def train(
+    teaching: NetTeaching,
+    x_N: NDArray[np.generic],
+    y_N: NDArray[np.int64],
+    *,
+    classes: int,
+    public_x: NDArray[np.generic],
+    noise: Noise,
+    factory: Factory | None = None,
+    opacus: bool = False,
+    progress: Progress | None = None,
+) -> Net:
+    """DP-SGD with momentum.
+
+    Formal guarantee: `teaching.steps` Gaussian mechanisms with noise multiplier `teaching.noise_multiplier`, each on a Poisson sample
+    at `teaching.sampling_rate`, sensitivity `teaching.clip` under add/remove of one record. An empty sample is a step like any
+    other; a gradient that is not finite counts as zero. public_x: says what shape the net is for, so no record does.
+    opacus: per-record gradients by Opacus, where the net is limbeck's own.
+    """
+    shape = tuple(tensors(public_x[:1]).shape[1:])
+    inputs, labels = _fitting(x_N, shape), torch.from_numpy(y_N)
+    net = architectures.build(teaching.architecture, shape, classes, factory)
+    if teaching.architecture == CUSTOM:
+        from limbeck.client.teachers import kit
+
+        kit.require_sound(net, shape, classes)
+    # Dropout in a site's own net draws from torch's global generator, so that is seeded (publicly) and put back.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(architectures.INITIAL_SEED)
+        net.train()
+        gradients = engine(net, trusted=teaching.architecture != CUSTOM, opacus=opacus)
+        _descend(teaching, gradients, inputs, labels, noise, progress)
+    return Net(teaching.architecture, shape, classes, net.eval())
+
+
+def _descend(
+    teaching: NetTeaching, gradients: Engine, inputs: Tensor, labels: Tensor, noise: Noise, progress: Progress | None
+) -> None:
+    velocity = [torch.zeros_like(parameter) for parameter in gradients.parameters]
+    for step in range(teaching.steps):
+        chosen = torch.from_numpy(poisson_sample(noise, len(labels), teaching.sampling_rate))
+        sums = [torch.zeros_like(parameter) for parameter in gradients.parameters]
+        for rows in chosen.split(teaching.physical_batch) if len(chosen) else ():
+            for total, part in zip(sums, gradients.clipped_sums(inputs[rows], labels[rows], teaching.clip), strict=True):
+                total.add_(part)
+        with torch.no_grad():
+            for parameter, total, moving in zip(gradients.parameters, sums, velocity, strict=True):
+                total.add_(noise.gaussian(*total.shape, std=teaching.clip * teaching.noise_multiplier))
+                moving.mul_(teaching.momentum).add_(total, alpha=1 / teaching.normaliser)
+                parameter.sub_(moving, alpha=teaching.learning_rate)
+        if progress is not None:
+            progress(step + 1, teaching.steps)
+
+
+def _fitting(x_N: NDArray[np.generic], shape: Shape) -> Tensor:
+    found = tensors(x_N)
+    if tuple(found.shape[1:]) != shape:
+        raise DataError(f"Expected inputs of shape {shape} like the transfer set, got {tuple(found.shape[1:])}.")
+    return found

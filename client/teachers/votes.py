@@ -1,0 +1,115 @@
+"""Noisy votes of disjoint sub-teachers: a release for owners whose teacher cannot be trained under DP [F: PATE, arXiv 1802.08908].
+
+Nothing about training is private here: each sub-teacher sees its own shard of the records only, and only noisy counts of their votes
+are kept. What is kept is the answer to every public input of the plan, noise and all; softening and truncation come after and are free.
+
+Shape legend: N public inputs, K classes, n private records, S sub-teachers.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from limbeck.client import features
+from limbeck.client.teachers.linear import clipped_sum
+from limbeck.client.teachers.stored import write
+from limbeck.operators.errors import DataError
+from limbeck.protos.messages import VotesTeaching
+from limbeck.protos.transfer_set import digest
+
+if TYPE_CHECKING:
+    from limbeck.client.noise import Noise
+    from limbeck.client.teachers import Progress
+
+
+class Votes:
+    """Noisy votes on the public inputs with this digest; it knows no other input."""
+
+    def __init__(self, inputs: bytes, noise_std: float, votes_NK: Tensor) -> None:
+        self.inputs, self.noise_std, self.votes_NK = inputs, noise_std, votes_NK
+
+    def log_probabilities(self, x_N: NDArray[np.generic], *, cache: Path | None = None) -> Tensor:
+        """(N, K) float32: the logarithm of max(votes - noise_std, 0) + 1, normalised [D].
+
+        A count within one standard deviation of zero says little, so it is taken as none; the 1 keeps every class possible. Raises
+        DataError for other inputs than those voted on: no further vote can be had without a further charge.
+        """
+        if digest(x_N) != self.inputs:
+            raise DataError("Expected the public inputs that were voted on, got others.")
+        counts_NK = (self.votes_NK - self.noise_std).clamp(min=0) + 1
+        return (counts_NK / counts_NK.sum(1, keepdim=True)).log()
+
+    def save(self, path: Path) -> None:
+        """Write it durably."""
+        settings: dict[str, object] = {"inputs": self.inputs.hex(), "noise_std": self.noise_std}
+        write(path, "votes", settings, {"votes": self.votes_NK})
+
+    @classmethod
+    def restore(cls, settings: dict[str, object], tensors: dict[str, Tensor]) -> Votes:
+        """From what `save` wrote."""
+        return cls(bytes.fromhex(str(settings["inputs"])), float(str(settings["noise_std"])), tensors["votes"])
+
+
+def train(
+    teaching: VotesTeaching,
+    x_N: NDArray[np.generic],
+    y_N: NDArray[np.int64],
+    *,
+    classes: int,
+    public_x: NDArray[np.generic],
+    noise: Noise,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> Votes:
+    """Split the records, train a head per shard, count votes, add noise.
+
+    Formal guarantee: `teaching.queries` Gaussian mechanisms with noise multiplier `teaching.noise_multiplier` under add/remove of one
+    record [D]. Each record's shard is drawn on its own, so with the draws of all others fixed one record more or less changes one
+    shard; that shard's single vote per input can at most move from one class to another, (-1, +1): L2 sensitivity sqrt(2), and the
+    mixture over draws keeps the bound. Dealing records out by position would not do: one record less would shift all after it. Under
+    replace-one the old and the new record may sit in two shards: sensitivity 2 sqrt(2), which is not offered.
+    """
+    public_ND = np.asarray(features.compute(teaching.features, public_x, cache=cache))
+    mean_D = public_ND.mean(0)
+    public = _with_one(features.normalise(public_ND, teaching.feature_norm, mean_D))
+    x_nD = _with_one(features.normalise(features.compute(teaching.features, x_N), teaching.feature_norm, mean_D))
+    shard_n = shards(noise, len(y_N), teaching.teachers)
+    y_n = torch.from_numpy(y_N)
+    votes_NK = torch.zeros(len(public_x), classes)
+    for shard in range(teaching.teachers):
+        rows = torch.from_numpy(np.flatnonzero(shard_n == shard))
+        votes_NK += vote(teaching, x_nD[rows], y_n[rows], public, classes)
+        if progress is not None:
+            progress(shard + 1, teaching.teachers)
+    noise_std = math.sqrt(2) * teaching.noise_multiplier
+    return Votes(digest(public_x), noise_std, votes_NK + noise.gaussian(*votes_NK.shape, std=noise_std))
+
+
+def shards(noise: Noise, records: int, teachers: int) -> NDArray[np.int64]:
+    """(n,) the shard of each record, drawn uniformly and independently of every other record."""
+    return (noise.uniform(records) * teachers).astype(np.int64)
+
+
+def vote(teaching: VotesTeaching, x_nD: Tensor, y_n: Tensor, public_ND: Tensor, classes: int) -> Tensor:
+    """(N, K) one vote per public input of a head trained on one shard, a function of nothing else; an empty shard votes for class 0."""
+    weight = torch.zeros(classes, x_nD.shape[1])
+    velocity = torch.zeros_like(weight)
+    norm_n = x_nD.norm(dim=1)
+    for _ in range(teaching.steps if len(y_n) else 0):
+        gradient = clipped_sum(weight, x_nD, norm_n, y_n, math.inf) / len(y_n)
+        velocity = teaching.momentum * velocity + gradient
+        weight = weight - teaching.learning_rate * velocity
+    return functional.one_hot(functional.linear(public_ND, weight).argmax(1), classes).float()
+
+
+def _with_one(f_ND: NDArray[np.float32]) -> Tensor:
+    """Features with a last constant 1, for the bias."""
+    return functional.pad(torch.from_numpy(f_ND), (0, 1), value=1)

@@ -1,0 +1,61 @@
+"""Who wrote a plan: Ed25519 signatures over its encoding, and their keys in files.
+
+A signature says whose plan it is, not that it is harmless: what it may ask is for a site's policy and ledger. Raw public keys
+(32 bytes) name authors; a policy lists them in hexadecimal.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from limbeck.operators.errors import SettingError, WireError
+from limbeck.protos.files import write_durably
+
+# Signed with the message, so that a signature made for another purpose by the same key is none for a plan.
+DOMAIN = b"limbeck.v1 plan\x00"
+KEY_BYTES, SIGNATURE_BYTES = 32, 64
+
+
+def author_of(key: Ed25519PrivateKey) -> bytes:
+    """The public key (32 bytes) that names the holder of this private key."""
+    return key.public_key().public_bytes_raw()
+
+
+def sign(key: Ed25519PrivateKey, plan: bytes) -> bytes:
+    """The signature (64 bytes) of an encoded plan."""
+    return key.sign(DOMAIN + plan)
+
+
+def check(author: bytes, signature: bytes, plan: bytes) -> None:
+    """Raise WireError unless `signature` is the author's over this encoded plan."""
+    if (len(author), len(signature)) != (KEY_BYTES, SIGNATURE_BYTES):
+        raise WireError(
+            f"Expected an author of {KEY_BYTES} bytes and a signature of {SIGNATURE_BYTES}, got {len(author)} and {len(signature)}."
+        )
+    try:
+        Ed25519PublicKey.from_public_bytes(author).verify(signature, DOMAIN + plan)
+    except InvalidSignature:
+        raise WireError(f"Expected a plan signed by {author.hex()[:16]}, got a signature that does not fit.") from None
+
+
+def new_key(path: Path) -> Ed25519PrivateKey:
+    """A fresh private key, written to `path` as PEM (PKCS 8) that only its owner can read."""
+    key = Ed25519PrivateKey.generate()
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    write_durably(path, key.private_bytes(*form))
+    return key
+
+
+def read_key(path: Path) -> Ed25519PrivateKey:
+    """The private key that `new_key` wrote. Raises SettingError where there is none."""
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError) as error:
+        raise SettingError(f"Expected an Ed25519 private key (PEM) in {path}: {error}.") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise SettingError(f"Expected an Ed25519 private key in {path}, found {type(key).__name__}.")
+    return key

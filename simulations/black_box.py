@@ -1,0 +1,69 @@
+"""Simulated sites whose teacher is a black box: a scikit-learn model made from the site's records, served on loopback while a run lasts.
+
+A random forest, the kind of model that no DP schedule of limbeck's could have trained.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import tomli_w
+from numpy.typing import NDArray
+
+from limbeck.client import serving
+from limbeck.operators.errors import DataError
+from limbeck.protos.files import write_durably
+from limbeck.protos.teacher import kind_of
+from limbeck.protos.transfer_set import read_arrays
+
+MODEL = "model.joblib"
+# Until a run starts there is nobody to ask.
+NOWHERE = "127.0.0.1:1"
+TREES = 100
+
+
+def train(site: Path, seed: int) -> None:
+    """Make the model of the site in this folder from its records; seed: of its trees."""
+    from sklearn.ensemble import RandomForestClassifier
+
+    x_N, y_N = read_arrays(site / "records.npz", "x", "y")
+    forest = RandomForestClassifier(TREES, random_state=seed).fit(serving.as_rows(x_N), y_N)
+    joblib.dump(forest, site / MODEL)
+
+
+def model(site: Path) -> serving.Model:
+    """The model that `train` made."""
+    (x_N,) = read_arrays(site / "records.npz", "x")
+    inputs = kind_of(x_N)
+    if inputs is None:
+        raise DataError(f"Expected rows or images in {site / 'records.npz'}, got {x_N.dtype} of shape {x_N.shape}.")
+    return serving.estimator_model(joblib.load(site / MODEL), name=f"random forest of {site.name}", inputs=inputs)
+
+
+def probabilities(site: Path, x_N: NDArray[np.generic], classes: int) -> NDArray[np.floating[Any]]:
+    """(N, K) what the site's model says of inputs; a class that it never saw has probability 0."""
+    own, p_NK = model(site), np.zeros((len(x_N), classes))
+    if own.probabilities is not None:
+        p_NK[:, [int(label) for label in own.labels]] = own.probabilities(x_N)
+    return p_NK
+
+
+@contextmanager
+def served(sites: Path, *, labels_only: bool) -> Iterator[None]:
+    """Serve the model of every black-box site in `sites` on a free loopback port, and tell the site where, as its owner would."""
+    with ExitStack() as stack:
+        for path in sorted(sites.glob("*/site.toml")):
+            settings = tomllib.loads(path.read_text(encoding="utf-8"))
+            if "black_box" not in settings:
+                continue
+            server = serving.start(serving.Teacher(model(path.parent), labels_only=labels_only), "127.0.0.1:0")
+            stack.callback(server.stop)
+            settings["black_box"]["address"] = server.address
+            write_durably(path, tomli_w.dumps(settings).encode())
+        yield

@@ -1,0 +1,53 @@
+"""What a data set is, once it is cut into private records, public inputs and a test set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck.client.encodings import Encoding
+from limbeck.client.records import RecordSettings
+from limbeck.client.tables import Table
+
+Inputs = NDArray[np.generic]
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DataSet:
+    """A data set cut into private records, public inputs and a test set that never overlap.
+
+    public_x, test_x: uint8 grey images (N, H, W) or float32 rows (N, D). private_x: the same, or a table with its labels in it, which sites
+    encode themselves. public_y: known to the simulation only, for metrics. groups: the natural site of each private record, or
+    None; group_names: what those sites are called. encoding: what makes rows of a table, fitted on public data. records: how a site
+    reads its table.
+    """
+
+    name: str
+    private_x: Inputs | Table
+    private_y: Labels
+    public_x: Inputs
+    public_y: Labels
+    test_x: Inputs
+    test_y: Labels
+    class_names: tuple[str, ...]
+    groups: Labels | None = None
+    group_names: tuple[str, ...] | None = None
+    encoding: Encoding | None = None
+    records: RecordSettings | None = None
+    licence: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """What there is to know about a data set before it is read. private, public, test: default sizes."""
+
+    private: int
+    public: int
+    test: int
+    class_names: tuple[str, ...]
+    licence: str
+    source: str

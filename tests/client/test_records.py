@@ -1,0 +1,239 @@
+"""A site's records are read from what owners have, and what cannot be read is named by file, column and row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from pydantic import ValidationError
+
+from limbeck.client import encodings, records, tables
+from limbeck.client.records import RecordSettings
+from limbeck.client.site import Site
+from limbeck.client.tables import Table
+from limbeck.operators.errors import DataError, SettingError
+
+PATIENTS = "age,sex,sick\n61,m,yes\n40,f,no\n,f,no\n"
+SETTINGS = RecordSettings(path="patients.csv", label="sick", classes=("no", "yes"), columns=("age",))
+
+
+def write(folder: Path, text: str = PATIENTS) -> Path:
+    (folder / "patients.csv").write_text(text)
+    return folder
+
+
+# Tables
+
+
+def test_a_csv_table_is_read_by_its_columns(tmp_path: Path) -> None:
+    x_N, y_N = records.read(SETTINGS, write(tmp_path), 2)
+    np.testing.assert_array_equal(x_N, np.array([[61], [40], [np.nan]], np.float32))
+    assert y_N.tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("age,sex\n61,m\n", r"Expected a column 'sick' in .*patients.csv, found age, sex"),
+        ("age,sick\nold,yes\n", r"Expected a number in column 'age', row 1 of .*patients.csv, got 'old'"),
+        ("age,sick\n61,yes\n40,maybe\n", r"Expected one of no, yes in column 'sick', row 2 of .*patients.csv, got 'maybe'"),
+        ("age,sick\n61,\n", r"column 'sick', row 1 of .*patients.csv, got None"),
+        ("age,sick\n61\n", r"Expected 2 cells in row 1"),
+        ("age,age\n", r"distinct column names"),
+        ("", r"distinct column names"),
+        ('age,sick\n"61,yes\n', r"Expected CSV in UTF-8"),
+    ],
+)
+def test_what_a_table_lacks_is_named(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message):
+        records.read(SETTINGS, write(tmp_path, text), 2)
+
+
+def test_labels_are_whole_numbers_below_the_classes_or_are_named(tmp_path: Path) -> None:
+    own = SETTINGS.model_copy(update={"classes": None})
+    write(tmp_path, "age,sick\n61,1\n40,2\n30,3\n")
+    with pytest.raises(DataError, match=r"Expected labels in \[0, 2\) in .*, got 2 in row 2 and 1 more"):
+        records.read(own, tmp_path, 2)
+    assert records.read(own, tmp_path, 4)[1].tolist() == [1, 2, 3]
+    write(tmp_path, "age,sick\n61,1.5\n")
+    with pytest.raises(DataError, match="Expected a whole number in column 'sick', row 1"):
+        records.read(own, tmp_path, 2)
+
+
+def test_several_values_can_be_one_class(tmp_path: Path) -> None:
+    own = SETTINGS.model_copy(update={"classes": (("0",), ("1", "2", "3"))})
+    write(tmp_path, "age,sick\n1,0\n1,3\n1,1\n")
+    assert records.read(own, tmp_path, 2)[1].tolist() == [0, 1, 1]
+    with pytest.raises(DataError, match=r"Expected records\.classes for the plan's 3 classes, got 2"):
+        records.read(own, tmp_path, 3)
+
+
+def test_a_parquet_table_needs_a_package_and_says_which(tmp_path: Path) -> None:
+    (tmp_path / "patients.parquet").write_bytes(b"PAR1")
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        message = r"pip install limbeck\[parquet\]"
+    else:
+        message = "Expected a Parquet file"
+    with pytest.raises(DataError, match=message):
+        records.read(SETTINGS.model_copy(update={"path": "patients.parquet"}), tmp_path, 2)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), min_size=1).filter(
+                lambda cell: cell.strip() not in tables.MISSING
+            ),
+            st.none() | st.integers().map(str),
+        ),
+        min_size=1,
+    )
+)
+def test_a_table_survives_being_written_and_read(rows: list[tuple[str, str | None]]) -> None:
+    table = Table(columns={"text": [row[0] for row in rows], "n": [row[1] for row in rows]}, source="t")
+    found = tables.from_csv(table.to_csv(), "t")
+    assert {name: list(cells) for name, cells in found.columns.items()} == table.columns
+
+
+# Other sources
+
+
+def test_a_folder_of_images_per_class_is_read_in_grey_and_in_one_size(tmp_path: Path) -> None:
+    for name, shade in [("cat", 0), ("dog", 255)]:
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        Image.new("RGB", (31, 17), (shade, shade, shade)).save(tmp_path / "pets" / name / "a.png")
+        (tmp_path / "pets" / name / "notes.txt").write_text("not an image")
+    own = RecordSettings(path="pets", image_size=(8, 12))
+    x_N, y_N = records.read(own, tmp_path, 2)
+    assert (x_N.shape, x_N.dtype, y_N.tolist()) == ((2, 8, 12), np.uint8, [0, 1])
+    assert x_N[0].max() == 0  # type: ignore[operator]
+    assert x_N[1].min() == 255  # type: ignore[operator]
+    swapped = own.model_copy(update={"classes": ("dog", "cat")})
+    assert sorted(records.read(swapped, tmp_path, 2)[1].tolist()) == [0, 1]
+    assert records.read(swapped, tmp_path, 2)[1][0] == 1
+    with pytest.raises(DataError, match=r"one folder per class in .*, found dog"):
+        records.read(own.model_copy(update={"classes": ("cat", "cow")}), tmp_path, 2)
+    (tmp_path / "pets" / "cat" / "broken.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"Expected an image in .*broken\.png"):
+        records.read(own, tmp_path, 2)
+
+
+def test_a_reader_of_the_sites_own_is_called_with_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np\n"
+        "def read(folder):\n    return np.full((2, 3), len(folder.name), 'f4'), np.array([0, 1])\n"
+        "def fail(folder):\n    return {}['x']\n"
+        "def words(folder):\n    return np.array([None, 'a'], object), np.array([0, 1])\n"
+    )
+    x_N, y_N = records.read(RecordSettings(reader="mine:read"), tmp_path, 2)
+    assert (x_N[0, 0], y_N.tolist()) == (len(tmp_path.name), [0, 1])
+    with pytest.raises(DataError, match="from mine:fail: KeyError"):
+        records.read(RecordSettings(reader="mine:fail"), tmp_path, 2)
+    with pytest.raises(DataError, match="arrays of numbers from mine:words"):
+        records.read(RecordSettings(reader="mine:words"), tmp_path, 2)
+
+
+def test_an_npz_file_with_unequal_or_fractional_labels_is_refused(tmp_path: Path) -> None:
+    own = RecordSettings(path="r.npz")
+    for y, message in [(np.zeros(3, int), "as many labels as inputs"), (np.zeros(2), "whole numbers as labels")]:
+        np.savez(tmp_path / "r.npz", x=np.zeros((2, 3)), y=y)
+        with pytest.raises(DataError, match=message):
+            records.read(own, tmp_path, 2)
+
+
+@pytest.mark.parametrize("own", [RecordSettings(), RecordSettings(path="a.npz", reader="b:c")])
+def test_there_is_one_source(own: RecordSettings, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"records.path or records.reader, one of them"):
+        records.read(own, tmp_path, 2)
+
+
+def test_a_site_reads_its_records_as_its_settings_say(tmp_path: Path) -> None:
+    settings = 'name = "a"\ntransfer_sets = "t"\n[records]\npath = "patients.csv"\nlabel = "sick"\nclasses = ["no", "yes"]\n'
+    write(tmp_path)
+    (tmp_path / "site.toml").write_text(settings + 'columns = ["age"]\n')
+    assert Site(tmp_path).read_records(2)[1].tolist() == [1, 0, 0]
+    (tmp_path / "site.toml").write_text(settings)
+    with pytest.raises(DataError, match=r"Expected records\.encoding or records\.columns"):
+        Site(tmp_path).read_records(2)
+    (tmp_path / "site.toml").write_text(settings + "colums = []\n")
+    with pytest.raises(SettingError, match="colums"):
+        Site(tmp_path)
+    with pytest.raises(ValidationError):
+        RecordSettings.model_validate({"image_size": [28]})
+
+
+# Encodings
+
+PUBLIC = Table(
+    columns={
+        "age": ["50", "70", "0", None],
+        "sex": ["m", "f", "f", None],
+        "text": ["A good film", "a bad, bad film", "", None],
+    },
+    source="public",
+)
+
+
+def encode(table: Table) -> np.ndarray:
+    return encodings.fit_table(PUBLIC, numbers=["age"], categories=["sex"], zero_is_missing=["age"])(table)
+
+
+def test_a_table_is_standardised_and_filled_by_public_statistics_only() -> None:
+    own = Table(columns={"age": ["80", None, "0", "1e9", "inf"], "sex": ["f", "x", None, "m", "m"]}, source="own")
+    expected = [[2, 0, 1, 0], [0, 1, 0, 0], [0, 1, 0, 0], [5, 0, 0, 1], [5, 0, 0, 1]]
+    np.testing.assert_allclose(encode(own), expected)
+
+
+def test_no_record_touches_another_in_an_encoding() -> None:
+    own = Table(columns={"age": ["80", "20"], "sex": ["f", "m"], "text": ["bad film", "good good"]}, source="own")
+    text = encodings.fit_text(PUBLIC, "text", words=3)
+    for encoding in (encode, text):
+        np.testing.assert_array_equal(np.concatenate([encoding(own.rows([0])), encoding(own.rows([1]))]), encoding(own))
+
+
+def test_texts_become_counts_times_public_inverse_document_frequency() -> None:
+    encoding = encodings.fit_text(PUBLIC, "text", words=3)
+    assert encoding.words == ("film", "bad", "good")
+    idf = np.log(5 / np.array([3, 2, 2])) + 1
+    found = encoding(Table(columns={"text": ["BAD bad film unknown", None]}, source="own"))
+    expected = np.array([idf[0], idf[1] * (1 + np.log(2)), 0])
+    np.testing.assert_allclose(found, [expected / np.linalg.norm(expected), np.zeros(3)], rtol=1e-6)
+    with pytest.raises(SettingError, match="at least 4 words"):
+        encodings.fit_text(PUBLIC, "text", words=4)
+
+
+@pytest.mark.parametrize(
+    "fit",
+    [
+        lambda: encodings.fit_table(PUBLIC, numbers=["age"], categories=["sex"], zero_is_missing=["age"]),
+        lambda: encodings.fit_text(PUBLIC, "text", words=3),
+    ],
+)
+def test_an_encoding_survives_being_written_and_read(fit: Callable[[], encodings.Encoding], tmp_path: Path) -> None:
+    encoding = fit()
+    encodings.save(encoding, tmp_path / "e.json")
+    assert encodings.load(tmp_path / "e.json") == encoding
+    assert encoding(PUBLIC.rows([])).shape == (0, encoding(PUBLIC).shape[1])
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"kind": "table"}', '{"kind": "table", "columns": [{"kind": "number"}]}'])
+def test_a_file_that_is_no_encoding_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "e.json").write_text(text)
+    with pytest.raises(DataError, match="Expected a public encoding in"):
+        encodings.load(tmp_path / "e.json")
+    with pytest.raises(DataError, match="found none"):
+        encodings.load(tmp_path / "none.json")
+
+
+def test_public_columns_without_values_are_refused() -> None:
+    empty = Table(columns={"age": [None, "0"], "sex": [None, None]}, source="public")
+    for numbers, categories in [(["age"], []), ([], ["sex"])]:
+        with pytest.raises(DataError, match="Expected public values"):
+            encodings.fit_table(empty, numbers=numbers, categories=categories, zero_is_missing=["age"])

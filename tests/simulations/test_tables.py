@@ -1,0 +1,188 @@
+"""Tables and texts: parts never overlap, encodings know public data only, and whole runs work from CSV files at the sites."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from limbeck.client import encodings, tables
+from limbeck.client.site import Site
+from limbeck.operators.errors import DataError, SettingError
+from limbeck.simulations import data, run, scenario, sweep
+from limbeck.simulations.data import tables as sets
+from limbeck.simulations.prepare import prepare
+
+HOSPITALS = ("Cleveland", "Hungary", "Switzerland", "VA Long Beach")
+
+
+def write_heart(folder: Path, patients: int = 400) -> Path:
+    """Made-up patients in the columns of the real file: those with chest pain of one kind are mostly ill."""
+    rng = np.random.default_rng(0)
+    header = ["id", "age", "sex", "dataset", "cp", "trestbps", "chol", "fbs", "restecg", "thalch", "exang", "oldpeak"]
+    header += ["slope", "ca", "thal", "num"]
+    with (folder / sets.HEART_FILE).open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        for number in range(patients):
+            ill = int(rng.random() < 0.5)
+            pain = "asymptomatic" if rng.random() < 0.1 + 0.8 * ill else "typical angina"
+            row = [
+                number,
+                rng.integers(30, 80),
+                "Male",
+                HOSPITALS[number % 4],
+                pain,
+                rng.integers(100, 160),
+                rng.integers(0, 2) * 240,
+            ]
+            row += [
+                "TRUE",
+                "normal",
+                rng.integers(80, 190),
+                "",
+                round(rng.normal(1 + ill), 1),
+                "flat",
+                "",
+                "normal",
+                ill * rng.integers(1, 5),
+            ]
+            row[10] = "TRUE" if ill else "FALSE"
+            writer.writerow(row)
+        writer.writerow(row)  # the last patient twice
+    table = tables.read(folder / sets.HEART_FILE)
+    columns = {**table.columns, "ca": ["0", *table.columns["ca"][1:]]}
+    for row in range(0, patients, 3):
+        columns["ca"] = [*columns["ca"][:row], str(row % 4), *columns["ca"][row + 1 :]]
+    (folder / sets.HEART_FILE).write_bytes(tables.Table(columns=columns, source="").to_csv())
+    return folder
+
+
+def write_reviews(folder: Path) -> Path:
+    """Made-up reviews of 2,600 made-up words."""
+    rng = np.random.default_rng(0)
+    words = [f"word{number}" for number in range(2600)]
+    with (folder / sets.REVIEWS_FILE).open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label", "source"])
+        for number in range(600):
+            label = number % 2
+            text = " ".join(rng.choice(words, 18)) + (" good fine" if label else " bad poor")
+            if number < 300:
+                writer.writerow([text, label, "rotten_tomatoes"])
+            else:
+                writer.writerow([text + " only_private", label, "imdb"])
+    return folder
+
+
+def test_patients_are_in_one_part_and_hospitals_are_the_natural_sites(tmp_path: Path) -> None:
+    own = data.load("heart-disease", folder=write_heart(tmp_path), private=120, public=60, test=50, seed=3)
+    assert isinstance(own.private_x, tables.Table)
+    assert own.encoding is not None
+    private = own.encoding(own.private_x)
+    parts = [{row.tobytes() for row in rows} for rows in (private, own.public_x, own.test_x)]
+    assert [len(a & b) for a, b in ((parts[0], parts[1]), (parts[0], parts[2]), (parts[1], parts[2]))] == [0, 0, 0]
+    assert (len(private), len(own.public_x), len(own.test_x)) == (120, 60, 50)
+    assert own.group_names == HOSPITALS
+    assert own.groups is not None
+    assert set(own.groups.tolist()) == {0, 1, 2, 3}
+    assert "dataset" not in own.private_x.columns
+    assert set(own.private_y.tolist()) == {0, 1}
+    again = data.load("heart-disease", folder=tmp_path, private=120, public=60, test=50, seed=4)
+    np.testing.assert_array_equal(again.test_y, own.test_y)
+    assert not np.array_equal(again.public_y, own.public_y)
+
+
+def test_statistics_of_an_encoding_are_those_of_public_patients_alone(tmp_path: Path) -> None:
+    own = data.load("heart-disease", folder=write_heart(tmp_path), private=120, public=60, test=50)
+    assert isinstance(own.encoding, encodings.TableEncoding)
+    age = own.encoding.columns[0]
+    assert isinstance(age, encodings.Number)
+    # Public rows are standardised by themselves: mean 0 and deviation 1, which those of private rows are not.
+    assert own.public_x[:, 0].mean() == pytest.approx(0, abs=1e-5)  # type: ignore[arg-type]
+    assert own.public_x[:, 0].std() == pytest.approx(1, abs=1e-5)  # type: ignore[arg-type]
+
+
+def test_the_words_of_private_reviews_are_not_in_the_vocabulary(tmp_path: Path) -> None:
+    own = data.load("imdb", folder=write_reviews(tmp_path), private=100, public=200, test=100)
+    assert isinstance(own.encoding, encodings.TextEncoding)
+    assert "good" in own.encoding.words
+    assert "only_private" not in own.encoding.words
+    assert isinstance(own.private_x, tables.Table)
+    assert all("only_private" in str(text) for text in own.private_x.texts("text"))
+    assert own.public_x.shape == (200, sets.REVIEWS_WORDS)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "message"),
+    [
+        ("heart-disease", {"private": 400, "test": 50}, r"data.private \+ data.public"),
+        ("imdb", {"public": 301, "private": 100, "test": 10}, r"data.public = 301"),
+        ("imdb", {"public": 100, "private": 100, "test": 301}, r"data.test = 301"),
+    ],
+)
+def test_more_than_there_is_is_refused(name: str, sizes: dict[str, int], message: str, tmp_path: Path) -> None:
+    (write_heart if name == "heart-disease" else write_reviews)(tmp_path)
+    with pytest.raises(SettingError, match=message):
+        data.load(name, folder=tmp_path, **sizes)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=f"limbeck data get {name}"):
+        data.load(name, cache=tmp_path)
+
+
+def small(folder: Path, *overrides: str) -> scenario.Scenario:
+    own = [f"data.folder='{folder}'", "data.private=150", "data.public=80", "data.test=50", "student.epochs=2"]
+    return scenario.load("heart-natural", [*own, "student.dense_control=false", *overrides])
+
+
+def test_four_hospitals_run_end_to_end_from_csv_files(tmp_path: Path) -> None:
+    metrics = run.simulate(small(write_heart(tmp_path)), tmp_path / "run")
+    assert metrics["partition"]["sites"] == [f"site-{i:02}-{name.replace(' ', '-')}" for i, name in enumerate(HOSPITALS)]
+    assert all(client["status"] == "answered" or client["reason"] is None for client in metrics["clients"])
+    assert all(stage["clients"] == 4 for stage in metrics["stages"])
+    assert "ill" not in (tmp_path / "run" / "transfer" / "encoding.json").read_text()
+    header = (tmp_path / "run" / "sites" / "site-00-Cleveland" / "records.csv").read_text().splitlines()[0]
+    assert header.endswith("num")
+
+
+def test_a_site_makes_the_very_rows_that_the_simulation_scores(tmp_path: Path) -> None:
+    own = small(write_heart(tmp_path))
+    prepare(own, tmp_path / "run")
+    found = data.load("heart-disease", folder=tmp_path, private=150, public=80, test=50, seed=own.run.seed)
+    assert isinstance(found.private_x, tables.Table)
+    assert found.encoding is not None
+    expected = found.encoding(found.private_x)
+    rows = [Site(path.parent).read_records(2)[0] for path in sorted((tmp_path / "run" / "sites").glob("*/site.toml"))]
+    assert {row.tobytes() for part in rows for row in part} == {row.tobytes() for row in expected}
+
+
+def test_a_net_of_the_sites_own_is_trained_and_answers(tmp_path: Path) -> None:
+    factory = ["teacher.kind='custom'", "teacher.factory='mine:build'", "teacher.steps=5", "teacher.sampling_rate=0.3"]
+    own = small(write_heart(tmp_path), *factory)
+    folder = tmp_path / "run"
+    prepare(own, folder)
+    from limbeck.client.teachers import kit
+
+    sites = sorted(path.parent for path in (folder / "sites").glob("*/site.toml"))
+    for site in sites[1:]:
+        (site / "mine.py").write_text(kit.TEMPLATE)
+    # The first site names no net, the second one that mixes records: both decline before a record is read or a budget charged.
+    (sites[0] / "site.toml").write_text((sites[0] / "site.toml").read_text().replace('teacher = "mine:build"\n', ""))
+    (sites[1] / "mine.py").write_text(
+        "from torch import nn\ndef build(shape, classes):\n"
+        "    return nn.Sequential(nn.BatchNorm1d(shape[0]), nn.Linear(shape[0], classes))\n"
+    )
+    (sites[0] / "records.csv").unlink()
+    metrics = run.resume(folder)
+    assert [client["reason"] for client in metrics["clients"][:2]] == ["agree: the site's policy does not allow it"] * 2
+    assert [client["epsilon"] > 0 for client in metrics["clients"]] == [False, False, True, True]
+    assert [stage["clients"] for stage in metrics["stages"]] == [2, 2]
+
+
+def test_the_baseline_without_privacy_is_better_than_a_run_with_much(tmp_path: Path) -> None:
+    own = small(write_heart(tmp_path), "privacy.epsilon=0.05", "student.epochs=10")
+    private, public = sweep.private(own, tmp_path / "a"), sweep.without_privacy(own, tmp_path / "b")
+    assert set(private) == set(public) == set(sweep.NAMES)
+    assert public["teacher_mean"] > private["teacher_mean"] + 10
+    assert public["student"] > 75

@@ -1,0 +1,294 @@
+"""What every kind of teacher must do to be as private as its plan says: one list of checks, run against each of them.
+
+A kind is described by a `Case`: its schedule, how records are made for it, and how its sums of clipped gradients are had. The oracle is a
+plain loop over records with torch's autograd.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from limbeck.client import features, teachers
+from limbeck.client.noise import SystemEntropy, UnsafeSeeded
+from limbeck.client.teachers import architectures, gradients, linear
+from limbeck.client.teachers.architectures import Factory
+from limbeck.client.teachers.net import Net
+from limbeck.protos import accounting
+from limbeck.protos.messages import LinearTeaching, NetTeaching, Teaching
+from limbeck.simulations import data
+
+Inputs = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Case:
+    """One kind of teacher. inputs: "images" or "rows"."""
+
+    teaching: Teaching
+    inputs: str
+    factory: Factory | None = None
+    opacus: bool = False
+
+    def records(self, n: int) -> tuple[Inputs, NDArray[np.int64]]:
+        """n digits, as images or as rows."""
+        found = data.load("digits", private=max(n, 1), public=50, test=1)
+        return self._shaped(found.private_x[:n]), found.private_y[:n]  # type: ignore[index]
+
+    def public(self) -> Inputs:
+        """50 other digits."""
+        return self._shaped(data.load("digits", private=1, public=50, test=1).public_x)
+
+    def _shaped(self, x_N: NDArray[np.generic]) -> Inputs:
+        scaled = x_N.astype(np.float32) / np.float32(255)
+        return scaled if self.inputs == "images" else scaled.reshape(len(scaled), 64)
+
+    def train(
+        self,
+        noise: object,
+        n: int = 40,
+        spoil: Callable[[Inputs], None] | None = None,
+        **changes: float,
+    ) -> teachers.Teacher:
+        """Train on n records. spoil: changes inputs in place. changes: of the schedule."""
+        x_N, y_N = self.records(n)
+        if spoil is not None:
+            spoil(x_N)
+        teaching = replace(self.teaching, **changes)  # type: ignore[arg-type]
+        return teachers.train(
+            teaching,
+            x_N,
+            y_N,
+            classes=10,
+            public_x=self.public(),
+            noise=noise,
+            factory=self.factory,  # type: ignore[arg-type]
+            opacus=self.opacus,
+        )
+
+
+class Silent:
+    """A noise source that adds nothing, takes every record and remembers what it was asked."""
+
+    label = "silent"
+
+    def __init__(self) -> None:
+        self.gaussians: list[tuple[tuple[int, ...], float]] = []
+        self.uniforms: list[int] = []
+
+    def gaussian(self, *shape: int, std: float) -> Tensor:
+        self.gaussians.append((shape, std))
+        return torch.zeros(shape)
+
+    def uniform(self, n: int) -> NDArray[np.float64]:
+        self.uniforms.append(n)
+        return np.zeros(n)
+
+
+def weights(teacher: teachers.Teacher) -> Tensor:
+    """All of a teacher's weights in one row."""
+    if isinstance(teacher, linear.Linear):
+        return torch.cat([teacher.weight_KD.flatten(), teacher.bias_K])
+    assert isinstance(teacher, Net)
+    return torch.cat([parameter.detach().flatten() for parameter in teacher.net.parameters()])
+
+
+class Conformance:
+    """The checks; a test class inherits them and parametrises `case`."""
+
+    def test_sums_of_clipped_gradients_equal_a_loop_over_records(self, case: Case) -> None:
+        x_N, y_N = case.records(9)
+        labels = torch.from_numpy(y_N)
+        # Clip at the median norm, so that some records are clipped and some are not.
+        _, norms = _oracle(case, x_N, labels, torch.inf)
+        clip = float(np.median(norms))
+        assert min(norms) < clip < max(norms)
+        expected, _ = _oracle(case, x_N, labels, clip)
+        for found, own in zip(_sums(case, x_N, labels, clip), expected, strict=True):
+            torch.testing.assert_close(found, own, atol=2e-5, rtol=1e-3)
+
+    def test_one_record_moves_a_sum_by_at_most_the_clip(self, case: Case) -> None:
+        x_N, y_N = case.records(6)
+        x_N[5] *= 1000
+        labels = torch.from_numpy(y_N)
+        more, less = _sums(case, x_N, labels, 0.3), _sums(case, x_N[:5], labels[:5], 0.3)
+        moved = torch.cat([(a - b).flatten() for a, b in zip(more, less, strict=True)]).norm()
+        assert 0.1 < float(moved) <= 0.3 * (1 + 1e-4)
+
+    def test_the_noise_has_the_standard_deviation_of_the_plan(self, case: Case) -> None:
+        teaching = case.teaching
+        one, none = (case.train(noise, 0, **_one_step(case)) for noise in (UnsafeSeeded(1), Silent()))
+        moved = (weights(one) - weights(none)) / teaching.learning_rate * teaching.normaliser
+        expected = teaching.clip * teaching.noise_multiplier
+        # The standard error of a deviation over n weights is 1 / sqrt(2 n): 2 % at 1,300 weights.
+        assert float(moved.std()) == pytest.approx(expected, rel=4 / (2 * len(moved)) ** 0.5)
+        assert abs(float(moved.mean())) < 4 * expected / len(moved) ** 0.5
+
+    def test_steps_are_those_that_the_ledger_counts(self, case: Case) -> None:
+        noise = Silent()
+        case.train(noise)
+        event = accounting.event(case.teaching, None)
+        tensors = len({shape for shape, _ in noise.gaussians[: len(noise.gaussians) // case.teaching.steps]})
+        assert len(noise.gaussians) / case.teaching.steps == len(noise.gaussians) // case.teaching.steps >= tensors
+        assert event.count == case.teaching.steps
+        if isinstance(case.teaching, NetTeaching):
+            assert len(noise.uniforms) == event.count
+            assert event.event.sampling_probability == case.teaching.sampling_rate
+            assert event.event.event.noise_multiplier == case.teaching.noise_multiplier
+        else:
+            assert noise.uniforms == []
+            assert event.event.noise_multiplier == case.teaching.noise_multiplier
+
+    def test_one_record_more_never_changes_the_schedule(self, case: Case) -> None:
+        """Opacus would take rate, steps and normaliser from the number of records."""
+        asked = []
+        for n in (0, 1, 40, 41):
+            noise = Silent()
+            case.train(noise, n)
+            asked.append(noise.gaussians)
+            assert set(noise.uniforms) <= {n}
+            assert {std for _, std in noise.gaussians} == {case.teaching.clip * case.teaching.noise_multiplier}
+        assert asked[0] == asked[1] == asked[2] == asked[3]
+
+    def test_the_normaliser_is_public(self, case: Case) -> None:
+        """The same records twice, with an unchanged normaliser, move the weights twice as far."""
+        x_N, y_N = case.records(20)
+
+        def moved(times: int) -> Tensor:
+            x, y = np.concatenate([x_N] * times), np.concatenate([y_N] * times)
+            options = {"classes": 10, "public_x": case.public(), "noise": Silent(), "factory": case.factory}
+            teaching = replace(case.teaching, **_one_step(case))  # type: ignore[arg-type]
+            after = weights(teachers.train(teaching, x, y, **options))  # type: ignore[arg-type]
+            return after - weights(case.train(Silent(), 0, **_one_step(case)))
+
+        torch.testing.assert_close(moved(2), 2 * moved(1), atol=1e-5, rtol=1e-3)
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+    def test_a_record_that_is_not_finite_is_harmless_and_does_not_show(self, case: Case, value: float) -> None:
+        """Without a defence it makes every weight NaN, and so tells that it is there."""
+
+        def spoil(x_N: Inputs) -> None:
+            x_N[3] = value
+
+        found, clean = weights(case.train(Silent(), spoil=spoil)), weights(case.train(Silent()))
+        assert bool(found.isfinite().all())
+        # It moves the weights no further than any one record may: clip / normaliser each step, with momentum.
+        own = case.teaching
+        reach = own.steps * own.learning_rate * 2 * own.clip / own.normaliser / (1 - own.momentum)
+        assert float((found - clean).norm()) <= reach * own.steps
+
+    def test_an_empty_data_set_trains_to_noise_like_any_other(self, case: Case) -> None:
+        teacher = case.train(SystemEntropy(), 0)
+        assert float(weights(teacher).std()) > 0
+        assert teacher.log_probabilities(case.public()).shape == (50, 10)
+
+    def test_two_trainings_differ_unless_they_are_unsafely_seeded(self, case: Case) -> None:
+        assert not torch.equal(weights(case.train(SystemEntropy())), weights(case.train(SystemEntropy())))
+        assert torch.equal(weights(case.train(UnsafeSeeded(1))), weights(case.train(UnsafeSeeded(1))))
+
+    def test_global_generators_have_no_say_and_are_left_alone(self, case: Case) -> None:
+        found = []
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            np.random.seed(seed)
+            before = torch.get_rng_state(), np.random.get_state()[1].copy()
+            found.append(weights(case.train(UnsafeSeeded(1))))
+            assert torch.equal(before[0], torch.get_rng_state())
+            assert np.array_equal(before[1], np.random.get_state()[1])
+        assert torch.equal(found[0], found[1])
+        torch.manual_seed(0)
+        one = weights(case.train(SystemEntropy()))
+        torch.manual_seed(0)
+        assert not torch.equal(one, weights(case.train(SystemEntropy())))
+
+    def test_a_records_answer_does_not_depend_on_the_others(self, case: Case) -> None:
+        """Batch normalisation would mix them."""
+        teacher, public = case.train(SystemEntropy()), case.public()
+        alone = torch.cat([teacher.log_probabilities(public[row : row + 1]) for row in range(5)])
+        torch.testing.assert_close(teacher.log_probabilities(public)[:5], alone, atol=1e-5, rtol=1e-4)
+
+    def test_a_saved_teacher_answers_the_same(self, case: Case, tmp_path: object) -> None:
+        teacher, path = case.train(SystemEntropy()), tmp_path / "teacher.safetensors"  # type: ignore[operator]
+        teacher.save(path)
+        again = teachers.load(path, factory=case.factory).log_probabilities(case.public())
+        assert torch.equal(again, teacher.log_probabilities(case.public()))
+        torch.testing.assert_close(again.exp().sum(-1), torch.ones(50))
+
+    def test_it_learns(self, case: Case) -> None:
+        x_N, y_N = case.records(300)
+        teaching = replace(
+            case.teaching,
+            steps=80,
+            clip=1.0,
+            noise_multiplier=0.02,
+            normaliser=300.0 * _rate(case),
+            learning_rate=_learning(case),
+        )
+        if isinstance(teaching, LinearTeaching):
+            teaching = replace(teaching, average_last=10)
+        teacher = teachers.train(
+            teaching, x_N, y_N, classes=10, public_x=case.public(), noise=UnsafeSeeded(2), factory=case.factory
+        )
+        assert float((teacher.log_probabilities(x_N).argmax(1).numpy() == y_N).mean()) > 0.8
+
+
+def _one_step(case: Case) -> dict[str, float]:
+    return {"steps": 1, "average_last": 1} if isinstance(case.teaching, LinearTeaching) else {"steps": 1}
+
+
+def _rate(case: Case) -> float:
+    return case.teaching.sampling_rate if isinstance(case.teaching, NetTeaching) else 1.0
+
+
+def _learning(case: Case) -> float:
+    return 0.3 if isinstance(case.teaching, NetTeaching) else 4.0
+
+
+def _net(case: Case) -> nn.Module:
+    assert isinstance(case.teaching, NetTeaching)
+    shape = tuple(architectures.tensors(case.public()).shape[1:])
+    return architectures.build(case.teaching.architecture, shape, 10, case.factory)
+
+
+def _linear_inputs(case: Case, x_N: Inputs) -> tuple[Tensor, Tensor]:
+    """Features with a 1 for the bias, and weights that are not zero, so that gradients differ."""
+    assert isinstance(case.teaching, LinearTeaching)
+    mean = features.compute(case.teaching.features, case.public()).mean(0)
+    f_ND = features.normalise(features.compute(case.teaching.features, x_N), case.teaching.feature_norm, mean)
+    x_ND = nn.functional.pad(torch.from_numpy(f_ND), (0, 1), value=1.0)
+    return x_ND, torch.randn(10, x_ND.shape[1], generator=torch.Generator().manual_seed(0))
+
+
+def _sums(case: Case, x_N: Inputs, labels: Tensor, clip: float) -> list[Tensor]:
+    """The code under test."""
+    if isinstance(case.teaching, LinearTeaching):
+        x_ND, weight = _linear_inputs(case, x_N)
+        return [linear.clipped_sum(weight, x_ND, x_ND.norm(dim=1), labels, clip)]
+    own = gradients.engine(_net(case), trusted=case.factory is None, opacus=case.opacus)
+    return own.clipped_sums(architectures.tensors(x_N), labels, clip)
+
+
+def _oracle(case: Case, x_N: Inputs, labels: Tensor, clip: float) -> tuple[list[Tensor], list[float]]:
+    """Record by record with plain autograd: the sums, and each record's norm before clipping."""
+    if isinstance(case.teaching, LinearTeaching):
+        x_ND, weight = _linear_inputs(case, x_N)
+        parameters: list[Tensor] = [weight.requires_grad_()]
+        losses = [nn.functional.cross_entropy(weight @ x, y) for x, y in zip(x_ND, labels, strict=True)]
+    else:
+        net = _net(case)
+        parameters = list(net.parameters())
+        inputs = architectures.tensors(x_N)
+        losses = [nn.functional.cross_entropy(net(inputs[i : i + 1]), labels[i : i + 1]) for i in range(len(labels))]
+    totals, norms = [torch.zeros_like(parameter) for parameter in parameters], []
+    for loss in losses:
+        own = torch.autograd.grad(loss, parameters)
+        norms.append(float(torch.stack([gradient.norm() for gradient in own]).norm()))
+        for total, gradient in zip(totals, own, strict=True):
+            total.add_(gradient * min(1.0, clip / norms[-1]))
+    return totals, norms
