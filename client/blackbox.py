@@ -295,11 +295,13 @@ def mapping(plan: Plan, description: Description, classes: Sequence[str] | None)
 
 def asked_temperatures(plan: Plan, description: Description) -> list[float]:
     """At which temperatures the teacher is asked, rising: 1, or for labels under power softening every stage's own."""
-    return sorted({stage.temperature for stage in plan.stages}) if _drawn_softened(plan, description) else [1.0]
+    return sorted({_drawn_at(plan, description, stage.temperature) for stage in plan.stages})
 
 
-def _drawn_softened(plan: Plan, description: Description) -> bool:
-    return description.answers is Kind.LABELS and plan.family is Family.POWER
+def _drawn_at(plan: Plan, description: Description, temperature: float) -> float:
+    """At which temperature a stage's answers are drawn: only mixing may follow the counting of labels, power biases it."""
+    power = plan.family is Family.POWER or (plan.family is Family.HYBRID and temperature < 1)
+    return temperature if description.answers is Kind.LABELS and power else 1.0
 
 
 def log_probabilities(plan: Plan, folder: Path, temperature: float) -> tuple[Tensor, float]:
@@ -310,7 +312,7 @@ def log_probabilities(plan: Plan, folder: Path, temperature: float) -> tuple[Ten
     """
     description = codec.decode_description((folder / "description.pb").read_bytes())
     ids = json.loads((folder / "mapping.json").read_text(encoding="utf-8"))
-    drawn_at = temperature if _drawn_softened(plan, description) else 1.0
+    drawn_at = _drawn_at(plan, description, temperature)
     draws = _draws(plan, description)
     p_NK, end = torch.zeros(plan.samples, plan.classes), 0
     for start, stop, path in _stored(folder, asked_temperatures(plan, description).index(drawn_at)):

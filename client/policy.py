@@ -70,7 +70,7 @@ class PlanRules(Strict):
 class AnswerRules(Strict):
     """How exact an answer may be. max_k, max_draws: 0 forbids this truncation. max_bits: per public input and stage, as encoded, all in."""
 
-    families: list[Literal["power", "mixing"]]
+    families: list[Literal["power", "mixing", "hybrid"]]
     min_temperature: Positive
     max_k: CountOrNone
     max_draws: CountOrNone
@@ -301,8 +301,8 @@ max_stages = 8
 max_answers = 100_000
 
 [answers]
-# Softening: "power", "mixing".
-families = ["power", "mixing"]
+# Softening: "power", "mixing", "hybrid".
+families = ["power", "mixing", "hybrid"]
 min_temperature = 1.0
 # Classes kept of each answer, and random draws from it; 0 forbids.
 max_k = 3

@@ -191,6 +191,9 @@ def test_counts_of_labels_are_refused_under_power_softening_unless_the_teacher_d
     with pytest.raises(TeacherError, match="power softening of counts is biased"):
         own.check(PERMITTED, X)
     own.check(replace(PERMITTED, family=Family.MIXING), X)
+    own.check(replace(PERMITTED, family=Family.HYBRID), X)
+    with pytest.raises(TeacherError, match="power softening of counts is biased"):
+        own.check(replace(PERMITTED, family=Family.HYBRID, stages=(Stage(sparsity=0.5, temperature=0.5),)), X)
     own.check(replace(PERMITTED, stages=(Stage(sparsity=0.5, temperature=1.0),)), X)
 
 

@@ -57,6 +57,11 @@ def test_a_run_leaves_student_report_metrics_ledgers_and_transcripts(finished: P
         assert (client["delta"], client["unit"], client["adjacency"]) == (1e-4, "record", "add-remove-one")
 
 
+def test_sites_accept_hybrid_softening_by_default_and_sharpen_with_it(tmp_path: Path) -> None:
+    metrics = run.simulate(tiny("release.softening=hybrid", "stages.temperature=0.7"), tmp_path / "run")
+    assert [stage["clients"] for stage in metrics["stages"]] == [3, 3]
+
+
 def test_the_transcript_holds_exactly_the_bytes_that_the_coordinator_counted(finished: Path) -> None:
     _, plan, sites = prepare.read_prepared(finished)
     metrics = json.loads((finished / "metrics.json").read_text())
