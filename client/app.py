@@ -30,7 +30,7 @@ from limbeck.operators.errors import (
     WireError,
 )
 from limbeck.protos import accounting, carry, codec
-from limbeck.protos.files import write_durably
+from limbeck.protos.files import outliving_power_cuts, write_durably
 from limbeck.protos.messages import (
     CUSTOM,
     Accepted,
@@ -42,6 +42,7 @@ from limbeck.protos.messages import (
     Plan,
     Reason,
     Reply,
+    Request,
     Share,
     Taught,
     Teach,
@@ -75,7 +76,11 @@ def respond(site: Site, data: bytes) -> bytes:
 
     Raises WireError where `data` is no request, TranscriptError where the reply could not be written down and so must not be sent.
     """
-    request = codec.decode_request(data)
+    with outliving_power_cuts(site.settings.durability == "power-cut"):
+        return _respond(site, codec.decode_request(data))
+
+
+def _respond(site: Site, request: Request) -> bytes:
     plan_hash = codec.plan_hash(request.plan) if isinstance(request, Offer) else request.plan_hash
     try:
         match request:

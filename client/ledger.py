@@ -8,18 +8,23 @@ Identity: a ledger belongs to records, not to a run, a plan or a site. By defaul
 settings that point at the same file share it; its first row holds the name that the owner gave the records, and a policy with another
 name is refused. The name is not derived from the records: a hash of them would change with every new record, and tell of them.
 
-The head: a chain cannot show that its last rows are gone, so LEDGER.head, written durably after every row and before anything is done
-because of it, says how many rows there must be and the hash of the last. What neither can show is that both files were put back
-to an older copy together, or that somebody with write access computed chain and head anew: against that, note a head elsewhere and
-compare (`limbeck ledger verify --head`), or compare with the transcript, which names entries.
+The head: a chain cannot show that its last rows are gone, so LEDGER.head gets a line after every row, durably and before anything is
+done because of it, which says how many rows there must be and the hash of the last. What neither can show is that both files were put
+back to an older copy together, or that somebody with write access computed chain and head anew: against that, note a head elsewhere
+and compare (`limbeck ledger verify --head`), or compare with the transcript, which names entries.
+
+Connections: opening a ledger in write-ahead mode and closing it again makes and removes two files and costs several times what a charge
+costs, so a process keeps the connections of ledgers that it has closed, up to a bound, until it forks or ends.
 """
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import hashlib
 import json
 import math
+import os
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -35,7 +40,7 @@ from limbeck.operators import check
 from limbeck.operators.errors import BudgetError, LedgerError, SettingError
 from limbeck.protos import accounting
 from limbeck.protos.accounting import Schedule
-from limbeck.protos.files import write_durably
+from limbeck.protos.files import outlives_power_cuts, sync, sync_folder
 from limbeck.protos.messages import TEACHINGS, Adjacency, CountNoise, Counts, LabelCounts, RecordCount, Teaching, Unit
 
 _COUNTS: dict[str, type[LabelCounts] | type[RecordCount]] = {"label_counts": LabelCounts, "record_count": RecordCount}
@@ -48,6 +53,8 @@ CREATE TABLE IF NOT EXISTS ledger (
 )
 """
 _SELECT = "SELECT id, kind, content, hash FROM ledger ORDER BY id"
+_IDLE_CONNECTIONS = 64
+_HEAD_LINE = 1024  # bytes, more than a line of a head has
 
 Row = tuple[int, str, str, str]
 
@@ -160,15 +167,8 @@ class Ledger:
 
     def __init__(self, path: Path, budget: Budget) -> None:
         self.budget = budget
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
-        try:
-            self._db = sqlite3.connect(path, timeout=60, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.execute(_TABLE)
-        except sqlite3.DatabaseError as error:
-            raise LedgerError(f"Expected a privacy ledger in {path}: {error}.") from error
+        self._db = _connect(path)
         try:
             # Opening one that is there writes nothing, and so waits for nobody.
             if not (rows := self._rows()):
@@ -187,7 +187,7 @@ class Ledger:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._db.close()
+        _keep(self._path, self._db)
 
     def check(self, teaching: Teaching, counts: Counts | None) -> None:
         """Raise BudgetError if this charge would be refused now; charges nothing."""
@@ -281,8 +281,8 @@ class Ledger:
         The head follows the commit. Killed in between, the ledger holds one row more than the head says, which is allowed and mended by
         the next row; nothing was done because of that row yet.
         """
-        with self._path.with_name(self._path.name + ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with head_path(self._path).open("a+b") as head:
+            fcntl.flock(head, fcntl.LOCK_EX)
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 rows = self._rows()
@@ -293,7 +293,67 @@ class Ledger:
                 raise
             self._db.execute("COMMIT")
             if len(rows) > known:
-                _write_head(rows, self._path)
+                _append_head(head.fileno(), rows)
+                if not known:
+                    sync_folder(self._path.parent)
+
+
+_Identity = tuple[int, int]
+_idle: dict[Path, tuple[_Identity, sqlite3.Connection]] = {}
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """A connection that nothing else uses: one kept from before if it is to the file that is there now. Raises LedgerError."""
+    path = path.absolute()
+    if (kept := _idle.pop(path, None)) is not None:
+        identity, db = kept
+        if identity == _identity(path):
+            _set_durability(db)
+            return db
+        db.close()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+        db.execute("PRAGMA journal_mode = WAL")
+        _set_durability(db)
+        db.execute(_TABLE)
+    except sqlite3.DatabaseError as error:
+        raise LedgerError(f"Expected a privacy ledger in {path}: {error}.") from error
+    return db
+
+
+def _set_durability(db: sqlite3.Connection) -> None:
+    db.execute(f"PRAGMA synchronous = {'FULL' if outlives_power_cuts() else 'OFF'}")
+
+
+def _keep(path: Path, db: sqlite3.Connection) -> None:
+    """Keep a connection for the next time, and close the one kept longest if there are too many."""
+    path = path.absolute()
+    identity = _identity(path)
+    if identity is None or path in _idle:
+        db.close()
+        return
+    _idle[path] = identity, db
+    if len(_idle) > _IDLE_CONNECTIONS and (oldest := _idle.pop(next(iter(_idle)), None)) is not None:
+        oldest[1].close()
+
+
+def _identity(path: Path) -> _Identity | None:
+    try:
+        own = path.stat()
+    except FileNotFoundError:
+        return None
+    return own.st_dev, own.st_ino
+
+
+def close_idle() -> None:
+    """Close the connections kept: what they wrote is then in the ledgers' own files. At a fork too: a child must not use its parent's."""
+    while _idle:
+        _idle.popitem()[1][1].close()
+
+
+os.register_at_fork(before=close_idle)
+atexit.register(close_idle)
 
 
 def head_path(path: Path) -> Path:
@@ -301,14 +361,25 @@ def head_path(path: Path) -> Path:
     return path.with_name(path.name + ".head")
 
 
-def _write_head(rows: list[Row], path: Path) -> None:
-    write_durably(head_path(path), json.dumps({"rows": len(rows), "hash": rows[-1][3]}).encode())
+def _append_head(descriptor: int, rows: list[Row]) -> None:
+    """One more line. A line torn by a crash counted nothing, and makes way."""
+    size = os.fstat(descriptor).st_size
+    tail = os.pread(descriptor, _HEAD_LINE, max(0, size - _HEAD_LINE))
+    os.ftruncate(descriptor, size - len(tail.rpartition(b"\n")[2]))
+    os.write(descriptor, json.dumps({"rows": len(rows), "hash": rows[-1][3]}).encode() + b"\n")
+    sync(descriptor)
 
 
 def _read_head(path: Path) -> tuple[int, str] | None:
-    """How many rows there must be, and the hash of the last of them; None where no head was written yet."""
+    """How many rows there must be, and the hash of the last of them; None where no line was written yet."""
     try:
-        head = json.loads(head_path(path).read_bytes())
+        with head_path(path).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 2 * _HEAD_LINE))
+            lines = file.read().splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith(b"\n")]
+        if not whole:
+            return None
+        head = json.loads(whole[-1])
         return int(head["rows"]), str(head["hash"])
     except FileNotFoundError:
         return None
@@ -320,7 +391,7 @@ def _check_head(rows: list[Row], head: tuple[int, str] | None, path: Path) -> No
     """Raise LedgerError unless the ledger goes at least as far as its head says. Only a ledger of one row may lack one: it is new."""
     if head is None:
         if len(rows) > 1:
-            raise LedgerError(f"Expected {head_path(path)} beside a ledger of {len(rows)} rows, found none.")
+            raise LedgerError(f"Expected a head in {head_path(path)} beside a ledger of {len(rows)} rows, found none.")
         return
     count, last = head
     if not 1 <= count <= len(rows) or rows[count - 1][3] != last:

@@ -25,7 +25,7 @@ from limbeck.client.records import RecordSettings
 from limbeck.client.teachers.architectures import Factory, load_factory
 from limbeck.client.transcript import FILE_BYTES, TOTAL_BYTES, Transcript
 from limbeck.operators.errors import DataError, SettingError
-from limbeck.protos.settings import Strict, read_toml, validate
+from limbeck.protos.settings import Strict, parse_toml, validate
 from limbeck.protos.transfer_set import digest, read_arrays
 
 SITES = "LIMBECK_SITES"
@@ -65,7 +65,8 @@ class SiteSettings(Strict):
     without it the site takes part in no plan with custom teachers. gradients: whose per-record gradients train limbeck's own
     nets. black_box: a teacher to ask instead of training one. ledger: only where the records' folder cannot hold it; by default
     it lies beside the records, so that every setting of these records shares it. transcript_file_bytes, transcript_total_bytes:
-    sizes at which a transcript's file is closed, and nothing more is sent.
+    sizes at which a transcript's file is closed, and nothing more is sent. durability: what charges, transcript and stored replies
+    outlive. "UnsafeProcessOnly" is several times faster, and after a power cut charges may be missing: simulations only.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
@@ -80,6 +81,7 @@ class SiteSettings(Strict):
     transcript_total_bytes: int = Field(default=TOTAL_BYTES, ge=1)
     state: str = "state"
     gradients: Literal["fastest", "opacus"] = "fastest"
+    durability: Literal["power-cut", "UnsafeProcessOnly"] = "power-cut"
     black_box: BlackBoxSettings | None = None
     noise: NoiseSettings = NoiseSettings()
 
@@ -93,13 +95,9 @@ class Site:
     def __init__(self, folder: Path) -> None:
         path = folder / "site.toml"
         try:
-            raw = read_toml(path)
+            self.settings = _parse(path, path.read_bytes())
         except FileNotFoundError as error:
             raise DataError(f"Expected a site's settings at {path}, found none.") from error
-        try:
-            self.settings = validate(SiteSettings, raw)
-        except SettingError as error:
-            raise SettingError(f"Expected valid settings in {path}.\n{error}") from None
         self.folder = folder
         self.name = self.settings.name
 
@@ -225,6 +223,15 @@ class Site:
     def read_transfer_set(self, sha256: bytes) -> NDArray[np.generic]:
         """The public inputs with this hash. Raises DataError where the site does not hold them."""
         return _read_transfer_set((self.folder / self.settings.transfer_sets / f"{sha256.hex()}.npz").resolve(), sha256)
+
+
+@lru_cache(maxsize=256)
+def _parse(path: Path, content: bytes) -> SiteSettings:
+    """Checked once per content: the file is read anew at every question."""
+    try:
+        return validate(SiteSettings, parse_toml(content, path))
+    except SettingError as error:
+        raise SettingError(f"Expected valid settings in {path}.\n{error}") from None
 
 
 @lru_cache(maxsize=4)

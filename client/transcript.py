@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from limbeck.operators.errors import TranscriptError
+from limbeck.protos.files import sync, sync_folder
 
 FILE_BYTES = 64 << 20
 TOTAL_BYTES = 4 << 30
@@ -137,16 +138,18 @@ class Transcript:
                 f"Expected the transcript {self._path} within {self._total_bytes} bytes, got {total} with this message, which is not sent:"
                 f" move {files[0].name} elsewhere."
             )
+        new = not self._path.exists()
         with self._path.open("ab") as file:
             file.write(line)
             file.flush()
-            os.fsync(file.fileno())
-        _sync(self._path.parent)
+            sync(file.fileno())
+        if new:
+            sync_folder(self._path.parent)
 
     def _rotate(self) -> None:
         closed = [int(path.suffix[1:]) for path in self.files() if path != self._path]
         self._path.rename(self._path.with_name(f"{self._path.name}.{max(closed, default=0) + 1:06}"))
-        _sync(self._path.parent)
+        sync_folder(self._path.parent)
 
 
 def _check_previous(own: dict[str, str], previous: Path | None, path: Path) -> None:
@@ -158,14 +161,6 @@ def _check_previous(own: dict[str, str], previous: Path | None, path: Path) -> N
         raise TranscriptError(
             f"Expected {own['previous']} of SHA-256 {own['sha256'][:16]} before {path}, found {found[0]}, {found[1][:16]}."
         )
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _drop_torn_line(descriptor: int) -> None:

@@ -292,8 +292,12 @@ def decode_request(data: bytes) -> Request:
     raise WireError("Expected a request with a kind, got none.")
 
 
+@lru_cache(maxsize=8)
 def decode_offer(data: bytes) -> Offer:
-    """The offer of a plan in `data`, such as a plan's file. Raises WireError on anything else."""
+    """The offer of a plan in `data`, such as a plan's file. Raises WireError on anything else.
+
+    Checked once per content: a site reads the plan that it accepted anew at every question.
+    """
     request = decode_request(data)
     if not isinstance(request, Offer):
         raise WireError(f"Expected an offer of a plan, got {type(request).__name__}.")

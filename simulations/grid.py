@@ -21,7 +21,11 @@ from typing import TYPE_CHECKING, cast
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
-from flwr.supercore.inflatable.inflatable_object import InflatableObject, get_all_nested_objects
+from flwr.supercore.inflatable.inflatable_object import (
+    InflatableObject,
+    get_all_nested_objects,
+    no_object_id_recompute,
+)
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CLIENT_APP = "limbeck.client.app:app"
+# What client apps import only when they need it, and every worker would otherwise import for itself.
+PRELOADED = ["dp_accounting.pld.privacy_loss_distribution", "safetensors.torch"]
 SERVER_NODE = 1
 FIRST_NODE = 1001
 CLIENT_RAISED, CLIENT_CRASHED = 2, 8  # Flower's codes for an app that raised and an app whose process died
@@ -41,8 +47,10 @@ Wire = tuple[str, dict[str, bytes]]
 
 def deflate(message: Message) -> Wire:
     """A message as bytes: its object id, and the content of every nested object by id."""
-    objects = get_all_nested_objects(cast(InflatableObject, message))
-    return message.object_id, {object_id: item.deflate() for object_id, item in objects.items()}
+    # Otherwise Flower hashes what is nested anew for every question about it, a score of times a message.
+    with no_object_id_recompute():
+        objects = get_all_nested_objects(cast(InflatableObject, message))
+        return message.object_id, {object_id: item.deflate() for object_id, item in objects.items()}
 
 
 def inflate(wire: Wire) -> Message:
@@ -192,10 +200,12 @@ class LocalGrid(Grid):
                 raise ValueError(f"Expected a node id out of {len(self.contexts)}, got {message.metadata.dst_node_id}.")
         ids = []
         for message in messages:
-            message.metadata.__dict__["_message_id"] = message.object_id
-            ids.append(message.object_id)
+            with no_object_id_recompute():
+                message_id = message.object_id
+            message.metadata.__dict__["_message_id"] = message_id
+            ids.append(message_id)
             with self._arrived:
-                self._waiting.add(message.object_id)
+                self._waiting.add(message_id)
             self.todo.put(message)
         return ids
 
@@ -250,7 +260,7 @@ class LocalGrid(Grid):
 def process_context(client_app: str) -> multiprocessing.context.ForkServerContext:
     """Worker processes are forked from one that has imported the client app already: each starts in milliseconds."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([client_app.split(":", maxsplit=1)[0]])
+    context.set_forkserver_preload([client_app.split(":", maxsplit=1)[0], *PRELOADED])
     return context
 
 

@@ -265,6 +265,8 @@ def _site_toml(scenario: Scenario, dataset: data.DataSet, name: str, index: int)
             "transfer_sets": "../../transfer",
             "cache": "../../cache",
             "noise": noise,
+            # A power cut ends a simulation anyway; hundreds of sites on one disk would wait for it most of the time.
+            "durability": "UnsafeProcessOnly",
             **own,
         }
     )

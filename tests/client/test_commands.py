@@ -8,6 +8,7 @@ import sites
 from typer.testing import CliRunner
 
 from limbeck.cli.main import app
+from limbeck.client import ledger as ledgers
 from limbeck.client import policy
 from limbeck.client.app import respond
 from limbeck.client.site import Site
@@ -83,6 +84,7 @@ def test_a_head_noted_earlier_and_the_transcript_are_witnesses(site: Site, tmp_p
     other = sites.make(tmp_path / "other")
     offer = sites.offer()
     respond(other, codec.encode_request(offer))
+    ledgers.close_idle()  # as at the end of the process
     for suffix in ("", ".head"):
         source = other.ledger.with_name(other.ledger.name + suffix)
         site.ledger.with_name(site.ledger.name + suffix).write_bytes(source.read_bytes())

@@ -1,5 +1,6 @@
 """The ledger refuses what the budget does not allow, survives crashes closed, and shows tampering."""
 
+import json
 import math
 import multiprocessing
 import os
@@ -217,6 +218,48 @@ def test_a_head_taken_away_shows(path: Path) -> None:
     ledgers.head_path(path).unlink()
     with pytest.raises(LedgerError, match="found none"):
         Ledger(path, BUDGET)
+
+
+def test_a_line_of_the_head_torn_by_a_crash_counts_nothing_and_makes_way(path: Path) -> None:
+    with Ledger(path, BUDGET) as ledger:
+        ledger.reserve(RUN, "teacher", TEACHING, None)
+    head = ledgers.head_path(path)
+    whole = head.read_bytes()
+    for torn in (whole.splitlines(keepends=True)[-1][:-1], b'{"rows": 9', b"{"):
+        head.write_bytes(whole + torn)
+        assert len(ledgers.read(path).rows) == 2
+    with Ledger(path, BUDGET) as ledger:
+        ledger.record_free(RUN, "share", "post-processing")
+    assert head.read_bytes().startswith(whole)
+    assert [json.loads(line)["rows"] for line in head.read_bytes().splitlines()] == [1, 2, 3]
+
+
+def test_a_kept_connection_is_not_used_for_another_file_of_the_same_name(path: Path, tmp_path: Path) -> None:
+    with Ledger(path, BUDGET) as ledger:
+        ledger.reserve(RUN, "teacher", TEACHING, None)
+    for suffix in ("", "-wal", "-shm", ".head"):
+        path.with_name(path.name + suffix).rename(tmp_path / f"moved{suffix}")
+    with Ledger(path, BUDGET) as ledger:
+        assert ledger.entries() == []
+        assert ledger.reserve(RUN, "teacher", TEACHING, None) == 2
+    assert [entry.id for entry in ledgers.read(tmp_path / "moved").entries] == [2]
+
+
+def test_after_closing_what_was_kept_the_ledger_is_one_file_and_its_head(path: Path) -> None:
+    with Ledger(path, BUDGET) as ledger:
+        ledger.reserve(RUN, "teacher", TEACHING, None)
+    ledgers.close_idle()
+    assert sorted(own.name for own in path.parent.iterdir()) == [path.name, f"{path.name}.head"]
+    assert len(ledgers.read(path).rows) == 2
+
+
+def test_no_more_connections_are_kept_than_there_may_be(tmp_path: Path) -> None:
+    ledgers.close_idle()
+    for index in range(70):
+        with Ledger(tmp_path / str(index), BUDGET):
+            pass
+    assert len(list(tmp_path.glob("*-wal"))) == 64
+    ledgers.close_idle()
 
 
 def test_a_ledger_of_other_records_is_refused(path: Path) -> None:

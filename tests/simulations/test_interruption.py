@@ -32,6 +32,8 @@ SLOW = [
 def start(out: Path) -> subprocess.Popen[str]:
     overrides = [part for override in SLOW for part in ("--set", override)]
     command = [*LIMBECK, "digits-tiny", "--out", str(out), *overrides]
+    # A shell has its background jobs ignore SIGINT, these tests may be one, and what is ignored is inherited.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     return subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
