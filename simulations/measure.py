@@ -110,6 +110,7 @@ def measure(
             "classes": plan.classes,
             "noise_multiplier": plan.teaching.noise_multiplier,
             "label_counts_noise_std": plan.label_counts.noise_std if plan.label_counts else None,
+            "label_counts_noise": plan.label_counts.noise.value if plan.label_counts else None,
             "black_box_draws": plan.black_box.draws if plan.black_box else None,
         },
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
