@@ -48,7 +48,7 @@ def test_the_smallest_magnitudes_of_the_whole_model_go_first() -> None:
     magnitudes = torch.cat([net[0].weight.abs().flatten(), net[2].weight.abs().flatten()]).sort().values  # type: ignore[index, union-attr, operator]
     masks.prune(net, 0.5)
     kept = torch.cat([net[0].weight[masks.kept["0.weight"]].abs(), net[2].weight[masks.kept["2.weight"]].abs()])  # type: ignore[index]
-    assert float(kept.min()) == float(magnitudes[52])
+    assert kept.min().item() == magnitudes[52].item()
 
 
 def test_no_layer_goes_empty() -> None:
