@@ -14,6 +14,7 @@ from typing import Any
 
 from limbeck.operators import check
 from limbeck.operators.errors import SettingError
+from limbeck.protos import composition
 from limbeck.protos.messages import (
     CountNoise,
     Counts,
@@ -82,10 +83,10 @@ def epsilon(schedules: tuple[Schedule, ...], delta: float) -> float:
 
 
 def _epsilon_of(composed: Any, delta: float) -> float:
-    """dp-accounting's privacy loss distributions, composed mechanism by mechanism.
+    """dp-accounting's privacy loss distributions of single mechanisms, composed all at once (`limbeck.protos.composition`).
 
-    Gaussian mechanisms compose exactly to one with 1/sigma^2 = sum 1/sigma_i^2, so any number of them is one distribution;
-    equal sampled ones are self-composed at once. Neither changes the result but by less rounding, which is always up.
+    Gaussian mechanisms compose exactly to one with 1/sigma^2 = sum 1/sigma_i^2, so any number of them is one distribution. That changes the
+    result by less rounding only, which is always up.
     """
     import dp_accounting as dp
     from dp_accounting.pld import privacy_loss_distribution as pld
@@ -100,29 +101,26 @@ def _epsilon_of(composed: Any, delta: float) -> float:
             others[leaf] += count
     if squared_mu > LARGEST_MU**2:
         return math.inf
-    found = []
+    found: list[tuple[Any, int]] = []
     if squared_mu:
-        found.append(pld.from_gaussian_mechanism(squared_mu**-0.5, value_discretization_interval=DISCRETISATION))
+        found.append((pld.from_gaussian_mechanism(squared_mu**-0.5, value_discretization_interval=DISCRETISATION), 1))
     for leaf, count in others.items():
         if isinstance(leaf, DiscreteGaussian):
             if math.sqrt(count) / leaf.sigma > LARGEST_MU:
                 return math.inf
-            one = pld.from_discrete_gaussian_mechanism(
-                leaf.sigma, value_discretization_interval=DISCRETISATION, use_connect_dots=True
-            )
-            found.append(one.self_compose(count))
         elif isinstance(leaf, dp.PoissonSampledDpEvent) and isinstance(leaf.event, dp.GaussianDpEvent):
             if leaf.event.noise_multiplier < SMALLEST_SAMPLED_NOISE:
                 return math.inf
-            found.append(_sampled(leaf.sampling_probability, leaf.event.noise_multiplier, count))
         else:
             raise SettingError(f"Expected a mechanism out of (sampled) Gaussian and discrete Gaussian, got {leaf}.")
+        found.append((_once(leaf), count))
     if not found:
         return 0.0
-    total = found[0]
-    for part in found[1:]:
-        total = total.compose(part)
-    return float(total.get_epsilon_for_delta(delta))
+    removed = composition.compose([(one._pmf_remove, count) for one, count in found])
+    if all(one._symmetric for one, _ in found):
+        return float(removed.get_epsilon_for_delta(delta))
+    added = composition.compose([(one._pmf_add, count) for one, count in found])
+    return max(float(pmf.get_epsilon_for_delta(delta)) for pmf in (removed, added))
 
 
 def _leaves(composed: Any, count: int) -> Iterator[tuple[Any, int]]:
@@ -139,11 +137,17 @@ def _leaves(composed: Any, count: int) -> Iterator[tuple[Any, int]]:
 
 
 @lru_cache(maxsize=1024)
-def _sampled(rate: float, noise: float, steps: int) -> Any:
+def _once(leaf: Any) -> Any:
+    """The privacy loss distribution of one use of a (sampled) mechanism."""
     from dp_accounting.pld import privacy_loss_distribution as pld
 
-    one = pld.from_gaussian_mechanism(noise, sampling_prob=rate, value_discretization_interval=DISCRETISATION)
-    return one.self_compose(steps)
+    if isinstance(leaf, DiscreteGaussian):
+        return pld.from_discrete_gaussian_mechanism(
+            leaf.sigma, value_discretization_interval=DISCRETISATION, use_connect_dots=True
+        )
+    return pld.from_gaussian_mechanism(
+        leaf.event.noise_multiplier, sampling_prob=leaf.sampling_probability, value_discretization_interval=DISCRETISATION
+    )
 
 
 def calibrate(

@@ -2,7 +2,7 @@
 
 Runs a scenario at every epsilon and seed, and once per seed without privacy. No plan can ask for that: sites refuse it. So the baseline is
 computed here and nowhere else, outside the protocol: the same teachers by the same code with zeros in place of noise (clipping stays), the
-same answers, pool and student.
+same answers, pool and student. A sweep that was stopped goes on when it is started again with the same file.
 """
 
 from __future__ import annotations
@@ -123,25 +123,33 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    found: dict[str, list[dict[str, float]]] = {}
+    runs = _finished(options.out)
     for seed in options.seeds:
         for epsilon in [*options.epsilons, None]:
+            key = f"seed {seed}, " + (f"epsilon {epsilon:g}" if epsilon else "without privacy")
+            if key in runs:
+                continue
             overrides = [f"run.seed={seed}", "student.dense_control=false"]
             scenario = load(options.scenario, overrides + ([f"privacy.epsilon={epsilon}"] if epsilon else []))
             with tempfile.TemporaryDirectory() as folder:
-                row = (private if epsilon else without_privacy)(scenario, Path(folder) / "run")
-            key = f"epsilon {epsilon:g}" if epsilon else "without privacy"
-            found.setdefault(key, []).append(row)
-            print(seed, key, {name: round(value, 1) for name, value in row.items()}, flush=True)
-        # Written after every seed, so that a sweep that is stopped leaves what it has.
-        write_durably(options.out, (json.dumps(_result(options, seed, found), indent=1) + "\n").encode())
+                runs[key] = (private if epsilon else without_privacy)(scenario, Path(folder) / "run")
+            print(key, {name: round(value, 1) for name, value in runs[key].items()}, flush=True)
+            # Written after every run, so that a sweep that is stopped leaves what it has, and goes on from there.
+            write_durably(options.out, (json.dumps(_result(options, runs), indent=1) + "\n").encode())
 
 
-def _result(options: argparse.Namespace, last: int, found: dict[str, list[dict[str, float]]]) -> dict[str, object]:
-    """The table of all seeds up to `last`."""
+def _finished(path: Path) -> dict[str, dict[str, float]]:
+    """The runs that a sweep into this file has finished."""
+    return dict(json.loads(path.read_text(encoding="utf-8")).get("runs", {})) if path.exists() else {}
+
+
+def _result(options: argparse.Namespace, runs: dict[str, dict[str, float]]) -> dict[str, object]:
+    """The table of all runs so far, and the runs themselves."""
     scenario = load(options.scenario)
-    done = options.seeds[: options.seeds.index(last) + 1]
-    seeds, epsilons = " ".join(map(str, done)), " ".join(f"{value:g}" for value in options.epsilons)
+    seeds, epsilons = " ".join(map(str, options.seeds)), " ".join(f"{value:g}" for value in options.epsilons)
+    found: dict[str, list[dict[str, float]]] = {}
+    for key, row in runs.items():
+        found.setdefault(key.partition(", ")[2], []).append(row)
     return {
         "command": f"python -m limbeck.simulations.sweep {options.scenario} --epsilons {epsilons} --seeds {seeds} --out {options.out}",
         "what": "test accuracy in per cent, mean and spread (standard deviation) over seeds; the pool also on the public inputs",
@@ -159,6 +167,7 @@ def _result(options: argparse.Namespace, last: int, found: dict[str, list[dict[s
             }
             for key, rows in found.items()
         },
+        "runs": runs,
     }
 
 
