@@ -2,7 +2,8 @@
 
 A truncated target says nothing about how its tail mass is spread over the classes it does not keep. So both sides are made coarse: the
 kept classes one by one, and all others together as one tail bucket, of mass r in the target and 1 - S in the student (S the student's mass
-on the kept ids). Every loss here is a divergence of those k + 1 masses. By the data-processing inequality that is the smallest value that
+on the kept ids). Every loss here is a divergence of those k + 1 masses; a slot of probability 0
+is padding and no bucket, its class is one of the tail's. By the data-processing inequality that is the smallest value that
 the divergence takes over all full targets which truncate to the given one, reached where the target's tail has the student's own
 proportions [D]: the loss never charges a student for what the teacher did not say, and its gradient moves the tail classes only together,
 each in proportion to its own probability. Spreading r evenly instead, which `Truncated.dense` does, is a claim that the teacher's
@@ -13,7 +14,8 @@ The gradient is closed-form [D]: with respect to the student's (tempered) logits
 s_j - r s_j / (1 - S) off them; the other losses change only the k + 1 numbers, one per bucket, that the masses s are multiplied with.
 One pass makes loss and gradient, in chunks of rows that stay in cache: what it allocates beyond the gradient does not grow with N.
 
-Shape legend: N samples, K classes, k kept entries, B rows of a chunk, b buckets: k + 1, or K where none is left for a tail.
+Shape legend: N samples, K classes, k kept entries, B rows of a chunk, b buckets: k + 1, or K where none is left for a tail. A bucket
+without classes, a padding slot or the tail of a row that names them all, is absent: no mass on either side, log mass set to 0.
 Small arrays have buckets first (bB): sums over few columns of many rows are several times slower.
 """
 
@@ -33,9 +35,9 @@ from limbeck.operators.truncated import Truncated, rows_per_chunk
 
 FLOOR = 2.0**-20
 
-# From the target's masses, the logarithms of the student's, and the student's: the divergence of each row, and its gradient with
-# respect to the logarithms of unnormalised student masses.
-Rule = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+# From the target's masses, the logarithms of the student's, the student's, and which buckets are absent, if any: the divergence of each
+# row, and its gradient with respect to the logarithms of unnormalised student masses.
+Rule = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
 def ttm(target: Truncated | Tensor, logits_NK: Tensor, *, in_place: bool = False) -> Tensor:
@@ -64,8 +66,8 @@ def hinton(target: Truncated | Tensor, logits_NK: Tensor, temperature: float, *,
 def reverse(target: Truncated | Tensor, logits_NK: Tensor, *, floor: float = FLOOR, in_place: bool = False) -> Tensor:
     """Mean KL(softmax(z) || target), the student untempered: it may leave out what the target holds, not add to it. Nats, per row.
 
-    Infinite where the target has no mass, which the tail of a sampled target and padding ids have as a rule, so buckets below `floor` are
-    raised to it and the target normalised again: a student's mass m there costs about m log(m / floor). The default is the smallest
+    Infinite where the target has no mass, which the tail of a sampled target has as a rule, so buckets below `floor` are raised to it
+    and the target normalised again: a student's mass m there costs about m log(m / floor). The default is the smallest
     probability that travels. The rest as for `ttm`, with respect to the raised target.
 
     floor: 0 < floor < 1.
@@ -73,9 +75,10 @@ def reverse(target: Truncated | Tensor, logits_NK: Tensor, *, floor: float = FLO
     if not 0 < floor < 1:
         raise SettingError(f"Expected 0 < floor < 1, got {floor!r}.")
 
-    def rule(t_bB: Tensor, log_s_bB: Tensor, s_bB: Tensor) -> tuple[Tensor, Tensor]:
+    def rule(t_bB: Tensor, log_s_bB: Tensor, s_bB: Tensor, absent_bB: Tensor | None) -> tuple[Tensor, Tensor]:
         raised_bB = t_bB.clamp(min=floor)
-        excess_bB = log_s_bB - (raised_bB / raised_bB.sum(0)).log_()
+        total_B = (raised_bB if absent_bB is None else raised_bB.masked_fill(absent_bB, 0)).sum(0)
+        excess_bB = log_s_bB - (raised_bB / total_B).log_()
         value_B = (s_bB * excess_bB).sum(0)
         return value_B, s_bB * (excess_bB - value_B)
 
@@ -90,12 +93,12 @@ def jensen_shannon(target: Truncated | Tensor, logits_NK: Tensor, *, in_place: b
     return _mean(_jensen_shannon, target, logits_NK, in_place=in_place)
 
 
-def _forward_kl(t_bB: Tensor, log_s_bB: Tensor, s_bB: Tensor) -> tuple[Tensor, Tensor]:
+def _forward_kl(t_bB: Tensor, log_s_bB: Tensor, s_bB: Tensor, _absent_bB: Tensor | None) -> tuple[Tensor, Tensor]:
     value_B = t_bB.clamp(min=torch.finfo(t_bB.dtype).tiny).log_().sub_(log_s_bB).mul_(t_bB).sum(0)
     return value_B, (s_bB * t_bB.sum(0)).sub_(t_bB)
 
 
-def _jensen_shannon(t_bB: Tensor, log_s_bB: Tensor, s_bB: Tensor) -> tuple[Tensor, Tensor]:
+def _jensen_shannon(t_bB: Tensor, log_s_bB: Tensor, s_bB: Tensor, _absent_bB: Tensor | None) -> tuple[Tensor, Tensor]:
     log_t_bB = t_bB.log()
     log_m_bB = torch.logaddexp(log_t_bB, log_s_bB) - math.log(2)
     excess_bB = log_s_bB - log_m_bB
@@ -177,12 +180,14 @@ def _pass(
     direct = gradient_NK if gradient_NK is not None and gradient_NK.dtype == working else None
     work_NK = logits_NK.new_empty(min(rows, samples), classes, dtype=working) if direct is None else direct
     scale = weight / (temperature * samples)
+    # To look is cheap on a CPU, a stall elsewhere: there every target is taken to have padding.
+    padded = isinstance(target, Truncated) and (target.p_Nk.device.type != "cpu" or not bool((target.p_Nk > 0).all()))
     for first in range(0, samples, rows):
         logits_BK = logits_NK[first : first + rows]
         work_BK = work_NK[: len(logits_BK)] if direct is None else direct[first : first + rows]
         if isinstance(target, Truncated):
             part = target.rows(slice(first, first + rows))
-            value_B = _truncated(logits_BK, work_BK, part, rule, temperature, scale, gradient_NK is not None)
+            value_B = _truncated(logits_BK, work_BK, part, rule, temperature, scale, gradient_NK is not None, padded)
         else:
             value_B = _dense(logits_BK, work_BK, target[first : first + rows], rule, temperature, scale)
         total += value_B.sum()
@@ -194,45 +199,66 @@ def _pass(
 def _dense(logits_BK: Tensor, work_BK: Tensor, target_BK: Tensor, rule: Rule, temperature: float, scale: float) -> Tensor:
     """Divergence of each row; `work_BK` gets the gradient and may be the logits."""
     log_s_BK = (logits_BK - logits_BK.amax(-1, keepdim=True).to(work_BK.dtype)).div_(temperature)
-    value_B, gradient_KB = rule(target_BK.to(work_BK.dtype).t(), *_masses(log_s_BK.t()))
+    value_B, gradient_KB = rule(target_BK.to(work_BK.dtype).t(), *_masses(log_s_BK.t()), None)
     torch.mul(gradient_KB.t(), scale, out=work_BK)
     return value_B
 
 
 def _truncated(
-    logits_BK: Tensor, work_BK: Tensor, target: Truncated, rule: Rule, temperature: float, scale: float, wanted: bool
+    logits_BK: Tensor,
+    work_BK: Tensor,
+    target: Truncated,
+    rule: Rule,
+    temperature: float,
+    scale: float,
+    wanted: bool,
+    padded: bool,
 ) -> Tensor:
     """Divergence of each row; `work_BK` gets the gradient where it is wanted, else rubbish, and may be the logits."""
-    ids_Bk, kept, tail = target.ids_Nk, target.kept, target.kept < target.classes
+    ids_Bk, kept, tail = target.ids_Nk, target.kept, padded or target.kept < target.classes
     # Relative to one kept logit, so that what all logits of a row have in common costs no digits.
     torch.sub(logits_BK, logits_BK.gather(1, ids_Bk[:, :1]).to(work_BK.dtype), out=work_BK)
     t_bB, log_s_bB = work_BK.new_empty(2, kept + tail, len(work_BK))
     t_bB[:kept] = target.p_Nk.t()
-    torch.div(work_BK.gather(1, ids_Bk).t(), temperature, out=log_s_bB[:kept])
+    kept_Bk = work_BK.gather(1, ids_Bk)
+    torch.div(kept_Bk.t(), temperature, out=log_s_bB[:kept])
+    absent_bB = None
     if tail:
         # The tail by itself, relative to its own largest logit: 1 - S as a difference would lose all its digits for a confident student.
-        work_BK.scatter_(1, ids_Bk, work_BK.new_full((1, 1), -math.inf).expand(len(work_BK), kept))
+        named_Bk = target.p_Nk > 0
+        gone_Bk = (
+            kept_Bk.masked_fill_(named_Bk, -math.inf) if padded else work_BK.new_full((1, 1), -math.inf).expand_as(ids_Bk)
+        )
+        work_BK.scatter_(1, ids_Bk, gone_Bk)
         largest_B1 = work_BK.amax(-1, keepdim=True)
+        t_bB[kept] = target.tail_N
+        if padded:
+            # A row that names all its classes has an empty tail. What is NaN there below is masked, or overwritten class by class.
+            absent_bB = torch.cat([named_Bk.logical_not().t(), largest_B1.t() == -math.inf])
+            t_bB.masked_fill_(absent_bB, 0)
         rate = math.log2(math.e) / temperature
         offset_B1 = largest_B1 * -rate
         torch.add(offset_B1, work_BK, alpha=rate, out=work_BK).exp2_()
         sum_B = work_BK.sum(-1)
-        t_bB[kept] = target.tail_N
         torch.sub(sum_B.log(), offset_B1.squeeze(-1), alpha=math.log(2), out=log_s_bB[kept])
-    value_B, gradient_bB = rule(t_bB, *_masses(log_s_bB))
+    value_B, gradient_bB = rule(t_bB, *_masses(log_s_bB, absent_bB), absent_bB)
     if wanted:
         gradient_bB.mul_(scale)
         if tail:
             work_BK.mul_((gradient_bB[kept] / sum_B).unsqueeze(-1))
-        work_BK.scatter_(1, ids_Bk, gradient_bB[:kept].t())
+        kept_Bk = gradient_bB[:kept].t()
+        work_BK.scatter_(1, ids_Bk, torch.where(named_Bk, kept_Bk, work_BK.gather(1, ids_Bk)) if padded else kept_Bk)
     return value_B
 
 
-def _masses(log_bB: Tensor) -> tuple[Tensor, Tensor]:
+def _masses(log_bB: Tensor, absent_bB: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Logarithms of normalised masses, and the masses, out of logarithms of unnormalised ones, which are overwritten.
 
     Powers of two, because torch's exp2 takes a third of the time of its exp on a CPU.
     """
+    if absent_bB is not None:
+        log_bB.masked_fill_(absent_bB, -math.inf)
     s_bB = (log_bB.sub_(log_bB.amax(0)) * math.log2(math.e)).exp2_()
     sum_B = s_bB.sum(0)
-    return log_bB.sub_(sum_B.log()), s_bB.div_(sum_B)
+    log_bB.sub_(sum_B.log())
+    return log_bB if absent_bB is None else log_bB.masked_fill_(absent_bB, 0), s_bB.div_(sum_B)

@@ -7,8 +7,10 @@ of one half of the private records, scored on one half of the test set), compare
 teachers, students, test samples), in squared error and, which the condition does not promise at all, in accuracy; then the other way round.
 
 A replicate draws records with replacement, trains a teacher on them from a new seed and distils students of all sparsities from its answers
-on the same public inputs: what varies is the algorithm A with its data. In two of the conditions 40 % of the drawn labels are
-replaced at random. Errors against labels hold the noise of the labels in Bias^2, the same for both, so it cancels.
+on the same public inputs: what varies is the algorithm A with its data. In some conditions a share of the drawn labels is replaced
+at random. `STEADY` holds teachers that were trained gently, which always win; `OVERFITTED` those that learnt few or wrong labels by
+heart, where the winner changes with sparsity: only there can a prediction of the sign be wrong both ways. Errors against labels hold the
+noise of the labels in Bias^2, the same for both, so it cancels.
 
 Shape legend: N samples, K classes, R replicates, B bootstrap draws.
 """
@@ -51,16 +53,17 @@ Floats = NDArray[np.float64]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
     """records: that a teacher draws. wrong: the share of them that gets a label at random, planted, so that teachers vary and err more.
-    teacher_epochs, student_epochs: of training."""
+    teacher_epochs, student_epochs: of training. transfer: how many public inputs the students see; all by default."""
 
     data: str
     records: int
     wrong: float
     teacher_epochs: int
     student_epochs: int
+    transfer: int | None = None
 
 
-CONDITIONS = {
+STEADY = {
     "digits": Condition(data="digits", records=200, wrong=0.0, teacher_epochs=40, student_epochs=30),
     "Fashion": Condition(data="fashion-mnist-part", records=600, wrong=0.0, teacher_epochs=20, student_epochs=8),
     "digits, wrong labels": Condition(data="digits", records=200, wrong=0.4, teacher_epochs=40, student_epochs=30),
@@ -68,6 +71,20 @@ CONDITIONS = {
         data="fashion-mnist-part", records=600, wrong=0.4, teacher_epochs=20, student_epochs=8
     ),
 }
+OVERFITTED = {
+    "digits, wrong labels by heart": Condition(data="digits", records=100, wrong=0.4, teacher_epochs=300, student_epochs=30),
+    "digits, few public inputs": Condition(
+        data="digits", records=200, wrong=0.6, teacher_epochs=300, student_epochs=60, transfer=100
+    ),
+    "Fashion, wrong labels by heart": Condition(
+        data="fashion-mnist-part", records=200, wrong=0.4, teacher_epochs=150, student_epochs=8
+    ),
+    "Fashion, few records": Condition(
+        data="fashion-mnist-part", records=100, wrong=0.0, teacher_epochs=200, student_epochs=8
+    ),
+}
+# Results by the name of their file.
+SETS = {"bias_variance": STEADY, "bias_variance_overfitted": OVERFITTED}
 
 
 def gram(predictions_RNK: Floats, reference_NK: Floats) -> Floats:
@@ -180,14 +197,15 @@ def replicate(own: common.Parts, condition: Condition, half: int, index: int) ->
         common.settings(epochs=condition.teacher_epochs, batch=BATCH),
         seed=seed,
     )
-    answers_NK = distil.predict(teacher, own.public_x)
+    public_x = own.public_x[: condition.transfer]
+    answers_NK = distil.predict(teacher, public_x)
     found = {"teacher": distil.predict(teacher, test_x).numpy()}
     for temperature, sparsity in itertools.product(TEMPERATURES, SPARSITIES):
-        student, masks = common.fresh(own.public_x, own.classes, 1000 + seed)
+        student, masks = common.fresh(public_x, own.classes, 1000 + seed)
         common.train(
             student,
             masks,
-            own.public_x,
+            public_x,
             Power(temperature)(answers_NK),
             common.settings(epochs=condition.student_epochs, batch=BATCH),
             seed=seed,
@@ -235,17 +253,19 @@ def examine(half: Half, temperature: float, sparsity: float) -> dict[str, Estima
 def verdicts(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """How often the sign predicted on one half was the sign seen on the other, both ways round.
 
-    "decided": the prediction's interval leaves zero out; "clear": what was seen does too.
+    "decided": the prediction's interval leaves zero out; "clear": what was seen does too. "constant": how often the better of the two rules
+    is right that name the same winner every time; a prediction that does not beat it has not been tested.
     """
     found: dict[str, Any] = {}
     for kind, outcome in (("squared_error", "gain"), ("accuracy", "accuracy_gain")):
         tally = {
             name: {"right": 0, "of": 0} for name in ("all", "decided", "decided_and_clear", "student_predicted_decided")
         }
-        wrong = []
+        wrong, student_won = [], 0
         for point, (a, b) in itertools.product(points, (HALVES, HALVES[::-1])):
             predicted, seen = point["halves"][a]["gain"], point["halves"][b][outcome]
             right = (predicted.value > 0) == (seen.value > 0)
+            student_won += int(seen.value > 0)
             names = ["all"]
             if predicted.decided:
                 names.append("decided")
@@ -256,16 +276,18 @@ def verdicts(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 tally[name]["right"] += int(right)
             if predicted.decided and not right:
                 wrong.append(f"{point['data']}, T = {point['temperature']:g}, {point['sparsity']:.0%}, half {a} to {b}")
-        found[kind] = {**tally, "decided_but_wrong": wrong}
+        of = tally["all"]["of"]
+        constant = {"right": max(student_won, of - student_won), "of": of}
+        found[kind] = {**tally, "constant": constant, "decided_but_wrong": wrong}
     return found
 
 
-def draw(points: Sequence[dict[str, Any]]) -> Callable[[list[Axes]], None]:
+def draw(points: Sequence[dict[str, Any]], names: Sequence[str]) -> Callable[[list[Axes]], None]:
     """Per condition: the squared error that the student should save, from one half, and the one it saves on the other."""
     ticks = [f"{s:.0%}" for s in SPARSITIES]
 
     def panels(axes: list[Axes]) -> None:
-        for axis, name in zip(axes, CONDITIONS, strict=True):
+        for axis, name in zip(axes, names, strict=True):
             for temperature, shift, marker in zip(TEMPERATURES, (-0.12, 0.12), "os", strict=True):
                 own = [p for p in points if p["data"] == name and p["temperature"] == temperature]
                 for half, colour, label in ((0, STUDENT, "predicted"), (1, DENSE, "seen on the other half")):
@@ -297,20 +319,17 @@ def draw(points: Sequence[dict[str, Any]]) -> Callable[[list[Axes]], None]:
     return panels
 
 
-def main() -> None:
-    """The command."""
-    options = common.options(__doc__)
+def run(name: str, conditions: dict[str, Condition], out: Path, work: Path, done: Callable[[], None]) -> None:
+    """One set of conditions, to its results and its plot."""
     points: list[dict[str, Any]] = []
     accuracies = {}
-    with common.bars() as progress:
-        task = progress.add_task("bias and variance", total=len(CONDITIONS) * len(HALVES) * REPLICATES)
-        for name, given in CONDITIONS.items():
-            own = common.parts(given.data)
-            halves = [gather(own, given, half, options.work, lambda: progress.advance(task)) for half in HALVES]
-            accuracies[name] = common.significant(float(np.mean([h.correct(h.teacher_RNK).mean() for h in halves])))
-            for temperature, sparsity in itertools.product(TEMPERATURES, SPARSITIES):
-                found = [examine(half, temperature, sparsity) for half in halves]
-                points.append({"data": name, "temperature": temperature, "sparsity": sparsity, "halves": found})
+    for condition_name, given in conditions.items():
+        own = common.parts(given.data)
+        halves = [gather(own, given, half, work, done) for half in HALVES]
+        accuracies[condition_name] = common.significant(float(np.mean([h.correct(h.teacher_RNK).mean() for h in halves])))
+        for temperature, sparsity in itertools.product(TEMPERATURES, SPARSITIES):
+            found = [examine(half, temperature, sparsity) for half in halves]
+            points.append({"data": condition_name, "temperature": temperature, "sparsity": sparsity, "halves": found})
     result = {
         "command": COMMAND,
         "machine": common.machine(),
@@ -318,22 +337,31 @@ def main() -> None:
         "seeds": [1, len(HALVES) * REPLICATES],
         "confidence": CONFIDENCE,
         "bootstrap_draws": DRAWS,
-        "conditions": {name: asdict(given) for name, given in CONDITIONS.items()},
+        "conditions": {key: asdict(given) for key, given in conditions.items()},
         "teacher_accuracy": accuracies,
         "verdicts": verdicts(points),
         "points": [
             {
                 **{key: point[key] for key in ("data", "temperature", "sparsity")},
                 "halves": [
-                    {name: [common.significant(v) for v in (e.value, e.low, e.high)] for name, e in half.items()}
+                    {key: [common.significant(v) for v in (e.value, e.low, e.high)] for key, e in half.items()}
                     for half in point["halves"]
                 ],
             }
             for point in points
         ],
     }
-    common.write_json(options.out / "bias_variance.json", result)
-    common.plot(options.out / "bias_variance.png", draw(points), columns=4, width=15, height=3.8)
+    common.write_json(out / f"{name}.json", result)
+    common.plot(out / f"{name}.png", draw(points, list(conditions)), columns=len(conditions), width=15, height=3.8)
+
+
+def main() -> None:
+    """The command."""
+    options = common.options(__doc__, parts=SETS)
+    with common.bars() as progress:
+        for name in options.only:
+            task = progress.add_task(name, total=len(SETS[name]) * len(HALVES) * REPLICATES)
+            run(name, SETS[name], options.out, options.work, lambda task=task: progress.advance(task))  # type: ignore[misc]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import argparse
 import json
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,13 +149,17 @@ def _key(cell: dict[str, Any]) -> str:
     return json.dumps(cell, sort_keys=True)
 
 
-def options(description: str | None) -> argparse.Namespace:
-    """The options of every command here: out, work."""
+def options(description: str | None, parts: Iterable[str] = ()) -> argparse.Namespace:
+    """The options of every command here: out, work; of an experiment of several parts also only, the parts that are wanted."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=RESULTS, help=f"folder for results and plots, by default {RESULTS}")
     parser.add_argument(
         "--work", type=Path, default=WORK, help=f"folder of finished cells, to resume from, by default {WORK}"
     )
+    if names := list(parts):
+        parser.add_argument(
+            "--only", nargs="+", choices=names, default=names, help="parts of the experiment, by default all"
+        )
     found = parser.parse_args()
     torch.set_num_threads(1)
     return found

@@ -23,6 +23,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,22 +41,61 @@ from limbeck.simulations.theory import common
 from limbeck.simulations.theory.common import INK
 
 COMMAND = "python -m limbeck.simulations.theory.stages"
-DATA = "digits"
 STAGES = (1, 2, 4, 8, 16)
-SEEDS = (1, 2, 3, 4, 5)
-TEMPERATURES = (1.0, 2.0, 4.0)
-SPARSITIES = (0.5, 0.9, 0.98)
-MORE_SPARSITIES = (0.95, 0.99)
-EPOCHS = 96
-BATCH = 32
 TEACHER_SEED = 1
-TEACHER_EPOCHS = 30
-ALPHAS = (0.5, 0.75)
 CONFIDENCE = 0.95
 CURVE = (*(i / 20 for i in range(18)), 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.975, 0.98, 0.985, 0.99, 0.995)
-COLOURS = dict(zip((*SPARSITIES, *MORE_SPARSITIES), (POOL, STUDENT, DENSE, "#cc79a7", INK), strict=True))
+COLOURS = {0.5: POOL, 0.9: STUDENT, 0.98: DENSE, 0.95: "#cc79a7", 0.99: INK}
 
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Design:
+    """What is trained on a data set. epochs: in all, whatever n. cubic: (T, sparsity) of the cubic path; paths: (path, sparsity) of others,
+    and alphas: of anchored stages at 98 % sparsity, at T = 2 as the control within one stage."""
+
+    data: str
+    seeds: tuple[int, ...]
+    epochs: int
+    batch: int
+    teacher_epochs: int
+    cubic: tuple[tuple[float, float], ...]
+    paths: tuple[tuple[str, float], ...] = ()
+    alphas: tuple[float, ...] = ()
+
+    @property
+    def sparsities(self) -> tuple[float, ...]:
+        """Those tried at T = 2."""
+        return tuple(sparsity for temperature, sparsity in self.cubic if temperature == 2)
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        """Lowest first."""
+        return tuple(sorted({temperature for temperature, _ in self.cubic}))
+
+
+# By the name of the file of results.
+DESIGNS = {
+    "stages": Design(
+        data="digits",
+        seeds=(1, 2, 3, 4, 5),
+        epochs=96,
+        batch=32,
+        teacher_epochs=30,
+        cubic=(*itertools.product((1.0, 2.0, 4.0), (0.5, 0.9, 0.98)), (2.0, 0.95), (2.0, 0.99)),
+        paths=(("linear", 0.9), ("linear", 0.98), ("equal-kl", 0.9), ("equal-kl", 0.98)),
+        alphas=(0.5, 0.75),
+    ),
+    "stages_fashion": Design(
+        data="fashion-mnist-part",
+        seeds=(1, 2, 3, 4),
+        epochs=48,
+        batch=64,
+        teacher_epochs=30,
+        cubic=((2.0, 0.9), (2.0, 0.98), (2.0, 0.99)),
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,49 +110,47 @@ class Cell:
     seed: int
 
 
-def cells() -> Iterator[Cell]:
-    """All trainings of the experiment: temperatures and sparsities on the cubic path; other paths, and anchors, at T = 2."""
-    cubic_cells = [*itertools.product(TEMPERATURES, SPARSITIES), *((2.0, sparsity) for sparsity in MORE_SPARSITIES)]
-    for (temperature, sparsity), stages, seed in itertools.product(cubic_cells, STAGES, SEEDS):
+def cells(design: Design) -> Iterator[Cell]:
+    """All trainings of the experiment."""
+    for (temperature, sparsity), stages, seed in itertools.product(design.cubic, STAGES, design.seeds):
         yield Cell(stages=stages, sparsity=sparsity, temperature=temperature, path="cubic", alpha=1.0, seed=seed)
-    for sparsity, seed in itertools.product((*SPARSITIES, *MORE_SPARSITIES), SEEDS):
+    for sparsity, seed in itertools.product(design.sparsities, design.seeds):
         yield Cell(stages=1, sparsity=sparsity, temperature=2.0, path="within", alpha=1.0, seed=seed)
-    for path, sparsity, stages, seed in itertools.product(("linear", "equal-kl"), (0.9, 0.98), STAGES[1:], SEEDS):
+    for (path, sparsity), stages, seed in itertools.product(design.paths, STAGES[1:], design.seeds):
         yield Cell(stages=stages, sparsity=sparsity, temperature=2.0, path=path, alpha=1.0, seed=seed)
-    for alpha, stages, seed in itertools.product(ALPHAS, STAGES, SEEDS):
+    for alpha, stages, seed in itertools.product(design.alphas, STAGES, design.seeds):
         yield Cell(stages=stages, sparsity=0.98, temperature=2.0, path="cubic", alpha=alpha, seed=seed)
 
 
 @cache
-def _parts() -> common.Parts:
-    return common.parts(DATA)
+def _parts(data: str) -> common.Parts:
+    return common.parts(data)
 
 
 @cache
-def _teacher() -> nn.Module:
-    own = _parts()
+def _teacher(design: Design) -> nn.Module:
+    own = _parts(design.data)
     model, masks = common.fresh(own.private_x, own.classes, TEACHER_SEED)
     labels = common.one_hot(own.private_y, own.classes)
-    student = common.settings(epochs=TEACHER_EPOCHS, batch=64)
+    student = common.settings(epochs=design.teacher_epochs, batch=64)
     common.train(model, masks, own.private_x, labels, student, seed=TEACHER_SEED)
     return model
 
 
 @cache
-def _targets(temperature: float) -> tuple[Tensor, Tensor]:
+def _targets(design: Design, temperature: float) -> tuple[Tensor, Tensor]:
     """The teacher's softened answers on public and on held-out inputs."""
-    softening, own = Power(temperature), _parts()
-    return softening(distil.predict(_teacher(), own.public_x)), softening(distil.predict(_teacher(), own.test_x))
+    softening, own, teacher = Power(temperature), _parts(design.data), _teacher(design)
+    return softening(distil.predict(teacher, own.public_x)), softening(distil.predict(teacher, own.test_x))
 
 
 @cache
-def _dense(temperature: float, seed: int) -> tuple[nn.Module, tuple[tuple[float, float], ...]]:
+def _dense(design: Design, temperature: float, seed: int) -> tuple[nn.Module, tuple[tuple[float, float], ...]]:
     """h(0), and KL(dense || pruned without training) against sparsity."""
-    own = _parts()
+    own = _parts(design.data)
     model, masks = common.fresh(own.public_x, own.classes, seed)
-    common.train(
-        model, masks, own.public_x, _targets(temperature)[0], common.settings(epochs=EPOCHS, batch=BATCH), seed=seed
-    )
+    student = common.settings(epochs=design.epochs, batch=design.batch)
+    common.train(model, masks, own.public_x, _targets(design, temperature)[0], student, seed=seed)
     return model, pruning_curve(model, own.public_x, CURVE)
 
 
@@ -127,22 +165,22 @@ def pruning_curve(model: nn.Module, x_N: Tensor, sparsities: Sequence[float]) ->
     return tuple(found)
 
 
-def _mean_curve(temperature: float) -> list[list[float]]:
+def _mean_curve(design: Design, temperature: float) -> list[list[float]]:
     """[sparsity, KL(dense || pruned at once)], mean over seeds."""
-    found = np.mean([[kl for _, kl in _dense(temperature, seed)[1]] for seed in SEEDS], axis=0)
+    found = np.mean([[kl for _, kl in _dense(design, temperature, seed)[1]] for seed in design.seeds], axis=0)
     return [[sparsity, common.significant(float(kl))] for sparsity, kl in zip(CURVE, found, strict=True)]
 
 
-def train(cell: Cell) -> dict[str, Any]:
+def train(design: Design, cell: Cell) -> dict[str, Any]:
     """Prune and train stage by stage; what it ends with."""
-    own = _parts()
-    public_NK, test_NK = _targets(cell.temperature)
-    dense, curve = _dense(cell.temperature, cell.seed)
+    own = _parts(design.data)
+    public_NK, test_NK = _targets(design, cell.temperature)
+    dense, curve = _dense(design, cell.temperature, cell.seed)
     model = copy.deepcopy(dense)
     masks = Masks.ones(model)
-    student = common.settings(epochs=EPOCHS // cell.stages, batch=BATCH)
-    if student.epochs * cell.stages != EPOCHS:
-        raise ValueError(f"Expected a divisor of {EPOCHS} epochs as the number of stages, got {cell.stages}.")
+    student = common.settings(epochs=design.epochs // cell.stages, batch=design.batch)
+    if student.epochs * cell.stages != design.epochs:
+        raise ValueError(f"Expected a divisor of {design.epochs} epochs as the number of stages, got {cell.stages}.")
     jumps, contractions = [], []
     for stage, sparsity in enumerate(path(cell, curve)):
         previous_NK = distil.predict(model, own.public_x)
@@ -180,7 +218,8 @@ def interval(x_S: Floats) -> dict[str, float]:
 def fit(n_P: Sequence[int], error_SP: Floats) -> dict[str, Any]:
     """A / n + b + c n by least squares on every seed's curve; mean and interval over seeds.
 
-    explained: the share of the mean curve's variance over n that the fit leaves no residual of; 0 where the curve is flat.
+    explained: the share of the mean curve's variance over n that the fit leaves no residual of; 0 where the curve is flat. refused: the
+    p-value of Hotelling's test that the mean residual over seeds is zero: small where no A / n + b + c n passes through the mean curve.
     separated: which of A and c have intervals above 0. best_n: sqrt(A / c) where both have, else None: the data do not tell.
     """
     n = np.asarray(n_P, float)
@@ -191,10 +230,25 @@ def fit(n_P: Sequence[int], error_SP: Floats) -> dict[str, Any]:
     spread = float(((mean_P - mean_P.mean()) ** 2).sum())
     left = float(((mean_P - design @ coefficients_S3.mean(0)) ** 2).sum())
     found["explained"] = 1 - left / spread if spread > 0 else 0.0
+    found["refused"] = common.significant(_refused(design, error_SP), 2)
     found["separated"] = [name for name in "Ac" if found[name]["low"] > 0]
     both = found["separated"] == ["A", "c"]
     found["best_n"] = math.sqrt(found["A"]["mean"] / found["c"]["mean"]) if both else None
     return found
+
+
+def _refused(design_P3: Floats, error_SP: Floats) -> float:
+    """p-value of T^2 over seeds in the space that the fit cannot reach. NaN-free: 1 where there are too few seeds, or no spread at all."""
+    complement_PQ = np.linalg.svd(design_P3)[0][:, design_P3.shape[1] :]
+    residual_SQ = error_SP @ complement_PQ
+    s, q = residual_SQ.shape
+    if s <= q:
+        return 1.0
+    mean_Q, covariance_QQ = residual_SQ.mean(0), np.cov(residual_SQ.T)
+    if np.linalg.matrix_rank(covariance_QQ) < q:
+        return 1.0
+    t2 = s * float(mean_Q @ np.linalg.solve(covariance_QQ, mean_Q))
+    return float(stats.f.sf(t2 * (s - q) / (q * (s - 1)), q, s - q))
 
 
 def slope(n_P: Sequence[int], value_SP: Floats) -> dict[str, float]:
@@ -204,7 +258,7 @@ def slope(n_P: Sequence[int], value_SP: Floats) -> dict[str, float]:
     return interval(np.log(value_SP) @ x / float(x @ x))
 
 
-def summarise(rows: dict[Cell, dict[str, Any]]) -> dict[str, Any]:
+def summarise(design: Design, rows: dict[Cell, dict[str, Any]]) -> dict[str, Any]:
     """Fits, one-shot comparisons and jumps of every group of cells that differ in n and seed only."""
 
     def grid(value: Callable[[dict[str, Any]], float], **fixed: Any) -> Floats:
@@ -215,7 +269,7 @@ def summarise(rows: dict[Cell, dict[str, Any]]) -> dict[str, Any]:
                     value(rows[Cell(stages=n, seed=seed, **{**fixed, "path": "cubic" if n == 1 else fixed["path"]})])
                     for n in STAGES
                 ]
-                for seed in SEEDS
+                for seed in design.seeds
             ]
         )
 
@@ -225,11 +279,11 @@ def summarise(rows: dict[Cell, dict[str, Any]]) -> dict[str, Any]:
             np.array(
                 [
                     rows[Cell(stages=1, sparsity=sparsity, temperature=2.0, path="within", alpha=1.0, seed=seed)]["error"]
-                    for seed in SEEDS
+                    for seed in design.seeds
                 ]
             )
         )
-        for sparsity in (*SPARSITIES, *MORE_SPARSITIES)
+        for sparsity in design.sparsities
     }
     found = []
     for name, alpha, temperature, sparsity in groups:
@@ -251,18 +305,19 @@ def summarise(rows: dict[Cell, dict[str, Any]]) -> dict[str, Any]:
                 "largest_over_smallest_jump_median": [float(np.median(uneven[:, i])) for i in range(len(STAGES))],
             }
         )
+    return {"groups": found, "within_error": within, **({"anchoring": _anchoring(design, rows)} if design.alphas else {})}
+
+
+def _anchoring(design: Design, rows: dict[Cell, dict[str, Any]]) -> dict[str, Any]:
+    """How far below its bound the contraction of every anchored stage is."""
     anchored = [(cell, row) for cell, row in rows.items() if cell.alpha < 1]
     worst = max(ratio / (1 - cell.alpha) for cell, row in anchored for ratio in row["contractions"])
     mean = {
         f"{alpha:g}": float(np.mean([r for cell, row in anchored if cell.alpha == alpha for r in row["contractions"]]))
-        for alpha in ALPHAS
+        for alpha in design.alphas
     }
     stages = sum(len(row["contractions"]) for _, row in anchored)
-    return {
-        "groups": found,
-        "within_error": within,
-        "anchoring": {"stages": stages, "worst_ratio_to_bound": worst, "mean_ratio": mean},
-    }
+    return {"stages": stages, "worst_ratio_to_bound": worst, "mean_ratio": mean}
 
 
 def _rounded(found: Any) -> Any:
@@ -298,25 +353,25 @@ def _finish(axes: Axes, title: str) -> None:
     axes.set_xlabel("stages n")
 
 
-def draw_temperatures(found: dict[str, Any]) -> Callable[[list[Axes]], None]:
+def draw_temperatures(design: Design, found: dict[str, Any]) -> Callable[[list[Axes]], None]:
     """Error against n for each temperature, with the fits."""
 
     def panels(axes: list[Axes]) -> None:
         for own in found["groups"]:
             if own["path"] != "cubic" or own["alpha"] < 1:
                 continue
-            at, colour = axes[TEMPERATURES.index(own["temperature"])], COLOURS[own["sparsity"]]
+            at, colour = axes[design.temperatures.index(own["temperature"])], COLOURS[own["sparsity"]]
             _line(at, own, "error", colour, "o", f"{own['sparsity']:.0%} sparse")
             a, b, c = (own["fit"][name]["mean"] for name in "Abc")
             n = np.geomspace(STAGES[0], STAGES[-1], 60)
             at.plot(n, a / n + b + c * n, color=colour, linewidth=1)
-        for at, temperature in zip(axes, TEMPERATURES, strict=True):
+        for at, temperature in zip(axes, design.temperatures, strict=True):
             at.set_ylim(2e-4, 3)
             _finish(at, f"T = {temperature:g}")
         axes[0].set_ylabel("KL(teacher || student), held out, nats")
-        handles, labels = axes[1].get_legend_handles_labels()
+        handles, labels = axes[design.temperatures.index(2.0)].get_legend_handles_labels()
         order = sorted(range(len(labels)), key=lambda i: float(labels[i].split("%")[0]), reverse=True)
-        axes[2].legend(
+        axes[-1].legend(
             [handles[i] for i in order], [labels[i] for i in order], fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5)
         )
 
@@ -351,29 +406,44 @@ def draw_paths(found: dict[str, Any]) -> Callable[[list[Axes]], None]:
     return panels
 
 
-def main() -> None:
-    """The command."""
-    options = common.options(__doc__)
-    rows, kept = {}, common.Rows(options.work / "stages.jsonl")
-    constants = {"data": DATA, "epochs": EPOCHS, "batch": BATCH, "teacher": [TEACHER_SEED, TEACHER_EPOCHS]}
+def run(name: str, design: Design, out: Path, work: Path) -> None:
+    """One design, to its results and plots."""
+    rows, kept = {}, common.Rows(work / f"{name}.jsonl")
+    constants = {
+        "data": design.data,
+        "epochs": design.epochs,
+        "batch": design.batch,
+        "teacher": [TEACHER_SEED, design.teacher_epochs],
+    }
     with common.bars() as progress:
-        for cell in progress.track(list(cells()), description="stages"):
-            rows[cell] = kept.get({**asdict(cell), **constants}, lambda cell=cell: train(cell))  # type: ignore[misc]
+        for cell in progress.track(list(cells(design)), description=name):
+            rows[cell] = kept.get({**asdict(cell), **constants}, lambda cell=cell: train(design, cell))  # type: ignore[misc]
     found = {
         "command": COMMAND,
         "machine": common.machine(),
-        "data": DATA,
-        "seeds": list(SEEDS),
+        "data": design.data,
+        "seeds": list(design.seeds),
         "confidence": CONFIDENCE,
-        "epochs_in_all": EPOCHS,
-        "steps_in_all": EPOCHS * math.ceil(len(_parts().public_x) / BATCH),
-        "pruning_curve": _mean_curve(2.0),
-        **_rounded(summarise(rows)),
+        "epochs_in_all": design.epochs,
+        "steps_in_all": design.epochs * math.ceil(len(_parts(design.data).public_x) / design.batch),
+        "pruning_curve": _mean_curve(design, 2.0),
+        **_rounded(summarise(design, rows)),
     }
-    common.write_json(options.out / "stages.json", found)
-    write_durably(options.out / "stages.csv", table(rows))
-    common.plot(options.out / "stages.png", draw_temperatures(found), columns=3, width=10, height=3.6)
-    common.plot(options.out / "stages_paths.png", draw_paths(found), columns=2, width=10, height=3.4)
+    common.write_json(out / f"{name}.json", found)
+    write_durably(out / f"{name}.csv", table(rows))
+    columns = len(design.temperatures)
+    common.plot(
+        out / f"{name}.png", draw_temperatures(design, found), columns=columns, width=2.5 + 2.5 * columns, height=3.6
+    )
+    if design.paths:
+        common.plot(out / f"{name}_paths.png", draw_paths(found), columns=2, width=10, height=3.4)
+
+
+def main() -> None:
+    """The command."""
+    options = common.options(__doc__, parts=DESIGNS)
+    for name in options.only:
+        run(name, DESIGNS[name], options.out, options.work)
 
 
 if __name__ == "__main__":

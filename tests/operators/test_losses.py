@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from limbeck.operators import Sampled, TopK, Truncated, losses, truncated
+from limbeck.operators import Nucleus, Sampled, TopK, Truncated, losses, truncated
 from limbeck.operators.errors import SettingError
 
 Loss = Callable[..., Tensor]
@@ -143,6 +143,68 @@ def test_a_dense_target_is_the_case_where_every_class_is_kept(name: str) -> None
     assert gradient.dtype == torch.float32
 
 
+def expected_by_rows(name: str, target: Truncated, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss and gradient in float64 where rows keep different numbers of classes: each row alone, its padding cut off."""
+    z = z.detach().double().requires_grad_()
+    s_NK = (z / T if name == "hinton" else z).softmax(-1)
+    total = torch.zeros((), dtype=torch.float64)
+    for s_K, ids_k, p_k, tail in zip(s_NK, target.ids_Nk, target.p_Nk.double(), target.tail_N.double(), strict=True):
+        ids_m, p_m = ids_k[p_k > 0], p_k[p_k > 0]
+        others = [j for j in range(target.classes) if j not in ids_m.tolist()]
+        s_b = torch.cat([s_K[ids_m], s_K[others].sum(0, keepdim=True)]) if others else s_K[ids_m]
+        t_b = torch.cat([p_m, tail.unsqueeze(0)]) if others else p_m
+        total = total + divergence(name, t_b, s_b)
+    loss = total / len(z)
+    (gradient,) = torch.autograd.grad(loss, z)
+    return loss.detach(), gradient
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), mass=st.floats(0.05, 1), scale=st.floats(0.1, 8))
+def test_the_class_of_a_padding_slot_is_one_of_the_tail(name: str, seed: int, mass: float, scale: float) -> None:
+    p = logits(seed, scale=scale).softmax(-1)
+    target = Nucleus(mass)(
+        torch.cat([p, torch.full((1, 9), 1 / 9, dtype=torch.float64), torch.eye(9, dtype=torch.float64)[:1]])
+    )
+    z = logits(seed + 1, n=7, scale=scale)
+    for own, wanted in zip(found(name, target, z), expected_by_rows(name, target, z), strict=True):
+        torch.testing.assert_close(own, wanted, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_nucleus_of_float32_is_within_1e_6_of_float64_in_many_chunks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(truncated, "CHUNK_CPU", 1000)
+    target = Nucleus(0.9)(logits(1, 60, 40).softmax(-1).float())
+    assert bool((target.p_Nk == 0).any())
+    assert float(target.tail_N.min()) > 0.01
+    z = logits(2, 60, 40).float() + 7
+    loss, gradient = found(name, target, z)
+    loss64, gradient64 = expected_by_rows(name, target, z)
+    assert float(loss) == pytest.approx(float(loss64), rel=1e-6)
+    assert float((gradient - gradient64).abs().max() / gradient64.abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_whose_slot_a_padding_is_makes_no_difference(name: str) -> None:
+    """Rows of a nucleus one at a time are not padded at all."""
+    p, z = logits(20).softmax(-1), logits(21)
+    loss, gradient = found(name, Nucleus(0.8)(p), z)
+    alone = [found(name, Nucleus(0.8)(p[i : i + 1]), z[i : i + 1]) for i in range(len(p))]
+    assert len({Nucleus(0.8)(p[i : i + 1]).kept for i in range(len(p))}) > 1
+    torch.testing.assert_close(loss, torch.stack([each for each, _ in alone]).mean())
+    torch.testing.assert_close(gradient, torch.cat([each for _, each in alone]) / len(p))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradcheck_with_padding(name: str) -> None:
+    p = torch.cat([logits(3, 4, 6).softmax(-1), torch.full((1, 6), 1 / 6, dtype=torch.float64)])
+    target = Nucleus(0.85)(p)
+    assert bool((target.p_Nk == 0).any())
+    assert target.kept == 6
+    assert torch.autograd.gradcheck(lambda z: loss_of(name)(target, z), logits(4, 5, 6).requires_grad_())
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_padding_and_an_empty_tail_are_targets_like_others(name: str) -> None:
     uniform = torch.rand(6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -150,8 +212,26 @@ def test_padding_and_an_empty_tail_are_targets_like_others(name: str) -> None:
     assert bool((target.p_Nk == 0).any())
     assert not bool(target.tail_N.any())
     z = logits(8, 6)
-    for own, wanted in zip(found(name, target, z), expected(name, target, z), strict=True):
+    for own, wanted in zip(found(name, target, z), expected_by_rows(name, target, z), strict=True):
         torch.testing.assert_close(own, wanted, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_row_that_names_all_classes_has_no_tail_though_another_is_padded(name: str) -> None:
+    ids, p = torch.arange(3).expand(2, 3), torch.tensor([[0.5, 0.25, 0.25], [0.75, 0.0, 0.0]])
+    exact, rounded = (Truncated(ids_Nk=ids, p_Nk=p, tail_N=torch.tensor([tail, 0.25]), classes=3) for tail in (0.0, 1e-3))
+    z = logits(22, 2, 3).float()
+    for one, other in zip(found(name, exact, z), found(name, rounded, z), strict=True):
+        assert one.tolist() == other.tolist()
+        assert bool(one.isfinite().all())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_answer_that_names_nothing_teaches_nothing(name: str) -> None:
+    target = Truncated(ids_Nk=torch.tensor([[2, 0]]), p_Nk=torch.zeros(1, 2), tail_N=torch.ones(1), classes=4)
+    loss, gradient = found(name, target, torch.tensor([[5.0, -1.0, 2.0, 0.0]]))
+    assert float(loss) == pytest.approx(0, abs=1e-7)
+    assert float(gradient.abs().max()) < 1e-7
 
 
 @pytest.mark.parametrize("name", NAMES)

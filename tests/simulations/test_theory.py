@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,8 @@ def test_verdicts_count_predictions_against_what_the_other_half_saw() -> None:
         {"data": "b", "temperature": 1.0, "sparsity": 0.9, "halves": [half(-0.2, -0.1), half(0.005, 0.1)]},
     ]
     found = bias_variance.verdicts(points)
+    # Seen: the student wins in three of four.
+    assert found["squared_error"]["constant"] == {"right": 3, "of": 4}
     assert found["squared_error"]["all"] == {"right": 2, "of": 4}
     assert found["squared_error"]["decided"] == {"right": 2, "of": 3}
     assert found["squared_error"]["decided_and_clear"] == {"right": 2, "of": 2}
@@ -138,6 +141,19 @@ def test_the_fit_recovers_planted_coefficients_within_its_intervals() -> None:
     assert found["best_n"] == pytest.approx(math.sqrt(0.8 / 0.02), rel=0.15)
 
 
+def test_a_fit_is_refused_where_no_such_curve_passes_through_the_mean_and_else_as_often_as_by_chance() -> None:
+    n = np.array(stages.STAGES, float)
+    rng = np.random.default_rng(3)
+
+    def noise() -> Floats:
+        return 0.01 * rng.normal(size=(5, len(n)))
+
+    refused = [stages.fit(stages.STAGES, 0.8 / n + 0.3 + 0.02 * n + noise())["refused"] for _ in range(300)]
+    assert 0.02 <= float(np.mean([p < 0.05 for p in refused])) <= 0.09
+    dip = np.where(n == 4, 0.1, 0.4)
+    assert stages.fit(stages.STAGES, dip + noise())["refused"] < 0.001
+
+
 def test_a_flat_noisy_curve_has_no_best_number_of_stages() -> None:
     found = stages.fit(stages.STAGES, curves(0.0, 0.3, 0.0, 0.05))
     assert found["separated"] == []
@@ -157,10 +173,11 @@ def test_the_slope_recovers_an_exponent() -> None:
     assert found["mean"] == pytest.approx(-0.8)
 
 
-def test_every_cell_is_listed_once_and_every_n_gets_the_same_steps() -> None:
-    found = list(stages.cells())
+@pytest.mark.parametrize("design", stages.DESIGNS.values(), ids=list(stages.DESIGNS))
+def test_every_cell_is_listed_once_and_every_n_gets_the_same_steps(design: stages.Design) -> None:
+    found = list(stages.cells(design))
     assert len(found) == len(set(found))
-    assert all(stages.EPOCHS % cell.stages == 0 for cell in found)
+    assert all(design.epochs % cell.stages == 0 for cell in found)
 
 
 def test_the_pruning_curve_starts_at_zero_and_leaves_the_model_dense() -> None:
@@ -173,19 +190,14 @@ def test_the_pruning_curve_starts_at_zero_and_leaves_the_model_dense() -> None:
     assert all(bool((weight != 0).any(-1).all()) for weight in model.parameters() if weight.ndim > 1)
 
 
-def test_training_stage_by_stage_ends_at_the_sparsity_and_anchors_contract(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("EPOCHS", 4), ("TEACHER_EPOCHS", 2)):
-        monkeypatch.setattr(stages, name, value)
-    for cached in (stages._teacher, stages._targets, stages._dense):
-        cached.cache_clear()
+def test_training_stage_by_stage_ends_at_the_sparsity_and_anchors_contract() -> None:
+    design = replace(stages.DESIGNS["stages"], epochs=4, teacher_epochs=2)
     cell = stages.Cell(stages=2, sparsity=0.9, temperature=2.0, path="equal-kl", alpha=0.5, seed=1)
-    found = stages.train(cell)
+    found = stages.train(design, cell)
     assert found["sparsity"] == pytest.approx(0.9, abs=1e-3)
     assert len(found["jumps"]) == 2
     assert all(0 < ratio <= 0.5 for ratio in found["contractions"])
-    assert found == stages.train(cell)
-    for cached in (stages._teacher, stages._targets, stages._dense):
-        cached.cache_clear()
+    assert found == stages.train(design, cell)
 
 
 # Equivalence.
