@@ -4,7 +4,7 @@ DIR/ca.pem, ca.key          the authority; whoever holds the key can name sites:
 DIR/issued/SERIAL.pem       every certificate that was ever made
 DIR/revoked                 serial numbers of those that are no longer good, one hexadecimal per line: the coordinator's `revoked`
 DIR/server/                 ca.pem, server.pem, server.key: to be taken to the coordinator
-DIR/nodes/NAME/             ca.pem, NAME.pem, and NAME.key unless the site made its own: to be taken to the site
+DIR/nodes/NAME/             ca.pem, NAME.pem, and NAME.key, or NAME.csr of a site that made its own key: to be taken to the site
 
 A certificate is registered before it is handed out, so that there is none that could not be revoked.
 """
@@ -109,7 +109,11 @@ class Authority:
             raise CertificateError(f"Expected a request for an ECDSA key on P-256, got {type(public).__name__}.")
         if not rotate:
             self._require_free(name, now)
-        return self._certify(name, public, None, days, now)
+        made = self._certify(name, public, None, days, now)
+        # Kept, so that it shows whose key it is; one that was made here before would be another's.
+        write_durably(made / f"{name}.csr", certificates.to_pem(request))
+        (made / f"{name}.key").unlink(missing_ok=True)
+        return made
 
     def rotate(self, name: str, *, days: int = DAYS, now: datetime) -> Path:
         """A new key and certificate for a name that has one; returns their folder. The old one stays good until it is revoked or expires.
@@ -125,7 +129,7 @@ class Authority:
             )
             self.hand_out(self.folder / "server", "server", new, key)
             return self.folder / "server"
-        if not (self.node_folder(name) / f"{name}.key").exists():
+        if (self.node_folder(name) / f"{name}.csr").exists():
             raise SettingError(
                 f"Expected a site whose key was made here, got {name!r}, which made its own: run limbeck keys request there, and"
                 " limbeck keys approve --rotate here."
