@@ -37,6 +37,7 @@ app.add_typer(client_commands.transcript_app, name="transcript")
 app.add_typer(key_commands.app, name="keys")
 app.add_typer(plans.app, name="plan")
 app.add_typer(deployment_commands.deploy_app, name="deploy")
+app.command("doctor")(deployment_commands.doctor)
 
 INTERRUPTED = 130
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from limbeck.deployment import bringup, keys
+from limbeck.deployment import doctor as doctors
+from limbeck.deployment.doctor import Outcome
+
+STYLES = {Outcome.OK: "green", Outcome.WARN: "yellow", Outcome.FAIL: "bold red"}
+UNHEALTHY = 1
 
 deploy_app = typer.Typer(help="Ready folders for a coordinator and its sites.", no_args_is_help=True)
 
@@ -49,3 +59,28 @@ def init(
     print(f"{out / 'coordinator'}: to be taken to {server[0]}; its README.md says what is still to be done")
     for name in federation.sites:
         print(f"{out / 'sites' / name}: to be taken to {name}; its README.md says what is still to be done")
+
+
+def doctor(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a site, a coordinator or an authority.")],
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON instead of a table.")] = False,
+    no_network: Annotated[bool, typer.Option("--no-network", help="Open no connection.")] = False,
+    seconds: Annotated[float, typer.Option(min=0.1, help="For each step of a connection.")] = doctors.CONNECT_SECONDS,
+) -> None:
+    """Check all that can be checked, and say what to do. Changes nothing, reads no record. Exit status 1 where something failed."""
+    findings = doctors.examine(folder, now=datetime.now(UTC), network=not no_network, seconds=seconds)
+    if as_json:
+        lines = [
+            {"check": own.check, "outcome": own.outcome.value, "found": own.found, "advice": own.advice} for own in findings
+        ]
+        print(json.dumps({"folder": str(folder), "healthy": doctors.healthy(findings), "findings": lines}, indent=1))
+    else:
+        table = Table("", "check", "what was found, and what to do", box=SIMPLE_HEAD, pad_edge=False)
+        for own in findings:
+            text = Text(own.found)
+            if own.advice:
+                text.append(f"\n{own.advice}", style=STYLES[own.outcome])
+            table.add_row(Text(own.outcome.value, style=STYLES[own.outcome]), own.check, text)
+        Console().print(table)
+    if not doctors.healthy(findings):
+        raise typer.Exit(UNHEALTHY)
