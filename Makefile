@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := cli operators protos client server simulations
+PACKAGES := cli operators protos client server deployment simulations
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo test check format environment types generate clean

@@ -12,8 +12,10 @@ from rich.logging import RichHandler
 from limbeck.cli import operators
 from limbeck.client import commands as client_commands
 from limbeck.client import teacher_commands
+from limbeck.deployment import commands as deployment_commands
+from limbeck.deployment import key_commands
 from limbeck.operators.errors import LimbeckError
-from limbeck.simulations import commands
+from limbeck.simulations import commands, plans
 from limbeck.simulations.data import commands as data_commands
 
 app = typer.Typer(
@@ -32,6 +34,10 @@ app.add_typer(teacher_commands.app, name="teacher")
 app.add_typer(client_commands.policy_app, name="policy")
 app.add_typer(client_commands.ledger_app, name="ledger")
 app.add_typer(client_commands.transcript_app, name="transcript")
+app.add_typer(key_commands.app, name="keys")
+app.add_typer(plans.app, name="plan")
+app.add_typer(deployment_commands.deploy_app, name="deploy")
+app.command("doctor")(deployment_commands.doctor)
 
 INTERRUPTED = 130
 

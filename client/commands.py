@@ -117,13 +117,18 @@ def verify_ledger(
             f"Expected the head {head} among {len(book.rows)} rows, found none: the ledger is not a later state of that one."
         )
     if path.is_dir():
-        known = {entry.id: entry.plan_hash for entry in book.entries}
-        for sent in Site(path).transcript:
-            if sent.entry is not None and known.get(sent.entry) != sent.plan_hash:
-                raise LedgerError(
-                    f"Expected entry {sent.entry} of the ledger to allow {sent.what!r} of {sent.time}, found no such entry."
-                )
+        check_transcript(Site(path), book)
     print(f"{len(book.rows)} rows, head {book.head}")
+
+
+def check_transcript(site: Site, book: ledgers.Book) -> None:
+    """Raise LedgerError where the site's transcript names an entry that its ledger lacks."""
+    known = {entry.id: entry.plan_hash for entry in book.entries}
+    for sent in site.transcript:
+        if sent.entry is not None and known.get(sent.entry) != sent.plan_hash:
+            raise LedgerError(
+                f"Expected entry {sent.entry} of the ledger to allow {sent.what!r} of {sent.time}, found no such entry."
+            )
 
 
 @ledger_app.command("export")

@@ -29,6 +29,7 @@ from limbeck.protos.settings import Strict, parse_toml, validate
 from limbeck.protos.transfer_set import digest, read_arrays
 
 SITES = "LIMBECK_SITES"
+ADDRESS = r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$"
 
 
 class NoiseSettings(Strict):
@@ -47,7 +48,7 @@ class BlackBoxSettings(Strict):
     attempts: at one batch, where the teacher is unreachable or late.
     """
 
-    address: str = Field(pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$")
+    address: str = Field(pattern=ADDRESS)
     ca: str | None = None
     certificate: str | None = None
     key: str | None = None
@@ -56,6 +57,25 @@ class BlackBoxSettings(Strict):
     batch: int = Field(default=256, ge=1)
     deadline_seconds: float = Field(default=60.0, gt=0, allow_inf_nan=False)
     attempts: int = Field(default=6, ge=1)
+
+
+class LinkSettings(Strict):
+    """The coordinator to which `limbeck site run` dials out (docs/link.md), over mutual TLS 1.3.
+
+    address: HOST:PORT. ca, certificate, key: PEM files; the certificate is for this site's name. server_name: the name in the
+    coordinator's certificate where it is not the host in `address`. memory_mb: that answering a question may take. answer_seconds:
+    likewise. grace_seconds: that an answer under way gets when the daemon is told to end. max_message_mb: of all open questions.
+    """
+
+    address: str = Field(pattern=ADDRESS)
+    ca: str = "ca.pem"
+    certificate: str
+    key: str
+    server_name: str | None = None
+    memory_mb: int = Field(default=8192, ge=256)
+    answer_seconds: float = Field(default=6 * 3600.0, gt=0, allow_inf_nan=False)
+    grace_seconds: float = Field(default=600.0, ge=0, allow_inf_nan=False)
+    max_message_mb: int = Field(default=1024, ge=1)
 
 
 class SiteSettings(Strict):
@@ -83,6 +103,7 @@ class SiteSettings(Strict):
     gradients: Literal["fastest", "opacus"] = "fastest"
     durability: Literal["power-cut", "UnsafeProcessOnly"] = "power-cut"
     black_box: BlackBoxSettings | None = None
+    link: LinkSettings | None = None
     noise: NoiseSettings = NoiseSettings()
 
 

@@ -8,6 +8,7 @@ LimbeckError
 ├── BudgetError         a privacy budget that does not allow a charge
 ├── LedgerError         a ledger file that cannot be trusted or read
 ├── TranscriptError     a transcript that cannot be trusted, read or written
+├── CertificateError    a certificate that cannot be trusted, or does not fit its key
 ├── TeacherError        a black-box teacher that does not answer, or not as it must
 ├── TooFewClients       fewer clients than the plan's minimum are left
 └── RunError            a run folder that cannot be used as asked
@@ -46,6 +47,10 @@ class LedgerError(LimbeckError):
 
 class TranscriptError(LimbeckError):
     """A transcript that cannot be trusted, read or written; what it does not hold is not sent."""
+
+
+class CertificateError(LimbeckError):
+    """A certificate that cannot be trusted here and now, or that does not fit its key."""
 
 
 class TeacherError(LimbeckError):

@@ -1,13 +1,18 @@
-"""Durable files: what is written is whole or absent, also after a power cut."""
+"""Durable files: what is written is whole or absent, also after a power cut; private ones are their owner's alone from the first moment."""
 
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+
+from limbeck.operators.errors import SettingError
+
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 _outlives_power_cuts = ContextVar("outlives_power_cuts", default=True)
 
@@ -41,6 +46,43 @@ def write_durably(path: Path, data: bytes) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def create_private(path: Path, data: bytes) -> None:
+    """Write a new file that its owner alone can read (mode 600), whole or not at all. Raises SettingError where there is one already.
+
+    `mkstemp` opens with O_EXCL and mode 600, and a link refuses a name that is taken: at no moment is the file open to others, half
+    written, or in the place of another.
+    """
+    create_private_folder(path.parent)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            sync(file.fileno())
+        os.link(temporary, path)
+    except FileExistsError:
+        raise SettingError(f"Expected no file at {path} yet, found one; it was left as it is.") from None
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def create_private_folder(path: Path) -> None:
+    """Make a folder that its owner alone can enter (mode 700), and those above it that are missing; one that is there stays as it is."""
+    for folder in [path, *path.parents][::-1]:
+        folder.mkdir(mode=stat.S_IRWXU, exist_ok=True)
+
+
+def check_private(path: Path) -> None:
+    """Raise SettingError where others than its owner may read or write a file. Raises FileNotFoundError where there is none."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & OTHERS:
+        raise SettingError(
+            f"Expected {path} to be its owner's alone (mode 600), got mode {mode:03o}: run chmod 600 on it, and replace the key if"
+            " others were on this machine."
+        )
 
 
 def sync(descriptor: int) -> None:

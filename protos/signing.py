@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from limbeck.operators.errors import SettingError, WireError
-from limbeck.protos.files import write_durably
+from limbeck.protos.files import check_private, create_private
 
 # Signed with the message, so that a signature made for another purpose by the same key is none for a plan.
 DOMAIN = b"limbeck.v1 plan\x00"
@@ -43,17 +43,20 @@ def check(author: bytes, signature: bytes, plan: bytes) -> None:
 
 
 def new_key(path: Path) -> Ed25519PrivateKey:
-    """A fresh private key, written to `path` as PEM (PKCS 8) that only its owner can read."""
+    """A fresh private key, written to `path` as PEM (PKCS 8) that only its owner can read. Raises SettingError where a file is there."""
     key = Ed25519PrivateKey.generate()
     form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    write_durably(path, key.private_bytes(*form))
+    create_private(path, key.private_bytes(*form))
     return key
 
 
 def read_key(path: Path) -> Ed25519PrivateKey:
-    """The private key that `new_key` wrote. Raises SettingError where there is none."""
+    """The private key that `new_key` wrote. Raises SettingError where there is none, or where others than its owner can read it."""
     try:
+        check_private(path)
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    except SettingError:
+        raise
     except (OSError, ValueError, TypeError) as error:
         raise SettingError(f"Expected an Ed25519 private key (PEM) in {path}: {error}.") from error
     if not isinstance(key, Ed25519PrivateKey):

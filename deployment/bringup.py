@@ -1,0 +1,192 @@
+"""Bring-up: from names to a ready folder per site and one for the coordinator, with everything in it but records, plan and decisions.
+
+OUT/authority/       the certificate authority (keys.py): to a machine that is neither the coordinator's nor a site's
+OUT/author/          plan.key, which signs plans: to whoever answers for them
+OUT/coordinator/     coordinator.toml, keys/, revoked, transfer-sets/, run/
+OUT/sites/NAME/      site.toml, policy.toml, keys/, transfer-sets/
+Both kinds also get start.sh, a systemd unit, a Containerfile and a README.md of what is still to be done.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import jinja2
+
+from limbeck.client import policy
+from limbeck.deployment import certificates, keys
+from limbeck.operators import check
+from limbeck.operators.errors import SettingError
+from limbeck.protos import signing
+from limbeck.protos.files import create_private, create_private_folder
+
+TEMPLATES = Path(__file__).parent / "templates"
+PORT = 7443
+MEMORY_MB = 8192
+STOP_SECONDS = 660
+SITE_SETTINGS, COORDINATOR_SETTINGS = "site.toml", "coordinator.toml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Federation:
+    """Who takes part.
+
+    server: DNS names of the coordinator, the first is the one that sites dial. addresses: its IP addresses. listen: where it
+    listens. own_keys: sites make their own keys, and send requests. home: the folder under which services expect theirs.
+    """
+
+    server: tuple[str, ...]
+    sites: tuple[str, ...]
+    addresses: tuple[str, ...] = ()
+    port: int = PORT
+    listen: str = "0.0.0.0"
+    days: int = keys.DAYS
+    own_keys: bool = False
+    home: str = "/srv/limbeck"
+
+    def __post_init__(self) -> None:
+        if not self.server:
+            raise SettingError("Expected a name of the coordinator, got none.")
+        for name in self.server:
+            certificates.check_server_name(name)
+        if not self.sites:
+            raise SettingError("Expected at least one site, got none.")
+        for name in self.sites:
+            certificates.check_site_name(name)
+        lower = [name.casefold() for name in self.sites]
+        double = [name for name in self.sites if lower.count(name.casefold()) > 1]
+        if double:
+            raise SettingError(f"Expected every site once, whatever the case of its letters, got {', '.join(double)}.")
+        check.within(1, 65535, port=self.port)
+        try:
+            ipaddress.ip_address(self.listen)
+        except ValueError:
+            raise SettingError(f"Expected an IP address to listen on, got {self.listen!r}.") from None
+        if not re.fullmatch(r"/[A-Za-z0-9._/-]*", self.home):
+            raise SettingError(f"Expected home as an absolute path of a-z, A-Z, 0-9, '.', '_', '-', '/', got {self.home!r}.")
+
+
+def init(federation: Federation, out: Path, *, now: datetime) -> str:
+    """Write all folders; returns the plan author's public key. Raises SettingError where `out` is there, and then nothing is written.
+
+    It is made under another name and then renamed: what is at `out` is complete.
+    """
+    if out.exists():
+        raise SettingError(f"Expected no folder at {out} yet, found one; it was left as it is.")
+    create_private_folder(out.parent)
+    building = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        author = _build(federation, building, now)
+        os.rename(building, out)
+    except BaseException:
+        shutil.rmtree(building)
+        raise
+    return author
+
+
+def _build(own: Federation, out: Path, now: datetime) -> str:
+    author = signing.author_of(signing.new_key(out / "author" / "plan.key")).hex()
+    authority = keys.init(out / "authority", names=own.server, addresses=own.addresses, days=own.days, now=now)
+    coordinator = out / "coordinator"
+    _move_out(authority.folder / "server", coordinator / "keys")
+    create_private(coordinator / "revoked", (authority.folder / "revoked").read_bytes())
+    for name in ("transfer-sets", "run"):
+        create_private_folder(coordinator / name)
+    host = f"[{own.listen}]" if ":" in own.listen else own.listen
+    _write(
+        coordinator,
+        COORDINATOR_SETTINGS,
+        own,
+        site=False,
+        what="limbeck's coordinator",
+        server=own.server[0],
+        listen=f"{host}:{own.port}",
+        port=own.port,
+        sites=own.sites,
+        unit="limbeck-coordinator.service",
+        home=f"{own.home}/coordinator",
+        command="limbeck serve plan.pb --settings coordinator.toml",
+        read_only=(COORDINATOR_SETTINGS, "start.sh", "keys", "revoked", "transfer-sets"),
+    )
+    for name in own.sites:
+        folder = out / "sites" / name
+        if own.own_keys:
+            create_private(folder / "keys" / "ca.pem", (authority.folder / "ca.pem").read_bytes())
+        else:
+            made = authority.node(name, days=own.days, now=now)
+            _move_out(made, folder / "keys")
+        create_private_folder(folder / "transfer-sets")
+        create_private(folder / "policy.toml", _policy(name, author).encode())
+        _write(
+            folder,
+            SITE_SETTINGS,
+            own,
+            site=True,
+            what=f"limbeck's site {name}",
+            name=name,
+            has_key=not own.own_keys,
+            author=author,
+            address=f"{own.server[0]}:{own.port}",
+            server_name=None,
+            port=None,
+            unit=f"limbeck-site-{name}.service",
+            home=f"{own.home}/{name}",
+            command="limbeck site run .",
+            read_only=(SITE_SETTINGS, "policy.toml", "start.sh", "keys", "transfer-sets"),
+        )
+    return author
+
+
+def _policy(name: str, author: str) -> str:
+    """The policy of `limbeck policy init` with this site's names. Whose plans it accepts is left to its owner, and so to nobody yet."""
+    changes = {
+        'name = "a policy"': f'name = "policy of {name}"',
+        'data_set = "our-records"': f'data_set = "{name}/records"',
+        "authors = []": f'# This federation\'s plans will be signed by "{author}".\nauthors = []',
+    }
+    text = policy.TEMPLATE
+    for old, new in changes.items():
+        if text.count(old) != 1:
+            raise SettingError(f"Expected {old!r} once in the template of policies, found it {text.count(old)} times.")
+        text = text.replace(old, new)
+    return text
+
+
+def _write(folder: Path, settings: str, own: Federation, *, unit: str, **values: object) -> None:
+    """All files that are made from templates."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=False,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    common = {"unit": unit, "version": version("limbeck"), "memory_mb": MEMORY_MB, "stop_seconds": STOP_SECONDS, **values}
+    for template, name in (
+        (f"{settings}.j2", settings),
+        ("start.sh.j2", "start.sh"),
+        ("unit.service.j2", unit),
+        ("Containerfile.j2", "Containerfile"),
+        ("README.md.j2", "README.md"),
+    ):
+        create_private(folder / name, environment.get_template(template).render(common).encode())
+    # Only limbeck's wheel may get into an image.
+    create_private(folder / ".containerignore", b"*\n!limbeck-*.whl\n")
+    (folder / "start.sh").chmod(0o700)
+
+
+def _move_out(source: Path, target: Path) -> None:
+    """A private key lies where it is used and nowhere else; certificates stay with the authority too."""
+    for path in source.iterdir():
+        create_private(target / path.name, path.read_bytes())
+        if path.suffix == ".key":
+            path.unlink()

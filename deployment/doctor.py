@@ -1,0 +1,699 @@
+"""`limbeck doctor`: everything about a site, a coordinator or an authority that can be checked from its folder, and what to do about it.
+
+It changes nothing, reads no record, runs no code of the site's, and with `network` off opens no connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shutil
+import socket
+import ssl
+import stat
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from importlib import metadata
+from pathlib import Path
+
+from cryptography import x509
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from pydantic import BaseModel, ConfigDict, Field
+
+from limbeck.client import commands as client_commands
+from limbeck.client import ledger as ledgers
+from limbeck.client import policy as policies
+from limbeck.client.site import Site
+from limbeck.deployment import certificates, keys
+from limbeck.deployment.bringup import COORDINATOR_SETTINGS, SITE_SETTINGS
+from limbeck.deployment.certificates import Role
+from limbeck.operators.errors import CertificateError, LimbeckError, SettingError
+from limbeck.protos import accounting, codec
+from limbeck.protos.files import OTHERS
+from limbeck.protos.messages import Offer
+from limbeck.protos.settings import read_toml, validate
+from limbeck.protos.transfer_set import digest, read_arrays
+
+CONNECT_SECONDS = 5.0
+EXPIRES_SOON_DAYS = 30
+CLOCK_TOLERANCE = timedelta(minutes=5)
+FILES_LOOKED_AT = 10_000
+FREE_BYTES_WANTED, FREE_BYTES_NEEDED = 1 << 30, 64 << 20
+BUDGET_NEARLY_SPENT = 0.9
+PLACEHOLDER_DATA_SET = "our-records"
+# The first bytes of HTTP/2, on which gRPC runs: its preface and empty settings. A server that takes our certificate answers with its own.
+HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+SHOWN = ("limbeck", "torch", "flwr", "grpcio", "protobuf", "cryptography")
+
+
+class Outcome(Enum):
+    """WARN: it runs, but somebody should know. FAIL: it will not work, or not be trusted."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One line of the diagnosis. advice: what to do; empty where there is nothing to do."""
+
+    check: str
+    outcome: Outcome
+    found: str
+    advice: str = ""
+
+
+class _Coordinator(BaseModel):
+    """What is checked of `coordinator.toml`; its other keys are for the coordinator itself to read."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+    listen: str
+    ca: str
+    certificate: str
+    key: str
+    sites: list[str] = Field(min_length=1)
+    revoked: str | None = None
+    run: str
+    transfer_sets: str
+
+
+Findings = Iterator[Finding]
+Checks = list[tuple[str, Callable[[], Iterable[Finding]]]]
+
+
+def examine(folder: Path, *, now: datetime, network: bool = True, seconds: float = CONNECT_SECONDS) -> list[Finding]:
+    """Everything about the folder of a site, a coordinator or an authority. seconds: for each step of a connection.
+
+    Raises SettingError where the folder is none of them.
+    """
+    folder = folder.parent if folder.is_file() else folder
+    checks: Checks = [
+        ("versions", _versions),
+        ("clock", lambda: _clock(folder, now)),
+    ]
+    if (folder / SITE_SETTINGS).exists():
+        checks += _of_site(folder, now, network, seconds)
+    elif (folder / COORDINATOR_SETTINGS).exists():
+        checks += _of_coordinator(folder, now, network, seconds)
+    elif (folder / "issued").is_dir():
+        checks.append(("authority", lambda: _authority(folder, now)))
+    else:
+        raise SettingError(
+            f"Expected {SITE_SETTINGS}, {COORDINATOR_SETTINGS} or an authority's certificates in {folder}, found none."
+        )
+    found: list[Finding] = []
+    for name, check in checks:
+        try:
+            found += check()
+        except LimbeckError as error:
+            found.append(Finding(check=name, outcome=Outcome.FAIL, found=str(error), advice=_ADVICE.get(name, "")))
+        except OSError as error:
+            found.append(
+                Finding(check=name, outcome=Outcome.FAIL, found=f"Cannot be read: {error}.", advice=_ADVICE.get(name, ""))
+            )
+    return found
+
+
+# What to do where a check ends in an error that does not say so itself.
+_ADVICE = {
+    "settings": "Mend the file; the keys that there are: docs/operate.md.",
+    "policy": "Write one (limbeck policy init) or mend it; until then every plan is refused.",
+    "ledger": "Stop, keep the files as they are, and find out what happened: docs/operate.md, incidents.",
+    "transcript": "Stop, keep the files as they are, and find out what happened: docs/operate.md, incidents.",
+    "public inputs": "Get the file again from whoever made the plan.",
+    "plan": "Make it anew (limbeck plan make), or sign it (limbeck keys sign).",
+}
+
+
+def _of_site(folder: Path, now: datetime, network: bool, seconds: float) -> Checks:
+    try:
+        site = Site(folder)
+    except LimbeckError as error:
+        problem = Finding(check="settings", outcome=Outcome.FAIL, found=str(error), advice=_ADVICE["settings"])
+        return [("settings", lambda: [problem])]
+    checks: Checks = [("certificate", lambda: _site_certificate(site, now))]
+    if network:
+        checks.append(("coordinator", lambda: _reach_coordinator(site, seconds)))
+    return [
+        *checks,
+        ("policy", lambda: _policy(site)),
+        ("ledger", lambda: _ledger(site, now)),
+        ("transcript", lambda: _transcript(site)),
+        ("records", lambda: _records(site)),
+        ("public inputs", lambda: _transfer_sets(folder / site.settings.transfer_sets)),
+        ("disk", lambda: _disk({"state and transcript": folder, "ledger": site.ledger.parent})),
+    ]
+
+
+def _of_coordinator(folder: Path, now: datetime, network: bool, seconds: float) -> Checks:
+    path = folder / COORDINATOR_SETTINGS
+    try:
+        own = validate(_Coordinator, read_toml(path))
+    except LimbeckError as error:
+        problem = Finding(check="settings", outcome=Outcome.FAIL, found=f"{path}: {error}", advice=_ADVICE["settings"])
+        return [("settings", lambda: [problem])]
+    checks: Checks = [
+        ("certificate", lambda: _pair(folder, own.ca, own.certificate, own.key, Role.SERVER, None, now)),
+        ("sites", lambda: _sites(folder, own)),
+    ]
+    if network:
+        checks.append(("port", lambda: _own_port(folder, own, seconds)))
+    return [
+        *checks,
+        ("plan", lambda: _plan(folder, own)),
+        ("public inputs", lambda: _transfer_sets(folder / own.transfer_sets)),
+        ("disk", lambda: _disk({"run": folder / own.run})),
+    ]
+
+
+# Both sides.
+
+
+def _versions() -> Findings:
+    try:
+        described = metadata.metadata("limbeck")
+        wanted = [Requirement(text) for text in metadata.requires("limbeck") or []]
+    except metadata.PackageNotFoundError:
+        yield Finding(
+            check="versions", outcome=Outcome.FAIL, found="limbeck is not installed.", advice="Install its wheel with pip."
+        )
+        return
+    python = ".".join(map(str, sys.version_info[:3]))
+    problems = (
+        []
+        if python in SpecifierSet(described["Requires-Python"])
+        else [f"python{described['Requires-Python']}, got {python}"]
+    )
+    for own in wanted:
+        if own.marker is not None and not own.marker.evaluate({"extra": ""}):
+            continue
+        installed = _version(own.name)
+        if installed is None or not own.specifier.contains(installed, prereleases=True):
+            problems.append(f"{own.name}{own.specifier}, got {installed or 'none'}")
+    if problems:
+        advice = "Install what limbeck was tested with: pip install --constraint constraints.txt limbeck."
+        yield Finding(check="versions", outcome=Outcome.FAIL, found=f"Expected {'; '.join(problems)}.", advice=advice)
+        return
+    yield Finding(
+        check="versions",
+        outcome=Outcome.OK,
+        found=", ".join([f"python {python}", *(f"{name} {_version(name)}" for name in SHOWN)]),
+    )
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _clock(folder: Path, now: datetime) -> Findings:
+    """A clock that was set back shows in files of the future; one that is ahead or behind by much, in certificates."""
+    newest, path = max(_times(folder), default=(0.0, folder))
+    ahead = datetime.fromtimestamp(newest, UTC) - now
+    if ahead > CLOCK_TOLERANCE:
+        yield Finding(
+            check="clock",
+            outcome=Outcome.FAIL,
+            found=f"{path} was written {ahead.total_seconds():.0f} s in the future: the clock says {now:%Y-%m-%d %H:%M:%S} UTC.",
+            advice="Set the clock by NTP (timedatectl set-ntp true); certificates, ledger and transcript rely on it.",
+        )
+        return
+    yield Finding(check="clock", outcome=Outcome.OK, found=f"{now:%Y-%m-%d %H:%M:%S} UTC, no file from the future")
+
+
+def _times(folder: Path) -> Iterator[tuple[float, Path]]:
+    looked = 0
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        for name in names:
+            with contextlib.suppress(OSError):
+                yield (Path(parent) / name).stat().st_mtime, Path(parent) / name
+            looked += 1
+            if looked >= FILES_LOOKED_AT:
+                return
+
+
+def _pair(folder: Path, ca: str, certificate: str, key: str, role: Role, name: str | None, now: datetime) -> Findings:
+    """An end's certificate and private key, and the authority's certificate it holds."""
+    own = certificates.read_certificate(folder / certificate)
+    authority = certificates.read_certificate(folder / ca)
+    certificates.check_certificate(own, authority=authority, role=role, name=name, now=now)
+    certificates.check_key(certificates.read_key(folder / key), own)
+    for each, advice in (
+        (own, f"Make a new one: limbeck keys rotate {certificates.name_of(own)}, or keys request and approve --rotate."),
+        (authority, "Begin a new authority, and give both to all before the old one ends."),
+    ):
+        days = (each.not_valid_after_utc - now).days
+        until = f"{certificates.name_of(each)!r}, serial number {certificates.serial_of(each)}, until {each.not_valid_after_utc:%Y-%m-%d}"
+        soon = days < EXPIRES_SOON_DAYS
+        yield Finding(
+            check="certificate" if each is own else "authority",
+            outcome=Outcome.WARN if soon else Outcome.OK,
+            found=f"{until}: {days} days left",
+            advice=advice if soon else "",
+        )
+
+
+def _disk(folders: dict[str, Path]) -> Findings:
+    for what, path in folders.items():
+        there = next(own for own in (path, *path.absolute().parents) if own.exists())
+        free = shutil.disk_usage(there).free
+        if not os.access(there, os.W_OK | os.X_OK):
+            yield Finding(
+                check="disk",
+                outcome=Outcome.FAIL,
+                found=f"{what}: {there} cannot be written to.",
+                advice="Make the folder the service's own (chown), and writable in its unit (ReadWritePaths).",
+            )
+            continue
+        low = free < FREE_BYTES_WANTED
+        yield Finding(
+            check="disk",
+            outcome=Outcome.FAIL if free < FREE_BYTES_NEEDED else Outcome.WARN if low else Outcome.OK,
+            found=f"{what}: {_bytes(free)} free in {there}",
+            advice="Make room: what cannot be written durably is not sent, and the run waits." if low else "",
+        )
+
+
+def _transfer_sets(folder: Path) -> Findings:
+    found = sorted(folder.glob("*.npz"))
+    if not found:
+        yield Finding(
+            check="public inputs",
+            outcome=Outcome.WARN,
+            found=f"None in {folder}.",
+            advice="Put HASH.npz there, as the plan's author published it; without it the plan is declined.",
+        )
+    for path in found:
+        (x_N,) = read_arrays(path, "x")
+        own = digest(x_N).hex()
+        if own != path.stem:
+            yield Finding(
+                check="public inputs",
+                outcome=Outcome.FAIL,
+                found=f"{path} holds inputs of SHA-256 {own}.",
+                advice=_ADVICE["public inputs"],
+            )
+        else:
+            yield Finding(
+                check="public inputs", outcome=Outcome.OK, found=f"{len(x_N)} of shape {x_N.shape[1:]}, {own[:16]}"
+            )
+
+
+# A site.
+
+
+def _site_certificate(site: Site, now: datetime) -> Findings:
+    link = site.settings.link
+    if link is None:
+        yield Finding(
+            check="certificate",
+            outcome=Outcome.WARN,
+            found=f"No table [link] in {site.folder / SITE_SETTINGS}.",
+            advice="Nothing to do if Flower carries this site's messages; `limbeck site run` needs it.",
+        )
+        return
+    yield from _pair(site.folder, link.ca, link.certificate, link.key, Role.SITE, site.name, now)
+
+
+def _reach_coordinator(site: Site, seconds: float) -> Findings:
+    link = site.settings.link
+    if link is None:
+        return
+    host, _, port = link.address.rpartition(":")
+    host = host.strip("[]")
+    context = _context(site.folder / link.ca)
+    try:
+        context.load_cert_chain(site.folder / link.certificate, site.folder / link.key)
+    except (OSError, ssl.SSLError) as error:
+        raise CertificateError(f"Expected a certificate and its key for a connection to {link.address}: {error}.") from error
+    yield _greet("coordinator", context, host, int(port), link.server_name or host, seconds, certified=True)
+
+
+def _policy(site: Site) -> Findings:
+    own = site.policy()
+    budget = own.budget
+    costs = f"at most epsilon = {budget.epsilon:g} at delta = {budget.delta:g} in all, per {budget.unit}, {budget.adjacency}"
+    if isinstance(own, policies.UnsafePermissive):
+        yield Finding(
+            check="policy",
+            outcome=Outcome.WARN,
+            found=f"{own.name!r} is UnsafePermissive: any plan by anybody, {costs}",
+            advice="For simulations only: write a policy (limbeck policy init).",
+        )
+        return
+    authors, answers = own.plans.authors, own.answers
+    who = "plans by anybody" if authors == "any" else f"plans by {len(authors)} authors"
+    yield Finding(
+        check="policy",
+        outcome=Outcome.OK,
+        found=f"{own.name!r} allows {who}, {costs}; answers of {answers.max_bits} bits, {answers.max_k} classes",
+    )
+    for wrong, found, advice in (
+        (not authors, "It accepts nobody's plan.", "Put the public keys of plan authors you trust into plans.authors."),
+        (authors == "any", "It accepts plans that nobody signed.", "List the public keys of plan authors you trust."),
+        (
+            own.data_set == PLACEHOLDER_DATA_SET,
+            f"The records are named {own.data_set!r}.",
+            "Name them once, before the first plan.",
+        ),
+        (
+            own.allows_without_dp,
+            "It allows answers without any privacy guarantee.",
+            "Nothing to do if the owner means that.",
+        ),
+    ):
+        if wrong:
+            yield Finding(check="policy", outcome=Outcome.WARN, found=found, advice=advice)
+
+
+def _ledger(site: Site, now: datetime) -> Findings:
+    budget = site.budget
+    if not site.ledger.exists():
+        if ledgers.head_path(site.ledger).exists():
+            raise SettingError(
+                f"Expected a privacy ledger at {site.ledger}, found only its head: what was spent is not known."
+            )
+        yield Finding(check="ledger", outcome=Outcome.OK, found=f"None yet at {site.ledger}: nothing was spent")
+        return
+    book = ledgers.read(site.ledger)
+    if (book.terms.data_set, book.terms.delta) != (budget.data_set, budget.delta):
+        raise SettingError(
+            f"Expected a ledger of {budget.data_set!r} at delta = {budget.delta:g}, as the policy says,"
+            f" found one of {book.terms.data_set!r} at {book.terms.delta:g}."
+        )
+    client_commands.check_transcript(site, book)
+    newest = max((datetime.fromisoformat(entry.time) for entry in book.entries), default=now)
+    if newest - now > CLOCK_TOLERANCE:
+        yield Finding(
+            check="clock",
+            outcome=Outcome.FAIL,
+            found=f"The ledger's last entry is of {newest:%Y-%m-%d %H:%M:%S} UTC, in the future.",
+            advice="Set the clock.",
+        )
+    spent = book.spent()
+    if not math.isfinite(spent):
+        yield Finding(
+            check="ledger",
+            outcome=Outcome.WARN,
+            found="Answers without any guarantee were released: no epsilon holds for these records.",
+            advice="limbeck ledger show says when and why.",
+        )
+        return
+    nearly = spent >= BUDGET_NEARLY_SPENT * budget.epsilon
+    yield Finding(
+        check="ledger",
+        outcome=Outcome.WARN if nearly else Outcome.OK,
+        found=f"{len(book.rows)} rows, intact; epsilon = {spent:.4g} of {budget.epsilon:g} spent at {book.terms}; head {book.head[:16]}",
+        advice="Little is left: plans will be declined for their cost." if nearly else "",
+    )
+    left = [entry.id for entry in book.entries if entry.state == "reserved"]
+    if left:
+        yield Finding(
+            check="ledger",
+            outcome=Outcome.WARN,
+            found=f"Reserved and not committed: {', '.join(map(str, left))}. It is under way, or was interrupted; either way it is spent.",
+        )
+
+
+def _transcript(site: Site) -> Findings:
+    transcript, own = site.transcript, site.settings
+    sent = list(transcript)
+    size, bound = sum(path.stat().st_size for path in transcript.files()), own.transcript_total_bytes
+    nearly = size >= BUDGET_NEARLY_SPENT * bound
+    yield Finding(
+        check="transcript",
+        outcome=Outcome.WARN if nearly else Outcome.OK,
+        found=f"{len(sent)} messages, intact; {_bytes(size)} of {_bytes(bound)}",
+        advice="Move its oldest files elsewhere: beyond the bound nothing is sent." if nearly else "",
+    )
+
+
+def _records(site: Site) -> Findings:
+    own = site.settings.records
+    if not isinstance(own, str) and own.reader is not None:
+        yield Finding(check="records", outcome=Outcome.OK, found=f"read by {own.reader}, which was not called")
+        return
+    path = site.folder / str(own if isinstance(own, str) else own.path)
+    if not path.exists():
+        yield Finding(
+            check="records",
+            outcome=Outcome.FAIL,
+            found=f"None at {path}.",
+            advice=f"Put them there, or say in {SITE_SETTINGS} where they are.",
+        )
+        return
+    needed = os.R_OK | os.X_OK if path.is_dir() else os.R_OK
+    if not os.access(path, needed):
+        yield Finding(
+            check="records",
+            outcome=Outcome.FAIL,
+            found=f"{path} cannot be read.",
+            advice="Give the service's user leave to read them.",
+        )
+        return
+    # What lies in a folder that others cannot enter, they cannot read.
+    mode = stat.S_IMODE(path.stat().st_mode)
+    shielded = any(not stat.S_IMODE(own.stat().st_mode) & OTHERS for own in path.absolute().parents)
+    if mode & OTHERS and not shielded:
+        yield Finding(
+            check="records",
+            outcome=Outcome.WARN,
+            found=f"{path} is open to others than its owner, mode {mode:03o}.",
+            advice=f"chmod {'700' if path.is_dir() else '600'} {path}",
+        )
+        return
+    yield Finding(check="records", outcome=Outcome.OK, found=f"{path} is there and readable; not read")
+
+
+# A coordinator.
+
+
+def _sites(folder: Path, own: _Coordinator) -> Findings:
+    for name in own.sites:
+        certificates.check_site_name(name)
+    double = {name for name in own.sites if own.sites.count(name) > 1}
+    if double:
+        raise SettingError(f"Expected every site once, got {', '.join(sorted(double))} more often.")
+    revoked = keys.read_revoked(folder / own.revoked) if own.revoked is not None else []
+    yield Finding(
+        check="sites",
+        outcome=Outcome.OK if own.revoked is not None else Outcome.WARN,
+        found=f"{len(own.sites)} may connect: {', '.join(own.sites[:10])}{' ...' if len(own.sites) > 10 else ''};"
+        f" {len(revoked)} certificates are revoked",
+        advice=""
+        if own.revoked is not None
+        else "Name the authority's list as `revoked`; without it no certificate can be taken back.",
+    )
+
+
+def _own_port(folder: Path, own: _Coordinator, seconds: float) -> Findings:
+    """Whether the coordinator answers where it is to listen, with the certificate that is in its folder."""
+    host, _, port = own.listen.rpartition(":")
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host.strip("[]"), host.strip("[]"))
+    certificate = certificates.read_certificate(folder / own.certificate)
+    dns, addresses = certificates.names_of(certificate)
+    found = _greet(
+        "port",
+        _context(folder / own.ca),
+        host,
+        int(port),
+        [*dns, *addresses][0],
+        seconds,
+        certified=False,
+        expected=certificate,
+    )
+    if found.found.startswith(_REFUSED):
+        yield Finding(
+            check="port", outcome=Outcome.WARN, found=f"Nothing listens at {own.listen} yet.", advice="Start it: ./start.sh"
+        )
+    else:
+        yield found
+
+
+def _plan(folder: Path, own: _Coordinator) -> Findings:
+    path = folder / "plan.pb"
+    if not path.exists():
+        yield Finding(
+            check="plan", outcome=Outcome.WARN, found=f"None at {path}.", advice="limbeck plan make, or give its path."
+        )
+        return
+    offer = codec.decode_offer(path.read_bytes())
+    plan, privacy = offer.plan, offer.plan.privacy
+    cost = accounting.epsilon(((plan.teaching, plan.counts),), privacy.delta)
+    terms = f"delta = {privacy.delta:g}, per {privacy.unit.value}, {privacy.adjacency.value}"
+    signed = f"signed by {offer.author.hex()[:16]}" if offer.author else "not signed"
+    yield Finding(
+        check="plan",
+        outcome=Outcome.OK,
+        found=f"{plan.name!r}, {codec.plan_hash(plan).hex()[:16]}, {signed}; costs epsilon = {cost:.4g} at {terms}",
+    )
+    yield from _plan_problems(folder, own, offer)
+
+
+def _plan_problems(folder: Path, own: _Coordinator, offer: Offer) -> Findings:
+    inputs = folder / own.transfer_sets / f"{offer.plan.transfer_set.hex()}.npz"
+    for wrong, found, advice in (
+        (not offer.author, "It is not signed: sites decline it.", "limbeck keys sign plan.pb --key plan.key"),
+        (
+            offer.plan.minimum_clients > len(own.sites),
+            f"It needs {offer.plan.minimum_clients} sites, and {len(own.sites)} may connect.",
+            f"Name the others in {COORDINATOR_SETTINGS}, or make a plan for fewer.",
+        ),
+        (
+            not inputs.exists(),
+            f"Its public inputs are not at {inputs}.",
+            "Put the file there that limbeck plan make published.",
+        ),
+    ):
+        if wrong:
+            yield Finding(check="plan", outcome=Outcome.FAIL, found=found, advice=advice)
+
+
+# An authority.
+
+
+def _authority(folder: Path, now: datetime) -> Findings:
+    authority = keys.Authority(folder)
+    certificates.check_key(certificates.read_key(folder / "ca.key"), authority.certificate)
+    issued = authority.issued(now)
+    newest = {own.name: own for own in issued if own.state == "valid"}
+    until = f"{authority.certificate.not_valid_after_utc:%Y-%m-%d}"
+    yield Finding(
+        check="authority",
+        outcome=Outcome.OK,
+        found=f"{len(issued)} certificates made, {len(newest)} names with a valid one; the authority itself until {until}",
+    )
+    for own in newest.values():
+        if keys.expires_within(own.certificate, EXPIRES_SOON_DAYS, now):
+            yield Finding(
+                check="authority",
+                outcome=Outcome.WARN,
+                found=f"{own.name!r} ends on {own.certificate.not_valid_after_utc:%Y-%m-%d}.",
+                advice=f"limbeck keys rotate {own.name}",
+            )
+
+
+# Connections.
+
+_REFUSED = "Nothing listens"
+_VERIFY_ADVICE = {
+    9: "The coordinator's certificate is not valid yet: set the clocks.",
+    10: "The coordinator's certificate has expired: limbeck keys rotate, at the authority.",
+    18: "The coordinator is of another authority: both sides must hold the same ca.pem.",
+    19: "The coordinator is of another authority: both sides must hold the same ca.pem.",
+    20: "The coordinator is of another authority: both sides must hold the same ca.pem.",
+    62: "Dial it by a name in its certificate, set link.server_name, or make a certificate for this name.",
+    64: "Dial it by an address in its certificate, set link.server_name, or make a certificate for this address.",
+}
+
+
+def _context(ca: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.set_alpn_protocols(["h2"])
+    try:
+        context.load_verify_locations(cafile=ca)
+    except (OSError, ssl.SSLError) as error:
+        raise CertificateError(f"Expected the authority's certificate (PEM) in {ca}: {error}.") from error
+    return context
+
+
+def _greet(
+    check: str,
+    context: ssl.SSLContext,
+    host: str,
+    port: int,
+    name: str,
+    seconds: float,
+    *,
+    certified: bool,
+    expected: x509.Certificate | None = None,
+) -> Finding:
+    """Connect, shake hands, and where we have a certificate see whether it is taken, all in bounded time.
+
+    In TLS 1.3 a client's certificate is refused only after its own handshake is over: so the first bytes of HTTP/2 are exchanged too.
+    """
+
+    def failed(found: str, advice: str) -> Finding:
+        return Finding(check=check, outcome=Outcome.FAIL, found=found, advice=advice)
+
+    where = f"{host}:{port}"
+    try:
+        with socket.create_connection((host, port), timeout=seconds) as plain:
+            try:
+                with context.wrap_socket(plain, server_hostname=name) as secure:
+                    shown = secure.getpeercert(binary_form=True)
+                    if certified:
+                        secure.sendall(HTTP2_HELLO)
+                        if not secure.recv(1):
+                            return failed(
+                                f"{where} closed the connection after the handshake.", "See the coordinator's log."
+                            )
+                    protocol, version = secure.selected_alpn_protocol(), secure.version()
+            except ssl.SSLCertVerificationError as error:
+                advice = _VERIFY_ADVICE.get(
+                    error.verify_code, "Compare ca.pem and the names in the coordinator's certificate."
+                )
+                return failed(f"{where} shows a certificate that is not good for {name!r}: {error.verify_message}.", advice)
+            except ssl.SSLError as error:
+                reason = (error.reason or str(error)).replace("_", " ").lower()
+                advice = (
+                    "Is this certificate of the coordinator's authority, valid and not revoked? Does the port speak TLS 1.3?"
+                )
+                return failed(f"{where} ended the handshake: {reason}.", advice)
+            except TimeoutError:
+                return failed(
+                    f"{where} took the connection and then said nothing for {seconds:g} s.", "Is that the coordinator?"
+                )
+            except OSError as error:
+                return failed(
+                    f"{where} broke the connection in the handshake: {error}.", "Is that the coordinator? See its log."
+                )
+    except socket.gaierror as error:
+        return failed(
+            f"The name {host!r} cannot be resolved: {error.strerror}.", "Correct the address in [link], or the DNS."
+        )
+    except TimeoutError:
+        return failed(
+            f"No connection to {where} within {seconds:g} s.", "Does a firewall let this machine out to that port?"
+        )
+    except ConnectionRefusedError:
+        return failed(f"{_REFUSED} at {where}.", "Is the coordinator started, and is this its port?")
+    except OSError as error:
+        return failed(f"No connection to {where}: {error}.", "Is there a route to that host?")
+    if expected is not None and shown is not None and x509.load_der_x509_certificate(shown) != expected:
+        return Finding(
+            check=check,
+            outcome=Outcome.WARN,
+            found=f"{where} shows another certificate than the one in this folder.",
+            advice="Start the coordinator again: it reads its certificate when it starts.",
+        )
+    if protocol != "h2":
+        return Finding(
+            check=check, outcome=Outcome.WARN, found=f"{where} answers, but not as gRPC does.", advice="Is that its port?"
+        )
+    taken = ", and takes this certificate" if certified else ""
+    return Finding(check=check, outcome=Outcome.OK, found=f"{where} answers as {name!r} by {version}{taken}")
+
+
+def _bytes(count: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def healthy(findings: Sequence[Finding]) -> bool:
+    """Whether nothing failed."""
+    return all(own.outcome is not Outcome.FAIL for own in findings)

@@ -1,0 +1,228 @@
+"""`limbeck keys`: the authority, the coordinator's and the sites' certificates, and the keys that sign plans."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from limbeck.deployment import certificates, keys
+from limbeck.operators.errors import CertificateError, DataError, SettingError
+from limbeck.protos import codec, signing
+from limbeck.protos.files import check_private, write_durably
+
+app = typer.Typer(help="Certificates of the coordinator and the sites, and keys that sign plans.", no_args_is_help=True)
+
+Days = Annotated[int, typer.Option(min=1, help="How long the certificate is valid.")]
+Folder = Annotated[Path, typer.Option("--keys", metavar="DIR", help="The authority's folder.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The site's name, as in its site.toml.")]
+
+
+@app.command("init")
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")] = Path("keys"),
+    server: Annotated[
+        list[str], typer.Option(help="A DNS name of the coordinator, as sites will dial it; repeat for more.")
+    ] = [],  # noqa: B006 - typer reads it
+    server_ip: Annotated[list[str], typer.Option(help="An IP address of the coordinator; repeat for more.")] = [],  # noqa: B006
+    days: Days = keys.DAYS,
+    authority_days: Annotated[
+        int, typer.Option(min=1, help="How long the authority itself is valid.")
+    ] = keys.AUTHORITY_DAYS,
+) -> None:
+    """Make a certificate authority and the coordinator's certificate. Its ca.key names sites: keep DIR off the coordinator's machine."""
+    own = keys.init(
+        folder, names=server, addresses=server_ip, days=days, authority_days=authority_days, now=datetime.now(UTC)
+    )
+    print(f"{folder}: the authority {certificates.name_of(own.certificate)!r}, {certificates.fingerprint(own.certificate)}")
+    print(f"{folder / 'server'}: to be taken to the coordinator")
+
+
+@app.command("node")
+def node(name: Name, folder: Folder = Path("keys"), days: Days = keys.DAYS) -> None:
+    """Make a site's key pair and certificate here. Better, the site makes its own key: `keys request` there, `keys approve` here."""
+    print(
+        f"{keys.Authority(folder).node(name, days=days, now=datetime.now(UTC))}: to be taken to {name}, then to be deleted here"
+    )
+
+
+@app.command("request")
+def request(name: Name, out: Annotated[Path, typer.Option(help="Where key and request go.")] = Path("keys")) -> None:
+    """At a site: make a key that never leaves it, and a request for a certificate, to be sent to the authority."""
+    path, fingerprint = keys.request(name, out)
+    print(f"{path}: to be sent to the authority; {out / (name + '.key')} stays here")
+    print(f"fingerprint {fingerprint}: the authority must see the same, compare by another way than the file's")
+
+
+@app.command("approve")
+def approve(
+    request_file: Annotated[Path, typer.Argument(metavar="FILE.csr", help="A site's request.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Which site this is, as you know it; a request for another is refused.")
+    ],
+    fingerprint: Annotated[str | None, typer.Option(help="As the site told it; another is refused.")] = None,
+    rotate: Annotated[bool, typer.Option("--rotate", help="The site has a certificate, and renews it.")] = False,
+    revoke_old: Annotated[bool, typer.Option("--revoke-old", help="Revoke its other certificates.")] = False,
+    folder: Folder = Path("keys"),
+    days: Days = keys.DAYS,
+) -> None:
+    """Make a certificate for a key that a site made and kept."""
+    asked, now = certificates.read_request(request_file), datetime.now(UTC)
+    found = certificates.fingerprint(asked)
+    if fingerprint is not None and fingerprint.strip().lower() != found:
+        raise CertificateError(
+            f"Expected a request of fingerprint {fingerprint}, got {found}: this is not the site's own request."
+        )
+    authority = keys.Authority(folder)
+    made = authority.approve(asked, name, days=days, rotate=rotate, now=now)
+    print(f"{made}: to be taken to {name}; made for the key {found}")
+    if revoke_old:
+        _revoke_others(authority, name, made / f"{name}.pem", now)
+
+
+@app.command("plan")
+def plan_key(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="Where the private key goes.")] = Path("plan.key"),
+) -> None:
+    """Make a key that signs plans, and print the public key that sites list as an author in their policies."""
+    print(_author_line(signing.new_key(path)))
+
+
+@app.command("sign")
+def sign(
+    plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan's file, plan.pb.")],
+    key: Annotated[Path, typer.Option(help="The private key, as `keys plan` made it.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Where the signed plan goes; by default in the place of the other.")
+    ] = None,
+) -> None:
+    """Sign a plan, or sign it anew by another author. The plan itself, and so the name of its run, stays."""
+    try:
+        offer = codec.decode_offer(plan.read_bytes())
+    except OSError as error:
+        raise DataError(f"Expected a plan at {plan}: {error}.") from error
+    signed = codec.signed_offer(offer.plan, signing.read_key(key))
+    write_durably(out or plan, codec.encode_request(signed))
+    before = f", was {'signed by ' + offer.author.hex() if offer.author else 'not signed'}"
+    print(f"{out or plan}: signed by {signed.author.hex()}{before}")
+
+
+@app.command("show")
+def show(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH", help="An authority's folder, a certificate, a request, a key or a plan.")
+    ],
+) -> None:
+    """Say whose a certificate, key or plan is, how long it is valid, and its fingerprint. Never prints a private key."""
+    console = Console()
+    for path in paths:
+        if path.is_dir():
+            _show_authority(console, path)
+        else:
+            for line in _described(path):
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command("rotate")
+def rotate(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A site's name, or the coordinator's.")],
+    revoke_old: Annotated[
+        bool, typer.Option("--revoke-old", help="Revoke the certificates that it had; without it they stay valid.")
+    ] = False,
+    folder: Folder = Path("keys"),
+    days: Days = keys.DAYS,
+) -> None:
+    """Make a new key and certificate for a name that has one."""
+    authority, now = keys.Authority(folder), datetime.now(UTC)
+    made = authority.rotate(name, days=days, now=now)
+    print(f"{made}: new, to be taken to {name}")
+    if revoke_old:
+        stem = "server" if made == folder / "server" else name
+        _revoke_others(authority, name, made / f"{stem}.pem", now)
+
+
+@app.command("revoke")
+def revoke(
+    which: Annotated[str, typer.Argument(metavar="NAME|SERIAL", help="Whose certificates, or which one.")],
+    folder: Folder = Path("keys"),
+) -> None:
+    """Put certificates on the list of revoked ones, which the coordinator reads; copy it there."""
+    _say_revoked(folder, keys.Authority(folder).revoke(which, now=datetime.now(UTC)))
+
+
+def _revoke_others(authority: keys.Authority, name: str, new: Path, now: datetime) -> None:
+    serial = certificates.serial_of(certificates.read_certificate(new))
+    _say_revoked(authority.folder, authority.revoke(name, but=serial, now=now))
+
+
+def _say_revoked(folder: Path, serials: list[str]) -> None:
+    print(f"revoked: {', '.join(serials) or 'nothing that was not revoked or expired before'}")
+    print(f"{folder / 'revoked'}: copy it to the coordinator, which refuses what it lists")
+
+
+def _show_authority(console: Console, folder: Path) -> None:
+    authority, now = keys.Authority(folder), datetime.now(UTC)
+    for line in _certificate(authority.certificate):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    table = Table("name", "role", "state", "until", "serial number", box=SIMPLE_HEAD, pad_edge=False)
+    for own in authority.issued(now):
+        role = certificates.role_of(own.certificate)
+        until = f"{own.certificate.not_valid_after_utc:%Y-%m-%d}"
+        table.add_row(own.name, role.value if role else "?", own.state, until, certificates.serial_of(own.certificate))
+    console.print(table)
+
+
+def _described(path: Path) -> list[str]:
+    """A file, by what it turns out to be. Raises SettingError where it is nothing of ours."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise SettingError(
+            f"Expected a certificate, a request, a key or a plan at {path}: {error.strerror or error}."
+        ) from error
+    if b"BEGIN CERTIFICATE REQUEST" in data:
+        request = certificates.read_request(path)
+        return [f"request of {certificates.name_of(request)!r}", f"fingerprint {certificates.fingerprint(request)}"]
+    if b"BEGIN CERTIFICATE" in data:
+        return _certificate(certificates.read_certificate(path))
+    if b"PRIVATE KEY" in data:
+        check_private(path)
+        try:
+            key = serialization.load_pem_private_key(data, password=None)
+        except (ValueError, TypeError) as error:
+            raise SettingError(f"Expected a private key in {path}: {error}.") from error
+        if isinstance(key, Ed25519PrivateKey):
+            return ["key that signs plans; in policy.toml:", _author_line(key)]
+        return [f"private key, {type(key).__name__}; its certificate shows the fingerprint"]
+    offer = codec.decode_offer(data)
+    author = (
+        f'signed; in policy.toml:\nauthors = ["{offer.author.hex()}"]'
+        if offer.author
+        else "NOT SIGNED: see limbeck keys sign"
+    )
+    return [f"plan {offer.plan.name!r}, {codec.plan_hash(offer.plan).hex()}", author]
+
+
+def _certificate(own: x509.Certificate) -> list[str]:
+    role, now = certificates.role_of(own), datetime.now(UTC)
+    state = "EXPIRED" if now > own.not_valid_after_utc else "NOT YET VALID" if now < own.not_valid_before_utc else "valid"
+    dns, addresses = certificates.names_of(own)
+    return [
+        f"certificate of {role.value if role else 'something else'} {certificates.name_of(own)!r},"
+        f" good for: {', '.join((*dns, *addresses)) or '-'}",
+        f"{state} from {own.not_valid_before_utc:%Y-%m-%d %H:%M} to {own.not_valid_after_utc:%Y-%m-%d %H:%M} UTC",
+        f"serial number {certificates.serial_of(own)}",
+        f"fingerprint {certificates.fingerprint(own)}",
+    ]
+
+
+def _author_line(key: Ed25519PrivateKey) -> str:
+    return f'authors = ["{signing.author_of(key).hex()}"]'

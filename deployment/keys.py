@@ -1,0 +1,234 @@
+"""The authority's folder: who has which certificate, which of them were revoked.
+
+DIR/ca.pem, ca.key          the authority; whoever holds the key can name sites: keep the folder off the coordinator's machine
+DIR/issued/SERIAL.pem       every certificate that was ever made
+DIR/revoked                 serial numbers of those that are no longer good, one hexadecimal per line: the coordinator's `revoked`
+DIR/server/                 ca.pem, server.pem, server.key: to be taken to the coordinator
+DIR/nodes/NAME/             ca.pem, NAME.pem, and NAME.key, or NAME.csr of a site that made its own key: to be taken to the site
+
+A certificate is registered before it is handed out, so that there is none that could not be revoked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from limbeck.deployment import certificates
+from limbeck.deployment.certificates import Issuer, PrivateKey, Role
+from limbeck.operators.errors import CertificateError, SettingError
+from limbeck.protos.files import create_private, create_private_folder, write_durably
+
+DAYS, AUTHORITY_DAYS = 365, 3650
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issued:
+    """One certificate of the register. state: "valid", "not yet valid", "expired" or "revoked"."""
+
+    certificate: x509.Certificate
+    state: str
+
+    @property
+    def name(self) -> str:
+        """Whose it is."""
+        return certificates.name_of(self.certificate)
+
+
+def init(
+    folder: Path,
+    *,
+    names: Sequence[str],
+    addresses: Sequence[str] = (),
+    days: int = DAYS,
+    authority_days: int = AUTHORITY_DAYS,
+    now: datetime,
+) -> Authority:
+    """A new authority in an absent or empty folder, and the coordinator's certificate. Raises SettingError, then nothing is written."""
+    if folder.exists() and any(folder.iterdir()):
+        raise SettingError(f"Expected an absent or empty folder for a new authority, got {folder}.")
+    if authority_days < days:
+        raise SettingError(
+            f"Expected an authority valid at least as long as what it signs, {days} days, got {authority_days}."
+        )
+    issuer = certificates.make_authority(f"limbeck {names[0] if names else ''}", days=authority_days, now=now)
+    key = certificates.new_key()
+    server = certificates.issue(issuer, key.public_key(), Role.SERVER, names=names, addresses=addresses, days=days, now=now)
+    create_private_folder(folder)
+    create_private(folder / "ca.key", certificates.key_to_pem(issuer.key))
+    create_private(folder / "revoked", b"")
+    create_private(folder / "ca.pem", certificates.to_pem(issuer.certificate))
+    own = Authority(folder)
+    own.hand_out(folder / "server", "server", server, key)
+    return own
+
+
+class Authority:
+    """An authority's folder. Raises CertificateError where there is none, SettingError where others than its owner can read its key."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.certificate = certificates.read_certificate(folder / "ca.pem")
+
+    @property
+    def _issuer(self) -> Issuer:
+        key = certificates.read_key(self.folder / "ca.key")
+        certificates.check_key(key, self.certificate)
+        return Issuer(certificate=self.certificate, key=key)
+
+    def node_folder(self, name: str) -> Path:
+        """What is to be taken to a site. Raises SettingError for a name that can be none: it is part of a path."""
+        certificates.check_site_name(name)
+        return self.folder / "nodes" / name
+
+    def node(self, name: str, *, days: int = DAYS, now: datetime) -> Path:
+        """A key pair and a certificate for a site; returns their folder. Raises SettingError where the name is taken."""
+        self._require_free(name, now)
+        key = certificates.new_key()
+        return self._certify(name, key.public_key(), key, days, now)
+
+    def approve(
+        self, request: x509.CertificateSigningRequest, name: str, *, days: int = DAYS, rotate: bool = False, now: datetime
+    ) -> Path:
+        """A certificate for a key that the site made and kept; returns the folder with it.
+
+        name: what the authority's owner means this site to be called; a request for another is refused with CertificateError. rotate: the
+        name has a certificate already.
+        """
+        asked = certificates.name_of(request)
+        if asked != name:
+            raise CertificateError(f"Expected a request of site {name!r}, got one of {asked!r}.")
+        public = request.public_key()
+        if not (isinstance(public, ec.EllipticCurvePublicKey) and isinstance(public.curve, ec.SECP256R1)):
+            raise CertificateError(f"Expected a request for an ECDSA key on P-256, got {type(public).__name__}.")
+        if not rotate:
+            self._require_free(name, now)
+        made = self._certify(name, public, None, days, now)
+        # Kept, so that it shows whose key it is; one that was made here before would be another's.
+        write_durably(made / f"{name}.csr", certificates.to_pem(request))
+        (made / f"{name}.key").unlink(missing_ok=True)
+        return made
+
+    def rotate(self, name: str, *, days: int = DAYS, now: datetime) -> Path:
+        """A new key and certificate for a name that has one; returns their folder. The old one stays good until it is revoked or expires.
+
+        Raises SettingError for an unknown name, and for a site that keeps its own key, which only the site can replace.
+        """
+        last = self._last(name)
+        key = certificates.new_key()
+        if certificates.role_of(last) is Role.SERVER:
+            dns, addresses = certificates.names_of(last)
+            new = certificates.issue(
+                self._issuer, key.public_key(), Role.SERVER, names=dns, addresses=addresses, days=days, now=now
+            )
+            self.hand_out(self.folder / "server", "server", new, key)
+            return self.folder / "server"
+        if (self.node_folder(name) / f"{name}.csr").exists():
+            raise SettingError(
+                f"Expected a site whose key was made here, got {name!r}, which made its own: run limbeck keys request there, and"
+                " limbeck keys approve --rotate here."
+            )
+        return self._certify(name, key.public_key(), key, days, now)
+
+    def revoke(self, which: str, *, but: str | None = None, now: datetime) -> list[str]:
+        """Note that certificates are no longer good; returns the serial numbers that are new in the list.
+
+        which: a name, for all its certificates that are still valid, or one serial number. but: a serial number to be left alone. Raises
+        SettingError where there is no such certificate.
+        """
+        known = self.issued(now)
+        found = [own for own in known if which in (own.name, certificates.serial_of(own.certificate))]
+        if not found:
+            raise SettingError(f"Expected the name or the serial number of a certificate of {self.folder}, got {which!r}.")
+        listed = read_revoked(self.folder / "revoked")
+        new = [
+            serial
+            for own in found
+            if (serial := certificates.serial_of(own.certificate)) not in listed and serial != but and own.state != "expired"
+        ]
+        write_durably(self.folder / "revoked", "".join(f"{serial}\n" for serial in [*listed, *new]).encode())
+        return new
+
+    def issued(self, now: datetime) -> list[Issued]:
+        """Every certificate that was made, oldest first."""
+        listed = read_revoked(self.folder / "revoked")
+        found = [certificates.read_certificate(path) for path in (self.folder / "issued").glob("*.pem")]
+        found.sort(key=lambda own: (own.not_valid_before_utc, own.serial_number))
+        return [Issued(certificate=own, state=_state(own, listed, now)) for own in found]
+
+    def hand_out(self, folder: Path, stem: str, certificate: x509.Certificate, key: PrivateKey | None) -> None:
+        """Register a certificate, then put it, its key if it was made here, and the authority's into a folder to be taken away."""
+        serial = certificates.serial_of(certificate)
+        create_private(self.folder / "issued" / f"{serial}.pem", certificates.to_pem(certificate))
+        create_private_folder(folder)
+        write_durably(folder / "ca.pem", certificates.to_pem(self.certificate))
+        if key is not None:
+            write_durably(folder / f"{stem}.key", certificates.key_to_pem(key))
+        write_durably(folder / f"{stem}.pem", certificates.to_pem(certificate))
+
+    def _certify(
+        self, name: str, public: ec.EllipticCurvePublicKey, key: PrivateKey | None, days: int, now: datetime
+    ) -> Path:
+        folder = self.node_folder(name)
+        new = certificates.issue(self._issuer, public, Role.SITE, names=[name], days=days, now=now)
+        self.hand_out(folder, name, new, key)
+        return folder
+
+    def _last(self, name: str) -> x509.Certificate:
+        found = [certificates.read_certificate(path) for path in (self.folder / "issued").glob("*.pem")]
+        own = [each for each in found if certificates.name_of(each) == name]
+        if not own:
+            raise SettingError(f"Expected a name that has a certificate by {self.folder}, got {name!r}.")
+        return max(own, key=lambda each: each.not_valid_before_utc)
+
+    def _require_free(self, name: str, now: datetime) -> None:
+        """No valid certificate of this name, whatever its case: DNS names and some file systems know no case."""
+        certificates.check_site_name(name)
+        for own in self.issued(now):
+            dns, _ = certificates.names_of(own.certificate)
+            if own.state in {"valid", "not yet valid"} and name.casefold() in {each.casefold() for each in dns}:
+                raise SettingError(
+                    f"Expected a name without a certificate, got {name!r}: {own.name!r} has one,"
+                    f" serial number {certificates.serial_of(own.certificate)}. Rotate it, or revoke it first."
+                )
+
+
+def request(name: str, folder: Path) -> tuple[Path, str]:
+    """At a site: make a key that stays here, and a request to be sent to the authority; returns the request's path and its fingerprint."""
+    key = certificates.new_key()
+    made = certificates.request(key, name)
+    create_private(folder / f"{name}.key", certificates.key_to_pem(key))
+    path = folder / f"{name}.csr"
+    create_private(path, certificates.to_pem(made))
+    return path, certificates.fingerprint(made)
+
+
+def read_revoked(path: Path) -> list[str]:
+    """Serial numbers, hexadecimal, lower case. Raises SettingError where the file is missing or a line is none: it would let one pass."""
+    try:
+        lines = path.read_text(encoding="ascii").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(f"Expected a list of revoked serial numbers in {path}: {error}.") from error
+    for line in lines:
+        if not re.fullmatch(r"[0-9a-fA-F]{1,40}", line):
+            raise SettingError(f"Expected one hexadecimal serial number per line of {path}, got {line[:80]!r}.")
+    return [line.lower().lstrip("0") for line in lines]
+
+
+def expires_within(certificate: x509.Certificate, days: float, now: datetime) -> bool:
+    """Whether it is time to make a new one."""
+    return certificate.not_valid_after_utc - now < timedelta(days=days)
+
+
+def _state(certificate: x509.Certificate, revoked: Sequence[str], now: datetime) -> str:
+    if certificates.serial_of(certificate) in revoked:
+        return "revoked"
+    if now > certificate.not_valid_after_utc:
+        return "expired"
+    return "not yet valid" if now < certificate.not_valid_before_utc else "valid"

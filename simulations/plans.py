@@ -1,0 +1,74 @@
+"""`limbeck plan make`: the plan of a scenario for a federation of real sites, about a given set of public inputs, without a simulation."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from limbeck.operators.errors import DataError, SettingError
+from limbeck.protos import accounting, codec, signing
+from limbeck.protos.files import write_durably
+from limbeck.protos.messages import Offer
+from limbeck.protos.transfer_set import digest, read_arrays
+from limbeck.server import student
+from limbeck.simulations.prepare import make_plan
+from limbeck.simulations.scenario import Scenario, load
+
+app = typer.Typer(help="Plans for federations of real sites.", no_args_is_help=True)
+
+
+def make(scenario: Scenario, transfer: Path, key: Ed25519PrivateKey, *, classes: int, out: Path, publish: Path) -> Offer:
+    """Write the signed plan of a scenario to `out`, and its public inputs, alone, into the folder `publish` under their hash.
+
+    transfer: an NPZ file with an array x of public inputs; nothing else of it, such as labels, is taken over. [data] and [partition] of the
+    scenario, which describe a simulation, do not matter. Raises SettingError or DataError, and then nothing is written.
+    """
+    if out.exists():
+        raise SettingError(f"Expected no file at {out} yet, found one; it was left as it is.")
+    (x_N,) = read_arrays(transfer, "x")
+    if x_N.ndim < 2 or not len(x_N) or x_N.dtype.kind not in "buif":
+        raise DataError(f"Expected public inputs (N, ...) of numbers in {transfer}, got {x_N.shape} of {x_N.dtype}.")
+    if scenario.release.truncation == "top-k" and scenario.release.k > classes:
+        raise SettingError(f"release.k = {scenario.release.k}: expected at most the {classes} classes.")
+    plan = make_plan(scenario, transfer_set=digest(x_N), samples=len(x_N), classes=classes)
+    codec.check_plan(plan)
+    # A student that cannot take these inputs would show only after all sites have paid for their answers.
+    student.build(plan.student.architecture, tuple(x_N.shape[1:]), plan.classes, plan.public_seed)
+    offer = codec.signed_offer(plan, key)
+    buffer = io.BytesIO()
+    np.savez(buffer, x=x_N)
+    write_durably(publish / f"{plan.transfer_set.hex()}.npz", buffer.getvalue())
+    write_durably(out, codec.encode_request(offer))
+    return offer
+
+
+@app.command("make")
+def make_command(
+    scenario: Annotated[str, typer.Argument(help="A scenario's name or a TOML file.")],
+    transfer: Annotated[Path, typer.Option(help="An NPZ file with the public inputs as array x.")],
+    classes: Annotated[int, typer.Option(min=2, help="How many classes the sites' labels have.")],
+    key: Annotated[Path, typer.Option(help="The author's private key, as `limbeck keys plan` made it.")],
+    out: Annotated[Path, typer.Option(help="Where the plan goes.")] = Path("plan.pb"),
+    publish: Annotated[
+        Path,
+        typer.Option(help="The folder for the inputs under their hash, to be given to the coordinator and to all sites."),
+    ] = Path("transfer-sets"),
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as privacy.epsilon=1.")
+    ] = None,
+) -> None:
+    """Make and sign a plan: the schedule's noise is calibrated to the scenario's epsilon, and the public inputs are bound by their hash."""
+    offer = make(load(scenario, set_ or []), transfer, signing.read_key(key), classes=classes, out=out, publish=publish)
+    plan, own = offer.plan, offer.plan.privacy
+    cost = accounting.epsilon(((plan.teaching, plan.counts),), own.delta)
+    print(f"{out}: plan {plan.name!r}, {codec.plan_hash(plan).hex()}")
+    print(f"signed by {offer.author.hex()}")
+    print(f"costs each site epsilon = {cost:.4g} at delta = {own.delta:g}, per {own.unit.value}, {own.adjacency.value}")
+    print(
+        f"{publish / (plan.transfer_set.hex() + '.npz')}: {plan.samples} public inputs, for the coordinator and every site"
+    )

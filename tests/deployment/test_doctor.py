@@ -1,0 +1,412 @@
+"""A doctor says of every fault which it is and what to do, within its time, and calls nothing healthy that is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import sites
+import tomli_w
+from typer.testing import CliRunner
+
+from limbeck.cli.main import app
+from limbeck.client.ledger import Ledger
+from limbeck.client.site import Site
+from limbeck.deployment import bringup, doctor, keys
+from limbeck.deployment.doctor import Finding, Outcome
+from limbeck.operators.errors import SettingError
+from limbeck.protos import codec
+from limbeck.protos.messages import Offer
+from limbeck.protos.transfer_set import digest
+
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A federation on loopback whose site A has records, public inputs and a policy that accepts the plan; and the coordinator, it."""
+    out = tmp_path_factory.mktemp("doctor") / "federation"
+    bringup.init(bringup.Federation(server=("localhost",), sites=("A", "B"), days=90), out, now=NOW)
+    own = sites.make(out.parent / "site")
+    a = out / "sites" / "A"
+    for name in ("records.npz", "policy.toml"):
+        shutil.copy(own.folder / name, a / name)
+        (a / name).chmod(0o600)
+    for folder in (a, out / "coordinator"):
+        shutil.copytree(own.folder / "transfer", folder / "transfer-sets", dirs_exist_ok=True)
+    (out / "coordinator" / "plan.pb").write_bytes(codec.encode_request(sites.offer()))
+    return out
+
+
+@pytest.fixture
+def federation(made: Path, tmp_path: Path) -> Path:
+    shutil.copytree(made, tmp_path / "federation")
+    return tmp_path / "federation"
+
+
+def examine(folder: Path, *, network: bool = False, now: datetime = NOW) -> list[Finding]:
+    return doctor.examine(folder, now=now + timedelta(seconds=30), network=network, seconds=1.0)
+
+
+def wrong(findings: list[Finding]) -> list[tuple[str, Outcome]]:
+    return [(own.check, own.outcome) for own in findings if own.outcome is not Outcome.OK]
+
+
+def only(findings: list[Finding]) -> Finding:
+    (found,) = [own for own in findings if own.outcome is not Outcome.OK]
+    return found
+
+
+def test_what_is_well_is_called_well(federation: Path) -> None:
+    for folder in (federation / "sites" / "A", federation / "coordinator", federation / "authority"):
+        found = examine(folder)
+        assert wrong(found) == []
+        assert doctor.healthy(found)
+    checked = {own.check for own in examine(federation / "sites" / "A")}
+    assert checked == {
+        *("versions", "clock", "certificate", "authority", "policy"),
+        *("ledger", "transcript", "records", "public inputs", "disk"),
+    }
+
+
+def test_a_folder_of_nothing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"Expected site.toml, coordinator.toml or an authority's certificates"):
+        examine(tmp_path)
+
+
+def _write(path: str, text: str) -> Callable[[Path], None]:
+    return lambda site: (site / path).write_text(text) and None
+
+
+def _replace(path: str, old: str, new: str) -> Callable[[Path], None]:
+    def change(site: Path) -> None:
+        text = (site / path).read_text()
+        assert old in text
+        (site / path).write_text(text.replace(old, new))
+
+    return change
+
+
+def _spend(site: Path) -> None:
+    own, plan = Site(site), sites.plan()
+    with Ledger(own.ledger, own.budget) as ledger:
+        ledger.reserve(codec.plan_hash(plan), "teacher", plan.teaching, plan.counts)
+
+
+def _spend_and_cut(site: Path) -> None:
+    _spend(site)
+    Site(site).ledger.unlink()
+
+
+def _send_without_an_entry(site: Path) -> None:
+    _spend(site)
+    Site(site).transcript.append("share", bytes(32), 2, b"x")
+
+
+def _send_and_change(site: Path) -> None:
+    Site(site).transcript.append("share", bytes(32), None, b"x" * 30)
+    path = site / "transcript.jsonl"
+    path.write_text(path.read_text().replace("eHh4", "eHh5", 1))
+
+
+def _from_the_future(site: Path) -> None:
+    os.utime(site / "policy.toml", (time.time() + 3600,) * 2)
+
+
+def _other_inputs(site: Path) -> None:
+    (path,) = (site / "transfer-sets").iterdir()
+    path.rename(path.with_name("0" * 64 + ".npz"))
+
+
+FAULTS: dict[str, tuple[Callable[[Path], object], str, Outcome, str]] = {
+    "settings that cannot be meant": (
+        _replace("site.toml", "records =", "record ="),
+        "settings",
+        Outcome.FAIL,
+        "did you mean records",
+    ),
+    "a key others can read": (
+        lambda site: (site / "keys" / "A.key").chmod(0o644),
+        "certificate",
+        Outcome.FAIL,
+        "got mode 644",
+    ),
+    "another's certificate": (
+        lambda site: shutil.copy(site.parent / "B" / "keys" / "B.pem", site / "keys" / "A.pem"),
+        "certificate",
+        Outcome.FAIL,
+        "Expected a certificate of 'A', got one of B",
+    ),
+    "another's key": (
+        lambda site: shutil.copy(site.parent / "B" / "keys" / "B.key", site / "keys" / "A.key"),
+        "certificate",
+        Outcome.FAIL,
+        "private key of the certificate of 'A', got another",
+    ),
+    "no certificate": (lambda site: (site / "keys" / "A.pem").unlink(), "certificate", Outcome.FAIL, "No such file"),
+    "a policy that is none": (_write("policy.toml", "x = 1\n"), "policy", Outcome.FAIL, "Expected a valid policy"),
+    "nobody's plan": (
+        _replace("policy.toml", str(sites.RULES["plans"]["authors"][0]), ""),
+        "policy",
+        Outcome.FAIL,
+        "64 hexadecimal",
+    ),  # type: ignore[index]
+    "a ledger that is gone": (_spend_and_cut, "ledger", Outcome.FAIL, "what was spent is not known"),
+    "a transcript of more than the ledger allowed": (_send_without_an_entry, "ledger", Outcome.FAIL, "found no such entry"),
+    "a transcript that was changed": (_send_and_change, "transcript", Outcome.FAIL, "found others"),
+    "records that are not there": (lambda site: (site / "records.npz").unlink(), "records", Outcome.FAIL, "None at"),
+    "inputs under another hash": (_other_inputs, "public inputs", Outcome.FAIL, "holds inputs of SHA-256"),
+    "no inputs": (lambda site: shutil.rmtree(site / "transfer-sets"), "public inputs", Outcome.WARN, "None in"),
+    "a file from the future": (_from_the_future, "clock", Outcome.FAIL, "in the future"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_every_fault_of_a_site_is_found_and_named(name: str, federation: Path) -> None:
+    fault, check, outcome, words = FAULTS[name]
+    site = federation / "sites" / "A"
+    fault(site)
+    found = [own for own in examine(site) if own.outcome is not Outcome.OK and own.check == check]
+    assert [own.outcome for own in found][:1] == [outcome], examine(site)
+    assert words in found[0].found
+    assert doctor.healthy(examine(site)) == (outcome is not Outcome.FAIL)
+
+
+def test_a_policy_that_accepts_nobody_or_everybody_is_pointed_out(federation: Path) -> None:
+    site = federation / "sites" / "A"
+    assert "nobody's plan" in only(examine_policy(site, plans__authors=[])).found
+    assert "nobody signed" in only(examine_policy(site, plans__authors="any")).found
+    assert "named 'our-records'" in only(examine_policy(site, data_set="our-records")).found
+    assert "without any privacy" in only(examine_policy(site, teachers__allow_without_dp=True)).found
+
+
+def examine_policy(site: Path, **changes: object) -> list[Finding]:
+    (site / "policy.toml").write_text(tomli_w.dumps(sites.rules(**changes)))
+    return examine(site)
+
+
+def test_what_is_left_of_the_budget_is_said_with_its_terms(federation: Path) -> None:
+    site = federation / "sites" / "A"
+    _spend(site)
+    book = Ledger(Site(site).ledger, Site(site).budget)
+    lines = [own for own in examine(site, now=datetime.now(UTC)) if own.check == "ledger"]
+    assert f"epsilon = {book.spent():.4g} of 3 spent at delta = 1e-05, per record, add-remove-one" in lines[0].found
+    assert lines[-1].outcome is Outcome.WARN
+    assert "Reserved and not committed: 2" in lines[-1].found
+
+
+def test_certificates_that_end_or_began_later_are_told_apart(federation: Path) -> None:
+    site = federation / "sites" / "A"
+    soon = only(examine(site, now=NOW + timedelta(days=70)))
+    assert (soon.check, soon.outcome) == ("certificate", Outcome.WARN)
+    assert "limbeck keys rotate A" in soon.advice
+    assert "expired on" in only(examine(site, now=NOW + timedelta(days=91))).found
+    early = [own.found for own in examine(site, now=NOW - timedelta(days=1)) if own.check == "certificate"]
+    assert "set this machine's clock" in early[0]
+    named = [own.advice for own in examine(federation / "authority", now=NOW + timedelta(days=70)) if own.advice]
+    assert sorted(named) == ["limbeck keys rotate A", "limbeck keys rotate B", "limbeck keys rotate localhost"]
+
+
+def test_a_full_disk_and_a_folder_that_is_not_ours(federation: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = federation / "sites" / "A"
+    for free, outcome in ((10 << 20, Outcome.FAIL), (100 << 20, Outcome.WARN)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: shutil._ntuple_diskusage(1 << 40, 0, free))  # type: ignore[attr-defined]
+        found = [own for own in examine(site) if own.check == "disk"]
+        assert [own.outcome for own in found] == [outcome] * 2
+        assert "Make room" in found[0].advice
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "access", lambda path, mode: mode & os.W_OK == 0)
+    assert [own.found.partition(":")[0] for own in examine(site) if own.outcome is Outcome.FAIL] == [
+        "state and transcript",
+        "ledger",
+    ]
+
+
+def test_versions_that_were_not_tested_together_are_named(federation: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: {"flwr": "1.0.0", "torch": None}.get(name, real(name)))
+    found = only(examine(federation / "sites" / "A"))
+    assert "flwr==1.41.0, got 1.0.0" in found.found
+    assert "got none" in found.found
+    assert "constraints.txt" in found.advice
+
+
+COORDINATOR_FAULTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "a name for two sites": (_replace("coordinator.toml", '"B"', '"A"'), "sites", "Expected every site once"),
+    "a name with a path": (_replace("coordinator.toml", '"B"', '"../B"'), "sites", "Expected a site name"),
+    "a list that cannot be read": (_write("revoked", "none\n"), "sites", "hexadecimal serial number"),
+    "no list": (lambda folder: (folder / "revoked").unlink(), "sites", "revoked serial numbers"),
+    "too few sites": (_replace("coordinator.toml", ', "B"', ""), "plan", "needs 2 sites, and 1 may connect"),
+    "a plan that nobody signed": (
+        lambda folder: (folder / "plan.pb").write_bytes(codec.encode_request(Offer(plan=sites.plan()))),
+        "plan",
+        "not signed: sites decline it",
+    ),
+    "a plan that is none": (_write("plan.pb", "x"), "plan", "Expected"),
+    "no inputs of the plan": (lambda folder: shutil.rmtree(folder / "transfer-sets"), "plan", "public inputs are not at"),
+    "a site's certificate": (
+        lambda folder: [
+            shutil.copy(folder.parent / "sites/A/keys" / f"A.{end}", folder / "keys" / f"server.{end}")
+            for end in ("pem", "key")
+        ],
+        "certificate",
+        "Expected a certificate for a server, got 'A' for a site",
+    ),
+    "settings that lack a key": (_replace("coordinator.toml", "listen =", "lisen ="), "settings", "listen: missing"),
+}
+
+
+@pytest.mark.parametrize("name", COORDINATOR_FAULTS)
+def test_every_fault_of_a_coordinator_is_found_and_named(name: str, federation: Path) -> None:
+    fault, check, words = COORDINATOR_FAULTS[name]
+    fault(federation / "coordinator")
+    found = [own for own in examine(federation / "coordinator") if own.outcome is Outcome.FAIL]
+    assert [own.check for own in found][:1] == [check]
+    assert words in found[0].found
+
+
+# Connections, with real sockets.
+
+
+@contextmanager
+def listening(answer: Callable[[socket.socket], None], port: int = 0) -> Iterator[int]:
+    """A server that hands every connection to `answer`, one after the other."""
+    with socket.create_server(("127.0.0.1", port)) as server:
+
+        def run() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    try:
+                        answer(connection)
+                    except OSError:
+                        continue
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(5)
+
+
+def tls(folder: Path, stem: str, *, protocol: str = "h2", ca: Path | None = None) -> Callable[[socket.socket], None]:
+    """Mutual TLS that answers the first bytes of HTTP/2 with empty settings."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / f"{stem}.pem", folder / f"{stem}.key")
+    context.load_verify_locations(ca or folder / "ca.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.set_alpn_protocols([protocol])
+
+    def answer(connection: socket.socket) -> None:
+        with context.wrap_socket(connection, server_side=True) as secure:
+            if secure.recv(24):
+                secure.sendall(bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+                secure.recv(1)
+
+    return answer
+
+
+def reach(site: Path, port: int, host: str = "localhost") -> Finding:
+    text = (site / "site.toml").read_text()
+    (site / "site.toml").write_text(text.replace("localhost:7443", f"{host}:{port}"))
+    started = time.monotonic()
+    (found,) = [own for own in examine(site, network=True) if own.check == "coordinator"]
+    assert time.monotonic() - started < 20
+    return found
+
+
+def test_a_coordinator_that_answers_and_takes_our_certificate(federation: Path) -> None:
+    with listening(tls(federation / "coordinator" / "keys", "server")) as port:
+        found = reach(federation / "sites" / "A", port)
+    assert found.outcome is Outcome.OK
+    assert "TLSv1.3, and takes this certificate" in found.found
+
+
+def test_a_name_that_its_certificate_lacks(federation: Path) -> None:
+    with listening(tls(federation / "coordinator" / "keys", "server")) as port:
+        found = reach(federation / "sites" / "A", port, "127.0.0.1")
+    assert found.outcome is Outcome.FAIL
+    assert "link.server_name" in found.advice
+
+
+def test_a_coordinator_of_another_authority_and_one_that_does_not_take_ours(federation: Path, tmp_path: Path) -> None:
+    other = keys.init(tmp_path / "other", names=["localhost"], now=NOW).folder
+    with listening(tls(other / "server", "server")) as port:
+        found = reach(federation / "sites" / "A", port)
+    assert found.outcome is Outcome.FAIL
+    assert "another authority" in found.advice
+    with listening(tls(federation / "coordinator" / "keys", "server", ca=other / "ca.pem")) as port:
+        found = reach(federation / "sites" / "B", port)
+    assert found.outcome is Outcome.FAIL
+    assert "ended the handshake" in found.found
+    assert "coordinator's authority" in found.advice
+
+
+def test_a_port_that_says_nothing_or_something_else_or_is_closed_costs_bounded_time(federation: Path) -> None:
+    site, wait = federation / "sites" / "A", threading.Event()
+    text = (site / "site.toml").read_text()
+    with listening(lambda connection: wait.wait(10) and None) as port:
+        found = reach(site, port)
+        assert "said nothing for 1 s" in found.found
+        wait.set()
+    (site / "site.toml").write_text(text)
+    assert reach(site, port).found.startswith("Nothing listens")
+    (site / "site.toml").write_text(text)
+    with listening(lambda connection: connection.sendall(b"SSH-2.0-OpenSSH\r\n")) as port:
+        assert "handshake" in reach(site, port).found
+    (site / "site.toml").write_text(text)
+    with listening(tls(federation / "coordinator" / "keys", "server", protocol="http/1.1")) as port:
+        assert reach(site, port).outcome is Outcome.FAIL or "not as gRPC does" in reach(site, port).found
+    (site / "site.toml").write_text(text)
+    assert "cannot be resolved" in reach(site, 1, "no-such-host.invalid").found
+
+
+def test_the_coordinator_sees_whether_it_listens_and_with_which_certificate(federation: Path) -> None:
+    folder = federation / "coordinator"
+    with listening(tls(folder / "keys", "server")) as port:
+        settings = (folder / "coordinator.toml").read_text().replace("0.0.0.0:7443", f"0.0.0.0:{port}")
+        (folder / "coordinator.toml").write_text(settings)
+        assert wrong(examine(folder, network=True)) == []
+        # A new certificate in the folder, and the old one still in the memory of the process.
+        made = keys.Authority(federation / "authority").rotate("localhost", now=NOW)
+        for path in made.iterdir():
+            shutil.copy(path, folder / "keys")
+        assert "Start the coordinator again" in only(examine(folder, network=True)).advice
+    assert "Nothing listens" in only(examine(folder, network=True)).found
+
+
+# The command.
+
+
+def test_the_command_prints_a_table_or_json_and_its_exit_status_says_whether_something_failed(federation: Path) -> None:
+    site = federation / "sites" / "A"
+    result = CliRunner().invoke(app, ["doctor", str(site), "--no-network"])
+    assert result.exit_code == 0, result.output
+    (site / "keys" / "A.key").chmod(0o644)
+    result = CliRunner().invoke(app, ["doctor", str(site), "--no-network", "--json"])
+    assert result.exit_code == 1
+    told = json.loads(result.output)
+    assert told["healthy"] is False
+    (failed,) = [own for own in told["findings"] if own["outcome"] == "fail"]
+    assert "mode 644" in failed["found"]
+    result = CliRunner().invoke(app, ["doctor", str(site / "site.toml"), "--no-network"])
+    assert result.exit_code == 1
+    assert "fail" in result.output
+
+
+def test_public_inputs_are_counted(federation: Path) -> None:
+    (found,) = [own.found for own in examine(federation / "coordinator") if own.check == "public inputs"]
+    assert found == f"20 of shape (8, 8), {digest(sites.PUBLIC).hex()[:16]}"
