@@ -12,7 +12,7 @@ from rich.logging import RichHandler
 from limbeck.cli import operators
 from limbeck.client import commands as client_commands
 from limbeck.client import teacher_commands
-from limbeck.deployment import key_commands
+from limbeck.deployment import flower_commands, key_commands
 from limbeck.operators.errors import LimbeckError
 from limbeck.simulations import commands
 from limbeck.simulations.data import commands as data_commands
@@ -34,6 +34,7 @@ app.add_typer(client_commands.policy_app, name="policy")
 app.add_typer(client_commands.ledger_app, name="ledger")
 app.add_typer(client_commands.transcript_app, name="transcript")
 app.add_typer(key_commands.app, name="keys")
+app.add_typer(flower_commands.app, name="flower")
 
 INTERRUPTED = 130
 
