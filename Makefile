@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PACKAGES := cli operators protos client server deployment simulations
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check format environment types generate clean
+.PHONY: demo test drill check format environment types generate clean
 
 environment: $(VENV)/.installed
 
@@ -22,6 +22,10 @@ demo: environment
 test: environment
 	# One torch thread in each of two workers and their children: more would only wait for each other.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+
+# Faults, with real processes: too slow for every commit.
+drill: environment
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v tests/drill
 
 # Type checkers do not see an editable install with mapped folders; a tree of links shows them the packages.
 types: environment

@@ -13,7 +13,7 @@ from limbeck.cli import operators
 from limbeck.client import commands as client_commands
 from limbeck.client import teacher_commands
 from limbeck.deployment import commands as deployment_commands
-from limbeck.deployment import key_commands
+from limbeck.deployment import flower_commands, key_commands
 from limbeck.operators.errors import LimbeckError
 from limbeck.simulations import commands, plans
 from limbeck.simulations.data import commands as data_commands
@@ -38,6 +38,7 @@ app.add_typer(key_commands.app, name="keys")
 app.add_typer(plans.app, name="plan")
 app.add_typer(deployment_commands.deploy_app, name="deploy")
 app.command("doctor")(deployment_commands.doctor)
+app.add_typer(flower_commands.app, name="flower")
 
 INTERRUPTED = 130
 

@@ -2,66 +2,36 @@
 
 Its nodes know only a partition id, so the folder of sites travels in the environment (LIMBECK_SITES), which Ray's workers
 inherit. Start-up takes tens of seconds; it pays where one machine is outgrown.
-
-The bundle is thin: one pyproject.toml that points at the installed limbeck, with the run config of one run folder. Its
-paths are absolute, because Flower runs apps in folders of its own.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from importlib.metadata import version
 from pathlib import Path
 
-import tomli_w
-
 from limbeck.client.site import SITES
-from limbeck.protos.files import write_durably
+from limbeck.server import bundle
 from limbeck.server.app import BUNDLE
 
-SERVER_APP, CLIENT_APP = "limbeck.server.app:app", "limbeck.client.app:app"
-RunConfig = dict[str, bool | float | int | str]
-
-# Nothing is looked up, installed or reported on the network.
 OFFLINE = {
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    **bundle.OFFLINE,
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
 
-def run_config(folder: Path, clients: int) -> RunConfig:
+def run_config(folder: Path, clients: int) -> bundle.RunConfig:
     """What the ServerApp needs to know of a prepared run in `folder` with this many clients."""
-    folder = folder.resolve()
-    return {
-        "plan": str(folder / "plan.pb"),
-        "transfer-sets": str(folder / "transfer"),
-        "folder": str(folder / "server"),
-        "clients": clients,
-    }
+    return bundle.run_config(
+        plan=folder / "plan.pb", transfer_sets=folder / "transfer", folder=folder / "server", clients=clients
+    )
 
 
 def write_bundle(folder: Path, clients: int) -> Path:
     """Write the Flower bundle of a prepared run to RUN/flower; returns that folder."""
-    app = {
-        "publisher": "limbeck",
-        "components": {"serverapp": SERVER_APP, "clientapp": CLIENT_APP},
-        "config": run_config(folder, clients),
-    }
-    project = {
-        "name": "limbeck-run",
-        "version": version("limbeck"),
-        "description": "A run of limbeck: no code, it points at the installed package",
-        "license": "Apache-2.0",
-        "dependencies": [],
-    }
-    described = {"project": project, "tool": {"flwr": {"app": app}}}
-    write_durably(folder / "flower" / "pyproject.toml", tomli_w.dumps(described).encode())
-    return folder / "flower"
+    return bundle.write(folder / "flower", run_config(folder, clients))
 
 
 def run(folder: Path, sites: Path) -> None:

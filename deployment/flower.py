@@ -1,0 +1,218 @@
+"""Flower's SuperLink and SuperNodes under limbeck's keys, for a consortium that runs Flower already.
+
+What Flower leaves open by default is closed here: TLS on every port, nodes that prove a registered key, apps in processes that know a
+secret which is made anew at every start, and no installing of what a bundle asks for. What stays open is said in docs/superlink.md: a
+SuperNode runs whatever code its SuperLink sends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from limbeck.client.site import Site
+from limbeck.deployment import certificates
+from limbeck.deployment.certificates import Role
+from limbeck.deployment.supervisor import Supervisor
+from limbeck.operators.errors import CertificateError, RunError
+from limbeck.protos.files import create_private, create_private_folder
+from limbeck.server.bundle import OFFLINE
+
+CONNECTION = "coordinator"
+RUNTIME_PORT = 9094
+_RUNTIME_DAYS = 3650
+_LOOPBACK = "127.0.0.1"
+_FINISHED = "finished:"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """PEM files: the authority, a server's certificate and key."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+    def options(self) -> list[str]:
+        """As Flower's servers take them."""
+        return [
+            *("--ssl-ca-certfile", str(self.ca)),
+            *("--ssl-certfile", str(self.certificate)),
+            *("--ssl-keyfile", str(self.key)),
+        ]
+
+
+def superlink(folder: Path, *, host: str, port: int, tls: Tls) -> Supervisor:
+    """SuperLink and the process that starts its ServerApps. folder: its database, which outlives it, logs and secret.
+
+    Raises CertificateError or SettingError where the key cannot be used.
+    """
+    certificates.read_key(tls.key)
+    create_private_folder(folder)
+    secret = _fresh_secret(folder)
+    address = f"{_LOOPBACK if host == '0.0.0.0' else host}:{port}"
+    return Supervisor(
+        {
+            "superlink": [
+                *(_program("flower-superlink"), "--host", host, "--port", str(port), *tls.options()),
+                *("--database", str(folder / "superlink.sqlite"), "--enable-supernode-auth", "--isolation", "process"),
+                *("--superexec-auth-secret-file", str(secret), "--disable-runtime-dependency-installation"),
+            ],
+            "superexec": _superexec(address, tls.ca, secret),
+        },
+        environment=environment(folder),
+        logs=folder / "logs",
+    )
+
+
+def supernode(
+    site: Path, folder: Path, *, superlink: str, ca: Path, key: Path, runtime_port: int = RUNTIME_PORT, delay: float = 10.0
+) -> Supervisor:
+    """A SuperNode that stands for the site in `site`, and the process that starts its ClientApps.
+
+    folder: logs, secret, and certificates of the port between the two, which is on loopback. superlink: HOST:PORT. key: the site's own
+    private key (PEM), which the SuperLink knows by `register`. Raises DataError or SettingError where `site` is none, CertificateError
+    or SettingError where the key cannot be used.
+    """
+    Site(site)
+    own = certificates.read_key(key)
+    create_private_folder(folder)
+    secret, tls = _fresh_secret(folder), _runtime_tls(folder)
+    node_key = _fresh(folder / "node-key", _to_ssh(own))
+    address = f"{_LOOPBACK}:{runtime_port}"
+    return Supervisor(
+        {
+            "supernode": [
+                *(_program("flower-supernode"), "--superlink", superlink, "--root-certificates", str(ca)),
+                *("--auth-supernode-private-key", str(node_key), "--node-config", f"site={json.dumps(str(site.resolve()))}"),
+                *("--isolation", "process", "--host", _LOOPBACK, "--port", str(runtime_port), *tls.options()),
+                *("--superexec-auth-secret-file", str(secret)),
+            ],
+            "superexec": _superexec(address, tls.ca, secret),
+        },
+        environment=environment(folder),
+        logs=folder / "logs",
+        delay=delay,
+    )
+
+
+def connect(folder: Path, *, address: str, ca: Path) -> None:
+    """Tell Flower's command, for commands run with this folder, where the SuperLink is."""
+    described = {
+        "superlink": {"default": CONNECTION, CONNECTION: {"address": address, "root-certificates": str(ca.resolve())}}
+    }
+    home = folder / "home"
+    create_private_folder(home)
+    (home / "config.toml").write_text(tomli_w.dumps(described), encoding="utf-8")
+
+
+def register(folder: Path, certificate: Path) -> int:
+    """Let a site take part whose certificate this is; returns its node id. Raises RunError where the SuperLink refuses."""
+    found = certificates.read_certificate(certificate)
+    public = found.public_key()
+    if certificates.role_of(found) is not Role.SITE or not isinstance(public, ec.EllipticCurvePublicKey):
+        raise CertificateError(f"Expected a site's certificate in {certificate}, found another.")
+    path = folder / f"{certificates.serial_of(found)}.pub"
+    path.write_bytes(public.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH))
+    answer = _flwr(folder, "supernode", "register", str(path), CONNECTION, "--name", certificates.name_of(found))
+    return int(answer["node-id"])
+
+
+def start(folder: Path, bundle: Path) -> int:
+    """Start a bundle; returns the run's id. Raises RunError where the SuperLink refuses."""
+    return int(_flwr(folder, "run", str(bundle), CONNECTION)["run-id"])
+
+
+def wait(folder: Path, run: int, *, poll_seconds: float = 2.0, progress: Callable[[str], None] | None = None) -> None:
+    """Until a run has ended. progress: given its status. Raises RunError unless it completed.
+
+    Flower's own command returns 0 for runs that failed, so the status is what counts.
+    """
+    while True:
+        (own,) = _flwr(folder, "ls", CONNECTION, "--run-id", str(run))["runs"]
+        status = own["status"]
+        if progress is not None:
+            progress(status)
+        if status == f"{_FINISHED}completed":
+            return
+        if status.startswith(_FINISHED):
+            raise RunError(f"Expected run {run} to complete, got {status}: {own['status-details']}.")
+        time.sleep(poll_seconds)
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Flower kept off the network, with a home of its own in `folder`."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return {**os.environ, **OFFLINE, "FLWR_HOME": str(folder.resolve() / "home"), "PATH": path}
+
+
+def _flwr(folder: Path, *arguments: str) -> dict[str, Any]:
+    command: Sequence[str] = [_program("flwr"), *arguments, "--format", "json"]
+    found = subprocess.run(command, env=environment(folder), capture_output=True, text=True, check=False)
+    try:
+        answer: dict[str, Any] = json.loads(found.stdout[found.stdout.index("{") :])
+    except ValueError:
+        answer = {"success": False, "error-message": (found.stderr or found.stdout).strip()}
+    if not answer.get("success"):
+        raise RunError(f"Expected `flwr {' '.join(arguments[:2])}` to succeed, got: {answer.get('error-message')}")
+    return answer
+
+
+def _program(name: str) -> str:
+    """Flower's programs, of this environment."""
+    path = Path(sys.executable).with_name(name)
+    found = str(path) if path.exists() else shutil.which(name)
+    if found is None:
+        raise RunError(f"Expected the program {name} beside {sys.executable}, found none.")
+    return found
+
+
+def _superexec(address: str, ca: Path, secret: Path) -> list[str]:
+    return [
+        *(_program("flower-superexec"), "--runtime-api-address", address, "--root-certificates", str(ca)),
+        *("--superexec-auth-secret-file", str(secret)),
+    ]
+
+
+def _fresh_secret(folder: Path) -> Path:
+    return _fresh(folder / "superexec-secret", secrets.token_bytes(32))
+
+
+def _fresh(path: Path, data: bytes) -> Path:
+    """A private file in place of one of an earlier start."""
+    path.unlink(missing_ok=True)
+    create_private(path, data)
+    return path
+
+
+def _runtime_tls(folder: Path) -> Tls:
+    """Certificates for the port between a SuperNode and its apps: an authority that signs one certificate and is forgotten."""
+    now = datetime.now(UTC)
+    issuer = certificates.make_authority("runtime", days=_RUNTIME_DAYS, now=now)
+    key = certificates.new_key()
+    own = certificates.issue(
+        issuer, key.public_key(), Role.SERVER, names=["localhost"], addresses=[_LOOPBACK], days=_RUNTIME_DAYS, now=now
+    )
+    return Tls(
+        ca=_fresh(folder / "runtime-ca.pem", certificates.to_pem(issuer.certificate)),
+        certificate=_fresh(folder / "runtime.pem", certificates.to_pem(own)),
+        key=_fresh(folder / "runtime.key", certificates.key_to_pem(key)),
+    )
+
+
+def _to_ssh(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())

@@ -1,0 +1,86 @@
+"""`limbeck flower`: limbeck over Flower's SuperLink and SuperNodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from limbeck.deployment import flower, supervisor
+from limbeck.protos import codec
+from limbeck.server import bundle as bundles
+
+app = typer.Typer(help="Run over Flower's SuperLink and SuperNodes (docs/superlink.md).", no_args_is_help=True)
+
+Folder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="Database, logs and secrets of this side.")]
+Ca = Annotated[Path, typer.Option(metavar="FILE", help="The authority's certificate (PEM).")]
+
+
+@app.command("superlink")
+def superlink(
+    ca: Ca,
+    certificate: Annotated[Path, typer.Option(metavar="FILE", help="The coordinator's certificate (PEM).")],
+    key: Annotated[Path, typer.Option(metavar="FILE", help="Its private key (PEM).")],
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    folder: Folder = Path("superlink"),
+) -> None:
+    """At the coordinator: keep a SuperLink running, with TLS, known nodes only, and apps in processes that know its secret."""
+    tls = flower.Tls(ca=ca, certificate=certificate, key=key)
+    own = flower.superlink(folder, host=host, port=port, tls=tls)
+    flower.connect(folder, address=f"{host}:{port}", ca=ca)
+    print(f"SuperLink on {host}:{port}; logs in {folder / 'logs'}", flush=True)
+    supervisor.until_told(own)
+
+
+@app.command("register")
+def register(
+    certificates: Annotated[list[Path], typer.Argument(metavar="NAME.pem...", help="Certificates of sites.")],
+    folder: Folder = Path("superlink"),
+) -> None:
+    """At the coordinator: let sites take part, known by the keys of their certificates."""
+    for path in certificates:
+        print(f"{path}: node {flower.register(folder, path)}")
+
+
+@app.command("supernode")
+def supernode(
+    site: Annotated[Path, typer.Argument(metavar="SITE", help="A site's folder.")],
+    superlink: Annotated[str, typer.Option(metavar="HOST:PORT", help="The coordinator's SuperLink.")],
+    ca: Ca,
+    key: Annotated[Path, typer.Option(metavar="FILE", help="The site's private key (PEM).")],
+    folder: Annotated[
+        Path | None, typer.Option("--folder", metavar="DIR", help="Logs and secrets; default: SITE/supernode.")
+    ] = None,
+    runtime_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="A free port on loopback, one for each node on a machine.")
+    ] = flower.RUNTIME_PORT,
+    delay: Annotated[float, typer.Option(min=0, help="Seconds before what ended is started again.")] = 10.0,
+) -> None:
+    """At a site: keep a SuperNode running. It runs any code that the SuperLink sends: prefer `limbeck site run`."""
+    own = flower.supernode(
+        site, folder or site / "supernode", superlink=superlink, ca=ca, key=key, runtime_port=runtime_port, delay=delay
+    )
+    print(f"SuperNode for {site}; logs in {own.logs}", flush=True)
+    supervisor.until_told(own)
+
+
+@app.command("run")
+def run(
+    plan: Annotated[Path, typer.Argument(metavar="PLAN.pb", help="A signed plan.")],
+    transfer_sets: Annotated[Path, typer.Option(metavar="DIR", help="The folder of its public inputs.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The run's folder; one that holds finished stages is continued.")],
+    clients: Annotated[int | None, typer.Option(min=1, help="Sites to wait for; default: the plan's minimum.")] = None,
+    folder: Folder = Path("superlink"),
+) -> None:
+    """At the coordinator: run a plan over the SuperLink's nodes, and wait for its end."""
+    offer = codec.decode_offer(plan.read_bytes())
+    config = bundles.run_config(
+        plan=plan, transfer_sets=transfer_sets, folder=out, clients=clients or offer.plan.minimum_clients
+    )
+    own = flower.start(folder, bundles.write(folder / "bundle", config))
+    with Console().status(f"run {own}") as status:
+        flower.wait(folder, own, progress=lambda found: status.update(f"run {own}: {found}"))
+    print(f"Run {own} completed: {out}")
