@@ -68,7 +68,7 @@ class TableEncoding:
     columns: tuple[Number | Category, ...]
 
     def __call__(self, table: Table) -> NDArray[np.float32]:
-        """(N, D) rows; record by record, no record touches another. Raises DataError naming a column or cell that cannot be read."""
+        """(N, D) rows; record by record, no record touches another. Raises DataError naming a column that is not there."""
         return np.concatenate([column(table) for column in self.columns], 1)
 
     def to_json(self) -> dict[str, object]:

@@ -87,7 +87,7 @@ def reservation(folder: Path, name: str, schedules: list[Teaching]) -> dict[str,
     times = []
     for _ in range(3):
         accounting.epsilon.cache_clear()
-        accounting._sampled.cache_clear()
+        accounting._once.cache_clear()
         with Ledger(path, BUDGET) as ledger:
             times.append(_seconds(lambda ledger=ledger: ledger.reserve(PLAN, "teacher", schedules[0], None)))  # type: ignore[misc]
             spent = ledger.spent()
