@@ -41,7 +41,8 @@ class RecordSettings(BaseModel):
     label: the table's column of labels. classes: per class, in order, the label's value or values (of a folder: its name); without it
     labels are whole numbers from 0 on, and folders, as many as classes, are taken in the order of their names.
     encoding: a public encoding's file, for tables and texts; without it
-    `columns` are numbers, taken as they are. image_size: (height, width) that images are brought to. reader: instead of a path, a function
+    `columns` are numbers, taken as they are. A plan names its SHA-256; where an .npz file or a reader holds rows, it says by which encoding
+    they were made. image_size: (height, width) that images are brought to. reader: instead of a path, a function
     of the site's own as "module:function", called with its folder, that returns inputs and labels as arrays.
     """
 
