@@ -12,12 +12,13 @@ import sites
 import tomli_w
 
 from limbeck.client import encodings, teachers
+from limbeck.client import ledger as ledgers
 from limbeck.client.app import respond
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
 from limbeck.client.tables import Table
-from limbeck.protos import codec
-from limbeck.protos.messages import Accepted, Declined, Plan, Reason, Reply, Request, Taught, Teach, TopK
+from limbeck.protos import accounting, codec
+from limbeck.protos.messages import Accepted, Ask, Declined, Plan, Reason, Reply, Request, Taught, Teach, TopK
 from limbeck.protos.transfer_set import digest
 from limbeck.simulations import prepare, scenario
 
@@ -97,3 +98,56 @@ def test_an_encoding_changed_after_a_plan_was_accepted_is_noticed_before_a_charg
         assert ledger.entries() == []
     path.write_bytes(honest)
     assert isinstance(ask(site, plan, teach), Taught)
+
+
+# Costs
+
+
+def test_a_plan_that_claims_less_than_it_costs_is_declined_and_charges_nothing(tmp_path: Path) -> None:
+    site, plan = sites.make(tmp_path), sites.plan()
+    cheap = replace(plan, privacy=replace(plan.privacy, epsilon=1.0))
+    found = ask(site, cheap, sites.offer(cheap))
+    assert isinstance(found, Declined)
+    assert found.reason is Reason.PLAN
+    assert isinstance(ask(site, plan, sites.offer(plan)), Accepted)
+    with Ledger(site.ledger, site.budget) as ledger:
+        assert ledger.entries() == []
+
+
+def test_when_the_first_record_is_read_the_cost_is_in_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As another process would find it, which is what a crash leaves."""
+    site, plan = sites.make(tmp_path), sites.plan()
+    assert isinstance(ask(site, plan, sites.offer(plan)), Accepted)
+    seen: list[tuple[str, float]] = []
+    real = Site.read_records
+
+    def look(own: Site, classes: int) -> object:
+        book = ledgers.read(own.ledger)
+        seen.extend((entry.state, book.spent()) for entry in book.entries)
+        return real(own, classes)
+
+    monkeypatch.setattr(Site, "read_records", look)
+    assert isinstance(ask(site, plan, Teach(plan_hash=codec.plan_hash(plan))), Taught)
+    assert seen == [("reserved", pytest.approx(accounting.epsilon(((plan.teaching, plan.counts),), 1e-5)))]
+
+
+def test_a_second_training_is_a_second_charge_and_declined_when_the_budget_pays_for_one(tmp_path: Path) -> None:
+    """Choosing among trainings by their results would otherwise be free."""
+    site, found = sites.make(tmp_path), []
+    for seed in (1, 2):
+        plan = sites.plan(public_seed=seed)
+        assert isinstance(ask(site, plan, sites.offer(plan)), Accepted if seed == 1 else Declined)
+        found.append(ask(site, plan, Teach(plan_hash=codec.plan_hash(plan))))
+    assert isinstance(found[0], Taught)
+    assert isinstance(found[1], Declined)
+
+
+def test_a_question_asked_twice_gets_the_same_bytes_so_noise_cannot_be_averaged_away(tmp_path: Path) -> None:
+    site, plan = sites.make(tmp_path), sites.plan()
+    own = codec.plan_hash(plan)
+    ask(site, plan, sites.offer(plan))
+    for question in (Teach(plan_hash=own), Ask(plan_hash=own, stage=1, first=3, count=9)):
+        first, second = (respond(site, codec.encode_request(question)) for _ in range(2))
+        assert first == second
+    with Ledger(site.ledger, site.budget) as ledger:
+        assert sum(entry.schedule is not None for entry in ledger.entries()) == 1

@@ -402,6 +402,14 @@ def test_a_plan_with_an_impossible_privacy_claim_is_refused(plan: Plan, field: s
         codec.encode_request(Offer(plan=replace(plan, privacy=replace(plan.privacy, **{field: value}))))
 
 
+@pytest.mark.parametrize(("field", "other"), [("unit", "client"), ("adjacency", "replace-one"), ("unit", "")])
+def test_a_plan_that_counts_another_unit_or_neighbours_is_refused(plan: Plan, field: str, other: str) -> None:
+    spoilt = pb.Request.FromString(codec.encode_request(Offer(plan=plan)))
+    setattr(spoilt.offer.plan.privacy, field, other)
+    with pytest.raises(WireError, match=f"privacy.{field}"):
+        codec.decode_request(spoilt.SerializeToString(deterministic=True))
+
+
 def test_a_plan_of_another_version_is_refused(plan: Plan) -> None:
     spoilt = pb.Request.FromString(codec.encode_request(Offer(plan=plan)))
     spoilt.offer.plan.version = 2
