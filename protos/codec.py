@@ -163,6 +163,8 @@ def check_plan(plan: Plan) -> None:
     _whole("public_seed", plan.public_seed, 0, (1 << 63) - 1)
     if plan.black_box is not None:
         _whole("black_box.draws", plan.black_box.draws, 1, 255)
+    if plan.encoding is not None:
+        _hash("encoding", plan.encoding)
 
 
 def _plan_to_pb(plan: Plan) -> pb.Plan:
@@ -200,6 +202,7 @@ def _plan_to_pb(plan: Plan) -> pb.Plan:
         minimum_clients=plan.minimum_clients,
         public_seed=plan.public_seed,
         black_box=pb.BlackBoxTeaching(draws=plan.black_box.draws) if plan.black_box else None,
+        encoding=plan.encoding,
     )
 
 
@@ -249,6 +252,7 @@ def _plan_from_pb(message: pb.Plan) -> Plan:
         minimum_clients=message.minimum_clients,
         public_seed=message.public_seed,
         black_box=BlackBoxTeaching(draws=message.black_box.draws) if message.HasField("black_box") else None,
+        encoding=message.encoding if message.HasField("encoding") else None,
     )
     check_plan(plan)
     return plan

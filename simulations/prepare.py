@@ -18,6 +18,7 @@ import io
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,8 @@ def prepare(scenario: Scenario, folder: Path, *, cache: Path | None = None, site
     parts = _partition(scenario, dataset)(dataset.private_y, scenario.partition.clients, scenario.run.seed)
     classes = len(dataset.class_names)
     plan = make_plan(scenario, transfer_set=digest(dataset.public_x), samples=len(dataset.public_x), classes=classes)
+    if dataset.encoding is not None:
+        plan = replace(plan, encoding=encodings.digest(dataset.encoding))
     if sites is not None:
         _check_same_sites(scenario, sites)
     folder.mkdir(parents=True, exist_ok=True)
