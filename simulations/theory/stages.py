@@ -89,8 +89,8 @@ DESIGNS = {
     ),
     "stages_fashion": Design(
         data="fashion-mnist-part",
-        seeds=(1, 2, 3, 4),
-        epochs=48,
+        seeds=(1, 2, 3, 4, 5),
+        epochs=32,
         batch=64,
         teacher_epochs=30,
         cubic=((2.0, 0.9), (2.0, 0.98), (2.0, 0.99)),
