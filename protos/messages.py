@@ -162,11 +162,13 @@ Counts = LabelCounts | RecordCount
 
 
 class Family(Enum):
-    """Softening operators, `limbeck.operators.softening`."""
+    """Softening operators, `limbeck.operators.softening.family`. All but POWER and HYBRID take T >= 1 only."""
 
     POWER = "power"
     MIXING = "mixing"
     HYBRID = "hybrid"
+    TSALLIS = "tsallis"
+    ENTROPY_TARGET = "entropy-target"
 
 
 class Coding(Enum):
@@ -245,7 +247,7 @@ class Plan:
     transfer_set: SHA-256 of the public inputs. samples, classes: N and K. public_seed: seeds public randomness only. label_counts,
     record_count: at most one of them, since label counts tell the number of records too. black_box: None where every site trains under
     the schedule, and so has the guarantee. encoding: SHA-256 of the file of the public encoding that makes rows of tables or texts, the
-    transfer set's and every site's; None where none does.
+    transfer set's and every site's; None where none does. tsallis_order: q in [0, 4] with Family.TSALLIS, None with any other.
     """
 
     name: str
@@ -266,6 +268,7 @@ class Plan:
     record_count: RecordCount | None = None
     black_box: BlackBoxTeaching | None = None
     encoding: bytes | None = None
+    tsallis_order: float | None = None
 
     @property
     def counts(self) -> Counts | None:

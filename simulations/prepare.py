@@ -131,6 +131,7 @@ def make_plan(scenario: Scenario, *, transfer_set: bytes, samples: int, classes:
         samples=samples,
         classes=classes,
         family=messages.Family(release.softening),
+        tsallis_order=release.tsallis_order,
         truncation=messages.TopK(k=release.k) if release.truncation == "top-k" else messages.Sampled(draws=release.draws),
         coding=messages.Coding(release.coding),
         pooling=messages.Pooling(scenario.pooling.kind),
@@ -299,6 +300,7 @@ def _policy_toml(scenario: Scenario, plan: messages.Plan, site: str, author: byt
             "answers": {
                 "families": [release.softening],
                 "min_temperature": min(stage.temperature for stage in plan.stages),
+                **({} if plan.tsallis_order is None else {"max_tsallis_order": plan.tsallis_order}),
                 **kept,
                 "max_bits": math.ceil(codec.bits_per_answer(plan)),
             },

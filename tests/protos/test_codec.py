@@ -101,12 +101,21 @@ def test_a_two_sided_family_may_sharpen(make_plan: PlanMaker, family: Family) ->
     assert codec.decode_request(codec.encode_request(Offer(plan=plan))) == Offer(plan=plan)
 
 
+@pytest.mark.parametrize(("family", "order"), [(Family.ENTROPY_TARGET, None), (Family.TSALLIS, 0.0), (Family.TSALLIS, 2.5)])
+def test_families_with_more_to_say_survive_the_wire(make_plan: PlanMaker, family: Family, order: float | None) -> None:
+    plan = make_plan(family=family, tsallis_order=order)
+    assert codec.decode_request(codec.encode_request(Offer(plan=plan))) == Offer(plan=plan)
+
+
 def test_every_field_of_a_plan_changes_its_hash(make_plan: PlanMaker) -> None:
     changes = [
         {"name": "b"},
         {"samples": 21},
         {"family": Family.MIXING},
         {"family": Family.HYBRID},
+        {"family": Family.ENTROPY_TARGET},
+        {"family": Family.TSALLIS, "tsallis_order": 0.0},
+        {"family": Family.TSALLIS, "tsallis_order": 0.5},
         {"public_seed": 2},
         {"stages": (Stage(sparsity=0.5, temperature=3),)},
     ]
@@ -379,6 +388,11 @@ def test_a_share_with_one_byte_changed_is_refused_or_another_valid_share(positio
         ({"stages": (Stage(sparsity=0.5, temperature=2), Stage(sparsity=0.4, temperature=2))}, r"stages\[1\].sparsity"),
         ({"stages": (Stage(sparsity=0.5, temperature=math.nan),)}, "temperature"),
         ({"family": Family.MIXING, "stages": (Stage(sparsity=0.5, temperature=0.5),)}, "temperature"),
+        ({"family": Family.ENTROPY_TARGET, "stages": (Stage(sparsity=0.5, temperature=0.5),)}, "temperature"),
+        ({"family": Family.TSALLIS, "tsallis_order": 0.5, "stages": (Stage(sparsity=0.5, temperature=0.5),)}, "temperature"),
+        ({"family": Family.TSALLIS}, "tsallis_order with family 'tsallis' and only then, got None"),
+        ({"tsallis_order": 0.5}, "tsallis_order with family 'tsallis' and only then, got 0.5"),
+        *(({"family": Family.TSALLIS, "tsallis_order": q}, "tsallis_order") for q in (-0.1, 4.1, math.nan, math.inf)),
         ({"transfer_set": b"short"}, "transfer_set"),
         ({"encoding": b"short"}, "encoding"),
         ({"encoding": b""}, "encoding"),
