@@ -57,7 +57,7 @@ def train(message: Message, context: Context) -> Message:
     for _ in range(EPOCHS):
         for rows in torch.randperm(len(labels)).split(BATCH):
             optimiser.zero_grad()
-            functional.cross_entropy(model(inputs[rows]), labels[rows]).backward()  # type: ignore[no-untyped-call]
+            functional.cross_entropy(model(inputs[rows]), labels[rows]).backward()
             optimiser.step()
     metrics = MetricRecord({"num-examples": len(labels)})
     return Message(RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": metrics}), reply_to=message)
