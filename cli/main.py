@@ -11,10 +11,11 @@ from rich.logging import RichHandler
 
 from limbeck.cli import operators
 from limbeck.client import commands as client_commands
-from limbeck.client import teacher_commands
+from limbeck.client import link_commands, teacher_commands
 from limbeck.deployment import commands as deployment_commands
 from limbeck.deployment import flower_commands, key_commands
 from limbeck.operators.errors import LimbeckError
+from limbeck.server import commands as server_commands
 from limbeck.simulations import commands, plans
 from limbeck.simulations.data import commands as data_commands
 
@@ -31,6 +32,8 @@ app.command("report")(commands.report)
 app.add_typer(data_commands.app, name="data")
 app.add_typer(operators.app, name="operators")
 app.add_typer(teacher_commands.app, name="teacher")
+app.command("serve")(server_commands.serve)
+app.add_typer(link_commands.app, name="site")
 app.add_typer(client_commands.policy_app, name="policy")
 app.add_typer(client_commands.ledger_app, name="ledger")
 app.add_typer(client_commands.transcript_app, name="transcript")

@@ -25,11 +25,10 @@ from limbeck.client.records import RecordSettings
 from limbeck.client.teachers.architectures import Factory, load_factory
 from limbeck.client.transcript import FILE_BYTES, TOTAL_BYTES, Transcript
 from limbeck.operators.errors import DataError, SettingError
-from limbeck.protos.settings import Strict, parse_toml, validate
+from limbeck.protos.settings import ADDRESS, Strict, parse_toml, validate
 from limbeck.protos.transfer_set import digest, read_arrays
 
 SITES = "LIMBECK_SITES"
-ADDRESS = r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$"
 
 
 class NoiseSettings(Strict):
@@ -62,9 +61,10 @@ class BlackBoxSettings(Strict):
 class LinkSettings(Strict):
     """The coordinator to which `limbeck site run` dials out (docs/link.md), over mutual TLS 1.3.
 
-    address: HOST:PORT. ca, certificate, key: PEM files; the certificate is for this site's name. server_name: the name in the
-    coordinator's certificate where it is not the host in `address`. memory_mb: that answering a question may take. answer_seconds:
-    likewise. grace_seconds: that an answer under way gets when the daemon is told to end. max_message_mb: of all open questions.
+    address: HOST:PORT. ca, certificate, key: PEM files; the certificate is for this site's name. server_name: the name
+    in the coordinator's certificate where it is not the host in `address`. memory_mb: that answering a question may
+    take. answer_seconds: likewise. grace_seconds: that an answer under way gets when the daemon is told to end.
+    max_message_mb: of all questions that are open.
     """
 
     address: str = Field(pattern=ADDRESS)
@@ -83,10 +83,10 @@ class SiteSettings(Strict):
 
     records: an NPZ file, or a table. teacher: the site's own net as "module:factory", a file in this folder or an installed module;
     without it the site takes part in no plan with custom teachers. gradients: whose per-record gradients train limbeck's own
-    nets. black_box: a teacher to ask instead of training one. ledger: only where the records' folder cannot hold it; by default
-    it lies beside the records, so that every setting of these records shares it. transcript_file_bytes, transcript_total_bytes:
-    sizes at which a transcript's file is closed, and nothing more is sent. durability: what charges, transcript and stored replies
-    outlive. "UnsafeProcessOnly" is several times faster, and after a power cut charges may be missing: simulations only.
+    nets. black_box: a teacher to ask instead of training one. link: the coordinator to dial. ledger: only where the records' folder
+    cannot hold it; by default it lies beside the records, so that every setting of these records shares it. transcript_file_bytes,
+    transcript_total_bytes: sizes at which a transcript's file is closed, and nothing more is sent. durability: what charges, transcript
+    and stored replies outlive. "UnsafeProcessOnly" is several times faster, and after a power cut charges may be missing: simulations only.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
@@ -212,6 +212,13 @@ class Site:
     def state(self, plan_hash: bytes) -> Path:
         """The folder for one plan's state, made if need be."""
         folder = self.folder / self.settings.state / plan_hash.hex()[:16]
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @property
+    def link_state(self) -> Path:
+        """The folder for what the link keeps, made if need be: answers by message id."""
+        folder = self.folder / self.settings.state / "link"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-SOURCES = ("limbeck", "teacher")
+SOURCES = ("limbeck", "link", "teacher")
 # Sources that define a gRPC service, whose stubs are generated too.
 SERVICES = ("teacher",)
 GENERATED = tuple(f"{name}_pb2{end}" for name in SOURCES for end in (".py", ".pyi")) + tuple(

@@ -17,6 +17,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from limbeck.operators.errors import SettingError
 
+# HOST:PORT
+ADDRESS = r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$"
+
 M = TypeVar("M", bound=BaseModel)
 
 

@@ -1,9 +1,9 @@
 """The Flower ServerApp: read the run config, open the plan and its transfer set, run the coordinator.
 
 Run config (public; it travels): "plan" and "transfer-sets" are paths of a plan file and of the folder with its transfer set,
-"folder" is where the run's record, checkpoints and student go, "clients" how many nodes to wait for, "join-seconds" and
-"answer-seconds" how long. A carrier that hands its apps no run config names a Flower bundle in the environment, whose
-run config is then read.
+"folder" is where the run's record, checkpoints and student go, "clients" how many nodes to wait for, "join-seconds",
+"answer-seconds" and "pause-seconds" how long. A carrier that hands its apps no run config names a Flower bundle in the
+environment, whose run config is then read.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ def main(grid: Grid, context: Context) -> None:
         expected=int(settings.get("clients", plan.minimum_clients)),
         join=float(settings.get("join-seconds", 60.0)),
         answer=float(settings.get("answer-seconds", 3600.0)),
+        pause=float(settings.get("pause-seconds", 0.0)),
     )
     Coordinator(grid, offer, torch.from_numpy(x_N), Path(_text(settings, "folder")), patience).run()
 

@@ -1,13 +1,12 @@
 """A Flower Grid in one process tree: real apps, real wire serialisation, clients in worker processes, no Ray.
 
 Every message is deflated to bytes by Flower's own code, crosses a process boundary as bytes and is inflated there; nothing is
-shared. Flower keeps the identity that a Message needs in a private class: `_identify` is the one place that touches it.
+shared.
 """
 
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import queue
 import signal
 import threading
@@ -21,14 +20,18 @@ from typing import TYPE_CHECKING, cast
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
-from flwr.supercore.inflatable.inflatable_object import (
-    InflatableObject,
-    get_all_nested_objects,
-    no_object_id_recompute,
-)
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
+
+from limbeck.client.child import process_context
+from limbeck.protos.flower_messages import (
+    CLIENT_CRASHED,
+    CLIENT_RAISED,
+    SERVER_NODE,
+    deflate,
+    identify,
+    inflate,
+    name_by_content,
+)
 
 if TYPE_CHECKING:
     from flwr.clientapp import ClientApp
@@ -36,36 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CLIENT_APP = "limbeck.client.app:app"
-# What client apps import only when they need it, and every worker would otherwise import for itself.
-PRELOADED = ["dp_accounting.pld.privacy_loss_distribution", "safetensors.torch"]
-SERVER_NODE = 1
 FIRST_NODE = 1001
-CLIENT_RAISED, CLIENT_CRASHED = 2, 8  # Flower's codes for an app that raised and an app whose process died
-
-Wire = tuple[str, dict[str, bytes]]
-
-
-def deflate(message: Message) -> Wire:
-    """A message as bytes: its object id, and the content of every nested object by id."""
-    # Otherwise Flower hashes what is nested anew for every question about it, a score of times a message.
-    with no_object_id_recompute():
-        objects = get_all_nested_objects(cast(InflatableObject, message))
-        return message.object_id, {object_id: item.deflate() for object_id, item in objects.items()}
-
-
-def inflate(wire: Wire) -> Message:
-    """The message that `deflate` made bytes of, under its own id."""
-    object_id, contents = wire
-    message = cast(Message, inflate_object_from_contents(object_id, dict(contents)))
-    message.metadata.__dict__["_message_id"] = object_id
-    return message
-
-
-def _identify(node_id: int, run_id: int) -> None:
-    """Tell Flower which node this process speaks for; without it no Message can be made."""
-    TaskIdentity.task_id = 1
-    TaskIdentity.run_id = run_id
-    TaskIdentity.node_id = node_id
 
 
 def _load(reference: str) -> ClientApp:
@@ -88,7 +62,7 @@ def _work(connection: Connection, reference: str, threads: int) -> None:
             wire, context = connection.recv()
         except EOFError:
             return
-        _identify(context.node_id, context.run_id)
+        identify(context.node_id, context.run_id)
         message = inflate(wire)
         try:
             reply = app(message, context)
@@ -149,7 +123,7 @@ class LocalGrid(Grid):
         run_id: int = 1,
     ) -> None:
         client_app = client_app or CLIENT_APP
-        _identify(SERVER_NODE, run_id)
+        identify(SERVER_NODE, run_id)
         self._run = Run.create_empty(run_id)
         self.processes = process_context(client_app)
         self.contexts = {
@@ -175,7 +149,7 @@ class LocalGrid(Grid):
     def set_run(self, run: Run) -> None:
         """Use this run's id for messages made from now on."""
         self._run = run
-        _identify(SERVER_NODE, run.run_id)
+        identify(SERVER_NODE, run.run_id)
 
     @property
     def run(self) -> Run:
@@ -200,9 +174,7 @@ class LocalGrid(Grid):
                 raise ValueError(f"Expected a node id out of {len(self.contexts)}, got {message.metadata.dst_node_id}.")
         ids = []
         for message in messages:
-            with no_object_id_recompute():
-                message_id = message.object_id
-            message.metadata.__dict__["_message_id"] = message_id
+            message_id = name_by_content(message)
             ids.append(message_id)
             with self._arrived:
                 self._waiting.add(message_id)
@@ -255,13 +227,6 @@ class LocalGrid(Grid):
                 worker.process.kill()
         for worker in self._workers:
             worker.join()
-
-
-def process_context(client_app: str) -> multiprocessing.context.ForkServerContext:
-    """Worker processes are forked from one that has imported the client app already: each starts in milliseconds."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([client_app.split(":", maxsplit=1)[0], *PRELOADED])
-    return context
 
 
 def warm_up() -> None:

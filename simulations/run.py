@@ -14,6 +14,7 @@ from flwr.app import Context, RecordDict
 from rich.console import Console
 
 from limbeck.operators.errors import RunError
+from limbeck.protos.flower_messages import SERVER_NODE
 from limbeck.protos.messages import Plan
 from limbeck.simulations import black_box, flower, grid, measure, prepare, report
 from limbeck.simulations.scenario import Scenario
@@ -94,7 +95,7 @@ def _run_local(scenario: Scenario, folder: Path, sites: Path) -> None:
     local = grid.LocalGrid(folders, workers=workers)
     try:
         config = flower.run_config(folder, len(folders))
-        context = Context(run_id=1, node_id=grid.SERVER_NODE, node_config={}, state=RecordDict(), run_config=config)
+        context = Context(run_id=1, node_id=SERVER_NODE, node_config={}, state=RecordDict(), run_config=config)
         app(local, context)
     finally:
         # After Ctrl-C, sites under way finish what their ledgers were charged for; a second Ctrl-C does not wait for them.

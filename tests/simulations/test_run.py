@@ -13,7 +13,7 @@ from flwr.app import Message, RecordDict
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
 from limbeck.operators.errors import RunError, SettingError, TooFewClients
-from limbeck.protos import carry, codec
+from limbeck.protos import carry, codec, flower_messages
 from limbeck.protos.messages import Ask, Share
 from limbeck.server import checkpoint
 from limbeck.simulations import grid, prepare, run, scenario
@@ -212,7 +212,7 @@ def test_below_the_minimum_a_run_stops_saying_why_and_can_go_on(tmp_path: Path, 
     folder = tmp_path / "run"
     with monkeypatch.context() as patched:
         patched.setattr(grid, "CLIENT_APP", "misbehaving:garbage")
-        with pytest.raises(TooFewClients, match="Expected answers of at least 3 sites in stage 1, got 2"):
+        with pytest.raises(TooFewClients, match="Expected at least 3 sites after 'answers 1', got 2"):
             run.simulate(tiny("run.minimum_clients=3"), folder)
     metrics = run.resume(folder)
     assert [stage["clients"] for stage in metrics["stages"]] == [3, 3]
@@ -256,16 +256,16 @@ def test_two_nodes_of_one_name_count_once(tmp_path: Path) -> None:
 def test_flowers_identity_is_where_the_grid_expects_it() -> None:
     from flwr.supercore.task_identity import TaskIdentity
 
-    grid._identify(1, 2)
+    flower_messages.identify(1, 2)
     assert (TaskIdentity.node_id, TaskIdentity.run_id) == (1, 2)
     message = Message(RecordDict(), 5, "query")
     assert (message.metadata.run_id, message.metadata.src_node_id, message.metadata.dst_node_id) == (2, 1, 5)
 
 
 def test_a_message_survives_being_deflated() -> None:
-    grid._identify(1, 2)
+    flower_messages.identify(1, 2)
     message = Message(carry.pack(b"hello"), 5, "query.share", group_id="g")
-    found = grid.inflate(grid.deflate(message))
+    found = flower_messages.inflate(flower_messages.deflate(message))
     assert carry.unpack(found.content) == b"hello"
     assert (found.metadata.message_type, found.metadata.group_id, found.metadata.dst_node_id) == ("query.share", "g", 5)
     assert found.content is not message.content

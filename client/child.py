@@ -1,0 +1,166 @@
+"""A question is answered in a process of its own, which a limit on memory and time can end without ending the site.
+
+The process is forked from one that has imported the client app, in advance of the question, so that answering starts at
+once. It runs `limbeck.client.app:app` as it is installed here: what the coordinator sends is data to it. The answer goes to
+a file before anyone hears of it, so it is there also where the site's daemon was killed meanwhile.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from threading import Lock
+from types import ModuleType
+from typing import TYPE_CHECKING, cast
+
+from flwr.app import Context, Error, Message, RecordDict
+
+from limbeck.protos import flower_messages
+from limbeck.protos.files import outliving_power_cuts, write_durably
+from limbeck.protos.flower_messages import CLIENT_CRASHED, CLIENT_RAISED
+
+if TYPE_CHECKING:
+    from flwr.clientapp import ClientApp
+
+log = logging.getLogger(__name__)
+
+CLIENT_APP = "limbeck.client.app:app"
+# What client apps import only when they need it, and every process would otherwise import for itself.
+PRELOADED = ["torch", "dp_accounting.pld.privacy_loss_distribution", "safetensors.torch"]
+# What the coordinator hears of a child that came to nothing: no more, because the reason may speak of records.
+FAILED, DIED, LATE = (
+    "the site could not answer; its own log says why",
+    "the site's process ended before it could answer",
+    "the site's time limit for an answer has passed",
+)
+WORKING = "working.lock"
+_starting = Lock()
+
+
+def process_context(client_app: str) -> ForkServerContext:
+    """Processes are forked from one that has imported the client app already: each starts in milliseconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([client_app.split(":", maxsplit=1)[0], *PRELOADED])
+    return context
+
+
+def error_reply(message: Message, code: int, reason: str) -> Message:
+    """A reply that no answer will come, and why in public words."""
+    return Message(Error(code, reason), reply_to=message)
+
+
+class Child:
+    """One process, waiting for one question. site: the site's folder. state: where answers go. memory: bytes. client_app: "module:name"."""
+
+    def __init__(self, site: Path, state: Path, memory: int, client_app: str) -> None:
+        context = process_context(client_app)
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_answer, args=(theirs, client_app, site, state, memory), daemon=True)
+        with _no_main():
+            self._process.start()
+        theirs.close()
+
+    def answer(self, message: Message, data: bytes, answer_path: Path, seconds: float) -> None:
+        """Have `message`, encoded in `data`, answered into a file. Afterwards the file is there, with an error where there is no answer."""
+        try:
+            self._connection.send_bytes(str(answer_path).encode())
+            self._connection.send_bytes(data)
+            if not self._connection.poll(seconds):
+                log.error(
+                    "The answer to %s took more than %g s: its process is ended.", message.metadata.message_type, seconds
+                )
+                self._process.kill()
+                reason = LATE
+            else:
+                self._connection.recv_bytes()
+                reason = DIED
+        except (EOFError, OSError):
+            self._process.join()
+            log.error(
+                "The process answering %s ended with exit code %s.", message.metadata.message_type, self._process.exitcode
+            )
+            reason = DIED
+        if not answer_path.exists():
+            flower_messages.identify(message.metadata.dst_node_id, message.metadata.run_id)
+            _keep(answer_path, error_reply(message, CLIENT_CRASHED, reason))
+
+    def stop(self) -> None:
+        """End the process, if it has not ended."""
+        self._process.kill()
+        self._process.join()
+        self._connection.close()
+
+
+@contextmanager
+def _no_main() -> Iterator[None]:
+    """Every process would import anew the module that this one was started with: half a second, for nothing that it needs."""
+    with _starting:
+        main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
+
+
+def _answer(connection: Connection, client_app: str, site: Path, state: Path, memory: int) -> None:
+    """The process: wait for a question, answer it into a file, say so."""
+    # The daemon decides when this ends; a Ctrl-C for it must not cut short what the ledger is charged for.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    import torch
+
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    try:
+        answer_path, data = Path(connection.recv_bytes().decode()), connection.recv_bytes()
+    except EOFError:
+        return
+    # Of the heap and of private mappings: torch and its libraries map far more addresses than they ever use.
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    # A daemon that was killed left its child to finish what was charged: the next child waits for that one, and finds
+    # the answer.
+    with (state / WORKING).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not answer_path.exists():
+            message = flower_messages.decode(data)
+            flower_messages.identify(message.metadata.dst_node_id, message.metadata.run_id)
+            _keep(answer_path, _run(_load(client_app), message, site))
+    # Nobody is there any more where the daemon was killed meanwhile.
+    with suppress(OSError):
+        connection.send_bytes(b"answered")
+
+
+def _keep(path: Path, reply: Message) -> None:
+    """Whole or not at all. It need not outlive a power cut: the client app keeps for itself, durably, what must not be done twice."""
+    with outliving_power_cuts(False):
+        write_durably(path, flower_messages.encode(reply))
+
+
+def _run(app: ClientApp, message: Message, site: Path) -> Message:
+    context = Context(
+        run_id=message.metadata.run_id,
+        node_id=message.metadata.dst_node_id,
+        node_config={"site": str(site)},
+        state=RecordDict(),
+        run_config={},
+    )
+    try:
+        return app(message, context)
+    except Exception:
+        log.exception("The client app raised.")
+        return error_reply(message, CLIENT_RAISED, FAILED)
+
+
+def _load(reference: str) -> ClientApp:
+    module, name = reference.split(":")
+    return cast("ClientApp", getattr(import_module(module), name))

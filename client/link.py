@@ -1,0 +1,299 @@
+"""The site's end of the link: dial out to the coordinator, take its questions, have them answered in a child process, send the answers.
+
+A question is named by its message id. Its answer lies in a file of that name before it is sent, so a question that comes
+again, after a break or by whoever repeats it, is answered by the same bytes; one that is being answered is not begun a
+second time. Nothing that comes is executed: it is decoded, and given to the client app that is installed here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+from flwr.app import Message
+
+from limbeck.client.child import CLIENT_APP, Child
+from limbeck.client.site import Site
+from limbeck.operators.errors import DataError, LimbeckError, SettingError, WireError
+from limbeck.protos import flower_messages, link, link_codec, tls
+from limbeck.protos.link import Announce, Assembly, Connection, Disconnected, Frame, Hello, Transfer
+
+log = logging.getLogger(__name__)
+
+FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
+HELLO_SECONDS = 30.0
+# Questions that wait here; the coordinator has its own bound.
+OPEN = 64
+# Answers that are kept for questions that come again: so many, or the last of this many bytes.
+ANSWERS, ANSWER_BYTES = 256, 2 << 30
+DAEMON_LOCK = "daemon.lock"
+
+
+class Daemon:
+    """A site on the link, until `stop`. It is the station of all its connections.
+
+    client_app: "module:name", limbeck's own but for tests. Raises SettingError or DataError where the site cannot be
+    connected as it is set.
+    """
+
+    def __init__(self, site: Site, *, client_app: str = CLIENT_APP) -> None:
+        tls.require_13()
+        if site.settings.link is None:
+            raise SettingError(f"Expected a table [link] in {site.folder / 'site.toml'}, found none.")
+        self.site, self.settings, self._client_app = site, site.settings.link, client_app
+        self.limit = self.settings.max_message_mb << 20
+        self.assembly: Assembly | None = None
+        self._answers = site.link_state / "answers"
+        self._answers.mkdir(exist_ok=True)
+        self._node = flower_messages.node_of(site.name)
+        self._was_connected = False
+        self._todo: asyncio.Queue[tuple[Message, bytes]] = asyncio.Queue()
+        self._spare: asyncio.Queue[Child] = asyncio.Queue(maxsize=1)
+        self._child: Child | None = None
+        self._open: dict[bytes, int] = {}
+        self._outbox: dict[bytes, None] = {}
+        self._news, self._stopping, self._idle = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._check_certificate()
+
+    def _check_certificate(self) -> None:
+        """The certificate is for this site. Raises SettingError, DataError."""
+        try:
+            found = tls.name_of(self._credentials()[1])
+        except (WireError, ValueError) as error:
+            raise SettingError(f"Expected a site's certificate in {self.settings.certificate}: {error}") from error
+        if found != self.site.name:
+            raise SettingError(
+                f"Expected a certificate of {self.site.name!r}, as site.toml names the site, in {self.settings.certificate}, "
+                f"got one of {found!r}."
+            )
+
+    def _credentials(self) -> tuple[bytes, bytes, bytes]:
+        """Authority, certificate and key, read anew for every connection: they may have been renewed."""
+        own = self.settings
+        return tuple((self.site.folder / name).read_bytes() for name in (own.ca, own.certificate, own.key))  # type: ignore[return-value]
+
+    # Life
+
+    async def run(self) -> None:
+        """Stay connected and answer, until SIGTERM, SIGINT or `stop`; then finish the question under way, within the grace."""
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(ValueError, RuntimeError):  # only a main thread has signals
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self.stop)
+        with self._alone():
+            parts = (self._fork, self._work, self._stay_connected, self._stopping.wait)
+            tasks = [asyncio.ensure_future(part()) for part in parts]
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            try:
+                if self._stopping.is_set():
+                    await self._leave()
+            finally:
+                for task in tasks:
+                    task.cancel()
+                while not self._spare.empty():
+                    self._spare.get_nowait().stop()
+                if self._child is not None:
+                    self._child.stop()
+                found = await asyncio.gather(*tasks, return_exceptions=True)
+            for error in found:
+                if isinstance(error, Exception):
+                    raise error
+
+    def stop(self) -> None:
+        """Begin to leave."""
+        self._stopping.set()
+
+    async def _leave(self) -> None:
+        if not self._idle.is_set() or self._outbox:
+            log.info("Leaving as soon as the answer under way is sent, at most in %g s.", self.settings.grace_seconds)
+        try:
+            async with asyncio.timeout(self.settings.grace_seconds):
+                await self._idle.wait()
+                while self._outbox:
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            log.warning("The answer under way is given up after %g s of grace.", self.settings.grace_seconds)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Two daemons of one site would take turns to cut each other off."""
+        with (self.site.link_state / DAEMON_LOCK).open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise SettingError(
+                    f"Expected no other daemon of the site in {self.site.folder}, found one running."
+                ) from None
+            yield
+
+    # Answering
+
+    async def _work(self) -> None:
+        """One question after the other, each in a process of its own."""
+        while True:
+            self._idle.set()
+            message, data = await self._todo.get()
+            if self._stopping.is_set():
+                return
+            self._idle.clear()
+            kind, message_id = message.metadata.message_type, bytes.fromhex(message.metadata.message_id)
+            log.info("Question %s of %s, %d bytes.", message.metadata.message_id[:12], kind, len(data))
+            path = self._path(message_id)
+            self._child = await self._spare.get()
+            await asyncio.to_thread(self._child.answer, message, data, path, self.settings.answer_seconds)
+            log.info("Question %s is answered, %d bytes.", message.metadata.message_id[:12], path.stat().st_size)
+            del self._open[message_id]
+            self._to_be_sent(message_id)
+            await asyncio.to_thread(self._child.stop)
+            self._child = None
+            self._prune()
+
+    async def _fork(self) -> None:
+        """Keep processes ready: one on its way from hand to hand, one behind it."""
+        memory = self.settings.memory_mb << 20
+        while True:
+            child = await asyncio.to_thread(Child, self.site.folder, self.site.link_state, memory, self._client_app)
+            try:
+                await self._spare.put(child)
+            except asyncio.CancelledError:
+                child.stop()
+                raise
+
+    def _path(self, message_id: bytes) -> Path:
+        return self._answers / message_id.hex()
+
+    def _prune(self) -> None:
+        """Forget the oldest answers that were sent, beyond what is kept."""
+        kept, size = 0, 0
+        for path in sorted(self._answers.iterdir(), key=lambda path: path.stat().st_mtime_ns, reverse=True):
+            kept, size = kept + 1, size + path.stat().st_size
+            if (kept > ANSWERS or size > ANSWER_BYTES) and not any(path.name == waiting.hex() for waiting in self._outbox):
+                path.unlink(missing_ok=True)
+
+    # The station
+
+    def wants(self, announce: Announce) -> bool:
+        """A question is wanted unless it is answered or being answered. Raises WireError where too many are open."""
+        if self._path(announce.id).exists():
+            self._to_be_sent(announce.id)
+            return False
+        if announce.id in self._open:
+            return False
+        if len(self._open) >= OPEN or sum(self._open.values()) + announce.total > self.limit:
+            raise WireError(f"Expected at most {OPEN} open questions of {self.limit} bytes in all, got more.")
+        return True
+
+    def receive(self, transfer_id: bytes, data: bytes) -> None:
+        """Queue a question. Raises WireError where it is none for this site."""
+        message = flower_messages.decode(data)
+        if message.metadata.message_id != transfer_id.hex():
+            raise WireError("Expected a question under the id that was announced, got another.")
+        if message.metadata.dst_node_id != self._node or not message.has_content():
+            raise WireError(f"Expected a question to {self.site.name}, got one to another node.")
+        self._open[transfer_id] = len(data)
+        self._todo.put_nowait((message, data))
+
+    def _to_be_sent(self, message_id: bytes) -> None:
+        self._outbox[message_id] = None
+        self._news.set()
+
+    async def next_transfer(self) -> Transfer:
+        """The oldest answer that is to be sent."""
+        while not self._outbox:
+            self._news.clear()
+            await self._news.wait()
+        message_id = next(iter(self._outbox))
+        return Transfer(id=message_id, data=await asyncio.to_thread(self._path(message_id).read_bytes))
+
+    def delivered(self, transfer: Transfer) -> None:
+        """The coordinator has an answer."""
+        self._outbox.pop(transfer.id, None)
+
+    # Connections
+
+    async def _stay_connected(self) -> None:
+        failures = 0
+        while True:
+            try:
+                await self._connect()
+            except (Disconnected, DataError) as error:
+                reason = str(error)
+            except WireError as error:
+                reason = f"it does not speak as it should: {error}"
+            failures = 0 if self._was_connected else failures + 1
+            # Jitter, so that hundreds of sites do not all come back at the same moment.
+            pause = min(FIRST_BACKOFF * 2 ** min(failures, 10), LONGEST_BACKOFF) * random.uniform(0.5, 1.5)
+            log.warning("No connection to %s: %s. Dialling again in %.1f s.", self.settings.address, reason, pause)
+            await asyncio.sleep(pause)
+
+    async def _connect(self) -> None:
+        """One connection, from the dialling to its end. Raises Disconnected, WireError, DataError."""
+        self._was_connected = False
+        own = self.settings
+        try:
+            ca, certificate, key = self._credentials()
+        except OSError as error:
+            raise DataError(f"Expected PEM files for TLS: {error}.") from error
+        options: list[tuple[str, str | int]] = [*link.OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
+        if own.server_name is not None:
+            options.append(("grpc.ssl_target_name_override", own.server_name))
+        credentials = grpc.ssl_channel_credentials(ca, key, certificate)
+        async with grpc.aio.secure_channel(own.address, credentials, options=options) as channel:
+            call = channel.stream_stream(link_codec.CONNECT)()
+
+            async def read() -> Frame | None:
+                with _explained():
+                    data = await call.read()
+                return None if data is grpc.aio.EOF else link_codec.decode_frame(data)
+
+            async def write(frame: Frame) -> None:
+                with _explained():
+                    await call.write(link_codec.encode_frame(frame))
+
+            try:
+                async with asyncio.timeout(HELLO_SECONDS):
+                    await write(link.hello())
+                    found = await read()
+            except TimeoutError:
+                raise Disconnected(f"no greeting within {HELLO_SECONDS:g} s") from None
+            if not isinstance(found, Hello) or not found.heartbeat_seconds:
+                raise WireError("Expected the coordinator's hello first, got something else.")
+            self._was_connected = True
+            log.info("%s is connected to %s (limbeck %s there).", self.site.name, own.address, found.limbeck)
+            try:
+                await Connection(self, read, write, heartbeat=found.heartbeat_seconds).run()
+            except WireError as error:
+                await link.say_why(write, error)
+                raise
+            finally:
+                call.cancel()
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """gRPC's errors as the connection's end."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise Disconnected(f"{error.code().name}: {str(error.details())[:300]}") from error
+    except (asyncio.InvalidStateError, grpc.aio.UsageError) as error:
+        raise Disconnected("the stream has ended") from error
+
+
+def run(site: Site) -> None:
+    """`limbeck site run`: stay on the link until told to end."""
+
+    async def main() -> None:
+        await Daemon(site).run()
+
+    try:
+        asyncio.run(main())
+    except OSError as error:
+        raise LimbeckError(f"Expected to keep answers in {site.link_state}: {error}.") from error

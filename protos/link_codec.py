@@ -1,0 +1,94 @@
+"""Bytes in, a checked frame out, or a WireError: the one module that touches the generated code of the link's frames."""
+
+from __future__ import annotations
+
+from google.protobuf.message import DecodeError
+
+from limbeck.operators.errors import WireError
+from limbeck.protos import checks
+from limbeck.protos import link_pb2 as pb
+from limbeck.protos.link import CHUNK, MAX_FRAME, VERSION, Ack, Announce, Chunk, Frame, Heartbeat, Hello, Problem
+
+SERVICE = pb.DESCRIPTOR.services_by_name["Link"].full_name
+CONNECT = f"/{SERVICE}/Connect"
+
+HASH_BYTES = 32
+# Beyond what any end allows: each has a limit of its own.
+MAX_TOTAL = 1 << 40
+MAX_HEARTBEAT = 3600
+TEXT_LENGTH = 300
+
+
+def encode_frame(frame: Frame) -> bytes:
+    """Bytes of a frame."""
+    match frame:
+        case Hello():
+            own = pb.Frame(hello=pb.Hello(version=VERSION, limbeck=frame.limbeck, heartbeat_seconds=frame.heartbeat_seconds))
+        case Announce():
+            own = pb.Frame(announce=pb.Announce(id=frame.id, total=frame.total, sha256=frame.sha256))
+        case Chunk():
+            own = pb.Frame(chunk=pb.Chunk(id=frame.id, offset=frame.offset, data=frame.data))
+        case Ack():
+            own = pb.Frame(ack=pb.Ack(id=frame.id, received=frame.received))
+        case Heartbeat():
+            own = pb.Frame(heartbeat=pb.Heartbeat())
+        case Problem():
+            own = pb.Frame(problem=pb.Problem(text=_printable(frame.text)))
+    return own.SerializeToString(deterministic=True)
+
+
+def decode_frame(data: bytes) -> Frame:
+    """The frame in `data`. Raises WireError on anything that `encode_frame` would not make."""
+    if not 0 < len(data) <= MAX_FRAME:
+        raise WireError(f"Expected a frame of 1 to {MAX_FRAME} bytes, got {len(data)}.")
+    message = pb.Frame()
+    try:
+        message.ParseFromString(data)
+    except DecodeError as error:
+        raise WireError(f"Expected a frame: {error}.") from error
+    checks.no_unknown_fields(message)
+    frame = _from_pb(message)
+    if encode_frame(frame) != data:
+        raise WireError("Expected a frame in its canonical encoding, got another.")
+    return frame
+
+
+def _from_pb(message: pb.Frame) -> Frame:
+    match message.WhichOneof("kind"):
+        case "hello":
+            hello = message.hello
+            if hello.version != VERSION:
+                raise WireError(f"Expected version {VERSION} of the link, got {hello.version}: install the same limbeck.")
+            checks.text("a release", hello.limbeck, 64)
+            checks.whole("heartbeat_seconds", hello.heartbeat_seconds, 0, MAX_HEARTBEAT)
+            return Hello(limbeck=hello.limbeck, heartbeat_seconds=hello.heartbeat_seconds)
+        case "announce":
+            announce = message.announce
+            checks.whole("the length of a hash", len(announce.sha256), HASH_BYTES, HASH_BYTES)
+            checks.whole("the length of a message", announce.total, 1, MAX_TOTAL)
+            return Announce(id=_id(announce.id), total=announce.total, sha256=announce.sha256)
+        case "chunk":
+            chunk = message.chunk
+            checks.whole("the length of a chunk", len(chunk.data), 1, CHUNK)
+            checks.whole("a chunk's offset", chunk.offset, 0, MAX_TOTAL)
+            return Chunk(id=_id(chunk.id), offset=chunk.offset, data=chunk.data)
+        case "ack":
+            checks.whole("bytes received", message.ack.received, 0, MAX_TOTAL)
+            return Ack(id=_id(message.ack.id), received=message.ack.received)
+        case "heartbeat":
+            return Heartbeat()
+        case "problem":
+            checks.text("a problem", message.problem.text, TEXT_LENGTH)
+            return Problem(text=message.problem.text)
+        case _:
+            raise WireError("Expected a frame of some kind, got none.")
+
+
+def _id(data: bytes) -> bytes:
+    checks.whole("the length of a message id", len(data), HASH_BYTES, HASH_BYTES)
+    return data
+
+
+def _printable(text: str) -> str:
+    kept = "".join(letter if letter.isprintable() else " " for letter in text[:TEXT_LENGTH])
+    return kept or "no reason given"

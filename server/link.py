@@ -1,0 +1,451 @@
+"""The coordinator's end of the link: a gRPC service to which sites dial in, and Flower's Grid over it.
+
+A site is whom its certificate names, and that must be one of the sites that the coordinator was told of. Questions to a site
+wait here until they are answered or their time is over; after every reconnection all that are open are offered again, and a
+site that has one already says so. What sites send is only bytes here until the caller pulls it, and then decoded strictly:
+what is malformed becomes an error of that site.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+from flwr.app import Error, Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from limbeck.operators.errors import DataError, RunError, SettingError, WireError
+from limbeck.protos import flower_messages, link, link_codec, tls
+from limbeck.protos.flower_messages import CLIENT_RAISED, SERVER_NODE
+from limbeck.protos.link import (
+    HEARTBEAT_SECONDS,
+    MAX_TRANSFER,
+    Announce,
+    Assembly,
+    Connection,
+    Disconnected,
+    Frame,
+    Hello,
+    Transfer,
+)
+
+log = logging.getLogger(__name__)
+
+HELLO_SECONDS = 30.0
+GRACE_SECONDS = 2.0
+# Questions that a site may have open.
+OPEN = 64
+STREAMS_PER_CONNECTION = 4
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keys:
+    """The coordinator's PEM files: the authority of the sites' certificates, and its own certificate and key."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """For mutual TLS. Raises DataError where a file is not there."""
+        try:
+            pair, ca = (self.key.read_bytes(), self.certificate.read_bytes()), self.ca.read_bytes()
+        except OSError as error:
+            raise DataError(f"Expected PEM files for TLS: {error}.") from error
+        return grpc.ssl_server_credentials([pair], ca, require_client_auth=True)
+
+
+class Access:
+    """Who may connect: these sites, with certificates that are not in the list of revoked serial numbers, one hexadecimal a line.
+
+    The list is read anew whenever its file changes. One that cannot be read lets nobody in: it may hold the number that
+    matters.
+    """
+
+    def __init__(self, sites: Iterable[str], revoked: Path | None = None) -> None:
+        self.sites, self._revoked = frozenset(sites), revoked
+        self._read: tuple[tuple[int, int], frozenset[int]] | None = None
+        self.revoked()
+
+    def revoked(self) -> frozenset[int]:
+        """Serial numbers that are no longer good. Raises SettingError where the list cannot be read."""
+        if self._revoked is None:
+            return frozenset()
+        try:
+            stat = self._revoked.stat()
+            state = (stat.st_mtime_ns, stat.st_size)
+            if self._read is None or self._read[0] != state:
+                lines = (line.partition("#")[0].strip() for line in self._revoked.read_text(encoding="utf-8").splitlines())
+                self._read = state, frozenset(int(line.replace(":", ""), 16) for line in lines if line)
+        except (OSError, ValueError) as error:
+            raise SettingError(f"Expected serial numbers, one hexadecimal a line, in {self._revoked}: {error}.") from error
+        return self._read[1]
+
+    def check(self, pem: bytes) -> str:
+        """The site with this certificate, whose signature TLS has checked. Raises WireError where it may not connect."""
+        try:
+            name, serial = tls.name_of(pem), tls.serial_of(pem)
+            if serial in self.revoked():
+                raise WireError(
+                    f"Expected a certificate that is not revoked, got serial number {serial:x} of {name[:80]!r}."
+                )
+        except (ValueError, SettingError) as error:
+            log.error("A certificate cannot be checked: %s", error)
+            raise WireError("Expected a certificate that can be checked, got one that cannot now.") from error
+        if name not in self.sites:
+            raise WireError(f"Expected a certificate of a site of this federation, got one of {name[:80]!r}.")
+        return name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Open:
+    """A question without an answer. until: loop time when it is given up."""
+
+    transfer: Transfer
+    message: Message
+    until: float
+
+
+class _Session:
+    """A site since it first connected: the station of its connections."""
+
+    def __init__(self, name: str, limit: int, arrived: Callable[[bytes, bytes], None]) -> None:
+        self.name, self.node, self.limit, self._arrived = name, flower_messages.node_of(name), limit, arrived
+        self.assembly: Assembly | None = None
+        self.open: dict[bytes, _Open] = {}
+        self._unsent: dict[bytes, None] = {}
+        self._news = asyncio.Event()
+        self.task: asyncio.Task[object] | None = None
+        self.connections = 0
+
+    def begin(self) -> None:
+        """A new connection: all that is open is to be offered again."""
+        self.connections += 1
+        self._unsent = dict.fromkeys(self.open)
+
+    def ask(self, question: _Open) -> None:
+        """Send a question as soon as the site is there."""
+        self.open[question.transfer.id] = question
+        self._unsent[question.transfer.id] = None
+        self._news.set()
+
+    def withdraw(self, message_id: bytes) -> None:
+        """No longer wait for an answer."""
+        self.open.pop(message_id, None)
+        self._unsent.pop(message_id, None)
+
+    async def next_transfer(self) -> Transfer:
+        """The oldest question that this connection has not brought over yet."""
+        while not self._unsent:
+            self._news.clear()
+            await self._news.wait()
+        return self.open[next(iter(self._unsent))].transfer
+
+    def delivered(self, transfer: Transfer) -> None:
+        """The site has a question, or had it."""
+        self._unsent.pop(transfer.id, None)
+
+    def wants(self, announce: Announce) -> bool:
+        """An answer is wanted once, to a question that was put to this site and is still open."""
+        return announce.id in self.open
+
+    def receive(self, transfer_id: bytes, data: bytes) -> None:
+        """An answer; a second one, or one that comes too late, is dropped."""
+        if transfer_id in self.open:
+            self._arrived(transfer_id, data)
+            self.withdraw(transfer_id)
+
+
+class LinkGrid(Grid):
+    """Flower's Grid over the link, listening until `close`.
+
+    listen: HOST:PORT, 0 for any port; `address` has the one it got. limit: bytes of a site's open questions, and of one
+    answer. heartbeat: seconds. Raises SettingError where it cannot listen, DataError without keys.
+    """
+
+    def __init__(
+        self,
+        listen: str,
+        keys: Keys,
+        access: Access,
+        *,
+        limit: int = MAX_TRANSFER,
+        heartbeat: int = HEARTBEAT_SECONDS,
+        run_id: int = 1,
+    ) -> None:
+        tls.require_13()
+        flower_messages.identify(SERVER_NODE, run_id)
+        self._run = Run.create_empty(run_id)
+        self.access, self._limit, self._heartbeat = access, limit, heartbeat
+        self._sessions: dict[int, _Session] = {}
+        self._asked: dict[bytes, Message] = {}
+        self._answers: dict[bytes, bytes] = {}
+        self._changed = threading.Condition()
+        self._ending = asyncio.Event()
+        ready: threading.Event = threading.Event()
+        self._failure: Exception | None = None
+        credentials = keys.credentials()
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._serve(listen, credentials, ready)), name="limbeck-link", daemon=True
+        )
+        self._thread.start()
+        ready.wait()
+        if self._failure is not None:
+            raise SettingError(f"Expected an address to listen on, got {listen!r}: {self._failure}.") from self._failure
+
+    # The Grid
+
+    def set_run(self, run: Run) -> None:
+        """Use this run's id for messages made from now on."""
+        self._run = run
+        flower_messages.identify(SERVER_NODE, run.run_id)
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """A message from the server to a node."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Sites that are connected, or have been since this process began: questions to them wait until they are back."""
+        return list(self._sessions)
+
+    def site_of(self, node_id: int) -> str:
+        """The name in a node's certificate."""
+        return self._sessions[node_id].name
+
+    def connections_of(self, node_id: int) -> int:
+        """How often a node has connected since this process began."""
+        return self._sessions[node_id].connections
+
+    @property
+    def connected(self) -> list[str]:
+        """Sites with a connection now."""
+        return sorted(session.name for session in list(self._sessions.values()) if session.task is not None)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Queue messages until they are answered or their `ttl` is over.
+
+        Raises ValueError where a node is unknown, RunError where too much is open for one; then none is queued.
+        """
+        found = [(flower_messages.name_by_content(message), message) for message in messages]
+        for _, message in found:
+            if message.metadata.dst_node_id not in self._sessions:
+                raise ValueError(f"Expected a node id out of {len(self._sessions)}, got {message.metadata.dst_node_id}.")
+        now = time.monotonic()
+        questions = [
+            _Open(
+                transfer=Transfer(id=bytes.fromhex(message_id), data=flower_messages.encode(message)),
+                message=message,
+                until=now + message.metadata.ttl,
+            )
+            for message_id, message in found
+        ]
+        self._in_loop(self._push(questions))
+        return [message_id for message_id, _ in found]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Replies that have come to these messages; each is given once. A malformed one is given as an error."""
+        with self._changed:
+            ids = [message_id for message_id in map(bytes.fromhex, message_ids) if message_id in self._answers]
+            found = [(self._asked.pop(message_id), self._answers.pop(message_id)) for message_id in ids]
+        return [_reply(message, data) for message, data in found]
+
+    def wait(self, seconds: float) -> None:
+        """Sleep until a reply comes, at most this long."""
+        with self._changed:
+            if not self._answers:
+                self._changed.wait(seconds)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Push, then collect replies until all are there or `timeout` seconds have passed; what is then open is withdrawn."""
+        missing = set(self.push_messages(messages))
+        deadline = None if timeout is None else time.monotonic() + timeout
+        replies: list[Message] = []
+        while missing and (deadline is None or time.monotonic() < deadline):
+            self.wait(0.5 if deadline is None else max(0.0, min(0.5, deadline - time.monotonic())))
+            for reply in self.pull_messages(missing):
+                missing.discard(reply.metadata.reply_to_message_id)
+                replies.append(reply)
+        self.withdraw(missing)
+        return replies
+
+    def withdraw(self, message_ids: Iterable[str]) -> None:
+        """No longer wait for answers to these messages; those that come are dropped."""
+        ids = [bytes.fromhex(message_id) for message_id in message_ids]
+
+        async def withdraw() -> None:
+            self._withdraw(ids)
+
+        if ids:
+            self._in_loop(withdraw())
+
+    def close(self) -> None:
+        """End the service. Sites keep dialling; what they have not sent they keep."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._ending.set)
+            self._thread.join()
+
+    # In the loop's thread
+
+    def _in_loop(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _push(self, questions: Sequence[_Open]) -> None:
+        sizes: dict[int, list[int]] = {}
+        for question in questions:
+            node = question.message.metadata.dst_node_id
+            if node not in sizes:
+                sizes[node] = [len(own.transfer.data) for own in self._sessions[node].open.values()]
+            sizes[node].append(len(question.transfer.data))
+        for node, own in sizes.items():
+            if len(own) > OPEN or sum(own) > self._limit:
+                raise RunError(
+                    f"Expected at most {OPEN} open questions of {self._limit} bytes in all to {self._sessions[node].name}, "
+                    f"got {len(own)} of {sum(own)}."
+                )
+        for question in questions:
+            with self._changed:
+                self._asked[question.transfer.id] = question.message
+            self._sessions[question.message.metadata.dst_node_id].ask(question)
+
+    def _withdraw(self, message_ids: Iterable[bytes]) -> None:
+        for message_id in message_ids:
+            with self._changed:
+                message = self._asked.pop(message_id, None)
+                self._answers.pop(message_id, None)
+            if message is not None:
+                self._sessions[message.metadata.dst_node_id].withdraw(message_id)
+
+    def _arrived(self, message_id: bytes, data: bytes) -> None:
+        with self._changed:
+            self._answers[message_id] = data
+            self._changed.notify_all()
+
+    async def _serve(self, listen: str, credentials: grpc.ServerCredentials, ready: threading.Event) -> None:
+        self._loop = asyncio.get_running_loop()
+        options = (
+            *link.OPTIONS,
+            # Two coordinators on one port would share its sites.
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION),
+            ("grpc.server_handshake_timeout_ms", int(1000 * HELLO_SECONDS)),
+        )
+        server = grpc.aio.server(options=options)
+        handlers = {"Connect": grpc.stream_stream_rpc_method_handler(self._connect)}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(link_codec.SERVICE, handlers),))
+        checks = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+        try:
+            port = server.add_secure_port(listen, credentials)
+            await server.start()
+        except Exception as error:  # gRPC raises RuntimeError and others
+            self._failure = error
+            ready.set()
+            return
+        for name in ("", link_codec.SERVICE):
+            await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
+        self.address = f"{listen.rpartition(':')[0]}:{port}"
+        ready.set()
+        keeper = asyncio.ensure_future(self._give_up_late_ones())
+        await self._ending.wait()
+        keeper.cancel()
+        await checks.enter_graceful_shutdown()
+        await server.stop(GRACE_SECONDS)
+
+    async def _give_up_late_ones(self) -> None:
+        while True:
+            await asyncio.sleep(1)
+            now = time.monotonic()
+            for session in self._sessions.values():
+                self._withdraw([message_id for message_id, own in session.open.items() if own.until < now])
+
+    async def _connect(self, _: object, context: Any) -> None:
+        """One connection of a site."""
+
+        async def read() -> Frame | None:
+            data = await context.read()
+            return None if data is grpc.aio.EOF else link_codec.decode_frame(data)
+
+        async def write(frame: Frame) -> None:
+            await context.write(link_codec.encode_frame(frame))
+
+        pem = b"".join(context.auth_context().get("x509_pem_cert", ()))
+        try:
+            name = self.access.check(pem)
+        except WireError as error:
+            log.warning("%s is refused: %s", context.peer(), error)
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+        try:
+            async with asyncio.timeout(HELLO_SECONDS):
+                found = await read()
+            if not isinstance(found, Hello):
+                raise WireError("Expected a hello first, got something else.")
+            await write(link.hello(self._heartbeat))
+            await self._speak(name, pem, found, read, write)
+        except TimeoutError:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"no hello within {HELLO_SECONDS:g} s")
+        except WireError as error:
+            log.warning("%s breaks the protocol: %s", name, error)
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error)[:300])
+
+    async def _speak(self, name: str, pem: bytes, found: Hello, read: Any, write: Any) -> None:
+        """After the hellos, until the connection ends. A site has one connection: a new one ends the one before, which may be half dead."""
+        session = self._sessions.setdefault(flower_messages.node_of(name), _Session(name, self._limit, self._arrived))
+        me = asyncio.current_task()
+        before, session.task = session.task, me
+        if before is not None:
+            before.cancel()
+            await asyncio.wait([before])
+        session.begin()
+        log.info("%s is connected (limbeck %s there).", name, found.limbeck)
+        speaking = asyncio.ensure_future(Connection(session, read, write, heartbeat=self._heartbeat).run())
+        watching = asyncio.ensure_future(self._while_good(pem))
+        try:
+            await asyncio.wait([speaking, watching], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if session.task is me:
+                session.task = None
+            for task in (speaking, watching):
+                task.cancel()
+            ended = await asyncio.gather(speaking, watching, return_exceptions=True)
+        reason = next((error for error in ended if isinstance(error, Exception)), None)
+        log.info("%s is disconnected: %s", name, reason)
+        if isinstance(reason, WireError):
+            await link.say_why(write, reason)
+            raise reason
+        if reason is not None and not isinstance(reason, Disconnected | asyncio.InvalidStateError | grpc.aio.UsageError):
+            log.error("The connection of %s met an error.", name, exc_info=reason)
+
+    async def _while_good(self, pem: bytes) -> None:
+        """A site that is revoked while it is connected does not stay so. Raises WireError then."""
+        while True:
+            await asyncio.sleep(self._heartbeat)
+            self.access.check(pem)
+
+
+def _reply(message: Message, data: bytes) -> Message:
+    try:
+        reply = flower_messages.decode(data)
+        own, asked = reply.metadata, message.metadata
+        if (own.reply_to_message_id, own.src_node_id) != (asked.message_id, asked.dst_node_id):
+            raise WireError("Expected a reply of the node that was asked, to the message that was sent, got another.")
+    except WireError as error:
+        return Message(Error(CLIENT_RAISED, str(error)[:300]), reply_to=message)
+    return reply

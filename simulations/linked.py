@@ -1,0 +1,139 @@
+"""A simulated run over the link on loopback: a prepared run's folder with keys and settings added, and its real processes.
+
+RUN/keys/             a throwaway authority, and what it signed
+RUN/coordinator.toml  for `limbeck serve`
+RUN/sites/*/site.toml with a table [link], for `limbeck site run`
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tomli_w
+
+from limbeck.protos.files import write_durably
+from limbeck.protos.settings import read_toml
+from limbeck.simulations import prepare
+from limbeck.simulations.scenario import Scenario
+from limbeck.simulations.throwaway_keys import SERVER, Authority
+
+T = TypeVar("T")
+
+LIMBECK = [sys.executable, "-m", "limbeck.cli.main"]
+POLL_SECONDS = 0.02
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as own:
+        own.bind(("127.0.0.1", 0))
+        return int(own.getsockname()[1])
+
+
+class Federation:
+    """A prepared run whose sites dial in. scenario: of the run; None for a folder that was prepared as one before.
+
+    through: sites by name to the port that they dial instead of the coordinator's. settings: of coordinator.toml, beyond what is needed.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        scenario: Scenario,
+        *,
+        through: Mapping[str, int] | None = None,
+        link: Mapping[str, object] | None = None,
+        **settings: object,
+    ) -> None:
+        self.folder, self.port = folder, free_port()
+        self.processes: list[subprocess.Popen[str]] = []
+        prepare.prepare(scenario, folder)
+        self.sites = {path.parent.name: path.parent for path in sorted(folder.glob("sites/*/site.toml"))}
+        self.authority = Authority(folder / "keys")
+        self.authority.server()
+        for name, path in self.sites.items():
+            self.authority.site(name)
+            port = (through or {}).get(name, self.port)
+            table = {
+                "address": f"127.0.0.1:{port}",
+                "ca": "../../keys/ca.pem",
+                "certificate": f"../../keys/{name}.pem",
+                "key": f"../../keys/{name}.key",
+                **(link or {}),
+            }
+            described = {**read_toml(path / "site.toml"), "link": table}
+            write_durably(path / "site.toml", tomli_w.dumps(described).encode())
+        own = {
+            "listen": f"127.0.0.1:{self.port}",
+            "ca": "keys/ca.pem",
+            "certificate": f"keys/{SERVER}.pem",
+            "key": f"keys/{SERVER}.key",
+            "sites": list(self.sites),
+            "folder": "server",
+            "heartbeat_seconds": 2,
+            **settings,
+        }
+        write_durably(folder / "coordinator.toml", tomli_w.dumps(own).encode())
+
+    def serve(self) -> subprocess.Popen[str]:
+        """Start `limbeck serve`; its log is appended to RUN/serve.log."""
+        command = ["serve", str(self.folder / "plan.pb"), "--settings", str(self.folder / "coordinator.toml")]
+        return self._start(command, self.folder / "serve.log")
+
+    def site(self, name: str) -> subprocess.Popen[str]:
+        """Start `limbeck site run` for one site; its log is appended to RUN/NAME.log."""
+        return self._start(["site", "run", str(self.sites[name])], self.folder / f"{name}.log")
+
+    def start(self) -> subprocess.Popen[str]:
+        """Start all sites and the coordinator; returns the coordinator."""
+        for name in self.sites:
+            self.site(name)
+        return self.serve()
+
+    def _start(self, arguments: list[str], log: Path) -> subprocess.Popen[str]:
+        with log.open("a") as file:
+            process = subprocess.Popen(
+                [*LIMBECK, *arguments], stdout=file, stderr=subprocess.STDOUT, text=True, start_new_session=True
+            )
+        self.processes.append(process)
+        return process
+
+    def stop(self) -> None:
+        """Kill what still runs."""
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+    def __enter__(self) -> Federation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def events(self) -> list[dict[str, Any]]:
+        """What the coordinator has noted so far."""
+        path = self.folder / "server" / "events.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def wait_for(self, wanted: Callable[[dict[str, Any]], bool], seconds: float = 90.0) -> dict[str, Any]:
+        """The first event like this. Raises TimeoutError where none comes."""
+        return until(lambda: next(filter(wanted, self.events()), None), seconds)
+
+
+def until(condition: Callable[[], T | None], seconds: float = 90.0) -> T:
+    """What the condition says when it is no longer nothing. Raises TimeoutError where that takes too long."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(POLL_SECONDS)
+    raise TimeoutError(f"not within {seconds:g} s")

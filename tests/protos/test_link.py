@@ -1,0 +1,287 @@
+"""The link's frames and transfers: strict bytes, whole messages once, and no byte twice after a break."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from dataclasses import replace
+
+import pytest
+from flwr.app import ConfigRecord, Error, Message, RecordDict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from limbeck.operators.errors import WireError
+from limbeck.protos import carry, flower_messages, link, link_codec
+from limbeck.protos import link_pb2 as pb
+from limbeck.protos.link import CHUNK, Ack, Announce, Assembly, Chunk, Connection, Disconnected, Frame, Transfer
+
+ids = st.binary(min_size=32, max_size=32)
+sizes = st.integers(0, 1 << 40)
+frames = st.one_of(
+    st.builds(link.Hello, limbeck=st.just("0.1.0"), heartbeat_seconds=st.integers(0, 3600)),
+    st.builds(Announce, id=ids, total=st.integers(1, 1 << 40), sha256=ids),
+    st.builds(Chunk, id=ids, offset=sizes, data=st.binary(min_size=1, max_size=200)),
+    st.builds(Ack, id=ids, received=sizes),
+    st.just(link.Heartbeat()),
+    st.builds(link.Problem, text=st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=300)),
+)
+
+
+@given(frames)
+def test_a_frame_comes_back_as_it_was(frame: Frame) -> None:
+    assert link_codec.decode_frame(link_codec.encode_frame(frame)) == frame
+
+
+@given(st.binary(max_size=300))
+def test_other_bytes_are_a_wire_error_and_nothing_else(data: bytes) -> None:
+    try:
+        frame = link_codec.decode_frame(data)
+    except WireError:
+        return
+    assert link_codec.encode_frame(frame) == data
+
+
+@pytest.mark.parametrize(
+    ("frame", "wrong"),
+    [
+        (pb.Frame(), "1 to"),
+        (pb.Frame(hello=pb.Hello(version=2, limbeck="9")), "version 1"),
+        (pb.Frame(hello=pb.Hello(version=1, limbeck="a\nb")), "printable"),
+        (pb.Frame(announce=pb.Announce(id=b"short", total=1, sha256=bytes(32))), "message id"),
+        (pb.Frame(announce=pb.Announce(id=bytes(32), total=0, sha256=bytes(32))), "length of a message"),
+        (pb.Frame(announce=pb.Announce(id=bytes(32), total=1 << 41, sha256=bytes(32))), "length of a message"),
+        (pb.Frame(chunk=pb.Chunk(id=bytes(32), data=bytes(CHUNK + 1))), "length of a chunk"),
+        (pb.Frame(chunk=pb.Chunk(id=bytes(32))), "length of a chunk"),
+        (pb.Frame(chunk=pb.Chunk(id=bytes(32), data=bytes(2 * CHUNK))), "frame of 1 to"),
+        (pb.Frame(ack=pb.Ack(id=b"../../etc/passwd", received=1)), "message id"),
+    ],
+)
+def test_a_frame_that_cannot_be_meant_is_refused(frame: pb.Frame, wrong: str) -> None:
+    with pytest.raises(WireError, match=wrong):
+        link_codec.decode_frame(frame.SerializeToString())
+
+
+def test_a_field_that_the_schema_lacks_is_refused() -> None:
+    with pytest.raises(WireError, match="unknown"):
+        link_codec.decode_frame(link_codec.encode_frame(link.Heartbeat()) + b"\x98\x06\x01")
+
+
+# Transfers
+
+
+@given(st.binary(min_size=1, max_size=50), st.data())
+def test_chunks_in_order_make_the_whole_and_repeated_ones_change_nothing(data: bytes, draw: st.DataObject) -> None:
+    transfer = Transfer(id=bytes(32), data=data)
+    assembly = Assembly(transfer.announcement)
+    while not assembly.whole:
+        start = draw.draw(st.integers(0, assembly.received))
+        if start < assembly.received:
+            assembly.add(Chunk(id=bytes(32), offset=start, data=data[start : assembly.received]))
+        stop = draw.draw(st.integers(assembly.received + 1, len(data)))
+        assembly.add(Chunk(id=bytes(32), offset=assembly.received, data=data[assembly.received : stop]))
+    assert assembly.result() == data
+
+
+@pytest.mark.parametrize(("offset", "size"), [(1, 1), (0, 11), (5, 20)])
+def test_a_gap_or_bytes_beyond_the_end_are_refused(offset: int, size: int) -> None:
+    assembly = Assembly(Announce(id=bytes(32), total=10, sha256=bytes(32)))
+    with pytest.raises(WireError, match="Expected a chunk at byte 0 of 10"):
+        assembly.add(Chunk(id=bytes(32), offset=offset, data=bytes(size)))
+
+
+def test_bytes_with_another_hash_than_announced_are_refused() -> None:
+    assembly = Assembly(Transfer(id=bytes(32), data=b"abc").announcement)
+    assembly.add(Chunk(id=bytes(32), offset=0, data=b"abd"))
+    with pytest.raises(WireError, match="SHA-256"):
+        assembly.result()
+
+
+class End:
+    """A station in memory: `todo` is sent, `got` was received."""
+
+    def __init__(self, *todo: Transfer, limit: int = 1 << 30) -> None:
+        self.limit, self.assembly, self.todo, self.got = limit, None, list(todo), {}  # type: ignore[var-annotated]
+        self.times_received = 0
+
+    async def next_transfer(self) -> Transfer:
+        while not self.todo:
+            await asyncio.sleep(3600)
+        return self.todo[0]
+
+    def delivered(self, transfer: Transfer) -> None:
+        self.todo.remove(transfer)
+
+    def wants(self, announce: Announce) -> bool:
+        return announce.id not in self.got
+
+    def receive(self, transfer_id: bytes, data: bytes) -> None:
+        self.times_received += 1
+        self.got[transfer_id] = data
+
+
+async def connect(one: End, two: End, *, frames: int = 1 << 30, heartbeat: float = 60.0, mute: bool = False) -> int:
+    """Let two ends speak until all is delivered, or so many frames have passed; returns the bytes in chunks that passed."""
+    queues: tuple[asyncio.Queue[Frame | None], asyncio.Queue[Frame | None]] = (asyncio.Queue(), asyncio.Queue())
+    passed, payload = 0, 0
+
+    def writer(to: asyncio.Queue[Frame | None]):  # type: ignore[no-untyped-def]
+        async def write(frame: Frame) -> None:
+            nonlocal passed, payload
+            passed += 1
+            payload += len(frame.data) if isinstance(frame, Chunk) else 0
+            if passed > frames:
+                raise Disconnected("cut")
+            if not mute:
+                to.put_nowait(link_codec.decode_frame(link_codec.encode_frame(frame)))
+
+        return write
+
+    async def done() -> None:
+        while one.todo or two.todo:
+            await asyncio.sleep(0)
+
+    ends = [
+        Connection(one, queues[0].get, writer(queues[1]), heartbeat=heartbeat).run(),
+        Connection(two, queues[1].get, writer(queues[0]), heartbeat=heartbeat).run(),
+        done(),
+    ]
+    tasks = [asyncio.ensure_future(end) for end in ends]
+    finished, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    for task in finished:
+        error = task.exception()
+        if error is not None and str(error) != "cut":
+            raise error
+    return payload
+
+
+BIG = Transfer(id=bytes(range(32)), data=random.Random(0).randbytes(6 * CHUNK + 12345))
+BACK = Transfer(id=bytes(range(1, 33)), data=random.Random(1).randbytes(2 * CHUNK + 5))
+
+
+@settings(max_examples=15)
+@given(st.lists(st.integers(1, 25), max_size=4))
+def test_after_any_breaks_everything_arrives_once_and_no_more_than_was_under_way_is_sent_again(cuts: list[int]) -> None:
+    one, two = End(BIG), End(BACK)
+    sent = 0
+    for frames in cuts:
+        sent += asyncio.run(connect(one, two, frames=frames))
+    sent += asyncio.run(connect(one, two))
+    assert two.got == {BIG.id: BIG.data}
+    assert one.got == {BACK.id: BACK.data}
+    assert (one.times_received, two.times_received) == (1, 1)
+    assert sent <= len(BIG.data) + len(BACK.data) + 2 * len(cuts) * link.WINDOW
+
+
+def test_a_transfer_goes_on_where_it_was_broken_off() -> None:
+    one, two = End(BIG), End()
+    asyncio.run(connect(one, two, frames=8))
+    assert two.assembly is not None
+    there = two.assembly.received
+    assert 0 < there < len(BIG.data)
+    assert asyncio.run(connect(one, two)) == len(BIG.data) - there
+    assert two.got == {BIG.id: BIG.data}
+
+
+def test_a_transfer_that_is_known_is_acknowledged_and_not_taken_again() -> None:
+    small = Transfer(id=bytes(32), data=b"x")
+    one, two = End(small, BIG), End()
+    two.got = {small.id: b"x", BIG.id: BIG.data}
+    assert asyncio.run(connect(one, two)) == 1
+    assert two.times_received == 0
+
+
+def test_a_message_beyond_the_limit_is_refused_before_it_is_sent() -> None:
+    one, two = End(BIG), End(limit=CHUNK)
+    with pytest.raises(WireError, match=f"at most {CHUNK} bytes"):
+        asyncio.run(connect(one, two))
+    assert two.assembly is None
+
+
+def test_silence_ends_a_connection() -> None:
+    with pytest.raises(Disconnected, match="nothing was heard"):
+        asyncio.run(connect(End(BIG), End(), heartbeat=0.02, mute=True))
+
+
+def test_a_slow_reader_slows_its_sender() -> None:
+    """Without a single acknowledgement beyond the first, a window's bytes are under way and no more."""
+    sent: list[Chunk] = []
+    many = replace(BIG, data=bytes(20 * CHUNK))
+
+    async def main() -> None:
+        replies: asyncio.Queue[Frame | None] = asyncio.Queue()
+
+        async def write(frame: Frame) -> None:
+            if isinstance(frame, Announce):
+                replies.put_nowait(Ack(id=many.id, received=0))
+            if isinstance(frame, Chunk):
+                sent.append(frame)
+
+        task = asyncio.ensure_future(Connection(End(many), replies.get, write, heartbeat=60).run())
+        for _ in range(200):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(main())
+    assert sum(len(chunk.data) for chunk in sent) == link.WINDOW
+
+
+# Flower messages
+
+
+def parcel(content: RecordDict | None = None) -> bytes:
+    flower_messages.identify(1, 2)
+    message = Message(content or carry.pack(b"hello"), 5, "query.share", group_id="g")
+    return flower_messages.encode(message)
+
+
+def test_a_flower_message_survives_the_wire() -> None:
+    found = flower_messages.decode(parcel())
+    assert carry.unpack(found.content) == b"hello"
+    assert (found.metadata.message_type, found.metadata.group_id, found.metadata.dst_node_id) == ("query.share", "g", 5)
+
+
+def test_an_error_survives_the_wire() -> None:
+    message = flower_messages.decode(parcel())
+    found = flower_messages.decode(flower_messages.encode(Message(Error(8, "gone"), reply_to=message)))
+    assert (found.error.code, found.error.reason) == (8, "gone")
+    assert found.metadata.reply_to_message_id == message.metadata.message_id
+
+
+@pytest.mark.parametrize("attack", ["flipped", "missing", "more", "twice", "other id", "no message", "empty"])
+def test_a_parcel_that_was_tampered_with_is_refused(attack: str) -> None:
+    own = pb.Parcel.FromString(parcel())
+    match attack:
+        case "flipped":
+            own.contents[-1] = own.contents[-1][:-1] + bytes([own.contents[-1][-1] ^ 1])
+        case "missing":
+            del own.contents[-1]
+        case "more":
+            own.contents.append(b"ConfigRecord  0\0")
+        case "twice":
+            own.contents.append(own.contents[0])
+        case "other id":
+            own.object_id = bytes(32)
+        case "no message":
+            _, contents = flower_messages.deflate(flower_messages.decode(parcel()))
+            record = next(key for key, value in contents.items() if value.startswith(b"RecordDict"))
+            kept = [value for value in contents.values() if not value.startswith(b"Message")]
+            own = pb.Parcel(object_id=bytes.fromhex(record), contents=kept)
+        case "empty":
+            own = pb.Parcel()
+    with pytest.raises(WireError):
+        flower_messages.decode(own.SerializeToString())
+
+
+@given(st.binary(max_size=200), st.integers(0, 10_000))
+def test_mutated_parcels_are_a_wire_error_or_a_message(noise: bytes, position: int) -> None:
+    data = parcel(RecordDict({"limbeck": ConfigRecord({"pb": b"x"})}))
+    position %= len(data)
+    for mutated in (noise, data[:position] + noise + data[position:], data[:position], data[:position] + noise):
+        with contextlib.suppress(WireError):
+            assert isinstance(flower_messages.decode(mutated), Message)
