@@ -27,7 +27,8 @@ EVENTS, RECORD, PLAN = "events.jsonl", "record.json", "plan.pb"
 EVENT_BYTES = 4 << 20
 LOG_LINES = 200
 PHASES = {"agree": "Sites agree to the plan", "teach": "Sites train their teachers"}
-ENDED = {"end": "finished", "paused": "paused", "stopped": "stopped", "failed": "failed"}
+# Which event leaves a run in which state; the others change none.
+STATES = {"start": "running", "paused": "paused", "continued": "running", "stopped": "stopped", "end": "finished"}
 _DECLINED = {reason.value for reason in Reason}
 
 
@@ -101,7 +102,7 @@ class Privacy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """A run at one moment. state: "not started", "running", "finished", "paused", "stopped" or "failed". plan: None where its file is
+    """A run at one moment. state: "not started", "running", "paused", "stopped" or "finished". plan: None where its file is
     not found. started, newest: seconds since the epoch of the first and the last event."""
 
     folder: Path
@@ -290,10 +291,16 @@ def _since(events: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
 
 
 def _state(since: Sequence[dict[str, Any]]) -> tuple[str, str]:
+    """The state, and why the run waits or has ended."""
+    turning = [own for own in since if own["kind"] in STATES]
     if not since:
         return "not started", ""
-    last = since[-1]
-    return ENDED.get(last["kind"], "running"), str(last.get("reason") or "") if last["kind"] in ENDED else ""
+    if not turning:
+        return "running", ""
+    last = turning[-1]
+    if last["kind"] == "paused":
+        return "paused", f"{title(str(last.get('phase')))}: {last.get('sites')} sites of at least {last.get('minimum')}"
+    return STATES[last["kind"]], str(last.get("reason") or "")
 
 
 def _steps(since: Sequence[dict[str, Any]], stages: int, finished: int, state: str) -> Iterator[Step]:
@@ -311,7 +318,7 @@ def _steps(since: Sequence[dict[str, Any]], stages: int, finished: int, state: s
     reached = max((index for index, name in enumerate(names) if name in progress), default=-1)
     # What was finished before this start is not done again.
     over = {f"{kind} {stage + 1}" for stage in range(finished) for kind in ("answers", "distil")}
-    active = state == "running"
+    active = state in {"running", "paused"}
     for index, name in enumerate(names):
         done, total = progress.get(name, (0, 0))
         if state == "finished" or name in over or index < reached or (total and done >= total):
@@ -373,9 +380,17 @@ def _log(events: Sequence[dict[str, Any]]) -> Iterator[Line]:
                 )
             case "end":
                 yield Line(time=time, text="finished")
+            case "paused":
+                yield Line(
+                    time=time, text=f"paused: {own.get('sites')} sites of at least {own.get('minimum')}", warning=True
+                )
+            case "continued":
+                yield Line(time=time, text=f"goes on with {own.get('sites')} sites")
+            case "stopped":
+                yield Line(time=time, text=f"stopped: {own.get('reason')}", warning=True)
             case kind:
                 facts = ", ".join(f"{key} {value}" for key, value in own.items() if key not in {"kind", "time"})
-                yield Line(time=time, text=f"{kind}{': ' if facts else ''}{facts}", warning=kind in ENDED)
+                yield Line(time=time, text=f"{kind}{': ' if facts else ''}{facts}")
 
 
 def _progress_lines(own: dict[str, Any], time: float) -> Iterator[Line]:

@@ -41,7 +41,7 @@ HEADERS = {
 }
 # Which look a state has; any other looks like the first.
 LOOKS = {"answered": "good", "declined": "warn", "left out": "bad", "lost": "bad"}
-RUN_LOOKS = {"running": "live", "finished": "good", "paused": "warn", "stopped": "bad", "failed": "bad"}
+RUN_LOOKS = {"running": "live", "finished": "good", "paused": "warn", "stopped": "bad"}
 
 _templates = jinja2.Environment(
     loader=jinja2.FileSystemLoader(TEMPLATES),

@@ -70,6 +70,8 @@ def make(folder: Path, plan: Plan = RUN_PLAN, *, end: str | None = None, sites: 
     record.save()
     events.progress("answers 3", 0, len(sites))
     events.progress("answers 3", 4, len(sites), reason=None)
-    if end is not None:
+    if end == "paused":
+        events("paused", phase="answers 3", sites=1, minimum=2)
+    elif end is not None:
         events(end, **({} if end == "end" else {"reason": "Expected at least 2 sites after 'teach', got 1."}))
     return folder

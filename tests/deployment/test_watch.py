@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -26,9 +27,11 @@ from typer.testing import CliRunner
 
 from limbeck.cli.main import app
 from limbeck.deployment import status, watch
-from limbeck.operators.errors import DataError, RunError, SettingError
+from limbeck.operators.errors import DataError, RunError, SettingError, TooFewClients
 from limbeck.protos import accounting
+from limbeck.protos.messages import Offer
 from limbeck.server import checkpoint, student
+from limbeck.server.coordinator import Coordinator, Patience
 from limbeck.server.events import Events
 from limbeck.server.pruning import Masks
 
@@ -95,14 +98,43 @@ def test_a_plan_of_another_hash_beside_the_run_is_not_its_plan(folder: Path) -> 
     assert status.read(folder).name == "pneumonia-2026"
 
 
-@pytest.mark.parametrize(
-    ("end", "state"), [("end", "finished"), ("stopped", "stopped"), ("paused", "paused"), ("failed", "failed")]
-)
+@pytest.mark.parametrize(("end", "state"), [("end", "finished"), ("stopped", "stopped")])
 def test_how_a_run_ended(end: str, state: str, tmp_path: Path) -> None:
     own = status.read(runs.make(tmp_path / "run", end=end))
     assert (own.state, own.active) == (state, None)
-    assert bool(own.why) == (end != "end")
+    assert own.why == ("" if end == "end" else "Expected at least 2 sites after 'teach', got 1.")
     assert all(step.state == "done" for step in own.steps) == (end == "end")
+    assert f"</span>{state}</p>" in watch.fragment(tmp_path, now=0.0)
+
+
+def test_a_coordinator_without_enough_sites_leaves_the_reason_for_its_stop(tmp_path: Path) -> None:
+    class Nobody:
+        def get_node_ids(self) -> list[int]:
+            return []
+
+        def push_messages(self, messages: list[object]) -> list[str]:
+            assert not messages
+            return []
+
+    offer = Offer(plan=runs.RUN_PLAN)
+    patience = Patience(expected=0, join=0.0, pause=0.0)
+    with pytest.raises(TooFewClients):
+        Coordinator(cast(Any, Nobody()), offer, torch.zeros(20, 8, 8), tmp_path, patience).run()
+    own = status.read(tmp_path)
+    assert (own.state, own.why[:44]) == ("stopped", "Expected at least 2 sites after 'agree', got")
+
+
+def test_a_paused_run_is_paused_until_it_says_otherwise_also_while_it_asks_again(tmp_path: Path) -> None:
+    folder = runs.make(tmp_path / "run", end="paused")
+    events = Events(folder / "events.jsonl")
+    events.progress("answers 3", 1, 1, reason=None)
+    events.progress("answers 3", 0, 1)
+    own = status.read(folder)
+    assert (own.state, own.why) == ("paused", "Stage 3: sites answer: 1 sites of at least 2")
+    assert own.active is not None
+    assert "goes on by itself" in watch.fragment(folder, now=0.0)
+    events("continued", phase="answers 3", sites=2)
+    assert (status.read(folder).state, status.read(folder).why) == ("running", "")
 
 
 def test_a_resumed_run_does_not_count_what_an_earlier_start_did_as_under_way(folder: Path) -> None:
