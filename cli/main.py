@@ -42,6 +42,8 @@ app.add_typer(plans.app, name="plan")
 app.add_typer(deployment_commands.deploy_app, name="deploy")
 app.command("doctor")(deployment_commands.doctor)
 app.add_typer(flower_commands.app, name="flower")
+app.command("status")(deployment_commands.status)
+app.command("watch")(deployment_commands.watch)
 
 INTERRUPTED = 130
 

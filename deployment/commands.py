@@ -15,10 +15,21 @@ from rich.text import Text
 
 from limbeck.deployment import bringup, keys
 from limbeck.deployment import doctor as doctors
+from limbeck.deployment import status as statuses
+from limbeck.deployment import watch as watching
 from limbeck.deployment.doctor import Outcome
+from limbeck.deployment.status import Status
 
 STYLES = {Outcome.OK: "green", Outcome.WARN: "yellow", Outcome.FAIL: "bold red"}
+STATE_STYLES = {"answered": "green", "declined": "yellow", "left out": "red", "lost": "red"}
 UNHEALTHY = 1
+LOG_LINES = 8
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or one that holds it.")]
+TestFile = Annotated[
+    Path | None,
+    typer.Option("--test", metavar="FILE.npz", help="Public labelled inputs, x and y, to measure the students on."),
+]
 
 deploy_app = typer.Typer(help="Ready folders for a coordinator and its sites.", no_args_is_help=True)
 
@@ -84,3 +95,85 @@ def doctor(
         Console().print(table)
     if not doctors.healthy(findings):
         raise typer.Exit(UNHEALTHY)
+
+
+def status(
+    run: RunFolder,
+    test: TestFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON instead of tables.")] = False,
+) -> None:
+    """Say once how far a run is: phase, stages, sites, what it costs them, bytes, the end of the log."""
+    own = statuses.read(statuses.locate(run), statuses.TestData(test) if test is not None else None)
+    if as_json:
+        print(json.dumps(statuses.to_json(own), indent=1))
+        return
+    _show(Console(), own)
+
+
+def watch(
+    run: RunFolder,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0: any that is free.")] = watching.PORT,
+    test: TestFile = None,
+) -> None:
+    """Show a run as a live page, on this machine only and read-only, until Ctrl-C. RUN need not be there yet."""
+    with watching.serve(run, port=port, test=statuses.TestData(test) if test is not None else None) as server:
+        print(f"http://{watching.ADDRESS}:{server.server_port}/", flush=True)
+        server.serve_forever()
+
+
+def _show(console: Console, own: Status) -> None:
+    def say(text: str, style: str = "") -> None:
+        console.print(Text(text, style=style), soft_wrap=True)
+
+    say(f"{own.name}  {own.plan_hash[:16]}", "bold")
+    active = own.active
+    progress = (
+        f": {statuses.title(active.name)}, {active.done} of {active.total}" if active is not None and active.total else ""
+    )
+    say(
+        f"{own.state}{progress or (f': {statuses.title(active.name)}' if active else '')}{': ' + own.why if own.why else ''}"
+    )
+    if own.stages:
+        table = Table(
+            "stage", "sites", "sparse %", "up", "down", "seconds", "loss", "accuracy %", box=SIMPLE_HEAD, pad_edge=False
+        )
+        for stage in own.stages:
+            table.add_row(
+                str(stage.number),
+                str(stage.clients),
+                f"{100 * stage.sparsity:.1f}",
+                statuses.size(stage.bytes_up),
+                statuses.size(stage.bytes_down),
+                f"{stage.seconds:.1f}",
+                f"{stage.loss:.4f}" if stage.loss is not None else "-",
+                f"{100 * stage.accuracy:.1f}" if stage.accuracy is not None else "-",
+            )
+        console.print(table)
+    if own.clients:
+        table = Table("site", "state", "stages", "up", "down", "guarantee", "why", box=SIMPLE_HEAD, pad_edge=False)
+        for client in own.clients:
+            table.add_row(
+                Text(client.name),
+                Text(client.state, style=STATE_STYLES.get(client.state, "")),
+                str(client.stages),
+                statuses.size(client.bytes_up),
+                statuses.size(client.bytes_down),
+                client.guarantee or "-",
+                Text(client.reason),
+            )
+        console.print(table)
+    counted = ", ".join(f"{count} {state}" for state, count in own.counts.items()) or "nobody has replied yet"
+    say(f"Sites: {counted}. Messages: {statuses.size(own.bytes_up)} up, {statuses.size(own.bytes_down)} down.")
+    if own.privacy is not None:
+        cost = own.privacy
+        say(
+            f"The plan costs each site epsilon = {cost.epsilon:.4g} at delta = {cost.delta:g}, per {cost.unit}, {cost.adjacency};"
+            f" {cost.sites} have answered under it."
+        )
+        if cost.without:
+            say(
+                f"No guarantee holds for the records of {', '.join(cost.without)}: a black-box teacher answers there.",
+                "bold red",
+            )
+    for line in own.log[-LOG_LINES:]:
+        say(f"{statuses.clock(line.time)}  {line.text}", "red" if line.warning else "dim")

@@ -23,7 +23,6 @@ from pathlib import Path
 from cryptography import x509
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
-from pydantic import BaseModel, ConfigDict, Field
 
 from limbeck.client import commands as client_commands
 from limbeck.client import ledger as ledgers
@@ -36,8 +35,9 @@ from limbeck.operators.errors import CertificateError, LimbeckError, SettingErro
 from limbeck.protos import accounting, codec
 from limbeck.protos.files import OTHERS
 from limbeck.protos.messages import Offer
-from limbeck.protos.settings import read_toml, validate
 from limbeck.protos.transfer_set import digest, read_arrays
+from limbeck.server import serve
+from limbeck.server.serve import CoordinatorSettings
 
 CONNECT_SECONDS = 5.0
 EXPIRES_SOON_DAYS = 30
@@ -67,21 +67,6 @@ class Finding:
     outcome: Outcome
     found: str
     advice: str = ""
-
-
-class _Coordinator(BaseModel):
-    """What is checked of `coordinator.toml`; its other keys are for the coordinator itself to read."""
-
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
-
-    listen: str
-    ca: str
-    certificate: str
-    key: str
-    sites: list[str] = Field(min_length=1)
-    revoked: str | None = None
-    run: str
-    transfer_sets: str
 
 
 Findings = Iterator[Finding]
@@ -153,11 +138,10 @@ def _of_site(folder: Path, now: datetime, network: bool, seconds: float) -> Chec
 
 
 def _of_coordinator(folder: Path, now: datetime, network: bool, seconds: float) -> Checks:
-    path = folder / COORDINATOR_SETTINGS
     try:
-        own = validate(_Coordinator, read_toml(path))
+        own = serve.read(folder / COORDINATOR_SETTINGS)
     except LimbeckError as error:
-        problem = Finding(check="settings", outcome=Outcome.FAIL, found=f"{path}: {error}", advice=_ADVICE["settings"])
+        problem = Finding(check="settings", outcome=Outcome.FAIL, found=str(error), advice=_ADVICE["settings"])
         return [("settings", lambda: [problem])]
     checks: Checks = [
         ("certificate", lambda: _pair(folder, own.ca, own.certificate, own.key, Role.SERVER, None, now)),
@@ -169,7 +153,7 @@ def _of_coordinator(folder: Path, now: datetime, network: bool, seconds: float) 
         *checks,
         ("plan", lambda: _plan(folder, own)),
         ("public inputs", lambda: _transfer_sets(folder / own.transfer_sets)),
-        ("disk", lambda: _disk({"run": folder / own.run})),
+        ("disk", lambda: _disk({"run": folder / own.folder})),
     ]
 
 
@@ -478,7 +462,7 @@ def _records(site: Site) -> Findings:
 # A coordinator.
 
 
-def _sites(folder: Path, own: _Coordinator) -> Findings:
+def _sites(folder: Path, own: CoordinatorSettings) -> Findings:
     for name in own.sites:
         certificates.check_site_name(name)
     double = {name for name in own.sites if own.sites.count(name) > 1}
@@ -496,7 +480,7 @@ def _sites(folder: Path, own: _Coordinator) -> Findings:
     )
 
 
-def _own_port(folder: Path, own: _Coordinator, seconds: float) -> Findings:
+def _own_port(folder: Path, own: CoordinatorSettings, seconds: float) -> Findings:
     """Whether the coordinator answers where it is to listen, with the certificate that is in its folder."""
     host, _, port = own.listen.rpartition(":")
     host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host.strip("[]"), host.strip("[]"))
@@ -520,7 +504,7 @@ def _own_port(folder: Path, own: _Coordinator, seconds: float) -> Findings:
         yield found
 
 
-def _plan(folder: Path, own: _Coordinator) -> Findings:
+def _plan(folder: Path, own: CoordinatorSettings) -> Findings:
     path = folder / "plan.pb"
     if not path.exists():
         yield Finding(
@@ -540,7 +524,7 @@ def _plan(folder: Path, own: _Coordinator) -> Findings:
     yield from _plan_problems(folder, own, offer)
 
 
-def _plan_problems(folder: Path, own: _Coordinator, offer: Offer) -> Findings:
+def _plan_problems(folder: Path, own: CoordinatorSettings, offer: Offer) -> Findings:
     inputs = folder / own.transfer_sets / f"{offer.plan.transfer_set.hex()}.npz"
     for wrong, found, advice in (
         (not offer.author, "It is not signed: sites decline it.", "limbeck keys sign plan.pb --key plan.key"),

@@ -20,7 +20,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from limbeck.operators.errors import TooFewClients, WireError
+from limbeck.operators.errors import LimbeckError, TooFewClients, WireError
 from limbeck.protos import carry, codec
 from limbeck.protos.messages import (
     Accepted,
@@ -96,6 +96,13 @@ class Coordinator:
 
     def run(self) -> None:
         """All of it. Raises TooFewClients where the plan's minimum is not met; what is finished stays and can be resumed."""
+        try:
+            self._run()
+        except (LimbeckError, KeyboardInterrupt) as error:
+            self.events("stopped", reason=str(error) or "interrupted")
+            raise
+
+    def _run(self) -> None:
         self.events("start", plan=self.plan_hash.hex(), stages=len(self.plan.stages))
         self._timed("agree", self._agree)
         self._timed("teach", self._teach)

@@ -262,7 +262,7 @@ COORDINATOR_FAULTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "certificate",
         "Expected a certificate for a server, got 'A' for a site",
     ),
-    "settings that lack a key": (_replace("coordinator.toml", "listen =", "lisen ="), "settings", "listen: missing"),
+    "settings that lack a key": (_replace("coordinator.toml", "listen =", "lisen ="), "settings", "did you mean listen"),
 }
 
 

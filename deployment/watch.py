@@ -1,0 +1,252 @@
+"""`limbeck watch`: a run's status as a live page, on this machine only.
+
+It reads a run's folder and nothing else, answers GET and nothing else, and listens on 127.0.0.1 and nowhere else. Another site open in the
+same browser learns nothing from it: requests under another host's name (DNS rebinding) are refused, and no answer may be read across
+origins. Names come from peers: they are escaped, and the content security policy allows no script or style but the two files served here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from limbeck.deployment import status
+from limbeck.deployment.bringup import TEMPLATES
+from limbeck.deployment.status import StageStatus, Status, TestData
+from limbeck.operators.errors import LimbeckError, SettingError
+
+log = logging.getLogger(__name__)
+
+ADDRESS, PORT = "127.0.0.1", 8723
+REQUEST_SECONDS = 10
+# After so long without news it is said: answers may take hours, but somebody may want to look.
+QUIET_SECONDS = 300
+SITES_SHOWN = 500
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:;"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+# Which look a state has; any other looks like the first.
+LOOKS = {"answered": "good", "declined": "warn", "left out": "bad", "lost": "bad"}
+RUN_LOOKS = {"running": "live", "finished": "good", "paused": "warn", "stopped": "bad"}
+
+_templates = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(TEMPLATES),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_templates.filters |= {"size": status.size, "clock": status.clock, "duration": status.duration, "title": status.title}
+
+
+def serve(folder: Path, *, port: int = PORT, test: TestData | None = None) -> ThreadingHTTPServer:
+    """A server that is bound to 127.0.0.1 and answers once its `serve_forever` is called. port 0: any that is free. Raises SettingError."""
+    handler = type("Handler", (_Handler,), {"folder": folder, "test": test})
+    try:
+        server = ThreadingHTTPServer((ADDRESS, port), handler)
+    except (OSError, OverflowError) as error:
+        raise SettingError(f"Expected a free port, got {port}: {error}. Give another by --port.") from error
+    server.daemon_threads = True
+    return server
+
+
+def page(folder: Path, test: TestData | None = None, *, now: float) -> str:
+    """The whole page."""
+    return _templates.get_template("watch.html.j2").render(main=Markup(fragment(folder, test, now=now)))
+
+
+def fragment(folder: Path, test: TestData | None = None, *, now: float) -> str:
+    """The part that changes. An error in reading the run is shown, not raised: the run may be about to begin."""
+    try:
+        own = status.read(status.locate(folder), test)
+    except LimbeckError as error:
+        return _templates.get_template("watch-error.html.j2").render(error=str(error))
+    counts = own.counts
+    replied = counts.get("answered", 0)
+    return _templates.get_template("watch-now.html.j2").render(
+        s=own,
+        now=now,
+        look=RUN_LOOKS.get(own.state, ""),
+        looks=LOOKS,
+        quiet=own.state == "running" and own.newest is not None and now - own.newest > QUIET_SECONDS,
+        replied=replied,
+        share=Markup(_shares(own)),
+        chart=Markup(_chart(own.stages)),
+        traffic=Markup(_traffic(own.stages)),
+        measured=any(stage.accuracy is not None for stage in own.stages),
+        clients=sorted(own.clients, key=lambda client: (client.state in {"answered", "joined"}, client.name))[:SITES_SHOWN],
+    )
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One connection."""
+
+    server: ThreadingHTTPServer
+    folder: Path
+    test: TestData | None
+    protocol_version = "HTTP/1.1"
+    server_version, sys_version = "limbeck", ""
+    timeout = REQUEST_SECONDS
+
+    def do_GET(self) -> None:
+        port = self.server.server_port
+        if self.headers.get("Host") not in {f"{ADDRESS}:{port}", f"localhost:{port}"}:
+            self._answer(HTTPStatus.MISDIRECTED_REQUEST, "text/plain", "This page is only for this machine.\n")
+            return
+        match self.path:
+            case "/":
+                self._answer(HTTPStatus.OK, "text/html", page(self.folder, self.test, now=time.time()))
+            case "/now":
+                self._answer(HTTPStatus.OK, "text/html", fragment(self.folder, self.test, now=time.time()))
+            case "/status.json":
+                self._json()
+            case "/watch.css":
+                self._answer(HTTPStatus.OK, "text/css", (TEMPLATES / "watch.css").read_text(encoding="utf-8"))
+            case "/watch.js":
+                self._answer(HTTPStatus.OK, "text/javascript", (TEMPLATES / "watch.js").read_text(encoding="utf-8"))
+            case _:
+                self._answer(HTTPStatus.NOT_FOUND, "text/plain", "There is no such page.\n")
+
+    def _refuse(self) -> None:
+        # What a body would hold is not read, and so no next request on this connection either.
+        self.close_connection = True
+        self._answer(
+            HTTPStatus.METHOD_NOT_ALLOWED, "text/plain", "This page is only read.\n", Allow="GET", Connection="close"
+        )
+
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_TRACE = do_CONNECT = _refuse
+
+    def _json(self) -> None:
+        try:
+            found = status.to_json(status.read(status.locate(self.folder), self.test))
+        except LimbeckError as error:
+            self._answer(HTTPStatus.NOT_FOUND, "application/json", json.dumps({"error": str(error)}))
+            return
+        self._answer(HTTPStatus.OK, "application/json", json.dumps(found, indent=1))
+
+    def _answer(self, code: HTTPStatus, kind: str, text: str, **more: str) -> None:
+        data = text.encode()
+        self.send_response(code)
+        for name, value in {**HEADERS, **more}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Type", f"{kind}; charset=utf-8")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def log_message(self, format: str, *values: object) -> None:
+        log.debug(format, *values)
+
+
+# Pictures: numbers only, so nothing has to be escaped. Colours and fonts are the style sheet's.
+
+
+def _shares(own: Status) -> str:
+    """Sites by state, as parts of one bar."""
+    parts = []
+    at, total = 0.0, max(1, len(own.clients))
+    for look in ("good", "warn", "bad", ""):
+        count = sum(LOOKS.get(client.state, "") == look for client in own.clients)
+        width = 100 * count / total
+        if count:
+            parts.append(f'<rect class="fill {look}" x="{at:.2f}" y="0" width="{width:.2f}" height="6"/>')
+        at += width
+    return f'<svg class="shares" viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true">{"".join(parts)}</svg>'
+
+
+Scale = Callable[[float], float]
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 190, 58, 18, 20, 28
+
+
+def _chart(stages: tuple[StageStatus, ...]) -> str:
+    """The student along its path: accuracy in per cent if it was measured, else the last loss."""
+    accuracies = [(own.number, 100 * own.accuracy) for own in stages if own.accuracy is not None]
+    points = accuracies or [(own.number, own.loss) for own in stages if own.loss is not None]
+    if not points:
+        return ""
+    values = [value for _, value in points]
+    low, high = min(values), max(values)
+    margin = (high - low) * 0.15 or max(abs(high) * 0.05, 0.05)
+    low, high = low - margin, high + margin
+    if accuracies:
+        low, high = max(0.0, low), min(100.0, high)
+    last = max(number for number, _ in points)
+
+    def x(number: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * ((number - 1) / (last - 1) if last > 1 else 0.5)
+
+    def y(value: float) -> float:
+        return TOP + (HEIGHT - TOP - BOTTOM) * (high - value) / (high - low)
+
+    parts = [_grid(low, high, y), _stage_numbers([number for number, _ in points], x)]
+    line = " ".join(f"{x(number):.1f},{y(value):.1f}" for number, value in points)
+    parts.append(f'<polyline class="line" points="{line}"/>')
+    parts += [f'<circle class="dot" cx="{x(number):.1f}" cy="{y(value):.1f}" r="3.5"/>' for number, value in points]
+    number, value = points[-1]
+    # Beside the line, not on it: below where it falls, above where it rises.
+    aside = 18 if len(points) > 1 and value < points[-2][1] else -9
+    text = f"{value:.{1 if accuracies else 3}f}"
+    parts.append(f'<text class="value" x="{min(x(number), WIDTH - 24):.1f}" y="{y(value) + aside:.1f}">{text}</text>')
+    what = "Accuracy per stage, per cent" if accuracies else "Loss at the end of each stage"
+    return _picture(what, parts)
+
+
+def _traffic(stages: tuple[StageStatus, ...]) -> str:
+    """Bytes from all sites, stage by stage."""
+    if not stages:
+        return ""
+    high = max(1, *(own.bytes_up for own in stages))
+    slot = (WIDTH - LEFT - RIGHT) / len(stages)
+
+    def x(number: float) -> float:
+        return LEFT + slot * (number - 0.5)
+
+    def y(value: float) -> float:
+        return TOP + (HEIGHT - TOP - BOTTOM) * (1 - value / high)
+
+    width = min(34.0, slot * 0.7)
+    bars = [
+        f'<rect class="bar" x="{x(own.number) - width / 2:.1f}" y="{y(own.bytes_up):.1f}" width="{width:.1f}"'
+        f' height="{HEIGHT - BOTTOM - y(own.bytes_up):.1f}" rx="2"/>'
+        for own in stages
+    ]
+    grid = _grid(0, high, y, label=status.size)
+    return _picture("Bytes from all sites per stage", [grid, _stage_numbers([own.number for own in stages], x), *bars])
+
+
+def _grid(low: float, high: float, y: Scale, label: Callable[[float], str] | None = None) -> str:
+    lines = []
+    for step in range(4):
+        value = low + (high - low) * step / 3
+        text = label(value) if label else f"{value:.1f}" if high >= 10 else f"{value:.2f}"
+        lines.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
+        lines.append(f'<text class="tick end" x="{LEFT - 6}" y="{y(value) + 3.5:.1f}">{text}</text>')
+    return "".join(lines)
+
+
+def _stage_numbers(numbers: list[int], x: Scale) -> str:
+    every = max(1, len(numbers) // 10)
+    return "".join(
+        f'<text class="tick middle" x="{x(number):.1f}" y="{HEIGHT - 9}">{number}</text>'
+        for index, number in enumerate(numbers)
+        if index % every == 0
+    )
+
+
+def _picture(what: str, parts: list[str]) -> str:
+    return f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{what}">{"".join(parts)}</svg>'
