@@ -148,7 +148,7 @@ def _result(options: argparse.Namespace, runs: dict[str, dict[str, float]]) -> d
     scenario = load(options.scenario)
     seeds, epsilons = " ".join(map(str, options.seeds)), " ".join(f"{value:g}" for value in options.epsilons)
     found: dict[str, list[dict[str, float]]] = {}
-    for key, row in runs.items():
+    for key, row in sorted(runs.items()):
         found.setdefault(key.partition(", ")[2], []).append(row)
     return {
         "command": f"python -m limbeck.simulations.sweep {options.scenario} --epsilons {epsilons} --seeds {seeds} --out {options.out}",
@@ -167,7 +167,7 @@ def _result(options: argparse.Namespace, runs: dict[str, dict[str, float]]) -> d
             }
             for key, rows in found.items()
         },
-        "runs": runs,
+        "runs": dict(sorted(runs.items())),
     }
 
 
