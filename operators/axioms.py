@@ -51,6 +51,8 @@ LADDER = (0.1, 0.25, 0.5, 0.8, 0.95, 1.0, 1.05, 1.25, 1.5, 2.0, 3.0, 5.0, 8.0, 2
 # Where operators like to change their formula: a jump at exactly one of these is looked for at it.
 SPECIAL = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 10.0)
 STEPS = 24
+# A change that has shrunk so many fold after so many halvings of a stretch is smooth, or hides a jump of at most a sixteenth of it.
+SMOOTH = {3: 7.0, 5: 16.0, 8: 16.0}
 LOG_OF_SMALLEST = -math.log(torch.finfo(torch.float64).tiny)
 
 
@@ -653,10 +655,9 @@ class _Search:
                 return None
             if step == halvings // 2:
                 before = float(jump_N[at])
-            # Smooth: the change has shrunk with the stretch, sixteenfold in eight halvings, or sooner where it is even.
             if step == 0:
                 first = float(jump_N[at])
-            elif step in {5, 8} and float(jump_N[at]) < first / 16:
+            elif float(jump_N[at]) < first / SMOOTH.get(step, math.inf):
                 return None
             if step < halvings:
                 middle = (log_low + log_high) / 2

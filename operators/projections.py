@@ -32,13 +32,17 @@ class Sparsemax:
     def __call__(self, p_NK: Tensor) -> Tensor:
         # Scores are taken from the largest, so that exact zeros (minus infinity) and tiny temperatures do no harm.
         z_NK = (p_NK.log() - p_NK.log().amax(-1, keepdim=True)) / self.temperature
-        z_NK = z_NK.clamp(min=-2.0)  # At 1 or more below the largest an entry is out of the support, however far.
-        sorted_NK = z_NK.sort(-1, descending=True).values
-        size_K = torch.arange(1, z_NK.shape[-1] + 1, dtype=z_NK.dtype, device=z_NK.device)
-        excess_NK = sorted_NK.cumsum(-1) - 1
-        support_N1 = (sorted_NK * size_K > excess_NK).sum(-1, keepdim=True)
-        threshold_N1 = excess_NK.gather(-1, support_N1 - 1) / support_N1
-        return (z_NK - threshold_N1).clamp(min=0)
+        return nearest(z_NK.clamp(min=-2.0))  # At 1 or more below the largest an entry is out of the support, however far.
+
+
+def nearest(z_NK: Tensor) -> Tensor:
+    """The point of the simplex nearest to z in the Euclidean norm, over the last axis."""
+    sorted_NK = z_NK.sort(-1, descending=True).values
+    size_K = torch.arange(1, z_NK.shape[-1] + 1, dtype=z_NK.dtype, device=z_NK.device)
+    excess_NK = sorted_NK.cumsum(-1) - 1
+    support_N1 = (sorted_NK * size_K > excess_NK).sum(-1, keepdim=True)
+    threshold_N1 = excess_NK.gather(-1, support_N1 - 1) / support_N1
+    return (z_NK - threshold_N1).clamp(min=0)
 
 
 @dataclass(frozen=True, slots=True)

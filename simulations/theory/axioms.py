@@ -14,7 +14,7 @@ from torch import Tensor
 
 from limbeck.operators import EntropyTarget, Hybrid, Mixing, Power, Renormalised, SoftenThenTruncate, TopK, Tsallis
 from limbeck.operators.axioms import Finding, check
-from limbeck.operators.projections import ArgMax, Sparsemax
+from limbeck.operators.projections import ArgMax, Sparsemax, nearest
 from limbeck.simulations.theory import common
 
 COMMAND = "python -m limbeck.simulations.theory.axioms"
@@ -28,8 +28,8 @@ def _top_2(temperature: float) -> Callable[[Tensor], Tensor]:
 
 
 def _sparsemax_of_p(temperature: float) -> Callable[[Tensor], Tensor]:
-    """The point of the simplex nearest to p / T: the projection forgets what all scores have in common, so softmax(p) serves for exp(p)."""
-    return lambda p_NK: Sparsemax(temperature)(p_NK.softmax(-1))
+    """The point of the simplex nearest to p / T."""
+    return lambda p_NK: nearest(p_NK / temperature)
 
 
 SUBJECTS: dict[str, Callable[[float], Any]] = {

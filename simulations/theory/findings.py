@@ -89,7 +89,7 @@ def _axioms(axioms: Found) -> str:
         cells = []
         for found in findings:
             half = found["note"].startswith("T to 0 not checked")
-            cells.append("broken" if not found["holds"] else "upper half kept" if half else "kept")
+            cells.append("**found**" if not found["holds"] else "none, upper half" if half else "none")
         low = own["lowest_temperature"]
         trials = sum(found["trials"] for found in own["findings"])
         rows.append(
@@ -214,6 +214,8 @@ def _within(stages: Found) -> str:
 
 
 TABLES: dict[str, tuple[str, Callable[[Found], str]]] = {
+    "axioms": ("axioms", _axioms),
+    "counterexamples": ("axioms", _counterexamples),
     "families": ("equivalence", _families),
     "same-student": ("equivalence", _same_student),
     "bound": ("equivalence", _bound),
@@ -223,6 +225,8 @@ TABLES: dict[str, tuple[str, Callable[[Found], str]]] = {
     "gains-overfitted": ("bias_variance_overfitted", _gains),
     "stages": ("stages", _stages),
     "within": ("stages", _within),
+    "stages-fashion": ("stages_fashion", _stages),
+    "within-fashion": ("stages_fashion", _within),
 }
 
 

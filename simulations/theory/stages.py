@@ -366,7 +366,8 @@ def draw_temperatures(design: Design, found: dict[str, Any]) -> Callable[[list[A
             n = np.geomspace(STAGES[0], STAGES[-1], 60)
             at.plot(n, a / n + b + c * n, color=colour, linewidth=1)
         for at, temperature in zip(axes, design.temperatures, strict=True):
-            at.set_ylim(2e-4, 3)
+            if len(axes) > 1:
+                at.set_ylim(2e-4, 3)
             _finish(at, f"T = {temperature:g}")
         axes[0].set_ylabel("KL(teacher || student), held out, nats")
         handles, labels = axes[design.temperatures.index(2.0)].get_legend_handles_labels()

@@ -15,7 +15,7 @@ from torch import Tensor
 from limbeck.operators import EntropyTarget, Hybrid, Mixing, Power, Separable, Tsallis
 from limbeck.operators.axioms import Axiom, check, majorisation
 from limbeck.operators.errors import SettingError
-from limbeck.operators.projections import Sparsemax
+from limbeck.operators.projections import Sparsemax, nearest
 
 RANKING, CONTINUITY, ENTROPY, IDENTITY, BOUNDARY = list(Axiom)[1:]
 
@@ -51,7 +51,7 @@ BROKEN: dict[str, tuple[Callable[[float], Any], set[Axiom]]] = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("make", SOUND.values(), ids=SOUND.keys())
 def test_a_sound_family_raises_no_alarm(make: Callable[[float], Any], dtype: torch.dtype) -> None:
-    report = check(make, dtype=dtype, rounds=3 if dtype == torch.float64 else 2, seed=1)
+    report = check(make, dtype=dtype, rounds=2 if dtype == torch.float64 else 1, seed=1)
     assert [finding.counterexample for finding in report.findings if not finding.holds] == []
     assert all(finding.trials > 0 and finding.worst <= finding.tolerance for finding in report.findings)
 
@@ -64,7 +64,7 @@ def test_an_entropy_target_raises_no_alarm() -> None:
 def test_what_is_broken_is_found_and_nothing_else_and_a_sound_family_does_not_share_it(
     make: Callable[[float], Any], expected: set[Axiom]
 ) -> None:
-    report = check(make, rounds=4)
+    report = check(make, rounds=3)
     assert {finding.axiom for finding in report.findings if not finding.holds} == expected
     assert report.holds is False
     for axiom in expected:
@@ -79,7 +79,7 @@ def test_what_is_broken_is_found_and_nothing_else_and_a_sound_family_does_not_sh
 @pytest.mark.parametrize("name", ["small entries tie", "steps in T", "torn in p", "swinging", "too warm", "never uniform"])
 def test_each_axiom_is_found_broken_in_float32_too(name: str) -> None:
     make, expected = BROKEN[name]
-    report = check(make, dtype=torch.float32, rounds=3)
+    report = check(make, dtype=torch.float32, rounds=2)
     assert {finding.axiom for finding in report.findings if not finding.holds} == expected
 
 
@@ -179,8 +179,8 @@ def test_sparsemax_moves_no_more_than_its_scores(p_NK: Tensor, t: float, step: f
 
 @given(p_NK=distributions, t=st.floats(1.0, 20))
 def test_sparsemax_of_p_over_t_is_mixing(p_NK: Tensor, t: float) -> None:
-    """For T >= 1; the projection forgets what all scores have in common, so softmax(p) serves for exp(p)."""
-    torch.testing.assert_close(Sparsemax(t)(p_NK.softmax(-1)), Mixing(t)(p_NK))
+    """For T >= 1."""
+    torch.testing.assert_close(nearest(p_NK / t), Mixing(t)(p_NK))
 
 
 # Majorisation

@@ -291,7 +291,7 @@ def test_every_table_of_the_page_of_findings_is_what_the_committed_results_say()
     assert {match[2] for match in findings.MARKED.finditer(page)} == set(findings.TABLES)
 
 
-NAMES = ("equivalence", "stages", "bias_variance", "bias_variance_overfitted")
+NAMES = ("axioms", "equivalence", "stages", "stages_fashion", "bias_variance", "bias_variance_overfitted")
 
 
 def test_what_the_page_says_in_words_is_in_the_committed_results() -> None:
@@ -306,6 +306,28 @@ def test_what_the_page_says_in_words_is_in_the_committed_results() -> None:
     assert all((g["jumps_slope"]["low"] > 0) == (g["sparsity"] >= 0.9) for g in groups.values())
     for path in ("linear", "equal-kl"):
         assert all(gain["low"] < 0 for gain in groups[path, 1.0, 2.0, 0.98]["one_shot_minus_n"])
+    refused = [g["sparsity"] for g in high if g["temperature"] == 2 and g["fit"]["p_value"] < 0.01]
+    assert refused == [0.98, 0.99]
+    fashion = {g["sparsity"]: g for g in found["stages_fashion"]["groups"]}
+    for sparsity in (0.98, 0.99):
+        own = fashion[sparsity]
+        assert min(range(5), key=lambda i, own=own: own["error"][i]["mean"]) == 2  # type: ignore[misc]
+        assert own["one_shot_minus_n"][1]["low"] > 0 > own["one_shot_minus_n"][3]["low"]
+        assert own["jumps_slope"]["low"] > 0
+        assert own["fit"]["p_value"] > 0.05
+        gradual = found["stages_fashion"]["within_error"][f"{sparsity:g}"]
+        assert gradual["mean"] < own["error"][2]["mean"]
+        assert gradual["high"] > own["error"][2]["low"]
+    assert all(gain["low"] > 0 for gain in fashion[0.9]["one_shot_minus_n"])
+    assert fashion[0.9]["jumps_slope"]["low"] < 0 < fashion[0.9]["jumps_slope"]["high"]
+    assert fashion[0.9]["fit"]["p_value"] < 0.05
+    broken = {own["name"]: [f["axiom"][0] for f in own["findings"] if not f["holds"]] for own in found["axioms"]["subjects"]}
+    assert {name: axioms for name, axioms in broken.items() if axioms} == {
+        "sparsemax of log p / T": ["1", "4"],
+        "sparsemax of p / T": ["1"],
+        "power, then top 2 renormalised": ["1", "2", "4", "5"],
+        "arg-max": ["1", "2", "4", "5"],
+    }
     assert found["stages"]["anchoring"]["worst_ratio_to_bound"] < 2 / 3
     for tally in found["bias_variance"]["verdicts"].values():
         assert tally["all"]["right"] == tally["all"]["of"]
