@@ -185,8 +185,7 @@ def test_nothing_that_is_known_passes_in_plaintext(grid: LinkGrid, keys: Authori
     assert len(seen) > 2 * len(known)
     for word in (known[:24], b"query.agree", b"limbeck.link", b"RecordDict", b"throwaway authority", b"-----BEGIN"):
         assert word not in seen
-    # TLS: handshake records of version 3.x, and from the server's hello on nothing but ciphertext; a site's name is in its certificate, which
-    # TLS 1.3 encrypts.
+    # Records of a TLS handshake; even the certificates, with the names in them, TLS 1.3 encrypts.
     assert seen[:2] == b"\x16\x03"
     relay.close()
 
