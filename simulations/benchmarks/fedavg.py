@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from limbeck.client.site import Site
+from limbeck.protos import flower_messages
 from limbeck.protos.files import write_durably
 from limbeck.protos.transfer_set import read_arrays
 from limbeck.server import student
@@ -88,7 +89,7 @@ class CountingGrid(grid.LocalGrid):
 
 
 def _size(message: Message) -> int:
-    return sum(map(len, grid.deflate(message)[1].values()))
+    return sum(map(len, flower_messages.deflate(message)[1].values()))
 
 
 def _model() -> nn.Module:
@@ -112,7 +113,9 @@ def measure(system: str, clients: int) -> dict[str, Any]:
         try:
             if system == "limbeck":
                 config = flower.run_config(folder, clients)
-                context = Context(run_id=1, node_id=grid.SERVER_NODE, node_config={}, state=RecordDict(), run_config=config)
+                context = Context(
+                    run_id=1, node_id=flower_messages.SERVER_NODE, node_config={}, state=RecordDict(), run_config=config
+                )
                 server_app(own, context)
                 seconds = time.perf_counter() - started
                 from limbeck.simulations.measure import load_student
