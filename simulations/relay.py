@@ -9,19 +9,20 @@ import time
 
 
 class Relay:
-    """Carries bytes between whoever dials `port` and 127.0.0.1:`target`. rate: bytes a second at most, 0 for no limit.
+    """Carries bytes between whoever dials `port` and 127.0.0.1:`target`. port: 0 for a free one. rate: bytes a second at most, 0 for no
+    limit.
 
     seen: all bytes that passed, both ways, if they are to be recorded.
     """
 
-    def __init__(self, target: int, *, rate: float = 0.0, record: bool = True) -> None:
+    def __init__(self, target: int, *, port: int = 0, rate: float = 0.0, record: bool = True) -> None:
         self.target, self.rate, self._record = target, rate, record
         self.seen = bytearray()
         self.passed = self.cuts = self.dials = 0
         self._cut_after: int | None = None
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._lock = threading.Lock()
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._listen, daemon=True).start()
 
