@@ -117,6 +117,13 @@ class _Open:
     until: float
 
 
+class _Current:
+    """A connection under way. replaced: by another one of its site. over: it has ended."""
+
+    def __init__(self) -> None:
+        self.replaced, self.over = asyncio.Event(), asyncio.Event()
+
+
 class _Session:
     """A site since it first connected: the station of its connections."""
 
@@ -126,7 +133,7 @@ class _Session:
         self.open: dict[bytes, _Open] = {}
         self._unsent: dict[bytes, None] = {}
         self._news = asyncio.Event()
-        self.task: asyncio.Task[object] | None = None
+        self.current: _Current | None = None
         self.connections = 0
 
     def begin(self) -> None:
@@ -237,7 +244,7 @@ class LinkGrid(Grid):
     @property
     def connected(self) -> list[str]:
         """Sites with a connection now."""
-        return sorted(session.name for session in list(self._sessions.values()) if session.task is not None)
+        return sorted(session.name for session in list(self._sessions.values()) if session.current is not None)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Queue messages until they are answered or their `ttl` is over.
@@ -397,7 +404,6 @@ class LinkGrid(Grid):
                 found = await read()
             if not isinstance(found, Hello):
                 raise WireError("Expected a hello first, got something else.")
-            await write(link.hello(self._heartbeat))
             await self._speak(name, pem, found, read, write)
         except TimeoutError:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"no hello within {HELLO_SECONDS:g} s")
@@ -406,25 +412,34 @@ class LinkGrid(Grid):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error)[:300])
 
     async def _speak(self, name: str, pem: bytes, found: Hello, read: Any, write: Any) -> None:
-        """After the hellos, until the connection ends. A site has one connection: a new one ends the one before, which may be half dead."""
+        """After the site's hello, until the connection ends. A site has one: a new one ends the one before, which may be half dead."""
         session = self._sessions.setdefault(flower_messages.node_of(name), _Session(name, self._limit, self._arrived))
-        me = asyncio.current_task()
-        before, session.task = session.task, me
-        if before is not None:
-            before.cancel()
-            await asyncio.wait([before])
-        session.begin()
-        log.info("%s is connected (limbeck %s there).", name, found.limbeck)
-        speaking = asyncio.ensure_future(Connection(session, read, write, heartbeat=self._heartbeat).run())
-        watching = asyncio.ensure_future(self._while_good(pem))
+        me = _Current()
+        before, session.current = session.current, me
+        tasks: list[asyncio.Future[None]] = []
+        ended: list[BaseException | None] = []
         try:
-            await asyncio.wait([speaking, watching], return_when=asyncio.FIRST_COMPLETED)
+            if before is not None:
+                before.replaced.set()
+                await before.over.wait()
+            session.begin()
+            await write(link.hello(self._heartbeat))
+            log.info("%s is connected (limbeck %s there).", name, found.limbeck)
+            parts = (
+                Connection(session, read, write, heartbeat=self._heartbeat).run(),
+                self._while_good(pem),
+                self._until_replaced(me),
+            )
+            tasks = [asyncio.ensure_future(part) for part in parts]
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            if session.task is me:
-                session.task = None
-            for task in (speaking, watching):
+            for task in tasks:
                 task.cancel()
-            ended = await asyncio.gather(speaking, watching, return_exceptions=True)
+            # Before anything that may be cancelled in its turn: the next connection waits for it.
+            me.over.set()
+            if session.current is me:
+                session.current = None
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
         reason = next((error for error in ended if isinstance(error, Exception)), None)
         log.info("%s is disconnected: %s", name, reason)
         if isinstance(reason, WireError):
@@ -432,6 +447,10 @@ class LinkGrid(Grid):
             raise reason
         if reason is not None and not isinstance(reason, Disconnected | asyncio.InvalidStateError | grpc.aio.UsageError):
             log.error("The connection of %s met an error.", name, exc_info=reason)
+
+    async def _until_replaced(self, current: _Current) -> None:
+        await current.replaced.wait()
+        raise WireError("Expected one connection of a site, got a newer one.")
 
     async def _while_good(self, pem: bytes) -> None:
         """A site that is revoked while it is connected does not stay so. Raises WireError then."""

@@ -1,0 +1,110 @@
+"""A federation of real processes on loopback: `limbeck serve`, three times `limbeck site run`, killed and cut off as it goes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from limbeck.client.ledger import Ledger
+from limbeck.client.site import Site
+from limbeck.simulations import run
+from limbeck.simulations.linked import Federation, free_port
+from limbeck.simulations.relay import Relay
+from limbeck.simulations.scenario import Scenario, load
+
+# Seeded noise, so that two runs can be compared to the last bit.
+SETTINGS = ["privacy.noise=UnsafeSeeded", "student.epochs=4", "data.public=120", "run.workers=1"]
+
+
+def student(folder: Path) -> bytes:
+    return (folder / "server" / "student" / "student.safetensors").read_bytes()
+
+
+def charges(site: Path) -> list[str]:
+    own = Site(site)
+    with Ledger(own.ledger, own.budget) as ledger:
+        return [entry.state for entry in ledger.entries() if entry.state != "free"]
+
+
+@pytest.fixture(scope="module")
+def scenario() -> Scenario:
+    return load("digits-tiny", SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(scenario: Scenario, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The student of the local carrier."""
+    folder = tmp_path_factory.mktemp("local") / "run"
+    run.simulate(scenario, folder)
+    return student(folder)
+
+
+def test_cut_off_and_killed_as_it_goes_a_run_ends_with_the_student_of_an_undisturbed_one(
+    scenario: Scenario, undisturbed: bytes, tmp_path: Path
+) -> None:
+    """One site's connection is cut, another's daemon is killed once the run has begun, the coordinator is killed after a stage."""
+    relay_port = free_port()
+    with Federation(tmp_path / "run", scenario, through={"site-00": relay_port}, join_seconds=60.0) as federation:
+        relay = Relay(federation.port, port=relay_port)
+        for name in federation.sites:
+            own = federation.site(name)
+        coordinator = federation.serve()
+        federation.wait_for(lambda event: event.get("phase") == "agree" and event["done"] == 3)
+        relay.cut()
+        own.send_signal(signal.SIGKILL)
+        own.wait()
+        own = federation.site(name)
+        federation.wait_for(lambda event: event["kind"] == "stage")
+        coordinator.kill()
+        coordinator.wait()
+        first = (tmp_path / "run" / "server" / "checkpoints" / "stage-000.safetensors").stat().st_mtime_ns
+        coordinator = federation.serve()
+        assert coordinator.wait(120) == 0, (tmp_path / "run" / "serve.log").read_text()
+        own.send_signal(signal.SIGTERM)
+        assert own.wait(30) == 0
+    assert student(tmp_path / "run") == undisturbed
+    assert (tmp_path / "run" / "server" / "checkpoints" / "stage-000.safetensors").stat().st_mtime_ns == first
+    assert [charges(site) for site in federation.sites.values()] == [["committed"]] * 3
+    _nothing_secret(tmp_path / "run", bytes(relay.seen))
+    relay.close()
+
+
+def _nothing_secret(folder: Path, seen: bytes) -> None:
+    """Neither on the wire nor in logs, record or events: keys, and what only the sites' ends of the wire may read."""
+    assert len(seen) > 10_000
+    for word in (b"site-00", b"query.share", b"RecordDict", b"digits-tiny", b"site-00.pem"):
+        assert word not in seen
+    written = [*folder.glob("*.log"), *folder.glob("server/*.json*"), folder / "coordinator.toml"]
+    assert len(written) >= 6
+    for path in written:
+        text = path.read_text()
+        assert "PRIVATE KEY" not in text
+        for key in folder.glob("keys/*.key"):
+            for line in key.read_text().splitlines()[1:-1]:
+                assert line[:32] not in text
+
+
+def test_below_the_minimum_a_run_pauses_until_a_late_site_comes(
+    scenario: Scenario, undisturbed: bytes, tmp_path: Path
+) -> None:
+    own = scenario.model_copy(update={"run": scenario.run.model_copy(update={"minimum_clients": 3})})
+    with Federation(tmp_path / "run", own, join_seconds=0.5) as federation:
+        for name in ("site-00", "site-01"):
+            federation.site(name)
+        coordinator = federation.serve()
+        paused = federation.wait_for(lambda event: event["kind"] == "paused")
+        assert (paused["phase"], paused["minimum"]) == ("agree", 3)
+        assert paused["sites"] < 3
+        time.sleep(0.5)
+        assert coordinator.poll() is None
+        federation.site("site-02")
+        assert coordinator.wait(120) == 0, (tmp_path / "run" / "serve.log").read_text()
+    kinds = [event["kind"] for event in federation.events()]
+    assert kinds.index("paused") < kinds.index("continued") < kinds.index("end")
+    record = json.loads((tmp_path / "run" / "server" / "record.json").read_text())
+    assert [stage["clients"] for stage in record["stages"]] == [list(federation.sites)] * 2
+    assert student(tmp_path / "run") == undisturbed

@@ -1,0 +1,232 @@
+"""The site's end of the link: a process per question with limits, each question answered once, breaks and restarts survived."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from flwr.app import Message
+from test_grid import SITES, ask, listen, pull
+
+from limbeck.client.child import DIED, FAILED, LATE, Child
+from limbeck.client.link import Daemon
+from limbeck.client.site import Site
+from limbeck.operators.errors import SettingError, WireError
+from limbeck.protos import carry, flower_messages
+from limbeck.protos.link import Announce, Transfer
+from limbeck.server.link import LinkGrid
+from limbeck.simulations.linked import until
+from limbeck.simulations.relay import Relay
+from limbeck.simulations.throwaway_keys import Authority
+
+APP = "answering:app"
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    authority = Authority(tmp_path_factory.mktemp("keys"))
+    authority.server()
+    for name in SITES:
+        authority.site(name)
+    return authority
+
+
+@pytest.fixture
+def grid(keys: Authority) -> Iterator[LinkGrid]:
+    found = listen(keys, heartbeat=1)
+    yield found
+    found.close()
+
+
+def make_site(folder: Path, keys: Authority, port: int, *, name: str = "a", certificate: str = "a", **link: object) -> Site:
+    folder.mkdir(exist_ok=True)
+    table = {"memory_mb": 2048, "grace_seconds": 10.0, **link}
+    (folder / "site.toml").write_text(
+        f'name = "{name}"\ntransfer_sets = "t"\n[link]\naddress = "127.0.0.1:{port}"\nca = "{keys.folder}/ca.pem"\n'
+        f'certificate = "{keys.folder}/{certificate}.pem"\nkey = "{keys.folder}/{certificate}.key"\n'
+        + "".join(f"{key} = {value}\n" for key, value in table.items())
+    )
+    return Site(folder)
+
+
+class Running:
+    """A daemon in a thread of this process; its answers come from child processes as always."""
+
+    def __init__(self, site: Site) -> None:
+        ready = threading.Event()
+
+        async def main() -> None:
+            self.daemon, self.loop = Daemon(site, client_app=APP), asyncio.get_running_loop()
+            ready.set()
+            await self.daemon.run()
+
+        self.thread = threading.Thread(target=lambda: asyncio.run(main()))
+        self.thread.start()
+        ready.wait(20)
+
+    def stop(self) -> None:
+        self.loop.call_soon_threadsafe(self.daemon.stop)
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+
+
+def port_of(grid: LinkGrid) -> int:
+    return int(grid.address.rpartition(":")[2])
+
+
+def calls(site: Site) -> int:
+    path = site.folder / "calls"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+# A process per question
+
+
+def answer_in_child(folder: Path, content: bytes, *, seconds: float = 20.0, memory: int = 2 << 30) -> Message:
+    flower_messages.identify(1, 1)
+    message = Message(carry.pack(content), 5, "query.agree")
+    flower_messages.name_by_content(message)
+    path = folder / "answer"
+    child = Child(folder, folder, memory, APP)
+    try:
+        child.answer(message, flower_messages.encode(message), path, seconds)
+    finally:
+        child.stop()
+    return flower_messages.decode(path.read_bytes())
+
+
+@pytest.mark.parametrize(("content", "reason"), [(b"raise", FAILED), (b"die", DIED), (b"sleep", LATE), (b"eat", FAILED)])
+def test_an_app_that_fails_dies_is_late_or_takes_too_much_is_an_error_in_fixed_words(
+    tmp_path: Path, content: bytes, reason: str
+) -> None:
+    reply = answer_in_child(tmp_path, content, seconds=1.0 if content == b"sleep" else 20.0)
+    assert reply.has_error()
+    assert reply.error.reason == reason
+
+
+def test_what_the_app_says_is_the_answer(tmp_path: Path) -> None:
+    assert carry.unpack(answer_in_child(tmp_path, b"hello").content) == b"hello"
+
+
+def test_a_child_without_its_daemon_finishes_and_the_next_one_finds_its_answer(tmp_path: Path) -> None:
+    """As after `kill -9` of a daemon: the first child keeps at it, the second waits for it and does not ask the app again."""
+    flower_messages.identify(1, 1)
+    message = Message(carry.pack(b"slowly"), 5, "query.agree")
+    flower_messages.name_by_content(message)
+    data, path = flower_messages.encode(message), tmp_path / "answer"
+    orphan, second = (Child(tmp_path, tmp_path, 2 << 30, APP) for _ in range(2))
+    orphan._connection.send_bytes(str(path).encode())
+    orphan._connection.send_bytes(data)
+    until((tmp_path / "calls").exists, 20)
+    orphan._connection.close()
+    second.answer(message, data, path, 20.0)
+    assert carry.unpack(flower_messages.decode(path.read_bytes()).content) == b"slowly"
+    assert (tmp_path / "calls").read_text() == "call\n"
+    second.stop()
+    orphan._process.join(10)
+
+
+# The daemon
+
+
+def test_a_question_that_comes_again_gets_the_same_bytes_without_the_app(
+    grid: LinkGrid, keys: Authority, tmp_path: Path
+) -> None:
+    site = make_site(tmp_path / "a", keys, port_of(grid))
+    running = Running(site)
+    until(lambda: grid.connected, 20)
+    message_id = ask(grid, "a", b"hello")
+    first = pull(grid, message_id)
+    asked = next(iter((site.link_state / "answers").iterdir())).read_bytes()
+    running.stop()
+    # After a restart, by whoever repeats it: the daemon needs no more than the id.
+    daemon = Daemon(site, client_app=APP)
+    announce = Announce(id=bytes.fromhex(message_id), total=5, sha256=bytes(32))
+    assert not daemon.wants(announce)
+    again = asyncio.run(daemon.next_transfer())
+    assert again.data == asked == flower_messages.encode(first)
+    assert calls(site) == 1
+
+
+def test_through_cuts_in_mid_message_everything_arrives_once(grid: LinkGrid, keys: Authority, tmp_path: Path) -> None:
+    relay = Relay(port_of(grid), record=False)
+    site = make_site(tmp_path / "a", keys, relay.port)
+    running = Running(site)
+    until(lambda: grid.connected, 20)
+    content = random.Random(0).randbytes(24 << 20)
+    relay.cut_after(10 << 20)
+    message_id = ask(grid, "a", content)
+    until(lambda: relay.cuts == 1, 20)
+    # The question is 24 MiB, and so is its answer: this one hits the answer.
+    until(lambda: calls(site) == 1, 30)
+    relay.cut_after(10 << 20)
+    assert carry.unpack(pull(grid, message_id).content) == content
+    assert calls(site) == 1
+    assert relay.cuts == 2
+    # What was there before a cut did not pass again: two cuts cost two windows and what was on the way, no whole message.
+    assert relay.passed < 2 * len(content) + (20 << 20)
+    running.stop()
+    relay.close()
+
+
+def test_nothing_that_is_known_passes_in_plaintext(grid: LinkGrid, keys: Authority, tmp_path: Path) -> None:
+    relay = Relay(port_of(grid))
+    site = make_site(tmp_path / "a", keys, relay.port)
+    running = Running(site)
+    until(lambda: grid.connected, 20)
+    known = b"known bytes of a share " * 100
+    assert carry.unpack(pull(grid, ask(grid, "a", known)).content) == known
+    running.stop()
+    seen = bytes(relay.seen)
+    assert len(seen) > 2 * len(known)
+    for word in (known[:24], b"query.agree", b"limbeck.link", b"RecordDict", b"throwaway authority", b"-----BEGIN"):
+        assert word not in seen
+    # TLS: handshake records of version 3.x, and from the server's hello on nothing but ciphertext; a site's name is in its certificate, which
+    # TLS 1.3 encrypts.
+    assert seen[:2] == b"\x16\x03"
+    relay.close()
+
+
+def test_told_to_end_it_finishes_and_sends_the_answer_under_way(grid: LinkGrid, keys: Authority, tmp_path: Path) -> None:
+    site = make_site(tmp_path / "a", keys, port_of(grid))
+    running = Running(site)
+    until(lambda: grid.connected, 20)
+    message_id = ask(grid, "a", b"slowly")
+    until(lambda: calls(site) == 1, 20)
+    running.stop()
+    assert carry.unpack(pull(grid, message_id).content) == b"slowly"
+
+
+def test_past_its_grace_it_gives_up(grid: LinkGrid, keys: Authority, tmp_path: Path) -> None:
+    site = make_site(tmp_path / "a", keys, port_of(grid), grace_seconds=0.2)
+    running = Running(site)
+    until(lambda: grid.connected, 20)
+    ask(grid, "a", b"sleep")
+    until(lambda: calls(site) == 1, 20)
+    running.stop()
+
+
+def test_a_question_to_another_node_is_refused(keys: Authority, tmp_path: Path) -> None:
+    daemon = Daemon(make_site(tmp_path / "a", keys, 1), client_app=APP)
+    flower_messages.identify(1, 1)
+    message = Message(carry.pack(b"x"), 5, "query.agree")
+    own = Transfer(id=bytes.fromhex(flower_messages.name_by_content(message)), data=flower_messages.encode(message))
+    with pytest.raises(WireError, match="to another node"):
+        daemon.receive(own.id, own.data)
+    with pytest.raises(WireError, match="under the id that was announced"):
+        daemon.receive(bytes(32), own.data)
+
+
+def test_a_certificate_of_another_site_or_a_second_daemon_is_refused(keys: Authority, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"Expected a certificate of 'a'.*got one of 'b'"):
+        Daemon(make_site(tmp_path / "a", keys, 1, certificate="b"), client_app=APP)
+    site = make_site(tmp_path / "a", keys, 1)
+    running = Running(site)
+    until((site.link_state / "daemon.lock").exists, 10)
+    with pytest.raises(SettingError, match="no other daemon"):
+        asyncio.run(Daemon(site, client_app=APP).run())
+    running.stop()
