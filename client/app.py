@@ -145,6 +145,7 @@ def _agree(site: Site, offer: Offer, plan_hash: bytes) -> bytes:
         _check_black_box(site, plan, x_N)
     else:
         guarantee = Guarantee.RECORD_DP
+        _check_encoding(site, plan)
         try:
             with Ledger(site.ledger, own) as ledger:
                 ledger.check(plan.teaching, plan.counts)
@@ -152,6 +153,14 @@ def _agree(site: Site, offer: Offer, plan_hash: bytes) -> bytes:
             raise _Decline(Reason.BUDGET) from error
     write_durably(state / "plan.pb", codec.encode_request(offer))
     return _send(site, Accepted(plan_hash=plan_hash, site=site.name, guarantee=guarantee), "accepted", None)
+
+
+def _check_encoding(site: Site, plan: Plan) -> None:
+    """Decline unless the records would become rows as the plan's transfer set did; no record is read."""
+    try:
+        site.check_encoding(plan.encoding)
+    except DataError as error:
+        raise _Decline(Reason.ENCODING) from error
 
 
 def _is_custom(plan: Plan) -> bool:
@@ -205,6 +214,7 @@ def _teach(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
         return _send_again(site, "taught", plan_hash, done)
     if site.settings.black_box is not None:
         return _ask_black_box(site, plan, plan_hash)
+    _check_encoding(site, plan)
     budget = site.budget
     try:
         with Ledger(site.ledger, budget) as ledger:

@@ -233,6 +233,11 @@ class BlackBox:
         """What the teacher says of itself. Raises TeacherError where it cannot answer as the plan needs."""
         if plan.black_box is None:
             raise TeacherError("Expected a plan that permits black-box teachers, got one that does not.")
+        if plan.family in {Family.TSALLIS, Family.ENTROPY_TARGET}:
+            raise TeacherError(
+                f"Expected power, mixing or hybrid for a black-box teacher, got {plan.family.value}: it can neither be drawn from at a "
+                f"temperature nor follow counts without bias."
+            )
         description = self.remote.describe()
         if kind_of(x_N) is not description.inputs:
             kind = getattr(kind_of(x_N), "value", None) or f"{x_N.dtype} of shape {x_N.shape}"

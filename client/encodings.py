@@ -1,13 +1,15 @@
 """Public encodings: what turns tables and texts into rows of numbers, the same way at every site.
 
-An encoding is fitted on public data only: means, deviations, levels, a vocabulary and its document frequencies are public constants, and
-travel beside the transfer set in a JSON file. Texts and tables themselves never leave a site; a transfer set holds rows.
+An encoding is fitted on public data only: means, deviations, levels, a vocabulary and its document frequencies are public constants. It
+travels beside the transfer set in a JSON file, whose SHA-256 the plan names. Texts and tables themselves never leave a site; a transfer
+set holds rows.
 
 Shape legend: N records, D numbers per record.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -68,7 +70,7 @@ class TableEncoding:
     columns: tuple[Number | Category, ...]
 
     def __call__(self, table: Table) -> NDArray[np.float32]:
-        """(N, D) rows; record by record, no record touches another. Raises DataError naming a column or cell that cannot be read."""
+        """(N, D) rows; record by record, no record touches another. Raises DataError naming a column that is not there."""
         return np.concatenate([column(table) for column in self.columns], 1)
 
     def to_json(self) -> dict[str, object]:
@@ -141,7 +143,16 @@ def fit_text(public: Table, column: str, *, words: int) -> TextEncoding:
 
 def save(encoding: Encoding, path: Path) -> None:
     """Write it durably as JSON."""
-    write_durably(path, (json.dumps(encoding.to_json(), indent=1) + "\n").encode())
+    write_durably(path, _to_bytes(encoding))
+
+
+def digest(encoding: Encoding) -> bytes:
+    """SHA-256 (32 bytes) of the file that `save` writes: what a plan names."""
+    return hashlib.sha256(_to_bytes(encoding)).digest()
+
+
+def _to_bytes(encoding: Encoding) -> bytes:
+    return (json.dumps(encoding.to_json(), indent=1) + "\n").encode()
 
 
 def load(path: Path) -> Encoding:

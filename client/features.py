@@ -27,7 +27,9 @@ SMALL = 16
 def _unit_scale(x_N: NDArray[np.generic]) -> NDArray[np.float32]:
     """Bytes become [0, 1]; floats stay."""
     scale = np.float32(255 if x_N.dtype == np.uint8 else 1)
-    return (x_N.astype(np.float32) / scale).astype(np.float32)
+    # A number too large for a feature becomes infinite, of which `normalise` makes zeros.
+    with np.errstate(over="ignore"):
+        return (x_N.astype(np.float32) / scale).astype(np.float32)
 
 
 def _pixels(x_N: NDArray[np.generic]) -> NDArray[np.float32]:

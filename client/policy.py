@@ -68,10 +68,14 @@ class PlanRules(Strict):
 
 
 class AnswerRules(Strict):
-    """How exact an answer may be. max_k, max_draws: 0 forbids this truncation. max_bits: per public input and stage, as encoded, all in."""
+    """How exact an answer may be. max_k, max_draws: 0 forbids this truncation. max_bits: per public input and stage, as encoded, all in.
 
-    families: list[Literal["power", "mixing", "hybrid"]]
+    max_tsallis_order: the larger the order, the less "tsallis" softens at one temperature; by default 1, which is power there.
+    """
+
+    families: list[Literal["power", "mixing", "hybrid", "tsallis", "entropy-target"]]
     min_temperature: Positive
+    max_tsallis_order: Annotated[float, Field(ge=0, le=4)] = 1.0
     max_k: CountOrNone
     max_draws: CountOrNone
     max_bits: Count
@@ -184,6 +188,8 @@ class Policy(_Common):
             yield f"answers.families = {rules.families}: the plan softens by {plan.family.value!r}"
         if lowest < rules.min_temperature:
             yield f"answers.min_temperature = {rules.min_temperature:g}: the plan asks at {lowest:g}"
+        if plan.tsallis_order is not None and plan.tsallis_order > rules.max_tsallis_order:
+            yield f"answers.max_tsallis_order = {rules.max_tsallis_order:g}: the plan softens by order {plan.tsallis_order:g}"
         match plan.truncation:
             case TopK(k=k) if k > rules.max_k:
                 yield f"answers.max_k = {rules.max_k}: the plan keeps {k}"
@@ -259,7 +265,8 @@ def explain(policy: AnyPolicy) -> list[str]:
     lines += [
         f"A plan has at most {plans.max_stages} stages and {plans.max_answers} answers, and stops below {plans.minimum_clients} sites.",
         f"An answer to one public input holds at most {' or '.join(truncations) or 'nothing'}, in {answers.max_bits} bits, softened by"
-        f" {' or '.join(answers.families) or 'nothing, so no answer leaves'} at a temperature of at least {answers.min_temperature:g}.",
+        f" {' or '.join(answers.families) or 'nothing, so no answer leaves'} at a temperature of at least {answers.min_temperature:g}"
+        f"{f', tsallis of an order of at most {answers.max_tsallis_order:g}' if 'tsallis' in answers.families else ''}.",
         _explain_counts(counts),
         f"Teachers may be of kind {', '.join(teachers.kinds) or 'none, so no plan is accepted'}.",
         "Teachers WITHOUT any privacy guarantee may answer."
@@ -301,9 +308,11 @@ max_stages = 8
 max_answers = 100_000
 
 [answers]
-# Softening: "power", "mixing", "hybrid".
+# Softening: "power", "mixing", "hybrid", "tsallis", "entropy-target" (which leaves as it is what is soft enough already).
 families = ["power", "mixing", "hybrid"]
 min_temperature = 1.0
+# Of "tsallis": the larger, the less it softens at one temperature; 1 is power.
+max_tsallis_order = 1.0
 # Classes kept of each answer, and random draws from it; 0 forbids.
 max_k = 3
 max_draws = 0

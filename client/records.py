@@ -2,10 +2,16 @@
 
 The `[records]` table of `site.toml` says which, and which columns mean what. Messages name files, columns and rows: they stay in
 the site's own log.
+
+A record that cannot be meant is left out, on its own, and only the log says so: a label outside the plan's classes, an image that is none,
+a row of a table with too few cells. A refusal would tell the coordinator of a single record. Leaving out is decided record by record,
+so adding or removing one still changes at most one of those that are kept: the sensitivity of everything after it stays that of one
+record [D]. What concerns the file as a whole (it is missing, a column is, it is no CSV) is an error, and shows as a refusal.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +25,11 @@ from limbeck.client.teachers.architectures import load_factory
 from limbeck.operators.errors import DataError, SettingError
 from limbeck.protos.transfer_set import read_arrays
 
+log = logging.getLogger(__name__)
+
+# In place of a label that is none; outside of any plan's classes.
+NO_LABEL = -1
+LARGEST_LABEL = 1 << 62
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"})
 Arrays = tuple[NDArray[np.generic], NDArray[np.int64]]
 
@@ -28,9 +39,10 @@ class RecordSettings(BaseModel):
 
     path: an .npz file with arrays x and y, a .csv or .parquet table, or a folder with one sub-folder of images per class.
     label: the table's column of labels. classes: per class, in order, the label's value or values (of a folder: its name); without it
-    labels are whole numbers from 0 on, and folders are taken in the order of their names.
+    labels are whole numbers from 0 on, and folders, as many as classes, are taken in the order of their names.
     encoding: a public encoding's file, for tables and texts; without it
-    `columns` are numbers, taken as they are. image_size: (height, width) that images are brought to. reader: instead of a path, a function
+    `columns` are numbers, taken as they are. A plan names its SHA-256; where an .npz file or a reader holds rows, it says by which encoding
+    they were made. image_size: (height, width) that images are brought to. reader: instead of a path, a function
     of the site's own as "module:function", called with its folder, that returns inputs and labels as arrays.
     """
 
@@ -46,7 +58,10 @@ class RecordSettings(BaseModel):
 
 
 def read(settings: RecordSettings, folder: Path, classes: int) -> Arrays:
-    """Inputs (n, ...) and labels (n,) in [0, classes). folder: the site's; paths are relative to it. Raises DataError or SettingError."""
+    """Inputs (n, ...) and labels (n,) in [0, classes) of the records that can be meant.
+
+    folder: the site's; paths are relative to it. Raises DataError or SettingError for what concerns all records.
+    """
     if (settings.path is None) == (settings.reader is None):
         raise SettingError("Expected records.path or records.reader, one of them.")
     if settings.classes is not None and len(settings.classes) != classes:
@@ -57,23 +72,28 @@ def read(settings: RecordSettings, folder: Path, classes: int) -> Arrays:
         path = folder / str(settings.path)
         source = str(path)
         if path.is_dir():
-            x_N, y_N = _images(settings, path)
+            x_N, y_N = _images(settings, path, classes)
         elif path.suffix in {".csv", ".parquet"}:
             x_N, y_N = _table(settings, path, folder)
         else:
             x_N, y_N = read_arrays(path, "x", "y")
     if len(x_N) != len(y_N) or y_N.ndim != 1:
         raise DataError(f"Expected as many labels as inputs in {source}, got {y_N.shape} for {x_N.shape}.")
-    if not np.issubdtype(y_N.dtype, np.integer):
+    if y_N.dtype.kind not in "buif":
         raise DataError(f"Expected whole numbers as labels in {source}, got {y_N.dtype}.")
-    labels = y_N.astype(np.int64)
-    outside = np.flatnonzero((labels < 0) | (labels >= classes))
-    if len(outside):
-        first = outside[0]
-        raise DataError(
-            f"Expected labels in [0, {classes}) in {source}, got {labels[first]} in row {first + 1} and {len(outside) - 1} more."
+    with np.errstate(invalid="ignore"):
+        labels_N = y_N.astype(np.int64)
+    kept = np.flatnonzero((labels_N == y_N) & (labels_N >= 0) & (labels_N < classes))
+    if len(kept) < len(labels_N):
+        log.warning(
+            "Expected labels in [0, %d) in %s: %d of %d records have others and are left out; the first is row %d.",
+            classes,
+            source,
+            len(labels_N) - len(kept),
+            len(labels_N),
+            np.setdiff1d(np.arange(len(labels_N)), kept)[0] + 1,
         )
-    return x_N, labels
+    return x_N[kept], labels_N[kept]
 
 
 def _table(settings: RecordSettings, path: Path, folder: Path) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
@@ -81,29 +101,37 @@ def _table(settings: RecordSettings, path: Path, folder: Path) -> tuple[NDArray[
     if settings.encoding is not None:
         x_N: NDArray[np.float32] = encodings.load(folder / settings.encoding)(table)
     elif settings.columns:
-        x_N = np.stack([table.numbers(name) for name in settings.columns], 1).astype(np.float32)
+        with np.errstate(over="ignore"):
+            x_N = np.stack([table.numbers(name) for name in settings.columns], 1).astype(np.float32)
     else:
         raise SettingError(f"Expected records.encoding or records.columns to read {path}, got neither.")
     index = _index(settings)
-    labels = np.empty(len(table), np.int64)
+    labels_N = np.full(len(table), NO_LABEL, np.int64)
+    strange: list[tuple[int, str | None]] = []
     for row, cell in enumerate(table.texts(settings.label)):
         label = _label(cell, index)
         if label is None:
-            wanted = f"one of {', '.join(index)}" if index is not None else "a whole number"
-            raise DataError(f"Expected {wanted} in column {settings.label!r}, row {row + 1} of {path}, got {cell!r}.")
-        labels[row] = label
-    return x_N, labels
+            strange.append((row + 1, cell))
+        else:
+            labels_N[row] = label
+    if strange:
+        wanted = f"one of {', '.join(index)}" if index is not None else "a whole number"
+        row, cell = strange[0]
+        log.warning("Expected %s in column %r, row %d of %s, got %r.", wanted, settings.label, row, path, cell)
+    return x_N, labels_N
 
 
-def _images(settings: RecordSettings, path: Path) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+def _images(settings: RecordSettings, path: Path, classes: int) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
     """Grey images of every class's folder, brought to one size."""
     from PIL import Image, UnidentifiedImageError
 
     index = _index(settings)
     folders = sorted(each for each in path.iterdir() if each.is_dir())
     unknown = [each.name for each in folders if index is not None and each.name not in index]
-    if not folders or unknown:
-        raise DataError(f"Expected one folder per class in {path}, found {', '.join(unknown) or 'none'}.")
+    # Numbered by their names, one folder more would give the records of others another label.
+    if unknown or not folders or (index is None and len(folders) != classes):
+        found = ", ".join(unknown or [each.name for each in folders]) or "none"
+        raise DataError(f"Expected one folder per class in {path}, found {found}.")
     height, width = settings.image_size
     images, labels = [], []
     for number, each in enumerate(folders):
@@ -114,7 +142,8 @@ def _images(settings: RecordSettings, path: Path) -> tuple[NDArray[np.generic], 
                 with Image.open(file) as image:
                     images.append(np.asarray(image.convert("L").resize((width, height)), np.uint8))
             except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-                raise DataError(f"Expected an image in {file}: {error}.") from error
+                log.warning("Expected an image in %s: %s; it is left out.", file, error)
+                continue
             labels.append(number if index is None else index[each.name])
     return np.stack(images) if images else np.zeros((0, height, width), np.uint8), np.array(labels, np.int64)
 
@@ -146,6 +175,7 @@ def _label(cell: str | None, index: dict[str, int] | None) -> int | None:
     if index is not None:
         return index.get(cell.strip())
     try:
-        return int(cell)
+        label = int(cell)
     except ValueError:
         return None
+    return label if abs(label) <= LARGEST_LABEL else None

@@ -23,7 +23,7 @@ def answers(log_p_NK: Tensor, plan: Plan, temperature: float, noise: Noise) -> T
     black-box teacher have no guarantee before, and none after.
     noise: draws the samples where the plan truncates by sampling.
     """
-    softening = family(plan.family.value, temperature)
+    softening = family(plan.family.value, temperature, order=plan.tsallis_order)
     match plan.truncation:
         case messages.TopK(k=k):
             return SoftenThenTruncate(softening=softening, truncation=TopK(k=k)).from_log(log_p_NK)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 
 from limbeck.client.noise import SystemEntropy
 from limbeck.client.site import is_loopback
-from limbeck.operators import Power, Sampled, TopK
+from limbeck.operators import Power, Sampled, TopK, check
 from limbeck.operators.errors import DataError, SettingError, WireError
 from limbeck.protos import teacher_codec as codec
 from limbeck.protos.teacher import Answers, Batch, Description, Inputs, Kind
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 THREADS = 8
 GRACE_SECONDS = 10.0
+# Each stream holds one of the threads, so one that neither asks nor takes its answers is ended.
+IDLE_SECONDS = 120.0
 # A model's probabilities in float32 add up to 1 within this; logits do not.
 SUM_TOLERANCE = 1e-3
 
@@ -257,8 +260,8 @@ def _unit(x_N: Array) -> NDArray[np.float32]:
 class _Service:
     """The methods of TeacherService, bytes in and bytes out: the codec checks what comes and what goes."""
 
-    def __init__(self, teacher: Teacher, stopping: threading.Event) -> None:
-        self.teacher, self._stopping = teacher, stopping
+    def __init__(self, teacher: Teacher, stopping: threading.Event, idle_seconds: float) -> None:
+        self.teacher, self._stopping, self._idle_seconds = teacher, stopping, idle_seconds
         # Models need not be safe to call from several threads at once, and two at once would not be faster.
         self._one_at_a_time = threading.Lock()
 
@@ -270,7 +273,11 @@ class _Service:
         return codec.encode_description(self.teacher.description)
 
     def answer(self, questions: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        for data in questions:
+        while True:
+            with self._waiting_for_the_peer(context):
+                data = next(questions, None)
+            if data is None:
+                return
             if self._stopping.is_set():
                 context.abort(grpc.StatusCode.UNAVAILABLE, "the teacher is shutting down")
             started = time.perf_counter()
@@ -287,15 +294,35 @@ class _Service:
                 context.abort(grpc.StatusCode.INTERNAL, "the model failed; its owner's log says why")
             seconds = time.perf_counter() - started
             log.info("Inputs %d to %d answered in %.0f ms.", batch.first, batch.first + len(batch.x_N) - 1, 1000 * seconds)
-            yield answers
+            # Until the peer has taken it, gRPC does not come back for more.
+            with self._waiting_for_the_peer(context):
+                yield answers
+
+    @contextmanager
+    def _waiting_for_the_peer(self, context: grpc.ServicerContext) -> Iterator[None]:
+        """End the stream if this takes too long; the time that the model takes does not count."""
+        timer = threading.Timer(self._idle_seconds, self._give_up, (context,))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _give_up(self, context: grpc.ServicerContext) -> None:
+        log.warning("Ended a stream of %s that was idle for %g s.", context.peer(), self._idle_seconds)
+        context.cancel()
 
 
 class Server:
-    """A teacher being served. address: HOST:PORT with the port it got where 0 was asked for."""
+    """A teacher being served. address: HOST:PORT with the port it got where 0 was asked for. idle_seconds: see `start`."""
 
-    def __init__(self, teacher: Teacher, listen: str, credentials: grpc.ServerCredentials | None) -> None:
+    def __init__(
+        self, teacher: Teacher, listen: str, credentials: grpc.ServerCredentials | None, idle_seconds: float = IDLE_SECONDS
+    ) -> None:
+        check.positive(idle_seconds=idle_seconds)
         self._stopping = threading.Event()
-        service = _Service(teacher, self._stopping)
+        service = _Service(teacher, self._stopping, idle_seconds)
         handlers = {
             "Describe": grpc.unary_unary_rpc_method_handler(service.describe),
             "Answer": grpc.stream_stream_rpc_method_handler(service.answer),
@@ -337,11 +364,13 @@ def start(
     key: Path | None = None,
     client_ca: Path | None = None,
     unsafe_plaintext: bool = False,
+    idle_seconds: float = IDLE_SECONDS,
 ) -> Server:
     """Serve a teacher at HOST:PORT until its `stop`.
 
-    certificate, key: PEM, for TLS. client_ca: PEM; only clients with a certificate of this authority are answered. Raises SettingError for
-    plaintext to a non-loopback address without unsafe_plaintext.
+    certificate, key: PEM, for TLS. client_ca: PEM; only clients with a certificate of this authority are answered. idle_seconds: after
+    which a stream is ended that sends no question or does not take its answers. Raises SettingError for plaintext to a non-loopback
+    address without unsafe_plaintext.
     """
     if (certificate is None) != (key is None) or (client_ca is not None and certificate is None):
         raise SettingError("Expected a certificate and a key together, and both with a client CA.")
@@ -353,11 +382,11 @@ def start(
                     "(--unsafe-plaintext listens without)."
                 )
             log.warning("Plaintext on %s: anyone on the way reads and changes questions and answers.", listen)
-        return Server(teacher, listen, None)
+        return Server(teacher, listen, None, idle_seconds)
     try:
         pair = (key.read_bytes(), certificate.read_bytes())
         authority = client_ca.read_bytes() if client_ca is not None else None
     except OSError as error:
         raise DataError(f"Expected PEM files for TLS: {error}.") from error
     credentials = grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
-    return Server(teacher, listen, credentials)
+    return Server(teacher, listen, credentials, idle_seconds)

@@ -6,6 +6,7 @@ policy, a file of its own, because another person may answer for it.
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import os
 from collections.abc import Mapping
@@ -240,6 +241,19 @@ class Site:
     def _records(self) -> RecordSettings:
         own = self.settings.records
         return RecordSettings(path=own) if isinstance(own, str) else own
+
+    def check_encoding(self, sha256: bytes | None) -> None:
+        """Raise DataError unless the records are encoded as a plan says; reads no record. sha256: of the encoding's file; None: by none."""
+        own = self._records.encoding
+        try:
+            found = hashlib.sha256((self.folder / own).read_bytes()).hexdigest() if own is not None else "none"
+        except OSError as error:
+            raise DataError(f"records.encoding: expected a public encoding at {own}: {error}.") from error
+        wanted = sha256.hex() if sha256 is not None else "none"
+        if found != wanted:
+            raise DataError(
+                f"records.encoding: expected the encoding of the plan, SHA-256 {wanted}, got {own}, SHA-256 {found}."
+            )
 
     def read_records(self, classes: int) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
         """The private records: inputs (n, ...) and labels (n,). Raises DataError."""

@@ -1,9 +1,14 @@
-"""Tables as sites hold them, CSV or Parquet, column by column. A cell that cannot be read is named by its row and column."""
+"""Tables as sites hold them, CSV or Parquet, column by column.
+
+A cell that cannot be read counts as missing, and the log names it by row and column: an error would become a refusal, and that would tell
+the coordinator of a single record.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.operators.errors import DataError
+
+log = logging.getLogger(__name__)
 
 # Texts can be long; the csv module's own limit is 131,072 characters a cell.
 LONGEST_CELL = 1 << 30
@@ -37,18 +44,26 @@ class Table:
         return self.columns[name]
 
     def numbers(self, name: str) -> NDArray[np.float64]:
-        """A column's cells as numbers, NaN where missing; true and false are 1 and 0.
+        """A column's cells as numbers, NaN where missing or no number; true and false are 1 and 0.
 
-        Raises DataError that names the first cell that is no number. An infinite one is a number, and harmless: see `teachers`.
+        An infinite one is a number, and harmless: see `teachers`. Raises DataError where there is no such column.
         """
-        found = np.empty(len(self))
+        found, strange = np.full(len(self), np.nan), []
         for row, cell in enumerate(self.texts(name)):
             try:
                 found[row] = np.nan if cell is None else _number(cell)
             except ValueError:
-                raise DataError(
-                    f"Expected a number in column {name!r}, row {row + 1} of {self.source}, got {cell!r}."
-                ) from None
+                strange.append((row + 1, cell))
+        if strange:
+            row, cell = strange[0]
+            log.warning(
+                "Expected a number in column %r, row %d of %s, got %r: it counts as missing, as do %d more.",
+                name,
+                row,
+                self.source,
+                cell,
+                len(strange) - 1,
+            )
         return found
 
     def rows(self, chosen: Iterable[int]) -> Table:
@@ -70,21 +85,28 @@ class Table:
 
 
 def from_csv(data: bytes, source: str) -> Table:
-    """A CSV file in UTF-8 with a header line. Row 1 is the first after it. Raises DataError."""
+    """A CSV file in UTF-8 with a header line. Row 1 is the first after it.
+
+    A row with another number of cells counts as all missing; bytes that are no UTF-8 become replacement characters. Raises DataError
+    for what is no CSV as a whole.
+    """
     csv.field_size_limit(LONGEST_CELL)
     try:
-        reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
+        reader = csv.reader(io.StringIO(data.decode("utf-8-sig", errors="replace"), newline=""), strict=True)
         header = next(reader, [])
         if not header or len(set(header)) != len(header):
             raise DataError(f"Expected a first line of distinct column names in {source}, got {header}.")
         cells: list[list[Cell]] = [[] for _ in header]
         for number, row in enumerate(reader, start=1):
             if len(row) != len(header):
-                raise DataError(f"Expected {len(header)} cells in row {number} of {source}, got {len(row)}.")
+                log.warning(
+                    "Expected %d cells in row %d of %s, got %d: all count as missing.", len(header), number, source, len(row)
+                )
+                row = [""] * len(header)  # noqa: PLW2901
             for column, cell in zip(cells, row, strict=True):
                 column.append(None if cell.strip() in MISSING else cell)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"Expected CSV in UTF-8 in {source}: {error}.") from error
+    except csv.Error as error:
+        raise DataError(f"Expected CSV in {source}: {error}.") from error
     return Table(columns=dict(zip(header, cells, strict=True)), source=source)
 
 

@@ -87,6 +87,9 @@ def serve(
     unsafe_plaintext: Annotated[
         bool, typer.Option("--unsafe-plaintext", help="Listen without TLS on an address that is not loopback.")
     ] = False,
+    idle_seconds: Annotated[
+        float, typer.Option(help="After which a stream is ended that sends no question or takes no answer.")
+    ] = 120.0,
 ) -> None:
     """Serve a model as a black-box teacher. Its answers carry NO DP GUARANTEE. SIGTERM or Ctrl-C stops it gently."""
     from limbeck.client import serving
@@ -118,7 +121,13 @@ def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     server = serving.start(
-        teacher, listen, certificate=cert, key=key, client_ca=client_ca, unsafe_plaintext=unsafe_plaintext
+        teacher,
+        listen,
+        certificate=cert,
+        key=key,
+        client_ca=client_ca,
+        unsafe_plaintext=unsafe_plaintext,
+        idle_seconds=idle_seconds,
     )
     about = teacher.description
     print(

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, logaddexp
 
 from limbeck.operators import check
+from limbeck.operators.entropy_target import EntropyTarget
 from limbeck.operators.errors import SettingError
 
 # From here on exp is left in log space; below it, exp(60) = 1e26 is far from overflow in float32.
@@ -141,9 +142,10 @@ class Tsallis:
     """Proportional to [(1 - 1/T) + p_i^(1-q) / T]^(1/(1-q)) [D].
 
     Guarantees: shape, dtype and device kept; rows sum to 1; ranking kept; T = 1 is the identity; axioms 1 to 4 and the upper half of 5
-    on the interior; q -> 1 is power at T; q = 0 is mixing with l = K (T - 1) / (K (T - 1) + 1). Stable in log space down to
-    p = 1e-30 in float32. Zeros stay zero for q >= 1 only. The further q lies below 0, the sooner small probabilities become one and
-    the same in floating point.
+    on the interior; q -> 1 is power at T; q = 0 is mixing with l = K (T - 1) / (K (T - 1) + 1). At one T entropy does not rise with q: the
+    slope of log f_T against log p, p^(1-q) / (T - 1 + p^(1-q)), rises with q, so what a lower q gives is majorised. Stable in log space
+    down to p = 1e-30 in float32. Zeros stay zero for q >= 1 only. The further q lies below 0, the sooner small probabilities become one
+    and the same in floating point.
 
     q: any finite number, the order of the entropy. temperature: T >= 1, dimensionless: below 1 the bracket turns negative where q < 1, and
     T -> 0 does not reach the one-hot where q > 1.
@@ -219,11 +221,28 @@ class Separable:
         return weight_NK if self.log_space else weight_NK.log()
 
 
-FAMILIES: dict[str, Callable[[float], SeparableSoftening]] = {"power": Power, "mixing": Mixing, "hybrid": Hybrid}
+def _entropy_target(temperature: float) -> EntropyTarget:
+    check.at_least(1.0, temperature=temperature)
+    return EntropyTarget(1 - 1 / temperature, relative=True)
 
 
-def family(name: str, temperature: float) -> SeparableSoftening:
-    """The operator of a family that a plan can name. Raises SettingError for an unknown name or a temperature outside its domain."""
-    if name not in FAMILIES:
-        raise SettingError(f"Expected a softening family out of {', '.join(FAMILIES)}, got {name!r}.")
-    return FAMILIES[name](temperature)
+FAMILIES: dict[str, Callable[[float], Softening]] = {
+    "power": Power,
+    "mixing": Mixing,
+    "hybrid": Hybrid,
+    "entropy-target": _entropy_target,
+}
+TSALLIS = "tsallis"
+
+
+def family(name: str, temperature: float, *, order: float | None = None) -> Softening:
+    """The operator of a family that a plan can name. "entropy-target" aims at (1 - 1/T) log K.
+
+    order: q of "tsallis", and of no other. Raises SettingError for an unknown name, a temperature outside the family's domain, or an order
+    that is missing or not wanted.
+    """
+    if name not in FAMILIES and name != TSALLIS:
+        raise SettingError(f"Expected a softening family out of {', '.join((*FAMILIES, TSALLIS))}, got {name!r}.")
+    if (order is not None) != (name == TSALLIS):
+        raise SettingError(f"Expected an order with {TSALLIS} and only then, got {order!r} with {name}.")
+    return FAMILIES[name](temperature) if order is None else Tsallis(order, temperature)

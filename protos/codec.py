@@ -111,15 +111,20 @@ def check_plan(plan: Plan) -> None:
         case Sampled(draws=draws):
             _whole("truncation.draws", draws, 1, 255)
     _whole("stages", len(plan.stages), 1, 1000)
+    if (plan.tsallis_order is not None) != (plan.family is Family.TSALLIS):
+        raise WireError(f"Expected tsallis_order with family 'tsallis' and only then, got {plan.tsallis_order!r}.")
+    if plan.tsallis_order is not None:
+        _real("tsallis_order", plan.tsallis_order, 0, 4)
+    softens_only = plan.family not in {Family.POWER, Family.HYBRID}
     previous = 0.0
     for index, stage in enumerate(plan.stages):
         _real(f"stages[{index}].sparsity", stage.sparsity, previous, 1, open_above=True)
         _real(
             f"stages[{index}].temperature",
             stage.temperature,
-            1.0 if plan.family is Family.MIXING else 0.0,
+            1.0 if softens_only else 0.0,
             1e6,
-            open_below=plan.family is not Family.MIXING,
+            open_below=not softens_only,
         )
         previous = stage.sparsity
     teaching = plan.teaching
@@ -163,6 +168,8 @@ def check_plan(plan: Plan) -> None:
     _whole("public_seed", plan.public_seed, 0, (1 << 63) - 1)
     if plan.black_box is not None:
         _whole("black_box.draws", plan.black_box.draws, 1, 255)
+    if plan.encoding is not None:
+        _hash("encoding", plan.encoding)
 
 
 def _plan_to_pb(plan: Plan) -> pb.Plan:
@@ -200,6 +207,8 @@ def _plan_to_pb(plan: Plan) -> pb.Plan:
         minimum_clients=plan.minimum_clients,
         public_seed=plan.public_seed,
         black_box=pb.BlackBoxTeaching(draws=plan.black_box.draws) if plan.black_box else None,
+        encoding=plan.encoding,
+        tsallis_order=plan.tsallis_order,
     )
 
 
@@ -249,6 +258,8 @@ def _plan_from_pb(message: pb.Plan) -> Plan:
         minimum_clients=message.minimum_clients,
         public_seed=message.public_seed,
         black_box=BlackBoxTeaching(draws=message.black_box.draws) if message.HasField("black_box") else None,
+        encoding=message.encoding if message.HasField("encoding") else None,
+        tsallis_order=message.tsallis_order if message.HasField("tsallis_order") else None,
     )
     check_plan(plan)
     return plan

@@ -69,7 +69,7 @@ def _window(probs: Sequence[tuple[NDArray[np.float64], int]]) -> tuple[int, int]
     last = sum((len(p_L) - 1) * count for p_L, count in probs)
     if variance == 0:
         return 0, last
-    order_R = ORDERS / math.sqrt(variance)
+    order_R: NDArray[np.float64] = np.asarray(ORDERS / math.sqrt(variance), np.float64)
     up_R, down_R = np.zeros(len(order_R)), np.zeros(len(order_R))
     for p_L, count in probs:
         up_R += count * _log_moments(p_L, order_R)

@@ -162,11 +162,13 @@ Counts = LabelCounts | RecordCount
 
 
 class Family(Enum):
-    """Softening operators, `limbeck.operators.softening`."""
+    """Softening operators, `limbeck.operators.softening.family`. All but POWER and HYBRID take T >= 1 only."""
 
     POWER = "power"
     MIXING = "mixing"
     HYBRID = "hybrid"
+    TSALLIS = "tsallis"
+    ENTROPY_TARGET = "entropy-target"
 
 
 class Coding(Enum):
@@ -244,7 +246,8 @@ class Plan:
 
     transfer_set: SHA-256 of the public inputs. samples, classes: N and K. public_seed: seeds public randomness only. label_counts,
     record_count: at most one of them, since label counts tell the number of records too. black_box: None where every site trains under
-    the schedule, and so has the guarantee.
+    the schedule, and so has the guarantee. encoding: SHA-256 of the file of the public encoding that makes rows of tables or texts, the
+    transfer set's and every site's; None where none does. tsallis_order: q in [0, 4] with Family.TSALLIS, None with any other.
     """
 
     name: str
@@ -264,6 +267,8 @@ class Plan:
     public_seed: int
     record_count: RecordCount | None = None
     black_box: BlackBoxTeaching | None = None
+    encoding: bytes | None = None
+    tsallis_order: float | None = None
 
     @property
     def counts(self) -> Counts | None:
@@ -317,6 +322,7 @@ class Reason(Enum):
     TEACHING_FAILED = "training the teacher failed"
     DATA = "the site could not read its records"
     FAILED = "the site met an error of its own"
+    ENCODING = "the site does not hold the public encoding of this plan"
     TEACHER = "the site's black-box teacher cannot answer as the plan needs"
 
 

@@ -18,6 +18,7 @@ import io
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,8 @@ def prepare(scenario: Scenario, folder: Path, *, cache: Path | None = None, site
     parts = _partition(scenario, dataset)(dataset.private_y, scenario.partition.clients, scenario.run.seed)
     classes = len(dataset.class_names)
     plan = make_plan(scenario, transfer_set=digest(dataset.public_x), samples=len(dataset.public_x), classes=classes)
+    if dataset.encoding is not None:
+        plan = replace(plan, encoding=encodings.digest(dataset.encoding))
     if sites is not None:
         _check_same_sites(scenario, sites)
     folder.mkdir(parents=True, exist_ok=True)
@@ -128,6 +131,7 @@ def make_plan(scenario: Scenario, *, transfer_set: bytes, samples: int, classes:
         samples=samples,
         classes=classes,
         family=messages.Family(release.softening),
+        tsallis_order=release.tsallis_order,
         truncation=messages.TopK(k=release.k) if release.truncation == "top-k" else messages.Sampled(draws=release.draws),
         coding=messages.Coding(release.coding),
         pooling=messages.Pooling(scenario.pooling.kind),
@@ -296,6 +300,7 @@ def _policy_toml(scenario: Scenario, plan: messages.Plan, site: str, author: byt
             "answers": {
                 "families": [release.softening],
                 "min_temperature": min(stage.temperature for stage in plan.stages),
+                **({} if plan.tsallis_order is None else {"max_tsallis_order": plan.tsallis_order}),
                 **kept,
                 "max_bits": math.ceil(codec.bits_per_answer(plan)),
             },

@@ -91,9 +91,10 @@ class PrivacySettings(Strict):
 
 
 class ReleaseSettings(Strict):
-    """What leaves a client: the softened answers' top k with tail mass, or draws from them."""
+    """What leaves a client: the softened answers' top k with tail mass, or draws from them. tsallis_order: q, with tsallis alone."""
 
-    softening: Literal["power", "mixing", "hybrid"] = "power"
+    softening: Literal["power", "mixing", "hybrid", "tsallis", "entropy-target"] = "power"
+    tsallis_order: Annotated[float, Field(ge=0, le=4)] | None = None
     truncation: Literal["top-k", "sampled"] = "top-k"
     k: Count = 3
     draws: Annotated[int, Field(ge=1, le=255)] = 16
@@ -234,8 +235,13 @@ def _cross_check(scenario: Scenario) -> None:
             f"stages.temperature = {list(temperatures)}: expected one number, or stages.count = {scenario.stages.count} of them"
         )
     lowest = min(temperatures) if isinstance(temperatures, tuple) else temperatures
-    if scenario.release.softening == "mixing" and lowest < 1:
-        problems.append(f"stages.temperature = {lowest}: expected at least 1 with release.softening = 'mixing'")
+    release = scenario.release
+    if release.softening not in {"power", "hybrid"} and lowest < 1:
+        problems.append(f"stages.temperature = {lowest}: expected at least 1 with release.softening = {release.softening!r}")
+    if (release.softening == "tsallis") != (release.tsallis_order is not None):
+        problems.append(
+            f"release.tsallis_order = {release.tsallis_order}: expected a number with release.softening = 'tsallis', and only then"
+        )
     if problems:
         raise SettingError("\n".join(problems))
 

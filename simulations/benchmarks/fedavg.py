@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from limbeck.client.site import Site
-from limbeck.protos import flower_messages
 from limbeck.protos.files import write_durably
+from limbeck.protos.flower_messages import SERVER_NODE, deflate
 from limbeck.protos.transfer_set import read_arrays
 from limbeck.server import student
 from limbeck.server.app import app as server_app
@@ -58,7 +58,7 @@ def train(message: Message, context: Context) -> Message:
     for _ in range(EPOCHS):
         for rows in torch.randperm(len(labels)).split(BATCH):
             optimiser.zero_grad()
-            functional.cross_entropy(model(inputs[rows]), labels[rows]).backward()  # type: ignore[no-untyped-call]
+            functional.cross_entropy(model(inputs[rows]), labels[rows]).backward()
             optimiser.step()
     metrics = MetricRecord({"num-examples": len(labels)})
     return Message(RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": metrics}), reply_to=message)
@@ -89,7 +89,7 @@ class CountingGrid(grid.LocalGrid):
 
 
 def _size(message: Message) -> int:
-    return sum(map(len, flower_messages.deflate(message)[1].values()))
+    return sum(map(len, deflate(message)[1].values()))
 
 
 def _model() -> nn.Module:
@@ -113,9 +113,7 @@ def measure(system: str, clients: int) -> dict[str, Any]:
         try:
             if system == "limbeck":
                 config = flower.run_config(folder, clients)
-                context = Context(
-                    run_id=1, node_id=flower_messages.SERVER_NODE, node_config={}, state=RecordDict(), run_config=config
-                )
+                context = Context(run_id=1, node_id=SERVER_NODE, node_config={}, state=RecordDict(), run_config=config)
                 server_app(own, context)
                 seconds = time.perf_counter() - started
                 from limbeck.simulations.measure import load_student

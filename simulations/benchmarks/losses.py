@@ -1,12 +1,15 @@
 """Speed and memory of losses on truncated targets, and of softening with truncation, on one core, beside the memory's own speed.
 
 `python -m limbeck.simulations.benchmarks.losses [OUT.json]`. Contenders of a row take turns in one process. Times are processor time with
-system calls (page faults), the smallest of all turns, so that other work on the machine disturbs little. Extra memory is the growth of
-a fresh process's peak resident set over one loss and gradient, its inputs made before without large temporaries.
+system calls (page faults), the smallest of all turns, so that other work on the machine disturbs little; ratios are medians over turns.
+Extra memory is the growth of a fresh process's peak resident set over one loss and gradient: what earlier allocations left behind is given
+back before, and the peak set back to what is in use (Linux).
 """
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import os
 import platform
@@ -15,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -25,7 +29,7 @@ from limbeck.operators import Power, SoftenThenTruncate, TopK, Truncated, concat
 CASES = ((50_000, 10, 3), (50_000, 100, 8), (50_000, 1000, 16), (2_000, 32_000, 32))
 WAYS = ("eager kl_div", "own", "own in place")
 TEMPERATURE = 2.0
-TURNS = 7
+TURNS = 9
 
 
 def inputs(samples: int, classes: int, k: int) -> tuple[Tensor, Truncated]:
@@ -95,13 +99,16 @@ def _peak(way: str, case: int) -> int:
     step(way, small, small_target, dense(small_target))()
     logits_NK, target = inputs(*CASES[case])
     run = step(way, logits_NK, target, dense(target) if way == "eager kl_div" else None)
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
     before = _high_water()
     run()
     return _high_water() - before
 
 
 def _high_water() -> int:
-    """Peak resident bytes of this process; `ru_maxrss` would begin with the peak of the process that started it. Linux only."""
+    """Peak resident bytes of this process since the last reset. Linux only."""
     status = Path("/proc/self/status").read_text()
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
 
@@ -121,7 +128,12 @@ def row(case: int) -> dict[str, object]:
         "topk": lambda: fixed_NK.topk(k),
         "soften and truncate": lambda: chain.from_log(fixed_NK),
     }
-    ms = _milliseconds(calls)
+    times = _milliseconds(calls)
+    ms = {name: min(turns) for name, turns in times.items()}
+
+    def ratio(slow: str, fast: str) -> float:
+        return round(median(a / b for a, b in zip(times[slow], times[fast], strict=True)), 2)
+
     size = logits_NK.numel() * 4
     result: dict[str, object] = {
         "N": samples,
@@ -129,26 +141,26 @@ def row(case: int) -> dict[str, object]:
         "k": k,
         "ms": {name: round(value, 2) for name, value in ms.items()},
         "copy_GB_per_s": round(2 * size / ms["copy"] / 1e6, 1),
-        "loss_times_faster": round(ms["eager kl_div"] / ms["own"], 2),
-        "loss_in_place_times_faster": round(ms["eager kl_div"] / ms["own in place"], 2),
-        "soften_and_truncate_over_topk": round(ms["soften and truncate"] / ms["topk"], 2),
+        "loss_times_faster": ratio("eager kl_div", "own"),
+        "loss_in_place_times_faster": ratio("eager kl_div", "own in place"),
+        "soften_and_truncate_over_topk": ratio("soften and truncate", "topk"),
         "error_against_float64": error(min(samples, 2**21 // classes), classes, k),
     }
-    if size > 2**24:
-        extra = {way: extra_bytes(way, case) for way in WAYS}
-        result["extra_memory_over_logits"] = {way: round(value / size, 3) for way, value in extra.items()}
+    extra = {way: extra_bytes(way, case) for way in WAYS}
+    result["extra_memory_over_logits"] = {way: round(value / size, 3) for way, value in extra.items()}
     return result
 
 
-def _milliseconds(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
-    best = dict.fromkeys(calls, float("inf"))
+def _milliseconds(calls: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
+    """Of every turn but the first."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(TURNS + 1):
         for name, call in calls.items():
             started = time.process_time()
             call()
             if turn:
-                best[name] = min(best[name], (time.process_time() - started) * 1e3)
-    return best
+                times[name].append((time.process_time() - started) * 1e3)
+    return times
 
 
 def main() -> None:
@@ -162,6 +174,7 @@ def main() -> None:
         "machine": f"one core of {os.cpu_count()}, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, CPU only",
         "torch": torch.__version__,
         "temperature": TEMPERATURE,
+        "load_average_before": round(os.getloadavg()[0], 2),
         "rows": [row(case) for case in range(len(CASES))],
     }
     text = json.dumps(result, indent=1)

@@ -314,7 +314,7 @@ def draw(points: Sequence[dict[str, Any]], names: Sequence[str]) -> Callable[[li
             axis.set_ylim(-1, 0.3)
             axis.set_title(name, size=10)
         axes[0].set_ylabel("squared error saved by the student")
-        axes[0].legend(fontsize=7, loc="upper left")
+        axes[0].legend(fontsize=7, loc="best")
 
     return panels
 

@@ -80,6 +80,34 @@ def _bound(equivalence: Found) -> str:
     )
 
 
+def _axioms(axioms: Found) -> str:
+    """What the checker found, and its counterexamples where it found any."""
+    rows = []
+    for own in axioms["subjects"]:
+        # The first is the premise that distributions stay distributions.
+        premise, *findings = own["findings"]
+        cells = []
+        for found in findings:
+            half = found["note"].startswith("T to 0 not checked")
+            cells.append("broken" if not found["holds"] else "upper half kept" if half else "kept")
+        low = own["lowest_temperature"]
+        trials = sum(found["trials"] for found in own["findings"])
+        rows.append(
+            [own["name"] if premise["holds"] else f"{own['name']} (no distribution)", f"T ≥ {low:g}", *cells, str(trials)]
+        )
+    return _table(["operator", "checked at", *(found["axiom"] for found in findings), "trials"], rows)
+
+
+def _counterexamples(axioms: Found) -> str:
+    """One for each axiom found broken."""
+    rows = []
+    for own in axioms["subjects"]:
+        for found in own["findings"]:
+            if (example := found["counterexample"]) is not None:
+                rows.append([own["name"], found["axiom"], _short(example["temperature"]), example["what"]])
+    return _table(["operator", "axiom", "T", "counterexample"], rows)
+
+
 def _families(equivalence: Found) -> str:
     """What a temperature, even one for each sample, cannot take away between power and mixing."""
     rows = []
@@ -100,10 +128,10 @@ def _verdicts(bias_variance: Found) -> str:
         own = bias_variance["verdicts"][kind]
         cells = [
             f"{own[key]['right']} of {own[key]['of']}"
-            for key in ("all", "decided", "decided_and_clear", "student_predicted_decided")
+            for key in ("all", "constant", "decided", "decided_and_clear", "student_predicted_decided")
         ]
         rows.append([name, *cells])
-    head = ["winner by", "all", "prediction decided", "and outcome clear", "decided for the student"]
+    head = ["winner by", "all", "best constant rule", "prediction decided", "and outcome clear", "decided for the student"]
     return _table(head, rows)
 
 
@@ -154,6 +182,7 @@ def _stages(stages: Found) -> str:
                 *(_interval(fitted[letter]) for letter in "Abc"),
                 f"{fitted['explained']:.2f}",
                 "none" if fitted["best_n"] is None else f"{fitted['best_n']:.1f}",
+                _short(fitted["p_value"]),
                 _short(own["jumps_slope"]["mean"]),
             ]
         )
@@ -167,6 +196,7 @@ def _stages(stages: Found) -> str:
         "c",
         "explained",
         "√(A/c)",
+        "p of the fit",
         "slope of jumps",
     ]
     return _table(head, rows)
@@ -189,6 +219,8 @@ TABLES: dict[str, tuple[str, Callable[[Found], str]]] = {
     "bound": ("equivalence", _bound),
     "verdicts": ("bias_variance", _verdicts),
     "gains": ("bias_variance", _gains),
+    "verdicts-overfitted": ("bias_variance_overfitted", _verdicts),
+    "gains-overfitted": ("bias_variance_overfitted", _gains),
     "stages": ("stages", _stages),
     "within": ("stages", _within),
 }

@@ -89,8 +89,8 @@ DESIGNS = {
     ),
     "stages_fashion": Design(
         data="fashion-mnist-part",
-        seeds=(1, 2, 3, 4),
-        epochs=48,
+        seeds=(1, 2, 3, 4, 5),
+        epochs=32,
         batch=64,
         teacher_epochs=30,
         cubic=((2.0, 0.9), (2.0, 0.98), (2.0, 0.99)),
@@ -218,8 +218,8 @@ def interval(x_S: Floats) -> dict[str, float]:
 def fit(n_P: Sequence[int], error_SP: Floats) -> dict[str, Any]:
     """A / n + b + c n by least squares on every seed's curve; mean and interval over seeds.
 
-    explained: the share of the mean curve's variance over n that the fit leaves no residual of; 0 where the curve is flat. refused: the
-    p-value of Hotelling's test that the mean residual over seeds is zero: small where no A / n + b + c n passes through the mean curve.
+    explained: the share of the mean curve's variance over n that the fit leaves no residual of; 0 where the curve is flat. p_value: of
+    Hotelling's test that the mean residual over seeds is zero; small where no A / n + b + c n passes through the mean curve.
     separated: which of A and c have intervals above 0. best_n: sqrt(A / c) where both have, else None: the data do not tell.
     """
     n = np.asarray(n_P, float)
@@ -230,14 +230,14 @@ def fit(n_P: Sequence[int], error_SP: Floats) -> dict[str, Any]:
     spread = float(((mean_P - mean_P.mean()) ** 2).sum())
     left = float(((mean_P - design @ coefficients_S3.mean(0)) ** 2).sum())
     found["explained"] = 1 - left / spread if spread > 0 else 0.0
-    found["refused"] = common.significant(_refused(design, error_SP), 2)
+    found["p_value"] = common.significant(_p_value(design, error_SP), 2)
     found["separated"] = [name for name in "Ac" if found[name]["low"] > 0]
     both = found["separated"] == ["A", "c"]
     found["best_n"] = math.sqrt(found["A"]["mean"] / found["c"]["mean"]) if both else None
     return found
 
 
-def _refused(design_P3: Floats, error_SP: Floats) -> float:
+def _p_value(design_P3: Floats, error_SP: Floats) -> float:
     """p-value of T^2 over seeds in the space that the fit cannot reach. NaN-free: 1 where there are too few seeds, or no spread at all."""
     complement_PQ = np.linalg.svd(design_P3)[0][:, design_P3.shape[1] :]
     residual_SQ = error_SP @ complement_PQ

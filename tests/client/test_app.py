@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import sites
+import tomli_w
 
-from limbeck.client import teachers
+from limbeck.client import encodings, teachers
+from limbeck.client import ledger as ledgers
 from limbeck.client.app import respond
+from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
-from limbeck.protos import codec
-from limbeck.protos.messages import Declined, Reason, Teach
+from limbeck.client.tables import Table
+from limbeck.protos import accounting, codec
+from limbeck.protos.messages import Accepted, Ask, Declined, Plan, Reason, Reply, Request, Taught, Teach, TopK
+from limbeck.protos.transfer_set import digest
 from limbeck.simulations import prepare, scenario
 
 
@@ -26,3 +35,119 @@ def test_what_an_error_says_never_leaves_the_site(tmp_path: Path, monkeypatch: p
     assert b"patient" not in sent
     found = codec.decode_reply(sent, plan=plan, expecting=teach)
     assert found == Declined(plan_hash=teach.plan_hash, site="site-00", reason=Reason.FAILED)
+
+
+CELLS = Table(columns={"age": ["50", "70", None], "sex": ["m", "f", "f"]}, source="public")
+ENCODING = encodings.fit_table(CELLS, numbers=["age"], categories=["sex"])
+
+
+def of_patients(folder: Path) -> tuple[Site, Plan]:
+    """A site with a table and a public encoding, and a plan that names it."""
+    sites.make(folder, answers__max_bits=200)
+    rows = ENCODING(CELLS)
+    np.savez(folder / "transfer" / f"{digest(rows).hex()}.npz", x=rows)
+    (folder / "patients.csv").write_text("age,sex,sick\n61,m,1\n40,f,0\n")
+    encodings.save(ENCODING, folder / "encoding.json")
+    own = {"path": "patients.csv", "label": "sick", "encoding": "encoding.json"}
+    (folder / "site.toml").write_text(tomli_w.dumps({"name": "site", "transfer_sets": "transfer", "records": own}))
+    plan = sites.plan(classes=2, samples=3, truncation=TopK(k=2), encoding=encodings.digest(ENCODING))
+    teaching = replace(plan.teaching, features="rows")  # type: ignore[type-var]
+    return Site(folder), replace(plan, transfer_set=digest(rows), teaching=teaching)
+
+
+def ask(site: Site, plan: Plan, question: Request) -> Reply:
+    return codec.decode_reply(respond(site, codec.encode_request(question)), plan=plan, expecting=question)
+
+
+@pytest.mark.parametrize("named", [None, bytes(32)])
+def test_a_plan_with_another_encoding_is_declined_and_the_log_names_the_rule(
+    named: bytes | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    site, plan = of_patients(tmp_path)
+    with caplog.at_level(logging.WARNING, "limbeck"):
+        found = ask(site, replace(plan, encoding=named), sites.offer(replace(plan, encoding=named)))
+    assert isinstance(found, Declined)
+    assert found.reason is Reason.ENCODING
+    assert f"records.encoding: expected the encoding of the plan, SHA-256 {named.hex() if named else 'none'}" in caplog.text
+    assert encodings.digest(ENCODING).hex() in caplog.text
+
+
+def test_a_site_without_the_encoding_of_a_plan_declines(tmp_path: Path) -> None:
+    site, plan = sites.make(tmp_path), sites.plan(encoding=bytes(32))
+    found = ask(site, plan, sites.offer(plan))
+    assert isinstance(found, Declined)
+    assert found.reason is Reason.ENCODING
+
+
+def test_an_encoding_changed_after_a_plan_was_accepted_is_noticed_before_a_charge_or_a_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, plan = of_patients(tmp_path)
+    teach = Teach(plan_hash=codec.plan_hash(plan))
+    assert isinstance(ask(site, plan, sites.offer(plan)), Accepted)
+    path = tmp_path / "encoding.json"
+    honest = path.read_bytes()
+    path.write_bytes(honest.replace(b'"deviation": 10.0', b'"deviation": 10.5'))
+    assert path.read_bytes() != honest
+    with monkeypatch.context() as patch:
+        patch.setattr(Site, "read_records", lambda *_: pytest.fail("a record was read"))
+        found = ask(site, plan, teach)
+    assert isinstance(found, Declined)
+    assert found.reason is Reason.ENCODING
+    with Ledger(site.ledger, site.budget) as ledger:
+        assert ledger.entries() == []
+    path.write_bytes(honest)
+    assert isinstance(ask(site, plan, teach), Taught)
+
+
+# Costs
+
+
+def test_a_plan_that_claims_less_than_it_costs_is_declined_and_charges_nothing(tmp_path: Path) -> None:
+    site, plan = sites.make(tmp_path), sites.plan()
+    cheap = replace(plan, privacy=replace(plan.privacy, epsilon=1.0))
+    found = ask(site, cheap, sites.offer(cheap))
+    assert isinstance(found, Declined)
+    assert found.reason is Reason.PLAN
+    assert isinstance(ask(site, plan, sites.offer(plan)), Accepted)
+    with Ledger(site.ledger, site.budget) as ledger:
+        assert ledger.entries() == []
+
+
+def test_when_the_first_record_is_read_the_cost_is_in_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As another process would find it, which is what a crash leaves."""
+    site, plan = sites.make(tmp_path), sites.plan()
+    assert isinstance(ask(site, plan, sites.offer(plan)), Accepted)
+    seen: list[tuple[str, float]] = []
+    real = Site.read_records
+
+    def look(own: Site, classes: int) -> object:
+        book = ledgers.read(own.ledger)
+        seen.extend((entry.state, book.spent()) for entry in book.entries)
+        return real(own, classes)
+
+    monkeypatch.setattr(Site, "read_records", look)
+    assert isinstance(ask(site, plan, Teach(plan_hash=codec.plan_hash(plan))), Taught)
+    assert seen == [("reserved", pytest.approx(accounting.epsilon(((plan.teaching, plan.counts),), 1e-5)))]
+
+
+def test_a_second_training_is_a_second_charge_and_declined_when_the_budget_pays_for_one(tmp_path: Path) -> None:
+    """Choosing among trainings by their results would otherwise be free."""
+    site, found = sites.make(tmp_path), []
+    for seed in (1, 2):
+        plan = sites.plan(public_seed=seed)
+        assert isinstance(ask(site, plan, sites.offer(plan)), Accepted if seed == 1 else Declined)
+        found.append(ask(site, plan, Teach(plan_hash=codec.plan_hash(plan))))
+    assert isinstance(found[0], Taught)
+    assert isinstance(found[1], Declined)
+
+
+def test_a_question_asked_twice_gets_the_same_bytes_so_noise_cannot_be_averaged_away(tmp_path: Path) -> None:
+    site, plan = sites.make(tmp_path), sites.plan()
+    own = codec.plan_hash(plan)
+    ask(site, plan, sites.offer(plan))
+    for question in (Teach(plan_hash=own), Ask(plan_hash=own, stage=1, first=3, count=9)):
+        first, second = (respond(site, codec.encode_request(question)) for _ in range(2))
+        assert first == second
+    with Ledger(site.ledger, site.budget) as ledger:
+        assert sum(entry.schedule is not None for entry in ledger.entries()) == 1

@@ -197,6 +197,16 @@ def test_counts_of_labels_are_refused_under_power_softening_unless_the_teacher_d
     own.check(replace(PERMITTED, stages=(Stage(sparsity=0.5, temperature=1.0),)), X)
 
 
+@pytest.mark.parametrize("change", [{"family": Family.ENTROPY_TARGET}, {"family": Family.TSALLIS, "tsallis_order": 0.5}])
+@pytest.mark.parametrize("kind", ["labels", "honest"])
+def test_a_family_that_may_neither_follow_counts_nor_be_drawn_from_is_refused(
+    start: Start, change: dict[str, object], kind: str
+) -> None:
+    _, port = start(kind)
+    with pytest.raises(TeacherError, match="Expected power, mixing or hybrid for a black-box teacher"):
+        black_box(remote(port)).check(replace(PERMITTED, **change), X)  # type: ignore[arg-type]
+
+
 def test_a_plan_that_permits_no_black_box_or_has_other_inputs_or_classes_is_refused(start: Start) -> None:
     _, port = start("honest")
     own = black_box(remote(port))

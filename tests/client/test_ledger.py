@@ -177,6 +177,23 @@ def test_a_ledger_of_another_delta_is_refused(path: Path) -> None:
         Ledger(path, replace(BUDGET, delta=1e-6))
 
 
+@pytest.mark.parametrize(("name", "other"), [("unit", "client"), ("adjacency", "replace-one"), ("unit", "user")])
+def test_a_ledger_that_counts_another_unit_or_neighbours_is_refused(path: Path, name: str, other: str) -> None:
+    """Epsilons of records and of clients, or of two neighbouring relations, are never added: replace-one costs about twice as much."""
+    terms = {"data_set": "a-test", "delta": 1e-5, "unit": "record", "adjacency": "add-remove-one", name: other}
+    with Ledger(path, BUDGET) as ledger, ledger._transaction() as rows:
+        own = json.loads(rows[0][2])
+        assert {key: own[key] for key in terms} == {**terms, name: own[name]}
+    text = json.dumps({**own, **terms}, sort_keys=True)
+    forged = ledgers._link("", 1, "open", text)
+    ledgers.close_idle()
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE ledger SET content = ?, hash = ? WHERE id = 1", (text, forged))
+    ledgers.head_path(path).write_text(json.dumps({"rows": 1, "hash": forged}) + "\n")
+    with pytest.raises(LedgerError, match="Expected the terms of a ledger"):
+        Ledger(path, BUDGET)
+
+
 @pytest.mark.parametrize("epsilon", [0.0, -1.0, float("nan")])
 def test_a_budget_of_nothing_is_refused(epsilon: float) -> None:
     with pytest.raises(SettingError, match="Expected epsilon > 0"):

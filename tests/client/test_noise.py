@@ -1,5 +1,7 @@
 """Noise is what the accounting assumes, comes from the operating system, and leaves the global generators alone."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -49,6 +51,13 @@ def test_the_global_generators_are_neither_read_nor_moved() -> None:
 
 def test_the_key_does_not_show() -> None:
     assert repr(SystemEntropy()) == "SystemEntropy()"
+
+
+def test_a_seed_is_in_no_log_and_no_text(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, "limbeck"):
+        texts = [str(UnsafeSeeded(918273645)), repr(UnsafeSeeded(918273645))]
+    assert "no privacy guarantee holds" in caplog.text
+    assert not any("918273645" in text for text in [*texts, caplog.text])
 
 
 def test_poisson_sampling_takes_each_record_at_the_rate_and_pairs_independently() -> None:

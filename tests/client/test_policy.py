@@ -53,6 +53,8 @@ def test_a_plan_within_every_rule_is_accepted(tmp_path: Path) -> None:
         (sites.plan(stages=(*ONE * 2, Stage(sparsity=0.9, temperature=2))), "plans.max_stages = 2: the plan has 3"),
         (sites.plan(stages=(*ONE * 2, Stage(sparsity=0.9, temperature=2))), "plans.max_answers = 40"),
         (sites.plan(family=Family.MIXING), "answers.families"),
+        (sites.plan(family=Family.ENTROPY_TARGET), "answers.families"),
+        (sites.plan(family=Family.TSALLIS, tsallis_order=0.5), "answers.families"),
         (sites.plan(stages=(Stage(sparsity=0.5, temperature=1.5),)), "answers.min_temperature = 2: the plan asks at 1.5"),
         (sites.plan(truncation=TopK(k=4)), "answers.max_k = 3: the plan keeps 4"),
         (sites.plan(truncation=Sampled(draws=1)), "answers.max_draws = 0: the plan draws 1"),
@@ -73,6 +75,17 @@ def test_a_plan_that_asks_more_is_refused_by_the_name_of_the_rule(
     assert reply.reason is Reason.POLICY
     assert rule in caplog.text
     assert not site.ledger.exists()
+
+
+def test_an_order_of_tsallis_above_the_policys_is_refused_and_by_default_one_above_1(tmp_path: Path) -> None:
+    def reply(name: str, order: float, **rules: float) -> Reply:
+        site = sites.make(tmp_path / name, answers__families=["tsallis"], **rules)
+        return ask(site, sites.offer(sites.plan(family=Family.TSALLIS, tsallis_order=order)))
+
+    assert isinstance(reply("a", 1.0), Accepted)
+    assert isinstance(reply("b", 1.1), Declined)
+    assert isinstance(reply("c", 2.0, answers__max_tsallis_order=2.0), Accepted)
+    assert isinstance(reply("d", 0.6, answers__max_tsallis_order=0.5), Declined)
 
 
 def test_label_counts_a_policy_forbids_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from torch import Tensor
 from limbeck.client import discrete, release, teachers
 from limbeck.client.noise import SystemEntropy, UnsafeSeeded
 from limbeck.client.teachers import votes
+from limbeck.operators import EntropyTarget, Softening, TopK, Tsallis
 from limbeck.operators.errors import DataError
-from limbeck.protos.messages import CountNoise, LabelCounts, RecordCount, VotesTeaching
+from limbeck.protos.messages import CountNoise, Family, LabelCounts, Plan, RecordCount, VotesTeaching
 from limbeck.simulations import data
 
 VOTES = VotesTeaching(
@@ -149,3 +151,21 @@ def test_votes_of_many_sub_teachers_are_right_more_often_than_not() -> None:
     teacher = votes.train(mild, found.private_x, found.private_y, classes=10, public_x=found.public_x, noise=SystemEntropy())
     predicted = teacher.log_probabilities(found.public_x).argmax(1).numpy()
     assert (predicted == found.public_y).mean() > 0.8
+
+
+@pytest.mark.parametrize(
+    ("family", "order", "softening"),
+    [
+        (Family.TSALLIS, 0.5, Tsallis(0.5, 2.0)),
+        (Family.ENTROPY_TARGET, None, EntropyTarget(0.5, relative=True)),
+    ],
+)
+def test_an_answer_is_softened_by_the_family_and_order_that_the_plan_names(
+    make_plan: Callable[..., Plan], family: Family, order: float | None, softening: Softening
+) -> None:
+    log_p_NK = (2 * torch.randn(6, 10, generator=torch.Generator().manual_seed(0))).log_softmax(-1)
+    found = release.answers(log_p_NK, make_plan(family=family, tsallis_order=order), 2.0, UnsafeSeeded(0))
+    expected = TopK(3)(softening.from_log(log_p_NK).exp())
+    assert found.ids_Nk.tolist() == expected.ids_Nk.tolist()
+    torch.testing.assert_close(found.p_Nk, expected.p_Nk)
+    torch.testing.assert_close(found.tail_N, expected.tail_N)

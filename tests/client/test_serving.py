@@ -6,7 +6,10 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -260,6 +263,60 @@ def test_a_model_that_fails_tells_the_site_nothing_of_why() -> None:
     finally:
         server.stop()
     assert "secret" not in str(failed.value)
+
+
+# Peers that do nothing
+
+
+def idle(address: str, started: threading.Event) -> grpc.StatusCode:
+    """Open a stream, ask one question and then nothing; how it ended."""
+    with grpc.insecure_channel(address) as channel:
+        release = threading.Event()
+
+        def questions() -> Iterator[bytes]:
+            yield teacher_codec.encode_batch(Batch(first=0, x_N=X[:2], draws=0, temperature=0.0))
+            started.set()
+            release.wait(60)
+
+        stream = channel.stream_stream(teacher_codec.ANSWER)(questions())
+        try:
+            list(stream)
+            return grpc.StatusCode.OK
+        except grpc.RpcError as error:
+            return error.code()
+        finally:
+            release.set()
+
+
+def test_idle_streams_are_ended_so_that_they_cannot_keep_others_out() -> None:
+    """One for each thread there is: without an end to them nobody else would be answered."""
+    model = serving.estimator_model(FITTED, name="digits", inputs=Inputs.ROWS)
+    server = serving.start(serving.Teacher(model), "127.0.0.1:0", idle_seconds=1.0)
+    try:
+        with ThreadPoolExecutor(serving.THREADS) as pool:
+            begun = [threading.Event() for _ in range(serving.THREADS)]
+            ended = [pool.submit(idle, server.address, event) for event in begun]
+            assert all(event.wait(30) for event in begun)
+            assert {one.result(30) for one in ended} == {grpc.StatusCode.CANCELLED}
+        own = remote(server.address)
+        (answers,) = own.answers(own.describe(), X[:5], [(0, 5)])
+        assert answers.first == 0
+    finally:
+        server.stop()
+
+
+def test_the_time_that_a_model_takes_is_not_idle() -> None:
+    def slow(x_N: np.ndarray) -> np.ndarray:
+        time.sleep(1.5)
+        return np.full((len(x_N), 2), 0.5, np.float32)
+
+    model = serving.Model(name="m", labels=("a", "b"), inputs=Inputs.ROWS, probabilities=slow)
+    server = serving.start(serving.Teacher(model), "127.0.0.1:0", idle_seconds=0.5)
+    try:
+        own = remote(server.address)
+        assert [answers.first for answers in own.answers(own.describe(), X[:4], [(0, 2), (2, 4)])] == [0, 2]
+    finally:
+        server.stop()
 
 
 # The command

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-import runs
+import recorded_runs
 import torch
 from conftest import PLAN
 from hypothesis import given
@@ -45,7 +45,7 @@ HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\" ' & {{ 7*7 }}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return runs.make(tmp_path / "run")
+    return recorded_runs.make(tmp_path / "run")
 
 
 def steps(own: status.Status) -> str:
@@ -85,7 +85,7 @@ def test_the_cost_is_the_plans_with_its_terms_and_those_without_a_guarantee_are_
 
 
 def test_a_plan_of_another_hash_beside_the_run_is_not_its_plan(folder: Path) -> None:
-    runs.make(folder.parent / "other", replace(runs.RUN_PLAN, name="another"))
+    recorded_runs.make(folder.parent / "other", replace(recorded_runs.RUN_PLAN, name="another"))
     shutil.copy(folder.parent / "other" / "plan.pb", folder / "plan.pb")
     own = status.read(folder)
     assert (own.plan, own.privacy, own.name) == (None, None, "run")
@@ -93,14 +93,14 @@ def test_a_plan_of_another_hash_beside_the_run_is_not_its_plan(folder: Path) -> 
     (folder / "plan.pb").write_bytes(b"x")
     assert status.read(folder).plan is None
     (folder / "plan.pb").unlink()
-    runs.make(folder.parent / "same")
+    recorded_runs.make(folder.parent / "same")
     shutil.move(folder.parent / "same" / "plan.pb", folder.parent / "plan.pb")
     assert status.read(folder).name == "pneumonia-2026"
 
 
 @pytest.mark.parametrize(("end", "state"), [("end", "finished"), ("stopped", "stopped")])
 def test_how_a_run_ended(end: str, state: str, tmp_path: Path) -> None:
-    own = status.read(runs.make(tmp_path / "run", end=end))
+    own = status.read(recorded_runs.make(tmp_path / "run", end=end))
     assert (own.state, own.active) == (state, None)
     assert own.why == ("" if end == "end" else "Expected at least 2 sites after 'teach', got 1.")
     assert all(step.state == "done" for step in own.steps) == (end == "end")
@@ -116,7 +116,7 @@ def test_a_coordinator_without_enough_sites_leaves_the_reason_for_its_stop(tmp_p
             assert not messages
             return []
 
-    offer = Offer(plan=runs.RUN_PLAN)
+    offer = Offer(plan=recorded_runs.RUN_PLAN)
     patience = Patience(expected=0, join=0.0, pause=0.0)
     with pytest.raises(TooFewClients):
         Coordinator(cast(Any, Nobody()), offer, torch.zeros(20, 8, 8), tmp_path, patience).run()
@@ -125,7 +125,7 @@ def test_a_coordinator_without_enough_sites_leaves_the_reason_for_its_stop(tmp_p
 
 
 def test_a_paused_run_is_paused_until_it_says_otherwise_also_while_it_asks_again(tmp_path: Path) -> None:
-    folder = runs.make(tmp_path / "run", end="paused")
+    folder = recorded_runs.make(tmp_path / "run", end="paused")
     events = Events(folder / "events.jsonl")
     events.progress("answers 3", 1, 1, reason=None)
     events.progress("answers 3", 0, 1)
@@ -191,7 +191,7 @@ def test_a_broken_record_is_an_error_with_its_path_and_shown_on_the_page(content
 def test_a_run_is_found_in_the_folder_that_holds_it_the_newest_first(folder: Path, tmp_path: Path) -> None:
     assert status.locate(folder) == folder
     assert status.locate(tmp_path) == folder
-    newer = runs.make(tmp_path / "coordinator" / "run-2")
+    newer = recorded_runs.make(tmp_path / "coordinator" / "run-2")
     assert status.locate(tmp_path) == newer
     with pytest.raises(RunError, match=r"Expected the folder of a run, with events.jsonl"):
         status.locate(tmp_path / "absent")
@@ -284,7 +284,7 @@ def test_a_port_that_is_taken_is_an_error_that_says_what_to_do(folder: Path) -> 
 
 
 def test_what_peers_wrote_is_text(tmp_path: Path) -> None:
-    folder = runs.make(tmp_path / "run", replace(runs.RUN_PLAN, name=HOSTILE), sites=(HOSTILE, "north"))
+    folder = recorded_runs.make(tmp_path / "run", replace(recorded_runs.RUN_PLAN, name=HOSTILE), sites=(HOSTILE, "north"))
     record = json.loads((folder / "record.json").read_text())
     record["clients"]["north"] |= {"reason": HOSTILE, "status": HOSTILE, "guarantee": HOSTILE}
     (folder / "record.json").write_text(json.dumps(record))
@@ -312,7 +312,7 @@ def test_before_the_run_there_is_a_page_that_says_so(tmp_path: Path) -> None:
     with served(tmp_path / "absent") as port:
         assert "No run to show yet" in get(port)[2]
         assert get(port, "/status.json")[0] == 404
-        runs.make(tmp_path / "absent")
+        recorded_runs.make(tmp_path / "absent")
         assert "pneumonia-2026" in get(port, "/now")[2]
 
 

@@ -114,7 +114,7 @@ def test_weights_and_temperatures_that_do_not_fit_are_refused(arguments: dict[st
 
 @pytest.mark.parametrize("exponent", [-3.0, -1.0, 0.0, 0.5, 1.0, 4.0])
 def test_the_power_means_raise_no_alarm(exponent: float) -> None:
-    findings = check_pooling(PowerMean(exponent), rounds=25)
+    findings = check_pooling(PowerMean(exponent), rounds=12)
     assert [finding.axiom for finding in findings if not finding.holds] == []
     assert all(finding.trials > 0 for finding in findings)
 
@@ -158,7 +158,7 @@ BROKEN = {
 def test_a_broken_pool_is_found_with_a_counterexample(
     change: Callable[[Tensor, Tensor | None, Sequence[float] | None], Tensor], axiom: PoolingAxiom
 ) -> None:
-    finding = next(finding for finding in check_pooling(broken(change), rounds=40) if finding.axiom is axiom)
+    finding = next(finding for finding in check_pooling(broken(change), rounds=20) if finding.axiom is axiom)
     example = finding.counterexample
     assert example is not None
     assert example.size > example.tolerance

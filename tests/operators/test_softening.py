@@ -363,5 +363,30 @@ def test_a_family_of_your_own_is_its_formula() -> None:
 
 def test_a_family_goes_by_name_and_an_unknown_one_is_refused_with_the_known() -> None:
     assert [family(name, 2.0) for name in ("power", "mixing", "hybrid")] == [Power(2.0), Mixing(2.0), Hybrid(2.0)]
-    with pytest.raises(SettingError, match="power, mixing, hybrid"):
+    assert family("entropy-target", 2.0) == EntropyTarget(0.5, relative=True)
+    assert family("tsallis", 2.0, order=0.5) == Tsallis(0.5, 2.0)
+    with pytest.raises(SettingError, match="power, mixing, hybrid, entropy-target, tsallis"):
         family("sparsemax", 2.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "temperature", "order", "wanted"),
+    [
+        ("tsallis", 2.0, None, "Expected an order with tsallis and only then, got None"),
+        ("power", 2.0, 0.5, "Expected an order with tsallis and only then, got 0.5 with power"),
+        ("entropy-target", 0.5, None, "Expected temperature >= 1, got 0.5"),
+        ("tsallis", 0.5, 0.5, "Expected temperature >= 1, got 0.5"),
+    ],
+)
+def test_a_named_family_refuses_what_it_cannot_mean(name: str, temperature: float, order: float | None, wanted: str) -> None:
+    with pytest.raises(SettingError, match=wanted):
+        family(name, temperature, order=order)
+
+
+@given(seed=st.integers(0, 1000), t=st.floats(1, 20), low=st.floats(0, 4), high=st.floats(0, 4))
+def test_the_larger_its_order_the_less_tsallis_softens(seed: int, t: float, low: float, high: float) -> None:
+    """What a policy that bounds the order rests on; by majorisation, so every sum of the largest entries is the larger one."""
+    low, high = min(low, high), max(low, high)
+    p_NK = (3 * torch.randn(20, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)).softmax(-1)
+    softer, sharper = (Tsallis(q, t)(p_NK).sort(-1, descending=True).values.cumsum(-1) for q in (low, high))
+    assert bool((softer <= sharper + 1e-12).all())

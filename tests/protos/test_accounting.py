@@ -124,3 +124,22 @@ def test_votes_cost_one_gaussian_mechanism_per_query() -> None:
 def test_hardly_any_noise_costs_infinitely_much_and_no_time() -> None:
     for teaching in (replace(LINEAR, noise_multiplier=1e-6), replace(CNN, noise_multiplier=0.01)):
         assert accounting.epsilon(((teaching, None),), 1e-5) == math.inf
+
+
+@pytest.mark.parametrize(("rate", "noise", "steps"), [(0.01, 0.8, 2000), (0.1, 1.2, 100), (0.02, 1.0, 500)])
+def test_what_is_reported_is_above_the_central_limit_accountant_which_reports_too_little(
+    rate: float, noise: float, steps: int
+) -> None:
+    """mu = q sqrt(T (e^(1/sigma^2) - 1)) [F: arXiv 1911.11607] is a limit, and below the truth by per cents at these settings."""
+    limit = exact_epsilon(rate * math.sqrt(steps * math.expm1(1 / noise**2)), 1e-5)
+    teaching = replace(CNN, sampling_rate=rate, noise_multiplier=noise, steps=steps)
+    assert 1.01 * limit < accounting.epsilon(((teaching, None),), 1e-5)
+
+
+def test_a_mechanism_without_noise_or_one_that_is_not_known_is_never_counted_as_free() -> None:
+    """Sampling alone, for one, is said to be private: its delta is the chance to be drawn, so no budget here pays for it."""
+    import dp_accounting as dp
+
+    for leaf in (dp.PoissonSampledDpEvent(0.01, dp.NonPrivateDpEvent()), dp.NonPrivateDpEvent(), dp.LaplaceDpEvent(2.0)):
+        with pytest.raises(SettingError, match="Expected a mechanism out of"):
+            accounting._epsilon_of(dp.ComposedDpEvent([dp.GaussianDpEvent(50.0), leaf]), 1e-5)

@@ -101,12 +101,21 @@ def test_a_two_sided_family_may_sharpen(make_plan: PlanMaker, family: Family) ->
     assert codec.decode_request(codec.encode_request(Offer(plan=plan))) == Offer(plan=plan)
 
 
+@pytest.mark.parametrize(("family", "order"), [(Family.ENTROPY_TARGET, None), (Family.TSALLIS, 0.0), (Family.TSALLIS, 2.5)])
+def test_families_with_more_to_say_survive_the_wire(make_plan: PlanMaker, family: Family, order: float | None) -> None:
+    plan = make_plan(family=family, tsallis_order=order)
+    assert codec.decode_request(codec.encode_request(Offer(plan=plan))) == Offer(plan=plan)
+
+
 def test_every_field_of_a_plan_changes_its_hash(make_plan: PlanMaker) -> None:
     changes = [
         {"name": "b"},
         {"samples": 21},
         {"family": Family.MIXING},
         {"family": Family.HYBRID},
+        {"family": Family.ENTROPY_TARGET},
+        {"family": Family.TSALLIS, "tsallis_order": 0.0},
+        {"family": Family.TSALLIS, "tsallis_order": 0.5},
         {"public_seed": 2},
         {"stages": (Stage(sparsity=0.5, temperature=3),)},
     ]
@@ -379,7 +388,14 @@ def test_a_share_with_one_byte_changed_is_refused_or_another_valid_share(positio
         ({"stages": (Stage(sparsity=0.5, temperature=2), Stage(sparsity=0.4, temperature=2))}, r"stages\[1\].sparsity"),
         ({"stages": (Stage(sparsity=0.5, temperature=math.nan),)}, "temperature"),
         ({"family": Family.MIXING, "stages": (Stage(sparsity=0.5, temperature=0.5),)}, "temperature"),
+        ({"family": Family.ENTROPY_TARGET, "stages": (Stage(sparsity=0.5, temperature=0.5),)}, "temperature"),
+        ({"family": Family.TSALLIS, "tsallis_order": 0.5, "stages": (Stage(sparsity=0.5, temperature=0.5),)}, "temperature"),
+        ({"family": Family.TSALLIS}, "tsallis_order with family 'tsallis' and only then, got None"),
+        ({"tsallis_order": 0.5}, "tsallis_order with family 'tsallis' and only then, got 0.5"),
+        *(({"family": Family.TSALLIS, "tsallis_order": q}, "tsallis_order") for q in (-0.1, 4.1, math.nan, math.inf)),
         ({"transfer_set": b"short"}, "transfer_set"),
+        ({"encoding": b"short"}, "encoding"),
+        ({"encoding": b""}, "encoding"),
         ({"samples": 0}, "samples"),
         ({"classes": 1}, "classes"),
         ({"name": "a\nb"}, "name"),
@@ -400,6 +416,14 @@ def test_a_plan_with_an_impossible_privacy_claim_is_refused(plan: Plan, field: s
         codec.encode_request(Offer(plan=replace(plan, privacy=replace(plan.privacy, **{field: value}))))
 
 
+@pytest.mark.parametrize(("field", "other"), [("unit", "client"), ("adjacency", "replace-one"), ("unit", "")])
+def test_a_plan_that_counts_another_unit_or_neighbours_is_refused(plan: Plan, field: str, other: str) -> None:
+    spoilt = pb.Request.FromString(codec.encode_request(Offer(plan=plan)))
+    setattr(spoilt.offer.plan.privacy, field, other)
+    with pytest.raises(WireError, match=f"privacy.{field}"):
+        codec.decode_request(spoilt.SerializeToString(deterministic=True))
+
+
 def test_a_plan_of_another_version_is_refused(plan: Plan) -> None:
     spoilt = pb.Request.FromString(codec.encode_request(Offer(plan=plan)))
     spoilt.offer.plan.version = 2
@@ -412,6 +436,12 @@ def test_a_plan_with_an_unknown_pooling_is_refused_with_the_known_ones(plan: Pla
     spoilt.offer.plan.pooling = "median"
     with pytest.raises(WireError, match="mean, class-counts"):
         codec.decode_request(spoilt.SerializeToString(deterministic=True))
+
+
+def test_the_hash_of_an_encoding_survives_the_wire_and_names_another_plan(make_plan: PlanMaker) -> None:
+    plain, encoded = make_plan(), make_plan(encoding=bytes(range(32)))
+    assert codec.decode_request(codec.encode_request(Offer(plan=encoded))) == Offer(plan=encoded)
+    assert codec.plan_hash(plain) != codec.plan_hash(encoded) != codec.plan_hash(make_plan(encoding=bytes(32)))
 
 
 # Votes, counts and authors

@@ -24,7 +24,10 @@ def test_what_ships_can_be_read_and_says_what_it_is(name: str) -> None:
         ("partition.clients=8.0", r"partition.clients = 8.0: expected a whole number"),
         ("partition.clients=true", r"partition.clients = True: expected a whole number"),
         ("stages.sparsity=1.0", r"stages.sparsity = 1.0: expected a number < 1"),
-        ("release.softening=sparsemax", r"release.softening = 'sparsemax': expected one of 'power', 'mixing' or 'hybrid'"),
+        (
+            "release.softening=sparsemax",
+            r"release.softening = 'sparsemax': expected one of 'power', 'mixing', 'hybrid', 'tsallis' or 'entropy-target'",
+        ),
         ("student.augment=1", r"student.augment = 1: expected true or false"),
         ("stages.temperature=[1.0, 2.0]", r"expected one number, or stages.count = 4 of them"),
         ("teacher.average_last=61", r"expected at most teacher.steps = 60"),
@@ -35,12 +38,20 @@ def test_what_ships_can_be_read_and_says_what_it_is(name: str) -> None:
             "teacher.factory='a:b'",
             r"teacher.factory = 'a:b': expected 'module:factory' with teacher.kind = 'custom', and only then",
         ),
+        ("release.softening=tsallis", r"release.tsallis_order = None: expected a number with release.softening = 'tsallis'"),
+        ("release.tsallis_order=0.5", r"release.tsallis_order = 0.5: expected a number with release.softening = 'tsallis'"),
         ("nonsense", r"Expected an override such as"),
     ],
 )
 def test_a_setting_that_cannot_be_meant_is_named(override: str, message: str) -> None:
     with pytest.raises(SettingError, match=message):
         scenario.load("default", [override])
+
+
+@pytest.mark.parametrize("softening", ["mixing", "entropy-target", "tsallis"])
+def test_a_family_that_only_softens_refuses_to_sharpen(softening: str) -> None:
+    with pytest.raises(SettingError, match=f"expected at least 1 with release.softening = '{softening}'"):
+        scenario.load("default", [f"release.softening={softening}", "stages.temperature=0.5"])
 
 
 def test_all_problems_are_told_at_once() -> None:

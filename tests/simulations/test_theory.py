@@ -148,10 +148,10 @@ def test_a_fit_is_refused_where_no_such_curve_passes_through_the_mean_and_else_a
     def noise() -> Floats:
         return 0.01 * rng.normal(size=(5, len(n)))
 
-    refused = [stages.fit(stages.STAGES, 0.8 / n + 0.3 + 0.02 * n + noise())["refused"] for _ in range(300)]
+    refused = [stages.fit(stages.STAGES, 0.8 / n + 0.3 + 0.02 * n + noise())["p_value"] for _ in range(300)]
     assert 0.02 <= float(np.mean([p < 0.05 for p in refused])) <= 0.09
     dip = np.where(n == 4, 0.1, 0.4)
-    assert stages.fit(stages.STAGES, dip + noise())["refused"] < 0.001
+    assert stages.fit(stages.STAGES, dip + noise())["p_value"] < 0.001
 
 
 def test_a_flat_noisy_curve_has_no_best_number_of_stages() -> None:
@@ -239,7 +239,7 @@ def test_a_bent_operator_keeps_the_axioms(bend: equivalence.Bend, weights: list[
     torch.testing.assert_close(equivalence.BentPower(1e9, bend)(log_p.exp()), uniform, atol=1e-6, rtol=0)
 
 
-def test_a_bend_that_could_break_the_axioms_is_refused(bend: equivalence.Bend) -> None:
+def test_a_bend_that_could_break_the_axioms_is_p_value(bend: equivalence.Bend) -> None:
     steep = equivalence.Bend(centre_J=bend.centre_J, weight_J=2 * bend.weight_J, width=bend.width)
     with pytest.raises(SettingError, match=r"slope < 0\.25"):
         equivalence.BentPower(2.0, steep)
@@ -291,9 +291,12 @@ def test_every_table_of_the_page_of_findings_is_what_the_committed_results_say()
     assert {match[2] for match in findings.MARKED.finditer(page)} == set(findings.TABLES)
 
 
+NAMES = ("equivalence", "stages", "bias_variance", "bias_variance_overfitted")
+
+
 def test_what_the_page_says_in_words_is_in_the_committed_results() -> None:
     root = Path(__file__).parent.parent.parent / common.RESULTS
-    found = {name: json.loads((root / f"{name}.json").read_text()) for name in ("equivalence", "stages", "bias_variance")}
+    found = {name: json.loads((root / f"{name}.json").read_text()) for name in NAMES}
     groups = {(g["path"], g["alpha"], g["temperature"], g["sparsity"]): g for g in found["stages"]["groups"]}
     high = [g for (path, alpha, _, s), g in groups.items() if path == "cubic" and alpha == 1 and s >= 0.98]
     assert all(g["one_shot_minus_n"][1]["low"] > 0 for g in high)
@@ -313,6 +316,29 @@ def test_what_the_page_says_in_words_is_in_the_committed_results() -> None:
         (point["data"], point["temperature"], point["sparsity"]) for point, half in rows if half["variance_gain"][0] < 0
     ]
     assert lower == [("Fashion", 1.0, 0.98)] * 2
+    over = found["bias_variance_overfitted"]
+    squared, accuracy = (over["verdicts"][kind] for kind in ("squared_error", "accuracy"))
+    assert (squared["constant"]["right"], squared["all"]["right"], squared["all"]["of"]) == (63, 110, 112)
+    assert squared["decided"] == {"right": 97, "of": 97}
+    assert squared["student_predicted_decided"] == {"right": 56, "of": 56}
+    assert accuracy["decided"] == {"right": 84, "of": 97}
+    assert all(name.startswith("Fashion, few records") for name in accuracy["decided_but_wrong"])
+    gain = {
+        (point["data"], point["temperature"], point["sparsity"]): sum(half["gain"][0] for half in point["halves"]) / 2
+        for point in over["points"]
+    }
+    for (name, temperature, sparsity), value in gain.items():
+        dense = gain[name, temperature, 0.0]
+        if name.startswith("Fashion"):
+            assert (value > 0) == (sparsity <= 0.95) or (name, temperature, sparsity) == (
+                "Fashion, wrong labels by heart",
+                1.0,
+                0.98,
+            )
+            assert value >= dense or sparsity not in {0.5, 0.8, 0.9}
+        else:
+            assert (value > 0) == (sparsity <= (0.5 if "few" in name else 0.8)) or sparsity == 0.9
+            assert "wrong" in name or value <= dense
     for own in found["equivalence"]["data"]:
         for same in (own["bent"]["seen"], own["tilted"]["seen"]):
             assert same["weights_distance"] < 1e-8
