@@ -23,6 +23,7 @@ from limbeck.client.child import CLIENT_APP, Child
 from limbeck.client.site import Site
 from limbeck.operators.errors import DataError, LimbeckError, SettingError, WireError
 from limbeck.protos import flower_messages, link, link_codec, tls
+from limbeck.protos.files import check_private
 from limbeck.protos.link import Announce, Assembly, Connection, Disconnected, Frame, Hello, Transfer
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class Daemon:
         self._check_certificate()
 
     def _check_certificate(self) -> None:
-        """The certificate is for this site. Raises SettingError, DataError."""
+        """The certificate is for this site, and its key is nobody else's to read. Raises SettingError, DataError."""
         try:
             found = tls.name_of(self._credentials()[1])
         except (WireError, ValueError) as error:
@@ -73,6 +74,7 @@ class Daemon:
                 f"Expected a certificate of {self.site.name!r}, as site.toml names the site, in {self.settings.certificate}, "
                 f"got one of {found!r}."
             )
+        check_private(self.site.folder / self.settings.key)
 
     def _credentials(self) -> tuple[bytes, bytes, bytes]:
         """Authority, certificate and key, read anew for every connection: they may have been renewed."""

@@ -86,7 +86,8 @@ def doctor(
         ]
         print(json.dumps({"folder": str(folder), "healthy": doctors.healthy(findings), "findings": lines}, indent=1))
     else:
-        table = Table("", "check", "what was found, and what to do", box=SIMPLE_HEAD, pad_edge=False)
+        table = Table("", "check", box=SIMPLE_HEAD, pad_edge=False)
+        table.add_column("what was found, and what to do", overflow="fold")
         for own in findings:
             text = Text(own.found)
             if own.advice:

@@ -25,6 +25,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from limbeck.operators.errors import DataError, RunError, SettingError, WireError
 from limbeck.protos import flower_messages, link, link_codec, tls
+from limbeck.protos.files import check_private
 from limbeck.protos.flower_messages import CLIENT_RAISED, SERVER_NODE
 from limbeck.protos.link import (
     HEARTBEAT_SECONDS,
@@ -58,8 +59,9 @@ class Keys:
     key: Path
 
     def credentials(self) -> grpc.ServerCredentials:
-        """For mutual TLS. Raises DataError where a file is not there."""
+        """For mutual TLS. Raises DataError where a file is not there, SettingError where others than its owner can read the key."""
         try:
+            check_private(self.key)
             pair, ca = (self.key.read_bytes(), self.certificate.read_bytes()), self.ca.read_bytes()
         except OSError as error:
             raise DataError(f"Expected PEM files for TLS: {error}.") from error

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from limbeck.cli.main import app
 from limbeck.client.ledger import Ledger
+from limbeck.client.link import Daemon
 from limbeck.client.site import Site
 from limbeck.deployment import bringup, doctor, keys
 from limbeck.deployment.doctor import Finding, Outcome
@@ -28,6 +29,7 @@ from limbeck.operators.errors import SettingError
 from limbeck.protos import codec
 from limbeck.protos.messages import Offer
 from limbeck.protos.transfer_set import digest
+from limbeck.server import serve
 
 NOW = datetime.now(UTC)
 
@@ -333,6 +335,28 @@ def test_a_coordinator_that_answers_and_takes_our_certificate(federation: Path) 
         found = reach(federation / "sites" / "A", port)
     assert found.outcome is Outcome.OK
     assert "TLSv1.3, and takes this certificate" in found.found
+
+
+def test_a_real_coordinator_takes_the_site_and_refuses_a_key_that_others_can_read(federation: Path) -> None:
+    """The link's own server, by the settings that `deploy init` wrote."""
+    folder = federation / "coordinator"
+    settings = serve.read(folder / "coordinator.toml")
+    grid = serve.open_link(settings.model_copy(update={"listen": "127.0.0.1:0"}), folder)
+    try:
+        found = reach(federation / "sites" / "A", int(grid.address.rpartition(":")[2]))
+    finally:
+        grid.close()
+    assert found.outcome is Outcome.OK, found
+    assert "TLSv1.3, and takes this certificate" in found.found
+    (folder / "keys" / "server.key").chmod(0o640)
+    with pytest.raises(SettingError, match="got mode 640"):
+        serve.open_link(settings, folder)
+
+
+def test_a_site_with_a_key_that_others_can_read_does_not_start(federation: Path) -> None:
+    (federation / "sites" / "A" / "keys" / "A.key").chmod(0o644)
+    with pytest.raises(SettingError, match="got mode 644"):
+        Daemon(Site(federation / "sites" / "A"))
 
 
 def test_a_name_that_its_certificate_lacks(federation: Path) -> None:
