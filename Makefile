@@ -26,6 +26,7 @@ test: environment
 # Faults, with real processes: too slow for every commit.
 drill: environment
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v tests/drill
+	OMP_NUM_THREADS=1 $(BIN)/python -m limbeck.simulations.drill
 
 # Type checkers do not see an editable install with mapped folders; a tree of links shows them the packages.
 types: environment

@@ -38,8 +38,7 @@ def free_port() -> int:
 
 
 class Federation:
-    """A prepared run whose sites dial in. scenario: of the run; None for a folder that was prepared as one before.
-
+    """A prepared run whose sites dial in.
     through: sites by name to the port that they dial instead of the coordinator's. settings: of coordinator.toml, beyond what is needed.
     """
 
@@ -49,8 +48,7 @@ class Federation:
         scenario: Scenario,
         *,
         through: Mapping[str, int] | None = None,
-        link: Mapping[str, object] | None = None,
-        **settings: object,
+        settings: Mapping[str, object] | None = None,
     ) -> None:
         self.folder, self.port = folder, free_port()
         self.processes: list[subprocess.Popen[str]] = []
@@ -66,7 +64,6 @@ class Federation:
                 "ca": "../../keys/ca.pem",
                 "certificate": f"../../keys/{name}.pem",
                 "key": f"../../keys/{name}.key",
-                **(link or {}),
             }
             described = {**read_toml(path / "site.toml"), "link": table}
             write_durably(path / "site.toml", tomli_w.dumps(described).encode())
@@ -78,7 +75,7 @@ class Federation:
             "sites": list(self.sites),
             "folder": "server",
             "heartbeat_seconds": 2,
-            **settings,
+            **(settings or {}),
         }
         write_durably(folder / "coordinator.toml", tomli_w.dumps(own).encode())
 

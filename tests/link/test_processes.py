@@ -48,7 +48,9 @@ def test_cut_off_and_killed_as_it_goes_a_run_ends_with_the_student_of_an_undistu
 ) -> None:
     """One site's connection is cut, another's daemon is killed once the run has begun, the coordinator is killed after a stage."""
     relay_port = free_port()
-    with Federation(tmp_path / "run", scenario, through={"site-00": relay_port}, join_seconds=60.0) as federation:
+    with Federation(
+        tmp_path / "run", scenario, through={"site-00": relay_port}, settings={"join_seconds": 60.0}
+    ) as federation:
         relay = Relay(federation.port, port=relay_port)
         for name in federation.sites:
             own = federation.site(name)
@@ -92,7 +94,7 @@ def test_below_the_minimum_a_run_pauses_until_a_late_site_comes(
     scenario: Scenario, undisturbed: bytes, tmp_path: Path
 ) -> None:
     own = scenario.model_copy(update={"run": scenario.run.model_copy(update={"minimum_clients": 3})})
-    with Federation(tmp_path / "run", own, join_seconds=0.5) as federation:
+    with Federation(tmp_path / "run", own, settings={"join_seconds": 0.5}) as federation:
         for name in ("site-00", "site-01"):
             federation.site(name)
         coordinator = federation.serve()

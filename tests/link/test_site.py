@@ -173,6 +173,23 @@ def test_through_cuts_in_mid_message_everything_arrives_once(grid: LinkGrid, key
     relay.close()
 
 
+def test_a_question_that_comes_again_while_it_is_being_answered_is_not_begun_twice(
+    grid: LinkGrid, keys: Authority, tmp_path: Path
+) -> None:
+    relay = Relay(port_of(grid), record=False)
+    site = make_site(tmp_path / "a", keys, relay.port)
+    running = Running(site)
+    until(lambda: grid.connected, 20)
+    message_id = ask(grid, "a", b"slowly")
+    until(lambda: calls(site) == 1, 20)
+    relay.cut()
+    assert carry.unpack(pull(grid, message_id).content) == b"slowly"
+    assert grid.connections_of(flower_messages.node_of("a")) == 2
+    assert calls(site) == 1
+    running.stop()
+    relay.close()
+
+
 def test_nothing_that_is_known_passes_in_plaintext(grid: LinkGrid, keys: Authority, tmp_path: Path) -> None:
     relay = Relay(port_of(grid))
     site = make_site(tmp_path / "a", keys, relay.port)
@@ -185,8 +202,7 @@ def test_nothing_that_is_known_passes_in_plaintext(grid: LinkGrid, keys: Authori
     assert len(seen) > 2 * len(known)
     for word in (known[:24], b"query.agree", b"limbeck.link", b"RecordDict", b"throwaway authority", b"-----BEGIN"):
         assert word not in seen
-    # TLS: handshake records of version 3.x, and from the server's hello on nothing but ciphertext; a site's name is in its certificate, which
-    # TLS 1.3 encrypts.
+    # Records of a TLS handshake; even the certificates, with the names in them, TLS 1.3 encrypts.
     assert seen[:2] == b"\x16\x03"
     relay.close()
 
