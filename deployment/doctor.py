@@ -427,6 +427,14 @@ def _records(site: Site) -> Findings:
     if not isinstance(own, str) and own.reader is not None:
         yield Finding(check="records", outcome=Outcome.OK, found=f"read by {own.reader}, which was not called")
         return
+    encoding = None if isinstance(own, str) else own.encoding
+    if encoding is not None and not (site.folder / encoding).is_file():
+        yield Finding(
+            check="records",
+            outcome=Outcome.FAIL,
+            found=f"No public encoding at {site.folder / encoding}.",
+            advice="Get the file from whoever made the plan: records that are encoded otherwise are not what it is about.",
+        )
     path = site.folder / str(own if isinstance(own, str) else own.path)
     if not path.exists():
         yield Finding(

@@ -235,17 +235,15 @@ def read(folder: Path, test: TestData | None = None) -> Status:
 
 
 def _events(path: Path) -> Iterator[dict[str, Any]]:
-    """Whole lines that are events. The last line may be torn while it is written, and a crash may leave one in the middle."""
+    """Lines that are events. The last may be torn while it is written, and a crash may leave one in the middle: those are no JSON."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - EVENT_BYTES))
-            lines = file.read().splitlines(keepends=True)
+            lines = file.read().splitlines()
     except FileNotFoundError:
         return
     for line in lines:
-        if not line.endswith(b"\n"):
-            continue
         try:
             own = json.loads(line)
         except ValueError:

@@ -167,6 +167,12 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str, Outcome, str]] = {
     "a transcript of more than the ledger allowed": (_send_without_an_entry, "ledger", Outcome.FAIL, "found no such entry"),
     "a transcript that was changed": (_send_and_change, "transcript", Outcome.FAIL, "found others"),
     "records that are not there": (lambda site: (site / "records.npz").unlink(), "records", Outcome.FAIL, "None at"),
+    "no public encoding": (
+        _replace("site.toml", 'records = "records.npz"', 'records = {path = "records.npz", encoding = "public.json"}'),
+        "records",
+        Outcome.FAIL,
+        "No public encoding at",
+    ),
     "inputs under another hash": (_other_inputs, "public inputs", Outcome.FAIL, "holds inputs of SHA-256"),
     "no inputs": (lambda site: shutil.rmtree(site / "transfer-sets"), "public inputs", Outcome.WARN, "None in"),
     "a file from the future": (_from_the_future, "clock", Outcome.FAIL, "in the future"),

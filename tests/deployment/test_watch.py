@@ -23,6 +23,7 @@ import torch
 from conftest import PLAN
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.image import imread
 from typer.testing import CliRunner
 
 from limbeck.cli.main import app
@@ -368,6 +369,9 @@ def test_a_browser_shows_the_page_under_its_policy_and_follows_the_run(width: in
     assert "Content Security Policy" not in done.stderr
     assert "Uncaught" not in done.stderr
     assert picture.stat().st_size > 40_000
+    # The banner that says that nothing answers is not there: the first rows are the page's own ground.
+    rows = imread(picture)[:8]
+    assert (rows == rows[0, 0]).all()
 
 
 # The command.

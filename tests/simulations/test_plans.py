@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from limbeck.cli.main import app
+from limbeck.client import encodings
 from limbeck.operators.errors import DataError, LimbeckError, SettingError
 from limbeck.protos import accounting, codec, signing
 from limbeck.protos.transfer_set import digest, read_arrays
@@ -48,6 +49,20 @@ def test_labels_of_public_inputs_are_not_published(folder: Path) -> None:
     assert np.load(published).files == ["x"]
     (found,) = read_arrays(published, "x")
     assert digest(found) == digest(X)
+
+
+def test_a_public_encoding_is_bound_and_published_and_one_that_is_none_is_refused(folder: Path) -> None:
+    encoding = encodings.TextEncoding(column="text", words=("good", "bad"), idf=(1.0, 2.0))
+    encodings.save(encoding, folder / "public.json")
+    lines = make(folder, "--encoding", f"{folder}/public.json")
+    plan = codec.decode_offer((folder / "plan.pb").read_bytes()).plan
+    assert plan.encoding == encodings.digest(encoding)
+    assert (folder / "transfer" / "encoding.json").read_bytes() == (folder / "public.json").read_bytes()
+    assert "records.encoding" in lines[-1]
+    (folder / "public.json").write_text("{}")
+    with pytest.raises(DataError):
+        make(folder, "--encoding", f"{folder}/public.json", "--out", f"{folder}/other.pb")
+    assert not (folder / "other.pb").exists()
 
 
 def test_what_cannot_be_is_refused_before_anything_is_written(folder: Path) -> None:
