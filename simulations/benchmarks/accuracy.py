@@ -5,7 +5,8 @@ convolutional net. Real noise; accuracy on the whole test set (450 digits, the m
 get` of the first two; MNIST, brought to 8 x 8, is also the public data of the digits.
 
 The schedules are public constants. They were chosen on digits split by other seeds than those reported, for HOG also on images of the
-other two sets that are neither trained on nor tested on here; which one a set takes, its number of records says. A site that chooses among schedules by its own results has to pay for each.
+other two sets that are neither trained on nor tested on here; which one a set takes, its number of records says. A site that chooses
+among schedules by its own results has to pay for each.
 """
 
 from __future__ import annotations
