@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,23 +12,34 @@ import numpy as np
 import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from limbeck.client import encodings
 from limbeck.operators.errors import DataError, SettingError
 from limbeck.protos import accounting, codec, signing
 from limbeck.protos.files import write_durably
 from limbeck.protos.messages import Offer
 from limbeck.protos.transfer_set import digest, read_arrays
 from limbeck.server import student
-from limbeck.simulations.prepare import make_plan
+from limbeck.simulations.prepare import ENCODING, make_plan
 from limbeck.simulations.scenario import Scenario, load
 
 app = typer.Typer(help="Plans for federations of real sites.", no_args_is_help=True)
 
 
-def make(scenario: Scenario, transfer: Path, key: Ed25519PrivateKey, *, classes: int, out: Path, publish: Path) -> Offer:
+def make(
+    scenario: Scenario,
+    transfer: Path,
+    key: Ed25519PrivateKey,
+    *,
+    classes: int,
+    out: Path,
+    publish: Path,
+    encoding: Path | None = None,
+) -> Offer:
     """Write the signed plan of a scenario to `out`, and its public inputs, alone, into the folder `publish` under their hash.
 
-    transfer: an NPZ file with an array x of public inputs; nothing else of it, such as labels, is taken over. [data] and [partition] of the
-    scenario, which describe a simulation, do not matter. Raises SettingError or DataError, and then nothing is written.
+    transfer: an NPZ file with an array x of public inputs; nothing else of it, such as labels, is taken over. encoding: the file of the
+    public encoding that made them of a table or texts; the plan names its hash, and it is published beside them. [data] and [partition] of
+    the scenario, which describe a simulation, do not matter. Raises SettingError or DataError, and then nothing is written.
     """
     if out.exists():
         raise SettingError(f"Expected no file at {out} yet, found one; it was left as it is.")
@@ -36,6 +49,11 @@ def make(scenario: Scenario, transfer: Path, key: Ed25519PrivateKey, *, classes:
     if scenario.release.truncation == "top-k" and scenario.release.k > classes:
         raise SettingError(f"release.k = {scenario.release.k}: expected at most the {classes} classes.")
     plan = make_plan(scenario, transfer_set=digest(x_N), samples=len(x_N), classes=classes)
+    named = None
+    if encoding is not None:
+        encodings.load(encoding)
+        named = encoding.read_bytes()
+        plan = replace(plan, encoding=hashlib.sha256(named).digest())
     codec.check_plan(plan)
     # A student that cannot take these inputs would show only after all sites have paid for their answers.
     student.build(plan.student.architecture, tuple(x_N.shape[1:]), plan.classes, plan.public_seed)
@@ -43,6 +61,8 @@ def make(scenario: Scenario, transfer: Path, key: Ed25519PrivateKey, *, classes:
     buffer = io.BytesIO()
     np.savez(buffer, x=x_N)
     write_durably(publish / f"{plan.transfer_set.hex()}.npz", buffer.getvalue())
+    if named is not None:
+        write_durably(publish / ENCODING, named)
     write_durably(out, codec.encode_request(offer))
     return offer
 
@@ -58,12 +78,16 @@ def make_command(
         Path,
         typer.Option(help="The folder for the inputs under their hash, to be given to the coordinator and to all sites."),
     ] = Path("transfer-sets"),
+    encoding: Annotated[
+        Path | None, typer.Option(help="The public encoding's file, where it made the inputs of a table or of texts.")
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as privacy.epsilon=1.")
     ] = None,
 ) -> None:
     """Make and sign a plan: the schedule's noise is calibrated to the scenario's epsilon, and the public inputs are bound by their hash."""
-    offer = make(load(scenario, set_ or []), transfer, signing.read_key(key), classes=classes, out=out, publish=publish)
+    author = signing.read_key(key)
+    offer = make(load(scenario, set_ or []), transfer, author, classes=classes, out=out, publish=publish, encoding=encoding)
     plan, own = offer.plan, offer.plan.privacy
     cost = accounting.epsilon(((plan.teaching, plan.counts),), own.delta)
     print(f"{out}: plan {plan.name!r}, {codec.plan_hash(plan).hex()}")

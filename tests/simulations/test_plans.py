@@ -7,6 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from limbeck.cli.main import app
+from limbeck.client import encodings
+from limbeck.client.tables import Table
 from limbeck.operators.errors import DataError, LimbeckError, SettingError
 from limbeck.protos import accounting, codec, signing
 from limbeck.protos.transfer_set import digest, read_arrays
@@ -65,3 +67,16 @@ def test_what_cannot_be_is_refused_before_anything_is_written(folder: Path) -> N
     make(folder)
     with pytest.raises(SettingError, match="left as it is"):
         make(folder)
+
+
+def test_the_encoding_that_made_the_inputs_is_bound_by_its_hash_and_published(folder: Path) -> None:
+    table = Table(columns={"age": ["50", "70"]}, source="public")
+    encodings.save(own := encodings.fit_table(table, numbers=["age"], categories=[]), folder / "e.json")
+    make(folder, "--encoding", f"{folder}/e.json")
+    assert codec.decode_offer((folder / "plan.pb").read_bytes()).plan.encoding == encodings.digest(own)
+    assert (folder / "transfer" / "encoding.json").read_bytes() == (folder / "e.json").read_bytes()
+    (folder / "plan.pb").unlink()
+    (folder / "e.json").write_text("{}")
+    with pytest.raises(DataError, match="Expected a public encoding in"):
+        make(folder, "--encoding", f"{folder}/e.json")
+    assert not (folder / "plan.pb").exists()
