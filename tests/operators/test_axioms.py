@@ -121,6 +121,18 @@ def test_neighbours_that_change_places_are_found_however_close() -> None:
     assert 0 < float(example.p_K.sort().values.diff().min()) < 1e-8
 
 
+def test_an_order_that_breaks_at_tiny_probabilities_only_is_found() -> None:
+    """Below p = 1e-20 the smaller entry comes out the larger."""
+
+    def folded(temperature: float) -> Separable:
+        fold = math.log(1e-20)
+        return Separable(lambda log_p, t: (fold + (log_p - fold).abs()) / t, temperature, log_space=True)
+
+    example = check(folded, axioms={RANKING}, rounds=3)[RANKING].counterexample
+    assert example is not None
+    assert float(example.p_K.min()) < 1e-20
+
+
 def test_a_tie_broken_by_position_at_the_cold_end_is_found() -> None:
     def make(temperature: float) -> Any:
         return Power(temperature) if temperature > 1e-3 else ArgMax()
