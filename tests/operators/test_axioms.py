@@ -15,7 +15,7 @@ from torch import Tensor
 from limbeck.operators import EntropyTarget, Hybrid, Mixing, Power, Separable, Tsallis
 from limbeck.operators.axioms import Axiom, check, majorisation
 from limbeck.operators.errors import SettingError
-from limbeck.operators.projections import Sparsemax, nearest
+from limbeck.operators.projections import ArgMax, Sparsemax, nearest
 
 RANKING, CONTINUITY, ENTROPY, IDENTITY, BOUNDARY = list(Axiom)[1:]
 
@@ -108,6 +108,38 @@ def test_a_narrow_bump_in_the_temperature_is_not_stepped_over() -> None:
         return Power(temperature - 0.8 * math.exp(-(((temperature - 6.2) / 0.1) ** 2)))
 
     assert not check(make, axioms={ENTROPY}, rounds=60)[ENTROPY].holds
+
+
+def test_neighbours_that_change_places_are_found_however_close() -> None:
+    """A ripple of 1e-9 on power: order breaks only between entries nearer than 1e-9."""
+
+    def rippled(temperature: float) -> Separable:
+        return Separable(lambda p, t: p ** (1 / t) * (1 + 1e-9 * torch.sin(1e10 * p)), temperature)
+
+    example = check(rippled, axioms={RANKING}, rounds=4)[RANKING].counterexample
+    assert example is not None
+    assert 0 < float(example.p_K.sort().values.diff().min()) < 1e-8
+
+
+def test_an_order_that_breaks_at_tiny_probabilities_only_is_found() -> None:
+    """Below p = 1e-20 the smaller entry comes out the larger."""
+
+    def folded(temperature: float) -> Separable:
+        fold = math.log(1e-20)
+        return Separable(lambda log_p, t: (fold + (log_p - fold).abs()) / t, temperature, log_space=True)
+
+    example = check(folded, axioms={RANKING}, rounds=3)[RANKING].counterexample
+    assert example is not None
+    assert float(example.p_K.min()) < 1e-20
+
+
+def test_a_tie_broken_by_position_at_the_cold_end_is_found() -> None:
+    def make(temperature: float) -> Any:
+        return Power(temperature) if temperature > 1e-3 else ArgMax()
+
+    example = check(make, axioms={BOUNDARY}, rounds=2)[BOUNDARY].counterexample
+    assert example is not None
+    assert int((example.p_K == example.p_K.max()).sum()) > 1
 
 
 def test_the_ends_of_the_domain_are_found_and_what_lies_beyond_is_not_checked() -> None:
