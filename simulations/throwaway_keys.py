@@ -1,19 +1,18 @@
-"""Keys of a federation that lasts for one test, drill or benchmark. Real ones are made by their authority and kept apart."""
+"""Keys of a federation that lasts for one test, drill or benchmark, in one folder. Real ones are made by their authority and kept apart."""
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from limbeck.deployment import certificates
+from limbeck.deployment.certificates import Role
+from limbeck.protos.files import create_private
 
 SERVER = "coordinator"
-VALID = timedelta(days=1)
+DAYS = 2
 
 
 class Authority:
@@ -22,48 +21,24 @@ class Authority:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "throwaway authority")])
-        own = self._builder(self._name, self._key).add_extension(x509.BasicConstraints(True, 0), critical=True)
-        self._write(folder / "ca.pem", own.sign(self._key, hashes.SHA256()))
+        self._issuer = certificates.make_authority("throwaway authority", days=DAYS, now=datetime.now(UTC))
+        (folder / "ca.pem").write_bytes(certificates.to_pem(self._issuer.certificate))
 
     def server(self) -> x509.Certificate:
         """The coordinator's, for loopback addresses."""
-        loopback = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-        names = [x509.DNSName(SERVER), x509.DNSName("localhost"), loopback]
-        return self._issue(SERVER, names, ExtendedKeyUsageOID.SERVER_AUTH)
+        return self._issue(SERVER, Role.SERVER, [SERVER, "localhost"], ["127.0.0.1"])
 
     def site(self, name: str, *, file: str | None = None) -> x509.Certificate:
-        """A site's, in files of its name or another."""
-        return self._issue(file or name, [x509.DNSName(name)], ExtendedKeyUsageOID.CLIENT_AUTH)
+        """A site's, in files of its name or another, in place of what they held."""
+        return self._issue(file or name, Role.SITE, [name], [])
 
-    def _issue(self, file: str, names: Sequence[x509.GeneralName], usage: x509.ObjectIdentifier) -> x509.Certificate:
-        key = ec.generate_private_key(ec.SECP256R1())
-        builder = (
-            self._builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, file)]), key)
-            .add_extension(x509.SubjectAlternativeName(names), critical=False)
-            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+    def _issue(self, file: str, role: Role, names: list[str], addresses: list[str]) -> x509.Certificate:
+        key, now = certificates.new_key(), datetime.now(UTC)
+        certificate = certificates.issue(
+            self._issuer, key.public_key(), role, names=names, addresses=addresses, days=DAYS, now=now
         )
-        certificate = builder.sign(self._key, hashes.SHA256())
-        self._write(self.folder / f"{file}.pem", certificate)
+        (self.folder / f"{file}.pem").write_bytes(certificates.to_pem(certificate))
         path = self.folder / f"{file}.key"
-        path.touch(mode=0o600)
-        form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        path.write_bytes(key.private_bytes(*form))
+        path.unlink(missing_ok=True)
+        create_private(path, certificates.key_to_pem(key))
         return certificate
-
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-        now = datetime.now(UTC)
-        return (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self._name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - VALID)
-            .not_valid_after(now + VALID)
-        )
-
-    @staticmethod
-    def _write(path: Path, certificate: x509.Certificate) -> None:
-        path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
