@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 
@@ -46,6 +47,8 @@ app.command("status")(deployment_commands.status)
 app.command("watch")(deployment_commands.watch)
 
 INTERRUPTED = 130
+# The disk is full, the owner's share of it is used up, or a file may not grow.
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def main() -> None:
@@ -59,6 +62,16 @@ def main() -> None:
         app()
     except LimbeckError as error:
         print(f"limbeck: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        where = f" for {error.filename}" if error.filename else ""
+        print(
+            f"limbeck: Expected room on the disk{where}, got: {error.strerror}. What is finished is whole; the same command, or"
+            " --resume, goes on once there is room.",
+            file=sys.stderr,
+        )
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         print("limbeck: interrupted.", file=sys.stderr)

@@ -8,11 +8,17 @@ from pathlib import Path
 
 
 class Events:
-    """Appends one line per event to `path`: its kind, the time in seconds since the epoch, and public facts."""
+    """Appends one line per event to `path`: its kind, the time in seconds since the epoch, and public facts.
+
+    A line that an earlier process could not finish, because it was killed or the disk was full, is dropped.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
+        if path.exists():
+            with path.open("r+b") as file:
+                file.truncate(file.read().rfind(b"\n") + 1)
 
     def __call__(self, kind: str, **facts: object) -> None:
         line = json.dumps({"kind": kind, "time": round(time.time(), 3), **facts})

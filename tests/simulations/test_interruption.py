@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -118,6 +119,26 @@ def test_killed_in_training_a_site_stays_charged_and_the_run_goes_on_without_it(
     (lost,) = [client for client in metrics["clients"] if client["reason"]]
     assert "the privacy budget does not allow it" in lost["reason"]
     assert [stage["clients"] for stage in metrics["stages"]] == [2, 2]
+
+
+def test_a_full_disk_ends_a_run_with_one_message_and_what_is_finished_is_whole(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start(out)
+    wait_for(out, taught)
+    # From here on no file of the coordinator may grow: what it sees is a disk that is full, also in the middle of a line.
+    events = out / "server" / "events.jsonl"
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (events.stat().st_size + 20, resource.RLIM_INFINITY))
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 1, printed
+    assert "limbeck: Expected room on the disk" in printed
+    assert "Traceback" not in printed
+    assert not events.read_bytes().endswith(b"\n")
+    resumed = resume(out)
+    assert resumed.returncode == 0, resumed.stderr
+    assert charges(out) == [["committed"]] * 3
+    assert all(json.loads(line) for line in events.read_text().splitlines())
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert [stage["clients"] for stage in metrics["stages"]] == [3, 3]
 
 
 def test_an_error_of_the_users_is_one_message_and_exit_status_1(tmp_path: Path) -> None:
