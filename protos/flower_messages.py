@@ -6,7 +6,9 @@ Flower keeps the identity that a Message needs in a private class: `identify` is
 from __future__ import annotations
 
 import hashlib
-from typing import cast
+import time
+from collections.abc import Iterable
+from typing import Protocol, cast
 
 from flwr.app import Message
 from flwr.supercore.inflatable.inflatable_object import (
@@ -102,3 +104,26 @@ def decode(data: bytes) -> Message:
         raise WireError(f"Expected a Flower message, got a {type(found).__name__}.")
     found.metadata.__dict__["_message_id"] = object_id
     return found
+
+
+class Waiting(Protocol):
+    """A Grid that can be waited on."""
+
+    def wait(self, seconds: float) -> None:
+        """Sleep until a reply comes, at most this long."""
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Replies that have come to these messages."""
+
+
+def collect(grid: Waiting, message_ids: Iterable[str], timeout: float | None) -> tuple[list[Message], set[str]]:
+    """Replies until all are there or `timeout` seconds have passed, and the messages that have none then."""
+    missing = set(message_ids)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    replies: list[Message] = []
+    while missing and (deadline is None or time.monotonic() < deadline):
+        grid.wait(0.5 if deadline is None else max(0.0, min(0.5, deadline - time.monotonic())))
+        for reply in grid.pull_messages(missing):
+            missing.discard(reply.metadata.reply_to_message_id)
+            replies.append(reply)
+    return replies, missing

@@ -26,7 +26,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from limbeck.operators.errors import DataError, RunError, SettingError, WireError
 from limbeck.protos import flower_messages, link, link_codec, tls
 from limbeck.protos.files import check_private
-from limbeck.protos.flower_messages import CLIENT_RAISED, SERVER_NODE
+from limbeck.protos.flower_messages import CLIENT_RAISED, SERVER_NODE, collect
 from limbeck.protos.link import (
     HEARTBEAT_SECONDS,
     MAX_TRANSFER,
@@ -284,14 +284,7 @@ class LinkGrid(Grid):
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Push, then collect replies until all are there or `timeout` seconds have passed; what is then open is withdrawn."""
-        missing = set(self.push_messages(messages))
-        deadline = None if timeout is None else time.monotonic() + timeout
-        replies: list[Message] = []
-        while missing and (deadline is None or time.monotonic() < deadline):
-            self.wait(0.5 if deadline is None else max(0.0, min(0.5, deadline - time.monotonic())))
-            for reply in self.pull_messages(missing):
-                missing.discard(reply.metadata.reply_to_message_id)
-                replies.append(reply)
+        replies, missing = collect(self, self.push_messages(messages), timeout)
         self.withdraw(missing)
         return replies
 

@@ -27,6 +27,7 @@ from limbeck.protos.flower_messages import (
     CLIENT_CRASHED,
     CLIENT_RAISED,
     SERVER_NODE,
+    collect,
     deflate,
     identify,
     inflate,
@@ -194,15 +195,7 @@ class LocalGrid(Grid):
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Push, then collect replies until all are there or `timeout` seconds have passed."""
-        missing = set(self.push_messages(messages))
-        deadline = None if timeout is None else time.monotonic() + timeout
-        replies: list[Message] = []
-        while missing and (deadline is None or time.monotonic() < deadline):
-            self.wait(0.5 if deadline is None else max(0.0, min(0.5, deadline - time.monotonic())))
-            for reply in self.pull_messages(missing):
-                missing.discard(reply.metadata.reply_to_message_id)
-                replies.append(reply)
-        return replies
+        return collect(self, self.push_messages(messages), timeout)[0]
 
     def finish(self, message: Message, reply: Message, seconds: float) -> None:
         """A worker's reply to `message`; a second one to the same message is dropped."""
