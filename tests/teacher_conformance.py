@@ -259,8 +259,8 @@ def _net(case: Case) -> nn.Module:
 def _linear_inputs(case: Case, x_N: Inputs) -> tuple[Tensor, Tensor]:
     """Features with a 1 for the bias, and weights that are not zero, so that gradients differ."""
     assert isinstance(case.teaching, LinearTeaching)
-    mean = features.compute(case.teaching.features, case.public()).mean(0)
-    f_ND = features.normalise(features.compute(case.teaching.features, x_N), case.teaching.feature_norm, mean)
+    balance = features.balance(case.teaching.features, features.compute(case.teaching.features, case.public()))
+    f_ND = features.normalise(features.compute(case.teaching.features, x_N), case.teaching.feature_norm, balance)
     x_ND = nn.functional.pad(torch.from_numpy(f_ND), (0, 1), value=1.0)
     return x_ND, torch.randn(10, x_ND.shape[1], generator=torch.Generator().manual_seed(0))
 

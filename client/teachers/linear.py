@@ -28,28 +28,28 @@ if TYPE_CHECKING:
 
 
 class Linear:
-    """softmax(f(x) W + b) with f the named features, centred by a public mean and scaled to a norm."""
+    """softmax(f(x) W + b) with f the named features, balanced by what public inputs say and scaled to a norm."""
 
-    def __init__(self, name: str, norm: float, mean_D: Tensor, weight_KD: Tensor, bias_K: Tensor) -> None:
-        self.features, self.norm, self.mean_D, self.weight_KD, self.bias_K = name, norm, mean_D, weight_KD, bias_K
+    def __init__(self, name: str, norm: float, balance: features.Balance, weight_KD: Tensor, bias_K: Tensor) -> None:
+        self.features, self.norm, self.balance, self.weight_KD, self.bias_K = name, norm, balance, weight_KD, bias_K
 
     def log_probabilities(self, x_N: NDArray[np.generic], *, cache: Path | None = None) -> Tensor:
         """(N, K) float32 log-probabilities."""
         f_ND = features.compute(self.features, x_N, cache=cache)
-        f_ND = features.normalise(f_ND, self.norm, self.mean_D.numpy())
+        f_ND = features.normalise(f_ND, self.norm, self.balance)
         return functional.linear(torch.from_numpy(f_ND), self.weight_KD, self.bias_K).log_softmax(-1)
 
     def save(self, path: Path) -> None:
         """Write it durably."""
         settings: dict[str, object] = {"features": self.features, "norm": self.norm}
-        write(path, "linear", settings, {"mean": self.mean_D, "weight": self.weight_KD, "bias": self.bias_K})
+        balance = {"mean": torch.from_numpy(self.balance.mean_D), "balance": torch.from_numpy(self.balance.weight_D)}
+        write(path, "linear", settings, balance | {"weight": self.weight_KD, "bias": self.bias_K})
 
     @classmethod
     def restore(cls, settings: dict[str, object], tensors: dict[str, Tensor]) -> Linear:
         """From what `save` wrote."""
-        return cls(
-            str(settings["features"]), float(str(settings["norm"])), tensors["mean"], tensors["weight"], tensors["bias"]
-        )
+        balance = features.Balance(mean_D=tensors["mean"].numpy(), weight_D=tensors["balance"].numpy())
+        return cls(str(settings["features"]), float(str(settings["norm"])), balance, tensors["weight"], tensors["bias"])
 
 
 def train(
@@ -68,8 +68,8 @@ def train(
     Formal guarantee: `teaching.steps` Gaussian mechanisms with noise multiplier `teaching.noise_multiplier` on a sum of
     sensitivity `teaching.clip` under add/remove of one record. Features of the private records are computed here and not kept.
     """
-    mean_D = np.asarray(features.compute(teaching.features, public_x, cache=cache)).mean(0)
-    f_ND = features.normalise(features.compute(teaching.features, x_N), teaching.feature_norm, mean_D)
+    balance = features.balance(teaching.features, features.compute(teaching.features, public_x, cache=cache))
+    f_ND = features.normalise(features.compute(teaching.features, x_N), teaching.feature_norm, balance)
     x_ND = functional.pad(torch.from_numpy(f_ND), (0, 1), value=1)
     labels_N, norm_N = torch.from_numpy(y_N), x_ND.norm(dim=1)
     weight = torch.zeros(classes, x_ND.shape[1])
@@ -86,7 +86,7 @@ def train(
     return Linear(
         teaching.features,
         teaching.feature_norm,
-        torch.from_numpy(mean_D),
+        balance,
         average[:, :-1].contiguous(),
         average[:, -1].contiguous(),
     )

@@ -77,10 +77,10 @@ def train(
     mixture over draws keeps the bound. Dealing records out by position would not do: one record less would shift all after it. Under
     replace-one the old and the new record may sit in two shards: sensitivity 2 sqrt(2), which is not offered.
     """
-    public_ND = np.asarray(features.compute(teaching.features, public_x, cache=cache))
-    mean_D = public_ND.mean(0)
-    public = _with_one(features.normalise(public_ND, teaching.feature_norm, mean_D))
-    x_nD = _with_one(features.normalise(features.compute(teaching.features, x_N), teaching.feature_norm, mean_D))
+    public_ND = features.compute(teaching.features, public_x, cache=cache)
+    balance = features.balance(teaching.features, public_ND)
+    public = _with_one(features.normalise(public_ND, teaching.feature_norm, balance))
+    x_nD = _with_one(features.normalise(features.compute(teaching.features, x_N), teaching.feature_norm, balance))
     shard_n = shards(noise, len(y_N), teaching.teachers)
     y_n = torch.from_numpy(y_N)
     votes_NK = torch.zeros(len(public_x), classes)

@@ -62,7 +62,24 @@ def test_private_features_are_not_kept(tmp_path: Path) -> None:
 
 def test_rows_are_scaled_one_by_one_and_broken_ones_vanish() -> None:
     rows = np.array([[3.0, 4.0], [np.nan, 1.0], [0.0, 0.0], [np.inf, 1.0]], np.float32)
-    np.testing.assert_allclose(features.normalise(rows, 10.0, np.zeros(2, np.float32)), [[6, 8], [0, 0], [0, 0], [0, 0]])
+    plain = features.Balance(mean_D=np.zeros(2, np.float32), weight_D=np.ones(2, np.float32))
+    np.testing.assert_allclose(features.normalise(rows, 10.0, plain), [[6, 8], [0, 0], [0, 0], [0, 0]])
+
+
+def test_scattering_and_hog_are_divided_by_the_root_of_their_public_deviations_and_a_still_feature_does_not_rule() -> None:
+    public = np.array([[0, 0, 1], [32, 2, 1], [0, 2, 1], [32, 0, 1]], np.float32)
+    deviations, typical = np.array([16, 1, 0]), np.sqrt((16**2 + 1**2) / 3)
+    for name in ("scattering", "hog"):
+        found = features.balance(name, public)
+        np.testing.assert_allclose(found.mean_D, [16, 1, 1])
+        np.testing.assert_allclose(found.weight_D, 1 / np.sqrt(np.hypot(deviations / typical, 0.1)), rtol=1e-6)
+
+
+def test_pixels_and_encoded_rows_are_only_centred_and_constant_public_features_change_nothing() -> None:
+    public = np.array([[0, 0], [32, 2]], np.float32)
+    for name in ("pixels", "rows"):
+        np.testing.assert_array_equal(features.balance(name, public).weight_D, [1, 1])
+    np.testing.assert_array_equal(features.balance("hog", np.ones((3, 2), np.float32)).weight_D, [1, 1])
 
 
 def test_unknown_features_and_rows_for_images_are_refused() -> None:
