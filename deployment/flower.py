@@ -28,7 +28,7 @@ from limbeck.client.site import Site
 from limbeck.deployment import certificates
 from limbeck.deployment.certificates import Role
 from limbeck.deployment.supervisor import Supervisor
-from limbeck.operators.errors import CertificateError, RunError
+from limbeck.operators.errors import CertificateError, RunError, SettingError
 from limbeck.protos.files import create_private, create_private_folder, write_durably
 from limbeck.server.bundle import OFFLINE
 
@@ -139,8 +139,21 @@ def connect(folder: Path, *, address: str, ca: Path) -> None:
     (home / "config.toml").write_text(tomli_w.dumps(described), encoding="utf-8")
 
 
+def check_connected(folder: Path) -> None:
+    """Raise SettingError unless `connect` has been there."""
+    if not (folder / "home" / "config.toml").exists():
+        raise SettingError(
+            f"Expected the folder of a SuperLink, as limbeck flower superlink makes it, at {folder}, found none: start that first, or"
+            " give its folder by --folder."
+        )
+
+
 def register(folder: Path, certificate: Path) -> int:
-    """Let a site take part whose certificate this is; returns its node id. Raises RunError where the SuperLink refuses."""
+    """Let a site take part whose certificate this is; returns its node id.
+
+    Raises RunError where the SuperLink refuses, SettingError where `folder` knows none, CertificateError for a certificate of no site.
+    """
+    check_connected(folder)
     found = certificates.read_certificate(certificate)
     public = found.public_key()
     if certificates.role_of(found) is not Role.SITE or not isinstance(public, ec.EllipticCurvePublicKey):
@@ -204,6 +217,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def _flwr(folder: Path, *arguments: str, seconds: float | None = None) -> dict[str, Any]:
+    check_connected(folder)
     command: Sequence[str] = [_program("flwr"), *arguments, "--format", "json"]
     told = f"`flwr {' '.join(arguments[:2])}`"
     try:

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from limbeck.deployment import flower, supervisor
 from limbeck.deployment.superlink_status import Note
+from limbeck.operators.errors import DataError
 from limbeck.protos import codec
 from limbeck.server import bundle as bundles
 
@@ -77,7 +78,11 @@ def run(
     folder: Folder = Path("superlink"),
 ) -> None:
     """At the coordinator: run a plan over the SuperLink's nodes, and wait for its end."""
-    offer = codec.decode_offer(plan.read_bytes())
+    flower.check_connected(folder)
+    try:
+        offer = codec.decode_offer(plan.read_bytes())
+    except OSError as error:
+        raise DataError(f"Expected a signed plan at {plan}: {error}.") from error
     config = bundles.run_config(
         plan=plan, transfer_sets=transfer_sets, folder=out, clients=clients or offer.plan.minimum_clients
     )

@@ -204,6 +204,9 @@ def read(folder: Path, test: TestData | None = None, superlink: SuperLinkStatus 
     plan = _plan(folder, plan_hash)
     since = _since(events)
     state, why = _state(since)
+    if superlink is not None and superlink.failed and state != "finished":
+        # A server app that was killed has left no event.
+        state, why = "stopped", f"The SuperLink says {superlink.state}: {superlink.details}"
     recorded = record.get("stages", [])
     clients = tuple(_client(name, own, recorded) for name, own in sorted(record.get("clients", {}).items()))
     stages = tuple(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.deployment import flower
-from limbeck.operators.errors import RunError
+from limbeck.operators.errors import RunError, SettingError
 from limbeck.protos.files import write_durably
 
 NOTE = "superlink.json"
@@ -89,7 +89,7 @@ def ask(note: Note, *, now: Callable[[], float] = time.time) -> SuperLinkStatus:
         run = flower.run_of(note.folder, note.run, seconds=ASK_SECONDS)
         nodes = parse_nodes(flower.nodes(note.folder, seconds=ASK_SECONDS), flower.names(note.folder))
         state, details = str(run["status"]), str(run["status-details"])
-    except RunError as error:
+    except (RunError, SettingError) as error:
         return SuperLinkStatus(run=note.run, error=str(error), asked=now())
     except (KeyError, ValueError, TypeError) as error:
         return SuperLinkStatus(run=note.run, error=f"Expected Flower's status, got {error!r}.", asked=now())
@@ -134,8 +134,11 @@ class Asker:
             return self._found.get(note, SuperLinkStatus(run=note.run))
 
     def _refresh(self, note: Note) -> None:
-        found = self._ask(note)
-        with self._lock:
-            self._found[note] = found
-            self._busy.discard(note)
-            self._next[note] = time.monotonic() + self._period
+        try:
+            found = self._ask(note)
+            with self._lock:
+                self._found[note] = found
+        finally:
+            with self._lock:
+                self._busy.discard(note)
+                self._next[note] = time.monotonic() + self._period

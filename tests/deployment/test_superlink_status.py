@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from limbeck.cli.main import app
 from limbeck.deployment import flower, keys, status, superlink_status, watch
 from limbeck.deployment.superlink_status import Asker, Note, SuperLinkStatus
-from limbeck.operators.errors import CertificateError, RunError
+from limbeck.operators.errors import CertificateError, DataError, RunError, SettingError
 
 RECORDED = Path(__file__).parent / "flower-1.41"
 RUN = 16494868309796424365
@@ -41,6 +41,7 @@ def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "superlink"
     folder.mkdir()
     shutil.copy(RECORDED / "names.json", folder / flower.NAMES)
+    flower.connect(folder, address="127.0.0.1:8000", ca=Path("ca.pem"))
     out = recorded_runs.make(tmp_path / "run")
     Note(folder=folder, run=RUN).write(out)
     flwr(folder)
@@ -79,7 +80,12 @@ def test_a_server_app_that_died_without_a_word_is_told_by_its_superlink(out: Pat
     own = asked(out)
     assert (own.state, own.details, own.failed) == ("finished:failed", "No heartbeat received from the task", True)
     page = watch.fragment(out, asker=settled(out, own), now=TODAY)
-    assert "The SuperLink says that this run has ended: finished:failed, No heartbeat received from the task" in page
+    assert "</span>stopped</p>" in page
+    assert "The SuperLink says finished:failed: No heartbeat received from the task" in page
+    assert "<code>limbeck flower run</code> again goes on after the last finished stage" in page
+    # What the folder says to be finished stays so.
+    finished = status.read(recorded_runs.make(out.parent / "other", end="end"), superlink=own)
+    assert finished.state == "finished"
     result = CliRunner().invoke(app, ["status", str(out)], env={"COLUMNS": "200"})
     assert result.exit_code == 0, result.output
     assert "is finished:failed, No heartbeat received from the task; 1 of 4 nodes online." in result.output
@@ -168,8 +174,8 @@ def test_a_run_that_flower_has_not_begun_yet_is_shown_and_a_broken_note_is_an_er
             path.unlink()
     assert status.locate(tmp_path) == out
     page = watch.fragment(out, asker=settled(out, asked(out)), now=TODAY)
-    assert "Not started yet" in page
     assert "site-03" in page
+    assert "Not started yet" in watch.fragment(out, asker=Asker(), now=TODAY)
     for broken in ("{", "[]", '{"folder": "x"}', '{"folder": 1, "run": 2}'):
         (out / superlink_status.NOTE).write_text(broken)
         with pytest.raises(RunError, match=r"Expected a SuperLink's folder and a run's id in .*superlink.json"):
@@ -202,6 +208,21 @@ def test_a_browser_shows_what_the_superlink_says_when_it_has_said_it(out: Path, 
 
 
 # Where the SuperLink is reached.
+
+
+def test_what_is_not_there_is_said_before_anything_is_written(out: Path, tmp_path: Path) -> None:
+    authority = keys.init(tmp_path / "keys", names=["localhost"], now=datetime.now(UTC))
+    certificate = authority.node("a", now=datetime.now(UTC)) / "a.pem"
+    absent = tmp_path / "absent"
+    for arguments in (["register", str(certificate)], ["run", str(out / "plan.pb"), "--transfer-sets", "t", "--out", "o"]):
+        result = CliRunner().invoke(app, ["flower", *arguments, "--folder", str(absent)])
+        assert isinstance(result.exception, SettingError)
+        assert str(result.exception).startswith("Expected the folder of a SuperLink, as limbeck flower superlink makes it")
+    assert not absent.exists()
+    arguments = ["flower", "run", "absent.pb", "--transfer-sets", "t", "--out", "o", "--folder", str(tmp_path / "superlink")]
+    assert isinstance(CliRunner().invoke(app, arguments).exception, DataError)
+    shutil.rmtree(tmp_path / "superlink")
+    assert asked(out).error.startswith("Expected the folder of a SuperLink")
 
 
 def test_the_superlinks_own_programs_reach_it_under_a_name_of_its_certificate(tmp_path: Path) -> None:

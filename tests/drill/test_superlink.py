@@ -5,6 +5,7 @@ Slow, because a SuperNode starts a process for every message: about a minute for
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -201,8 +202,28 @@ def status_of(out: Path) -> dict[str, Any]:
 def test_three_sites_over_tls_give_the_student_of_the_local_carrier(finished: Finished, undisturbed: bytes) -> None:
     assert student(finished.out) == undisturbed
     assert finished.federation.charges() == [["committed"]] * 3
-    for path in finished.federation.folder.rglob("*.log"):
-        assert b"PRIVATE KEY" not in path.read_bytes()
+    nothing_secret(finished)
+
+
+def nothing_secret(finished: Finished) -> None:
+    """In logs, in the bundle that travels, in Flower's settings or in the run's folder."""
+    folder, link = finished.federation.folder, finished.federation.link
+    secrets = [path.read_bytes() for path in folder.rglob("superexec-secret")]
+    secrets += [line for path in folder.rglob("*.key") for line in path.read_bytes().splitlines()[1:-1]]
+    assert len(secrets) > 4 + 3 * 5
+    written = [*folder.rglob("*.log"), *link.glob("home/*.toml"), *link.glob("bundle/*"), *finished.out.glob("*.json*")]
+    assert {path.name for path in written} >= {
+        "superlink.log",
+        "superexec.log",
+        "config.toml",
+        "pyproject.toml",
+        "record.json",
+    }
+    for path in written:
+        text = path.read_bytes()
+        assert b"PRIVATE KEY" not in text
+        for secret in secrets:
+            assert not any(form in text for form in (secret, secret.hex().encode(), base64.b64encode(secret))), path
 
 
 @pytest.mark.skipif(
