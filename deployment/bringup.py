@@ -179,8 +179,8 @@ def _write(folder: Path, settings: str, own: Federation, *, unit: str, **values:
         ("README.md.j2", "README.md"),
     ):
         create_private(folder / name, environment.get_template(template).render(common).encode())
-    # Only limbeck's wheel may get into an image.
-    create_private(folder / ".containerignore", b"*\n!limbeck-*.whl\n")
+    # Only limbeck's wheel, and which versions it was tested with, may get into an image.
+    create_private(folder / ".containerignore", b"*\n!limbeck-*.whl\n!constraints.txt\n")
     (folder / "start.sh").chmod(0o700)
 
 

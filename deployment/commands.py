@@ -13,15 +13,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from limbeck.deployment import bringup, keys
+from limbeck.deployment import bringup, keys, superlink_status
 from limbeck.deployment import doctor as doctors
 from limbeck.deployment import status as statuses
 from limbeck.deployment import watch as watching
 from limbeck.deployment.doctor import Outcome
 from limbeck.deployment.status import Status
+from limbeck.deployment.superlink_status import SuperLinkStatus
 
 STYLES = {Outcome.OK: "green", Outcome.WARN: "yellow", Outcome.FAIL: "bold red"}
 STATE_STYLES = {"answered": "green", "declined": "yellow", "left out": "red", "lost": "red"}
+NODE_STYLES = {"online": "green", "registered": "yellow", "offline": "red"}
 UNHEALTHY = 1
 LOG_LINES = 8
 
@@ -104,7 +106,10 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON instead of tables.")] = False,
 ) -> None:
     """Say once how far a run is: phase, stages, sites, what it costs them, bytes, the end of the log."""
-    own = statuses.read(statuses.locate(run), statuses.TestData(test) if test is not None else None)
+    folder = statuses.locate(run)
+    note = superlink_status.read_note(folder)
+    superlink = superlink_status.ask(note) if note is not None else None
+    own = statuses.read(folder, statuses.TestData(test) if test is not None else None, superlink)
     if as_json:
         print(json.dumps(statuses.to_json(own), indent=1))
         return
@@ -176,5 +181,21 @@ def _show(console: Console, own: Status) -> None:
                 f"No guarantee holds for the records of {', '.join(cost.without)}: a black-box teacher answers there.",
                 "bold red",
             )
+    if own.superlink is not None:
+        _show_superlink(console, own.superlink)
     for line in own.log[-LOG_LINES:]:
         say(f"{statuses.clock(line.time)}  {line.text}", "red" if line.warning else "dim")
+
+
+def _show_superlink(console: Console, own: SuperLinkStatus) -> None:
+    if own.error:
+        console.print(Text(f"The SuperLink does not answer: {own.error}", style="yellow"), soft_wrap=True)
+        return
+    details = f", {own.details}" if own.details else ""
+    told = f"SuperLink: run {own.run} is {own.state}{details}; {own.online} of {len(own.nodes)} nodes online."
+    console.print(Text(told, style="bold red" if own.failed else ""), soft_wrap=True)
+    table = Table("node", "state", "since", box=SIMPLE_HEAD, pad_edge=False)
+    for node in own.nodes:
+        since = statuses.clock(node.since) if node.since is not None else "-"
+        table.add_row(Text(node.name), Text(node.state, style=NODE_STYLES.get(node.state, "")), since)
+    console.print(table)

@@ -28,15 +28,18 @@ from limbeck.client.site import Site
 from limbeck.deployment import certificates
 from limbeck.deployment.certificates import Role
 from limbeck.deployment.supervisor import Supervisor
-from limbeck.operators.errors import CertificateError, RunError
-from limbeck.protos.files import create_private, create_private_folder
+from limbeck.operators.errors import CertificateError, RunError, SettingError
+from limbeck.protos.files import create_private, create_private_folder, write_durably
 from limbeck.server.bundle import OFFLINE
 
 CONNECTION = "coordinator"
 RUNTIME_PORT = 9094
+# Site names by node id, as registered: Flower's command lists nodes without names.
+NAMES = "nodes.json"
 _RUNTIME_DAYS = 3650
 _LOOPBACK = "127.0.0.1"
-_FINISHED = "finished:"
+FINISHED = "finished:"
+COMPLETED = f"{FINISHED}completed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,12 +62,12 @@ class Tls:
 def superlink(folder: Path, *, host: str, port: int, tls: Tls) -> Supervisor:
     """SuperLink and the process that starts its ServerApps. folder: its database, which outlives it, logs and secret.
 
-    Raises CertificateError or SettingError where the key cannot be used.
+    Raises CertificateError or SettingError where the certificate or its key cannot be used.
     """
-    certificates.read_key(tls.key)
+    certificates.check_key(certificates.read_key(tls.key), certificates.read_certificate(tls.certificate))
     create_private_folder(folder)
     secret = _fresh_secret(folder)
-    address = f"{_LOOPBACK if host == '0.0.0.0' else host}:{port}"
+    address = f"{reached_at(host, tls.certificate)}:{port}"
     return Supervisor(
         {
             "superlink": [
@@ -76,6 +79,22 @@ def superlink(folder: Path, *, host: str, port: int, tls: Tls) -> Supervisor:
         },
         environment=environment(folder),
         logs=folder / "logs",
+    )
+
+
+def reached_at(host: str, certificate: Path) -> str:
+    """Where programs on the SuperLink's own machine reach it, under a name of its certificate. host: where it listens.
+
+    Raises CertificateError where the certificate has no such name: its own apps would refuse it.
+    """
+    dns, addresses = certificates.names_of(certificates.read_certificate(certificate))
+    wanted = (_LOOPBACK, "localhost") if host in {"0.0.0.0", "::"} else (host,)
+    for name in wanted:
+        if name in (*dns, *addresses):
+            return name
+    raise CertificateError(
+        f"Expected a certificate that names {' or '.join(wanted)}, where the SuperLink's own apps reach it, in {certificate}, got"
+        f" {', '.join((*dns, *addresses))}: make it with limbeck keys init --server-ip {wanted[0]}."
     )
 
 
@@ -120,16 +139,53 @@ def connect(folder: Path, *, address: str, ca: Path) -> None:
     (home / "config.toml").write_text(tomli_w.dumps(described), encoding="utf-8")
 
 
+def check_connected(folder: Path) -> None:
+    """Raise SettingError unless `connect` has been there."""
+    if not (folder / "home" / "config.toml").exists():
+        raise SettingError(
+            f"Expected the folder of a SuperLink, as limbeck flower superlink makes it, at {folder}, found none: start that first, or"
+            " give its folder by --folder."
+        )
+
+
 def register(folder: Path, certificate: Path) -> int:
-    """Let a site take part whose certificate this is; returns its node id. Raises RunError where the SuperLink refuses."""
+    """Let a site take part whose certificate this is; returns its node id.
+
+    Raises RunError where the SuperLink refuses, SettingError where `folder` knows none, CertificateError for a certificate of no site.
+    """
+    check_connected(folder)
     found = certificates.read_certificate(certificate)
     public = found.public_key()
     if certificates.role_of(found) is not Role.SITE or not isinstance(public, ec.EllipticCurvePublicKey):
         raise CertificateError(f"Expected a site's certificate in {certificate}, found another.")
     path = folder / f"{certificates.serial_of(found)}.pub"
     path.write_bytes(public.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH))
-    answer = _flwr(folder, "supernode", "register", str(path), CONNECTION, "--name", certificates.name_of(found))
-    return int(answer["node-id"])
+    name = certificates.name_of(found)
+    node = int(_flwr(folder, "supernode", "register", str(path), CONNECTION, "--name", name)["node-id"])
+    write_durably(folder / NAMES, json.dumps({**names(folder), str(node): name}, indent=1).encode())
+    return node
+
+
+def names(folder: Path) -> dict[str, str]:
+    """Names of the sites that were registered from this folder, by node id. Raises RunError where the file is none."""
+    try:
+        found = json.loads((folder / NAMES).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise RunError(f"Expected names of nodes in {folder / NAMES}: {error}.") from error
+    return {str(node): str(name) for node, name in dict(found).items()}
+
+
+def nodes(folder: Path, *, seconds: float) -> list[dict[str, Any]]:
+    """Every node that the SuperLink knows, as Flower's command says it. Raises RunError where there is no answer within `seconds`."""
+    return list(_flwr(folder, "supernode", "list", CONNECTION, seconds=seconds)["nodes"])
+
+
+def run_of(folder: Path, run: int, *, seconds: float | None = None) -> dict[str, Any]:
+    """A run, as Flower's command says it. Raises RunError where there is none, or no answer within `seconds`."""
+    (own,) = _flwr(folder, "ls", CONNECTION, "--run-id", str(run), seconds=seconds)["runs"]
+    return dict(own)
 
 
 def start(folder: Path, bundle: Path) -> int:
@@ -143,13 +199,13 @@ def wait(folder: Path, run: int, *, poll_seconds: float = 2.0, progress: Callabl
     Flower's own command returns 0 for runs that failed, so the status is what counts.
     """
     while True:
-        (own,) = _flwr(folder, "ls", CONNECTION, "--run-id", str(run))["runs"]
+        own = run_of(folder, run)
         status = own["status"]
         if progress is not None:
             progress(status)
-        if status == f"{_FINISHED}completed":
+        if status == COMPLETED:
             return
-        if status.startswith(_FINISHED):
+        if status.startswith(FINISHED):
             raise RunError(f"Expected run {run} to complete, got {status}: {own['status-details']}.")
         time.sleep(poll_seconds)
 
@@ -160,15 +216,30 @@ def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, **OFFLINE, "FLWR_HOME": str(folder.resolve() / "home"), "PATH": path}
 
 
-def _flwr(folder: Path, *arguments: str) -> dict[str, Any]:
+def _flwr(folder: Path, *arguments: str, seconds: float | None = None) -> dict[str, Any]:
+    check_connected(folder)
     command: Sequence[str] = [_program("flwr"), *arguments, "--format", "json"]
-    found = subprocess.run(command, env=environment(folder), capture_output=True, text=True, check=False)
+    told = f"`flwr {' '.join(arguments[:2])}`"
+    try:
+        found = subprocess.run(
+            command,
+            env=environment(folder),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=seconds,
+            stdin=subprocess.DEVNULL,
+        )
+    except subprocess.TimeoutExpired:
+        raise RunError(f"Expected {told} to answer within {seconds:g} s, got nothing.") from None
     try:
         answer: dict[str, Any] = json.loads(found.stdout[found.stdout.index("{") :])
     except ValueError:
         answer = {"success": False, "error-message": (found.stderr or found.stdout).strip()}
     if not answer.get("success"):
-        raise RunError(f"Expected `flwr {' '.join(arguments[:2])}` to succeed, got: {answer.get('error-message')}")
+        # What comes before the last line says what was tried.
+        lines = str(answer.get("error-message")).strip().splitlines() or ["nothing"]
+        raise RunError(f"Expected {told} to succeed, got: {lines[-1]}")
     return answer
 
 

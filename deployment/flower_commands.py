@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 
 from limbeck.deployment import flower, supervisor
+from limbeck.deployment.superlink_status import Note
+from limbeck.operators.errors import DataError
 from limbeck.protos import codec
 from limbeck.server import bundle as bundles
 
@@ -30,7 +32,7 @@ def superlink(
     """At the coordinator: keep a SuperLink running, with TLS, known nodes only, and apps in processes that know its secret."""
     tls = flower.Tls(ca=ca, certificate=certificate, key=key)
     own = flower.superlink(folder, host=host, port=port, tls=tls)
-    flower.connect(folder, address=f"{host}:{port}", ca=ca)
+    flower.connect(folder, address=f"{flower.reached_at(host, certificate)}:{port}", ca=ca)
     print(f"SuperLink on {host}:{port}; logs in {folder / 'logs'}", flush=True)
     supervisor.until_told(own)
 
@@ -76,11 +78,16 @@ def run(
     folder: Folder = Path("superlink"),
 ) -> None:
     """At the coordinator: run a plan over the SuperLink's nodes, and wait for its end."""
-    offer = codec.decode_offer(plan.read_bytes())
+    flower.check_connected(folder)
+    try:
+        offer = codec.decode_offer(plan.read_bytes())
+    except OSError as error:
+        raise DataError(f"Expected a signed plan at {plan}: {error}.") from error
     config = bundles.run_config(
         plan=plan, transfer_sets=transfer_sets, folder=out, clients=clients or offer.plan.minimum_clients
     )
     own = flower.start(folder, bundles.write(folder / "bundle", config))
+    Note(folder=folder, run=own).write(out)
     with Console().status(f"run {own}") as status:
         flower.wait(folder, own, progress=lambda found: status.update(f"run {own}: {found}"))
     print(f"Run {own} completed: {out}")

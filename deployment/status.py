@@ -1,4 +1,5 @@
 """What a run is doing, read from its folder: plan, record and events. Whatever carries the messages, the coordinator writes these.
+Where a SuperLink carries them, what that says stands beside.
 
 The record is written after every phase, events as things happen: so who answered is known after a phase, how many while it lasts.
 """
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 
+from limbeck.deployment.superlink_status import NOTE, SuperLinkStatus
 from limbeck.operators.errors import DataError, LimbeckError, RunError
 from limbeck.protos import accounting, codec
 from limbeck.protos.messages import Guarantee, Plan, Reason
@@ -103,7 +105,7 @@ class Privacy:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """A run at one moment. state: "not started", "running", "paused", "stopped" or "finished". plan: None where its file is
-    not found. started, newest: seconds since the epoch of the first and the last event."""
+    not found. started, newest: seconds since the epoch of the first and the last event. superlink: of Flower, where one carries the run."""
 
     folder: Path
     name: str
@@ -118,6 +120,7 @@ class Status:
     started: float | None
     newest: float | None
     log: tuple[Line, ...]
+    superlink: SuperLinkStatus | None = None
 
     @property
     def active(self) -> Step | None:
@@ -184,16 +187,16 @@ class TestData:
 
 def locate(folder: Path) -> Path:
     """The folder with a run's events: `folder` itself, or the newest in it. Raises RunError where there is none."""
-    if (folder / EVENTS).exists() or (folder / RECORD).exists():
+    if any((folder / name).exists() for name in (EVENTS, RECORD, NOTE)):
         return folder
-    found = [path.parent for pattern in (f"*/{EVENTS}", f"*/*/{EVENTS}") for path in folder.glob(pattern)]
+    found = [path for name in (EVENTS, NOTE) for pattern in (f"*/{name}", f"*/*/{name}") for path in folder.glob(pattern)]
     if not found:
         raise RunError(f"Expected the folder of a run, with {EVENTS} and {RECORD}, at {folder}, found none.")
-    return max(found, key=lambda own: (own / EVENTS).stat().st_mtime)
+    return max(found, key=lambda own: own.stat().st_mtime).parent
 
 
-def read(folder: Path, test: TestData | None = None) -> Status:
-    """The run in `folder`, which `locate` found. Raises RunError where its record cannot be read."""
+def read(folder: Path, test: TestData | None = None, superlink: SuperLinkStatus | None = None) -> Status:
+    """The run in `folder`, which `locate` found. superlink: what its SuperLink says. Raises RunError where its record cannot be read."""
     events = list(_events(folder / EVENTS))
     record = _record(folder / RECORD)
     start: dict[str, Any] = next((own for own in reversed(events) if own["kind"] == "start"), {})
@@ -201,6 +204,9 @@ def read(folder: Path, test: TestData | None = None) -> Status:
     plan = _plan(folder, plan_hash)
     since = _since(events)
     state, why = _state(since)
+    if superlink is not None and superlink.failed and state != "finished":
+        # A server app that was killed has left no event.
+        state, why = "stopped", f"The SuperLink says {superlink.state}: {superlink.details}"
     recorded = record.get("stages", [])
     clients = tuple(_client(name, own, recorded) for name, own in sorted(record.get("clients", {}).items()))
     stages = tuple(
@@ -231,6 +237,7 @@ def read(folder: Path, test: TestData | None = None) -> Status:
         started=events[0]["time"] if events else None,
         newest=events[-1]["time"] if events else None,
         log=tuple(_log(events))[-LOG_LINES:],
+        superlink=superlink,
     )
 
 

@@ -1,8 +1,9 @@
 """`limbeck watch`: a run's status as a live page, on this machine only.
 
-It reads a run's folder and nothing else, answers GET and nothing else, and listens on 127.0.0.1 and nowhere else. Another site open in the
-same browser learns nothing from it: requests under another host's name (DNS rebinding) are refused, and no answer may be read across
-origins. Names come from peers: they are escaped, and the content security policy allows no script or style but the two files served here.
+It reads a run's folder, asks the SuperLink that carries the run if one does, answers GET and nothing else, and listens on 127.0.0.1 and
+nowhere else. Another site open in the same browser learns nothing from it: requests under another host's name (DNS rebinding) are
+refused, and no answer may be read across origins. Names come from peers: they are escaped, and the content security policy allows no
+script or style but the two files served here.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from markupsafe import Markup
 from limbeck.deployment import status
 from limbeck.deployment.bringup import TEMPLATES
 from limbeck.deployment.status import StageStatus, Status, TestData
+from limbeck.deployment.superlink_status import Asker
 from limbeck.operators.errors import LimbeckError, SettingError
 
 log = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ HEADERS = {
 }
 # Which look a state has; any other looks like the first.
 LOOKS = {"answered": "good", "declined": "warn", "left out": "bad", "lost": "bad"}
+NODE_LOOKS = {"online": "good", "offline": "bad", "registered": "warn"}
 RUN_LOOKS = {"running": "live", "finished": "good", "paused": "warn", "stopped": "bad"}
 
 _templates = jinja2.Environment(
@@ -55,7 +58,7 @@ _templates.filters |= {"size": status.size, "clock": status.clock, "duration": s
 
 def serve(folder: Path, *, port: int = PORT, test: TestData | None = None) -> ThreadingHTTPServer:
     """A server that is bound to 127.0.0.1 and answers once its `serve_forever` is called. port 0: any that is free. Raises SettingError."""
-    handler = type("Handler", (_Handler,), {"folder": folder, "test": test})
+    handler = type("Handler", (_Handler,), {"folder": folder, "test": test, "asker": Asker()})
     try:
         server = ThreadingHTTPServer((ADDRESS, port), handler)
     except (OSError, OverflowError) as error:
@@ -64,15 +67,15 @@ def serve(folder: Path, *, port: int = PORT, test: TestData | None = None) -> Th
     return server
 
 
-def page(folder: Path, test: TestData | None = None, *, now: float) -> str:
+def page(folder: Path, test: TestData | None = None, asker: Asker | None = None, *, now: float) -> str:
     """The whole page."""
-    return _templates.get_template("watch.html.j2").render(main=Markup(fragment(folder, test, now=now)))
+    return _templates.get_template("watch.html.j2").render(main=Markup(fragment(folder, test, asker, now=now)))
 
 
-def fragment(folder: Path, test: TestData | None = None, *, now: float) -> str:
+def fragment(folder: Path, test: TestData | None = None, asker: Asker | None = None, *, now: float) -> str:
     """The part that changes. An error in reading the run is shown, not raised: the run may be about to begin."""
     try:
-        own = status.read(status.locate(folder), test)
+        own = _read(folder, test, asker)
     except LimbeckError as error:
         return _templates.get_template("watch-error.html.j2").render(error=str(error))
     counts = own.counts
@@ -82,14 +85,21 @@ def fragment(folder: Path, test: TestData | None = None, *, now: float) -> str:
         now=now,
         look=RUN_LOOKS.get(own.state, ""),
         looks=LOOKS,
+        node_looks=NODE_LOOKS,
         quiet=own.state == "running" and own.newest is not None and now - own.newest > QUIET_SECONDS,
         replied=replied,
         share=Markup(_shares(own)),
         chart=Markup(_chart(own.stages)),
         traffic=Markup(_traffic(own.stages)),
         measured=any(stage.accuracy is not None for stage in own.stages),
+        nodes=own.superlink.nodes[:SITES_SHOWN] if own.superlink is not None else (),
         clients=sorted(own.clients, key=lambda client: (client.state in {"answered", "joined"}, client.name))[:SITES_SHOWN],
     )
+
+
+def _read(folder: Path, test: TestData | None, asker: Asker | None) -> Status:
+    run = status.locate(folder)
+    return status.read(run, test, asker.latest(run) if asker is not None else None)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -98,6 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: ThreadingHTTPServer
     folder: Path
     test: TestData | None
+    asker: Asker
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "limbeck", ""
     timeout = REQUEST_SECONDS
@@ -109,9 +120,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         match self.path:
             case "/":
-                self._answer(HTTPStatus.OK, "text/html", page(self.folder, self.test, now=time.time()))
+                self._answer(HTTPStatus.OK, "text/html", page(self.folder, self.test, self.asker, now=time.time()))
             case "/now":
-                self._answer(HTTPStatus.OK, "text/html", fragment(self.folder, self.test, now=time.time()))
+                self._answer(HTTPStatus.OK, "text/html", fragment(self.folder, self.test, self.asker, now=time.time()))
             case "/status.json":
                 self._json()
             case "/watch.css":
@@ -132,7 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _json(self) -> None:
         try:
-            found = status.to_json(status.read(status.locate(self.folder), self.test))
+            found = status.to_json(_read(self.folder, self.test, self.asker))
         except LimbeckError as error:
             self._answer(HTTPStatus.NOT_FOUND, "application/json", json.dumps({"error": str(error)}))
             return

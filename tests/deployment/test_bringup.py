@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import stat
 import subprocess
 import tomllib
 from datetime import UTC, datetime
+from fnmatch import fnmatch
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -53,6 +56,24 @@ def test_every_private_key_is_in_one_place_and_nobody_elses_to_read(out: Path) -
     assert found == ["author/plan.key", "authority/ca.key", "coordinator/keys/server.key", *sites]
     for path in out.rglob("*"):
         assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
+
+
+def test_an_image_takes_limbeck_and_its_tested_versions_and_nothing_else_of_the_folder(out: Path) -> None:
+    for folder in (out / "coordinator", *(out / "sites" / name for name in FEDERATION.sites)):
+        text = (folder / "Containerfile").read_text()
+        everything, *allowed = (folder / ".containerignore").read_text().splitlines()
+        assert everything == "*"
+        copied = [name for line in re.findall(r"^COPY (.*)$", text, re.M) for name in line.split()[:-1]]
+        assert copied == [f"limbeck-{version('limbeck')}-py3-none-any.whl", "constraints.txt"]
+        patterns = [pattern.removeprefix("!") for pattern in allowed]
+        assert all(any(fnmatch(name, pattern) for pattern in patterns) for name in copied)
+        present = [str(path.relative_to(folder)) for path in folder.rglob("*")]
+        assert not [name for name in present if any(fnmatch(name, pattern) for pattern in patterns)]
+        # The user that runs, the one that is made, and the one that --userns maps are the same.
+        assert "USER 10001:10001" in text
+        assert text.count("id 10001") == 3
+        assert "--userns=keep-id:uid=10001,gid=10001" in text
+        assert f"--stop-timeout={bringup.STOP_SECONDS} " in text
 
 
 def test_a_policy_as_written_accepts_nobodys_plan_and_names_the_author_to_be_asked_about(out: Path) -> None:
