@@ -1,8 +1,8 @@
 """Public encodings: what turns tables and texts into rows of numbers, the same way at every site.
 
-An encoding is fitted on public data only: means, deviations, levels, a vocabulary and its document frequencies are public constants. It
-travels beside the transfer set in a JSON file, whose SHA-256 the plan names. Texts and tables themselves never leave a site; a transfer
-set holds rows.
+An encoding is fitted on public data only: means, deviations, levels, a vocabulary and its document frequencies are public constants; or
+it names a public encoder, by its files' SHA-256, that every site holds itself. It travels beside the transfer set in a JSON file, whose
+SHA-256 the plan names. Texts and tables themselves never leave a site; a transfer set holds rows.
 
 Shape legend: N records, D numbers per record.
 """
@@ -26,6 +26,14 @@ from limbeck.protos.files import write_durably
 
 # A standardised number beyond this says no more than that it is extreme; also what keeps a slip of the pen from ruling a row.
 LARGEST = 5.0
+# Fixed texts, whose rows an encoding by a public encoder names: long and short, with what tokenizers differ in.
+PROBES = (
+    "",
+    "A good film.",
+    "This is NOT good; 3/10, don't watch it twice!",
+    "Crème brûlée à l'œuvre\t—  «déjà vu»\nand 東京, \U0001f642.",
+    "word " * 600,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +112,37 @@ class TextEncoding:
         return {"kind": "text", "column": self.column, "words": self.words, "idf": self.idf}
 
 
-Encoding = TableEncoding | TextEncoding
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderEncoding:
+    """A column of texts through a frozen public encoder that every site holds itself (`limbeck.client.encoders`); rows of L2 norm 1.
+
+    model: its name, to say what is missing. files: SHA-256 (hex) of the files of its folder. tokens: that a text is cut to. probe: rows
+    of PROBES, which a site's encoder must give too, whatever computes it.
+    """
+
+    column: str
+    model: str
+    files: dict[str, str]
+    tokens: int
+    probe: tuple[tuple[float, ...], ...]
+
+    @property
+    def dimensions(self) -> int:
+        """Numbers per row."""
+        return len(self.probe[0])
+
+    @property
+    def fingerprint(self) -> str:
+        """What decides on a row, in 32 hexadecimal digits, to name the rows that are kept; without files, an encoder's name."""
+        own = [self.files or self.model, self.tokens]
+        return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:32]
+
+    def to_json(self) -> dict[str, object]:
+        """For `save`."""
+        return {"kind": "encoder", **asdict(self)}
+
+
+Encoding = TableEncoding | TextEncoding | EncoderEncoding
 
 
 def fit_table(
@@ -161,6 +199,8 @@ def load(path: Path) -> Encoding:
         own: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if own["kind"] == "text":
             return TextEncoding(column=str(own["column"]), words=tuple(own["words"]), idf=tuple(own["idf"]))
+        if own["kind"] == "encoder":
+            return _encoder(own)
         columns: list[Number | Category] = []
         for column in own["columns"]:
             kind = column.pop("kind")
@@ -172,6 +212,25 @@ def load(path: Path) -> Encoding:
         raise DataError(f"Expected a public encoding at {path}, found none.") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"Expected a public encoding in {path}: {type(error).__name__}: {error}.") from error
+
+
+def _encoder(own: dict[str, Any]) -> EncoderEncoding:
+    probe = np.array(own["probe"], np.float64)
+    if (
+        probe.ndim != 2
+        or len(probe) != len(PROBES)
+        or not probe.size
+        or not np.isfinite(probe).all()
+        or not int(own["tokens"]) > 0
+    ):
+        raise ValueError(f"expected finite rows of {len(PROBES)} texts and a positive number of tokens")
+    return EncoderEncoding(
+        column=str(own["column"]),
+        model=str(own["model"]),
+        files={str(file): str(sha256) for file, sha256 in own["files"].items()},
+        tokens=int(own["tokens"]),
+        probe=tuple(map(tuple, probe.tolist())),
+    )
 
 
 def _vectoriser(vocabulary: list[str] | None = None) -> Any:

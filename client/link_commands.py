@@ -1,4 +1,4 @@
-"""`limbeck site`: a site on the link."""
+"""`limbeck site`: a site on the link, and its records made ready."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 app = typer.Typer(help="A site in a federation.", no_args_is_help=True)
-
-
-@app.callback()
-def _group() -> None:
-    """A group also as long as it has one command."""
 
 
 @app.command()
@@ -26,3 +23,18 @@ def run(
 
     logging.getLogger("limbeck").setLevel(logging.INFO)
     link.run(Site(site if site.is_dir() else site.parent))
+
+
+@app.command()
+def encode(
+    site: Annotated[Path, typer.Argument(metavar="SITE", help="A site's folder, or its site.toml.")] = Path(),
+) -> None:
+    """Put the records through the public encoder now, so that no plan waits for it. Nothing leaves; stopped, it goes on from there."""
+    from limbeck.client.site import Site
+
+    own = Site(site if site.is_dir() else site.parent)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(own.name, total=None)
+        rows = own.encode_records(lambda done, total: bar.update(task, completed=done, total=total))
+    print(f"{rows} records are encoded.")

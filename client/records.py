@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from limbeck.client import encodings, tables
+from limbeck.client import encoders, encodings, tables
+from limbeck.client.encodings import EncoderEncoding
 from limbeck.client.teachers.architectures import load_factory
 from limbeck.operators.errors import DataError, SettingError
 from limbeck.protos.transfer_set import read_arrays
@@ -30,7 +31,9 @@ log = logging.getLogger(__name__)
 # In place of a label that is none; outside of any plan's classes.
 NO_LABEL = -1
 LARGEST_LABEL = 1 << 62
+TABLES = frozenset({".csv", ".parquet"})
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"})
+Progress = encoders.Progress
 Arrays = tuple[NDArray[np.generic], NDArray[np.int64]]
 
 
@@ -42,8 +45,10 @@ class RecordSettings(BaseModel):
     labels are whole numbers from 0 on, and folders, as many as classes, are taken in the order of their names.
     encoding: a public encoding's file, for tables and texts; without it
     `columns` are numbers, taken as they are. A plan names its SHA-256; where an .npz file or a reader holds rows, it says by which encoding
-    they were made. image_size: (height, width) that images are brought to. reader: instead of a path, a function
-    of the site's own as "module:function", called with its folder, that returns inputs and labels as arrays.
+    they were made. encoder: the site's copy of the public encoder where the encoding names one, a Hugging Face model's folder or
+    "module:factory"; encoded: a private folder that keeps what it made. image_size: (height, width) that images are brought to.
+    reader: instead of a path, a function of the site's own as "module:function", called with its folder, that returns inputs and
+    labels as arrays.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -52,6 +57,8 @@ class RecordSettings(BaseModel):
     label: str = "label"
     classes: tuple[str | int | tuple[str | int, ...], ...] | None = None
     encoding: str | None = None
+    encoder: str | None = None
+    encoded: str = "encoded"
     columns: tuple[str, ...] = ()
     image_size: tuple[int, int] = Field(default=(28, 28))
     reader: str | None = None
@@ -73,7 +80,7 @@ def read(settings: RecordSettings, folder: Path, classes: int) -> Arrays:
         source = str(path)
         if path.is_dir():
             x_N, y_N = _images(settings, path, classes)
-        elif path.suffix in {".csv", ".parquet"}:
+        elif path.suffix in TABLES:
             x_N, y_N = _table(settings, path, folder)
         else:
             x_N, y_N = read_arrays(path, "x", "y")
@@ -96,10 +103,43 @@ def read(settings: RecordSettings, folder: Path, classes: int) -> Arrays:
     return x_N[kept], labels_N[kept]
 
 
+def public_encoder(settings: RecordSettings, folder: Path) -> EncoderEncoding | None:
+    """The encoding of records that go through a public encoder here, or None; reads no record. Raises DataError."""
+    if settings.encoding is None or settings.path is None or Path(settings.path).suffix not in TABLES:
+        return None
+    encoding = encodings.load(folder / settings.encoding)
+    return encoding if isinstance(encoding, EncoderEncoding) else None
+
+
+def encode(settings: RecordSettings, folder: Path, progress: Progress = encoders.log_progress) -> int:
+    """Put a table's records through the public encoder and keep the rows; how many. Raises SettingError where there is no encoder."""
+    encoding = public_encoder(settings, folder)
+    if encoding is None:
+        raise SettingError("Expected records.encoding to name a table's public encoder, found none.")
+    return len(_encoded(encoding, settings, tables.read(folder / str(settings.path)), folder, progress))
+
+
+def _encoded(
+    encoding: EncoderEncoding, settings: RecordSettings, table: tables.Table, folder: Path, progress: Progress
+) -> NDArray[np.float32]:
+    return encoders.encode(
+        encoding,
+        table.texts(encoding.column),
+        encoders.open_encoder(encoding, settings.encoder, folder),
+        kept=folder / settings.encoded,
+        progress=progress,
+    )
+
+
 def _table(settings: RecordSettings, path: Path, folder: Path) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
     table = tables.read(path)
     if settings.encoding is not None:
-        x_N: NDArray[np.float32] = encodings.load(folder / settings.encoding)(table)
+        encoding = encodings.load(folder / settings.encoding)
+        x_N = (
+            _encoded(encoding, settings, table, folder, encoders.log_progress)
+            if isinstance(encoding, EncoderEncoding)
+            else encoding(table)
+        )
     elif settings.columns:
         with np.errstate(over="ignore"):
             x_N = np.stack([table.numbers(name) for name in settings.columns], 1).astype(np.float32)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from limbeck.client import policy, records
+from limbeck.client import encoders, policy, records
 from limbeck.client.blackbox import BlackBox, Link, Remote
 from limbeck.client.ledger import Budget
 from limbeck.client.noise import Noise, SystemEntropy, UnsafeSeeded
@@ -243,7 +243,10 @@ class Site:
         return RecordSettings(path=own) if isinstance(own, str) else own
 
     def check_encoding(self, sha256: bytes | None) -> None:
-        """Raise DataError unless the records are encoded as a plan says; reads no record. sha256: of the encoding's file; None: by none."""
+        """Raise DataError unless the records are, or can be, encoded as a plan says; reads no record.
+
+        sha256: of the encoding's file; None: by none. Where it names a public encoder, the site's own must be that one.
+        """
         own = self._records.encoding
         try:
             found = hashlib.sha256((self.folder / own).read_bytes()).hexdigest() if own is not None else "none"
@@ -254,6 +257,13 @@ class Site:
             raise DataError(
                 f"records.encoding: expected the encoding of the plan, SHA-256 {wanted}, got {own}, SHA-256 {found}."
             )
+        encoder = records.public_encoder(self._records, self.folder)
+        if encoder is not None:
+            encoders.open_encoder(encoder, self._records.encoder, self.folder)
+
+    def encode_records(self, progress: records.Progress) -> int:
+        """Put the records through the public encoder ahead of any plan, and keep the rows; how many. Raises DataError or SettingError."""
+        return records.encode(self._records, self.folder, progress)
 
     def read_records(self, classes: int) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
         """The private records: inputs (n, ...) and labels (n,). Raises DataError."""

@@ -25,13 +25,14 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from limbeck.client import commands as client_commands
+from limbeck.client import encoders, records
 from limbeck.client import ledger as ledgers
 from limbeck.client import policy as policies
 from limbeck.client.site import Site
 from limbeck.deployment import certificates, keys
 from limbeck.deployment.bringup import COORDINATOR_SETTINGS, SITE_SETTINGS
 from limbeck.deployment.certificates import Role
-from limbeck.operators.errors import CertificateError, LimbeckError, SettingError
+from limbeck.operators.errors import CertificateError, DataError, LimbeckError, SettingError
 from limbeck.protos import accounting, codec
 from limbeck.protos.files import OTHERS
 from limbeck.protos.messages import Offer
@@ -435,6 +436,18 @@ def _records(site: Site) -> Findings:
             found=f"No public encoding at {site.folder / encoding}.",
             advice="Get the file from whoever made the plan: records that are encoded otherwise are not what it is about.",
         )
+    elif not isinstance(own, str):
+        try:
+            encoder = records.public_encoder(own, site.folder)
+            if encoder is not None:
+                encoders.check_files(encoder, own.encoder, site.folder)
+        except DataError as error:
+            yield Finding(
+                check="records",
+                outcome=Outcome.FAIL,
+                found=str(error),
+                advice="Plans with this encoding are declined until records.encoder names the encoder that it is about.",
+            )
     path = site.folder / str(own if isinstance(own, str) else own.path)
     if not path.exists():
         yield Finding(

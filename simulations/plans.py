@@ -11,8 +11,9 @@ from typing import Annotated
 import numpy as np
 import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from rich.console import Console
 
-from limbeck.client import encodings
+from limbeck.client import encoders, encodings, tables
 from limbeck.operators.errors import DataError, SettingError
 from limbeck.protos import accounting, codec, signing
 from limbeck.protos.files import write_durably
@@ -21,6 +22,7 @@ from limbeck.protos.transfer_set import digest, read_arrays
 from limbeck.server import student
 from limbeck.simulations.prepare import ENCODING, make_plan
 from limbeck.simulations.scenario import Scenario, load
+from limbeck.simulations.watch import bars
 
 app = typer.Typer(help="Plans for federations of real sites.", no_args_is_help=True)
 
@@ -63,6 +65,38 @@ def make(
         write_durably(publish / ENCODING, encoding.read_bytes())
     write_durably(out, codec.encode_request(offer))
     return offer
+
+
+@app.command("encode")
+def encode_command(
+    texts: Annotated[Path, typer.Argument(help="PUBLIC texts: a .csv or .parquet table.")],
+    encoder: Annotated[str, typer.Option(help="The folder of a Hugging Face model, or module:factory.")],
+    column: Annotated[str, typer.Option(help="The column of texts, in this table and in those of the sites.")] = "text",
+    name: Annotated[str | None, typer.Option(help="What to call the encoder; by default its folder's name.")] = None,
+    tokens: Annotated[int, typer.Option(min=8, help="That a text is cut to.")] = 128,
+    out: Annotated[Path, typer.Option(help="Where the rows go, for --transfer.")] = Path("public.npz"),
+    encoding: Annotated[Path, typer.Option(help="Where the public encoding goes, for --encoding.")] = Path(ENCODING),
+) -> None:
+    """Make rows of public texts by a frozen public encoder, and the encoding by which every site makes rows of its own."""
+    for path in (out, encoding):
+        if path.exists():
+            raise SettingError(f"Expected no file at {path} yet, found one; it was left as it is.")
+    cells = tables.read(texts).texts(column)
+    own = encoders.describe(encoder, Path(), column=column, name=name or Path(encoder).name, tokens=tokens)
+    with bars(Console(stderr=True)) as bar:
+        task = bar.add_task("Public texts", total=None)
+        rows = encoders.encode(
+            own,
+            cells,
+            encoders.open_encoder(own, encoder, Path()),
+            kept=out.parent / "encoded",
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    buffer = io.BytesIO()
+    np.savez(buffer, x=rows)
+    write_durably(out, buffer.getvalue())
+    encodings.save(own, encoding)
+    print(f"{out}: {len(rows)} rows of {own.dimensions} numbers; {encoding}: the public encoding, by {own.model}")
 
 
 @app.command("make")

@@ -26,6 +26,7 @@ import tomli_w
 from numpy.typing import NDArray
 
 from limbeck.client import encodings
+from limbeck.client.encoders import Progress
 from limbeck.client.tables import Table
 from limbeck.operators.errors import RunError, SettingError, WireError
 from limbeck.protos import accounting, codec, messages, signing
@@ -40,12 +41,19 @@ SHARED_WITH_SITES = ("data", "partition", "black_box")
 ENCODING = "encoding.json"
 
 
-def prepare(scenario: Scenario, folder: Path, *, cache: Path | None = None, sites: Path | None = None) -> messages.Plan:
+def prepare(
+    scenario: Scenario,
+    folder: Path,
+    *,
+    cache: Path | None = None,
+    sites: Path | None = None,
+    progress: Progress | None = None,
+) -> messages.Plan:
     """Write the run folder and return the plan.
 
     cache: where downloaded data sets are. sites: site folders of an earlier run to go on with, records, ledgers and
-    all; its data and partition must be this scenario's. Raises SettingError, DataError or RunError, before anything is written
-    where it can.
+    all; its data and partition must be this scenario's. progress: of texts through an encoder. Raises SettingError,
+    DataError or RunError, before anything is written where it can.
     """
     own = scenario.data
     dataset = data.load(
@@ -56,6 +64,8 @@ def prepare(scenario: Scenario, folder: Path, *, cache: Path | None = None, site
         public=own.public,
         test=own.test,
         seed=scenario.run.seed,
+        encoder=own.encoder,
+        progress=progress,
     )
     check_against(scenario, dataset)
     parts = _partition(scenario, dataset)(dataset.private_y, scenario.partition.clients, scenario.run.seed)
@@ -248,7 +258,7 @@ def _records(dataset: data.DataSet) -> object:
     """How a site reads its records: an NPZ file as it is, a table with the public encoding."""
     if dataset.records is None:
         return "records.npz"
-    settings = dataset.records.model_dump(include={"label", "classes"}, exclude_none=True)
+    settings = dataset.records.model_dump(exclude_unset=True)
     return {"path": "records.csv", "encoding": f"../../transfer/{ENCODING}", **settings}
 
 

@@ -53,7 +53,7 @@ def prepare_only(
     if folder.exists() and any(folder.iterdir()):
         raise RunError(f"Expected an empty or absent folder for a new run, got {folder}; go on with it by --resume.")
     with _bar(console or Console(quiet=True), "Data, partition, noise") as progress:
-        prepare.prepare(scenario, folder, cache=cache, sites=sites)
+        prepare.prepare(scenario, folder, cache=cache, sites=sites, progress=progress)
         progress(1, 1)
     return flower.write_bundle(folder, scenario.partition.clients)
 

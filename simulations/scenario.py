@@ -24,13 +24,17 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class DataSettings(Strict):
-    """Which records. private, public, test: how many, or the data set's own default. folder: of IDX files, instead of the cache."""
+    """Which records. private, public, test: how many, or the data set's own default. folder: of IDX files, instead of the cache.
+
+    encoder: of texts, in place of counts of words: a public one by its name, or the folder of a Hugging Face model.
+    """
 
     name: str
     private: Count | None = None
     public: Count | None = None
     test: Count | None = None
     folder: str | None = None
+    encoder: str | None = None
 
 
 class PartitionSettings(Strict):

@@ -121,6 +121,7 @@ def main() -> None:
     parser.add_argument("--epsilons", type=float, nargs="+", default=[1.0, 3.0, 8.0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of the scenario's settings")
     options = parser.parse_args()
     torch.set_num_threads(1)
     runs = _finished(options.out)
@@ -129,7 +130,7 @@ def main() -> None:
             key = f"seed {seed}, " + (f"epsilon {epsilon:g}" if epsilon else "without privacy")
             if key in runs:
                 continue
-            overrides = [f"run.seed={seed}", "student.dense_control=false"]
+            overrides = [*options.set, f"run.seed={seed}", "student.dense_control=false"]
             scenario = load(options.scenario, overrides + ([f"privacy.epsilon={epsilon}"] if epsilon else []))
             with tempfile.TemporaryDirectory() as folder:
                 runs[key] = (private if epsilon else without_privacy)(scenario, Path(folder) / "run")
@@ -145,13 +146,14 @@ def _finished(path: Path) -> dict[str, dict[str, float]]:
 
 def _result(options: argparse.Namespace, runs: dict[str, dict[str, float]]) -> dict[str, object]:
     """The table of all runs so far, and the runs themselves."""
-    scenario = load(options.scenario)
+    scenario = load(options.scenario, options.set)
+    which = " ".join([options.scenario, *(["--set", *options.set] if options.set else [])])
     seeds, epsilons = " ".join(map(str, options.seeds)), " ".join(f"{value:g}" for value in options.epsilons)
     found: dict[str, list[dict[str, float]]] = {}
     for key, row in sorted(runs.items()):
         found.setdefault(key.partition(", ")[2], []).append(row)
     return {
-        "command": f"python -m limbeck.simulations.sweep {options.scenario} --epsilons {epsilons} --seeds {seeds} --out {options.out}",
+        "command": f"python -m limbeck.simulations.sweep {which} --epsilons {epsilons} --seeds {seeds} --out {options.out}",
         "what": "test accuracy in per cent, mean and spread (standard deviation) over seeds; the pool also on the public inputs",
         "delta": scenario.privacy.delta,
         "unit": "record",

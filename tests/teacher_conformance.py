@@ -6,16 +6,20 @@ plain loop over records with torch's autograd.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache, lru_cache
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_encoder
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from limbeck.client import features, teachers
+from limbeck.client import encoders, features, teachers
 from limbeck.client.noise import SystemEntropy, UnsafeSeeded
 from limbeck.client.teachers import architectures, gradients, linear
 from limbeck.client.teachers.architectures import Factory
@@ -27,9 +31,13 @@ from limbeck.simulations import data
 Inputs = NDArray[np.float32]
 
 
+# Of rows by an encoder: with weights drawn at random, fewer numbers tell digits apart less well.
+WIDTH = 128
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Case:
-    """One kind of teacher. inputs: "images" or "rows"."""
+    """One kind of teacher. inputs: "images", "rows", or "texts": the images' pixels as words, through an encoder."""
 
     teaching: Teaching
     inputs: str
@@ -46,6 +54,8 @@ class Case:
         return self._shaped(data.load("digits", private=1, public=50, test=1).public_x)
 
     def _shaped(self, x_N: NDArray[np.generic]) -> Inputs:
+        if self.inputs == "texts":
+            return np.array([_encoded(image.tobytes()) for image in x_N], np.float32).reshape(len(x_N), WIDTH)
         scaled = x_N.astype(np.float32) / np.float32(255)
         return scaled if self.inputs == "images" else scaled.reshape(len(scaled), 64)
 
@@ -71,6 +81,20 @@ class Case:
             factory=self.factory,  # type: ignore[arg-type]
             opacus=self.opacus,
         )
+
+
+@lru_cache(maxsize=1)
+def _encoder() -> encoders.Encoder:
+    with tempfile.TemporaryDirectory() as folder:
+        model = str(tiny_encoder.make(Path(folder), hidden=WIDTH))
+        own = encoders.describe(model, Path(), column="text", name="tiny", tokens=66)
+        return encoders.open_encoder(own, model, Path())
+
+
+@cache
+def _encoded(pixels: bytes) -> NDArray[np.float32]:
+    """The row of a text with a letter for every pixel: a, b or c."""
+    return _encoder()(" ".join(chr(ord("a") + pixel // 86) for pixel in pixels))
 
 
 class Silent:

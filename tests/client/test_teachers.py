@@ -53,6 +53,7 @@ def own_net(shape: tuple[int, ...], classes: int) -> nn.Module:
 CASES = {
     "linear-pixels": Case(teaching=HEAD, inputs="images"),
     "linear-rows": Case(teaching=replace(HEAD, features="rows"), inputs="rows"),
+    "linear-encoder": Case(teaching=replace(HEAD, features="rows"), inputs="texts"),
     "linear-scattering": Case(teaching=replace(HEAD, features="scattering"), inputs="images"),
     "linear-hog": Case(teaching=replace(HEAD, features="hog"), inputs="images"),
     "mlp-rows": Case(teaching=replace(NET, architecture="mlp"), inputs="rows"),

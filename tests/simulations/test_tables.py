@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_encoder
 
-from limbeck.client import encodings, tables
+from limbeck.client import encoders, encodings, tables
 from limbeck.client.site import Site
 from limbeck.operators.errors import DataError, SettingError
 from limbeck.simulations import data, run, scenario, sweep
@@ -113,6 +114,31 @@ def test_the_words_of_private_reviews_are_not_in_the_vocabulary(tmp_path: Path) 
     assert isinstance(own.private_x, tables.Table)
     assert all("only_private" in str(text) for text in own.private_x.texts("text"))
     assert own.public_x.shape == (200, sets.REVIEWS_WORDS)
+
+
+def test_reviews_go_through_an_encoder_once_for_the_simulation_and_its_sites(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_encoder.make(tmp_path / "tiny")
+    sizes = ["data.private=100", "data.public=60", "data.test=50", "student.epochs=2", "student.dense_control=false"]
+    own = scenario.load(
+        "imdb-encoder",
+        [f"data.folder='{write_reviews(tmp_path)}'", f"data.encoder='{model}'", "teacher.normaliser=25.0", *sizes],
+    )
+    cache = tmp_path / "cache"
+    metrics = run.simulate(own, tmp_path / "run", cache=cache)
+    assert [client["status"] for client in metrics["clients"]] == ["answered"] * 4
+    found = data.load("imdb", folder=tmp_path, private=100, public=60, test=50, encoder=str(model), cache=cache)
+    assert isinstance(found.encoding, encodings.EncoderEncoding)
+    assert (found.encoding.model, found.encoding.tokens, found.public_x.shape) == ("tiny", 128, (60, 16))
+    site = Site(next((tmp_path / "run" / "sites").glob("*")))
+    # All rows are kept by now, for every seed: nothing is asked of the encoder but its probes.
+    asked: list[str] = []
+    monkeypatch.setattr(encoders, "_one", lambda encoder, text, _: (asked.append(text), encoder(text))[1])
+    assert site.read_records(2)[0].shape == (25, 16)
+    assert asked == list(encodings.PROBES)
+    with pytest.raises(SettingError, match=r"data.encoder = 'x': expected texts for an encoder, got digits"):
+        data.load("digits", encoder="x")
 
 
 @pytest.mark.parametrize(
