@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -59,9 +60,11 @@ class Keys:
     key: Path
 
     def credentials(self) -> grpc.ServerCredentials:
-        """For mutual TLS. Raises DataError where a file is not there, SettingError where others than its owner can read the key."""
+        """For mutual TLS. Raises DataError where a file is not there, SettingError where others than its owner can read the key or
+        the certificate is not valid now."""
         try:
             check_private(self.key)
+            tls.check_time(self.certificate.read_bytes(), str(self.certificate), datetime.now(UTC))
             pair, ca = (self.key.read_bytes(), self.certificate.read_bytes()), self.ca.read_bytes()
         except OSError as error:
             raise DataError(f"Expected PEM files for TLS: {error}.") from error
