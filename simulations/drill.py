@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -558,33 +559,34 @@ def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--only", nargs="+", default=[""], help="faults with one of these in their name; the record is left as it is"
+        "--only", nargs="+", metavar="WORD", help="faults with one of these in their name; the record keeps the others"
     )
-    parser.add_argument("--resume", action="store_true", help="not those that the record holds as good")
+    parser.add_argument("--resume", action="store_true", help="go on with the record: not the faults that it holds as good")
     options = parser.parse_args()
     in_namespaces()
     console, scenario = Console(), load("digits-tiny", SETTINGS)
-    selected = [fault for fault in FAULTS if any(part in fault.name for part in options.only)]
-    whole = len(selected) == len(FAULTS)
-    rows: dict[str, dict[str, Any]] = {}
-    if options.resume and RESULTS.exists():
-        rows = {row["fault"]: row for row in json.loads(RESULTS.read_text())["faults"] if row["outcome"].startswith(GOOD)}
+    rows = recorded() if options.only or options.resume else {}
+    todo = [fault for fault in FAULTS if not options.only or any(word in fault.name for word in options.only)]
+    if options.resume:
+        todo = [fault for fault in todo if not rows.get(fault.name, {"outcome": NOT_RUN})["outcome"].startswith(GOOD)]
     with tempfile.TemporaryDirectory() as base:
         expected = Undisturbed(scenario, Path(base))
-        for fault in selected:
-            if fault.name in rows:
-                continue
-            started = time.monotonic()
+        for fault in todo:
+            started, when = time.monotonic(), datetime.now(UTC)
             outcome = outcome_of(fault, scenario, Path(base) / f"fault-{FAULTS.index(fault)}", expected)
-            rows[fault.name] = {"fault": fault.name, "outcome": outcome, "seconds": round(time.monotonic() - started)}
+            rows[fault.name] = {
+                "fault": fault.name,
+                "outcome": outcome,
+                "seconds": round(time.monotonic() - started),
+                "begun": f"{when:%Y-%m-%d %H:%M} UTC",
+            }
             console.print(f"{fault.name}: {outcome}", highlight=False)
-            if whole:
-                write(list(rows.values()))
+            write(rows)
     table = Table("fault", "outcome", "seconds")
-    for row in rows.values():
-        table.add_row(row["fault"], row["outcome"], str(row["seconds"]))
+    for fault in todo:
+        table.add_row(fault.name, rows[fault.name]["outcome"], str(rows[fault.name]["seconds"]))
     console.print(table)
-    return int(any(not row["outcome"].startswith((GOOD, NOT_RUN)) for row in rows.values()))
+    return int(any(not rows[fault.name]["outcome"].startswith((GOOD, NOT_RUN)) for fault in todo))
 
 
 GOOD, NOT_RUN = "nothing lost", "not run"
@@ -603,14 +605,23 @@ def outcome_of(fault: Fault, scenario: Scenario, folder: Path, expected: Expecte
     return "; ".join(wrong) or f"{GOOD}: charged once, the undisturbed student{out}{late}"
 
 
-def write(rows: list[dict[str, Any]]) -> None:
-    """The record of a whole drill."""
+def recorded() -> dict[str, dict[str, Any]]:
+    """What the record holds of faults that there are, by name."""
+    if not RESULTS.exists():
+        return {}
+    rows = {row["fault"]: row for row in json.loads(RESULTS.read_text(encoding="utf-8"))["faults"] if "outcome" in row}
+    return {fault.name: rows[fault.name] for fault in FAULTS if fault.name in rows}
+
+
+def write(rows: Mapping[str, dict[str, Any]]) -> None:
+    """The record, in the order of the faults."""
     about = {
         "command": "python -m limbeck.simulations.drill",
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, load {os.getloadavg()[2]:.1f} at the end",
         "noise": "UnsafeSeeded",
     }
-    write_durably(RESULTS, json.dumps({**about, "faults": rows}, indent=1).encode() + b"\n")
+    found = [rows[fault.name] for fault in FAULTS if fault.name in rows]
+    write_durably(RESULTS, json.dumps({**about, "faults": found}, indent=1).encode() + b"\n")
 
 
 if __name__ == "__main__":
