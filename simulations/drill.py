@@ -474,12 +474,13 @@ def undergo(fault: Fault, scenario: Scenario, folder: Path, expected: Expected) 
         if fault.wire is not None:
             own_wire = fault.wire()
             stack.callback(own_wire.close)
-            through[A], settings["listen"] = f"{wire.NEAR}:{port}", f"0.0.0.0:{port}"
+            through = {A: f"{wire.NEAR}:{port}", B: f"127.0.0.1:{port}", C: f"127.0.0.1:{port}"}
+            settings["listen"] = f"0.0.0.0:{port}"
         federation = Federation(folder, scenario, through=through, settings=settings, environment=environment)
         for who in fault.small:
             stack.enter_context(small(folder_of(federation, who)))
         if own_wire is not None:
-            federation.before, federation.port = {A: own_wire.command}, port
+            federation.before = {A: own_wire.command}
         stack.enter_context(federation)
         if fault.rate is not None:
             relay = Relay(federation.port, port=port, rate=fault.rate, record=False)
@@ -572,19 +573,22 @@ def main() -> int:
     todo = [fault for fault in FAULTS if not options.only or any(word in fault.name for word in options.only)]
     if options.resume:
         todo = [fault for fault in todo if not rows.get(fault.name, {"outcome": NOT_RUN})["outcome"].startswith(GOOD)]
+    if not rows:
+        write({})
     with tempfile.TemporaryDirectory() as base:
         expected = Undisturbed(scenario, Path(base))
         for fault in todo:
             started, when = time.monotonic(), datetime.now(UTC)
             outcome = outcome_of(fault, scenario, Path(base) / f"fault-{FAULTS.index(fault)}", expected)
-            rows[fault.name] = {
+            rows[fault.name] = row = {
                 "fault": fault.name,
                 "outcome": outcome,
                 "seconds": round(time.monotonic() - started),
                 "begun": f"{when:%Y-%m-%d %H:%M} UTC",
             }
             console.print(f"{fault.name}: {outcome}", highlight=False)
-            write(rows)
+            # Another drill of other faults may have written meanwhile.
+            write({**recorded(), fault.name: row})
     table = Table("fault", "outcome", "seconds")
     for fault in todo:
         table.add_row(fault.name, rows[fault.name]["outcome"], str(rows[fault.name]["seconds"]))
