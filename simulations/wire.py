@@ -50,12 +50,11 @@ class Wire:
         self.delay, self.loss, self.down = delay, loss, False
         self.packets = self.lost = 0
         self._random = random.Random(seed)
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
+        self._channel, theirs = socket.socketpair()
+        with theirs:
             own = [sys.executable, "-m", "limbeck.simulations.wire", str(theirs.fileno())]
             self._holder = subprocess.Popen(["unshare", "--net", *own], pass_fds=[theirs.fileno()])
-            theirs.close()
-            _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
+        _, descriptors, _, _ = socket.recv_fds(self._channel, 1, 1)
         self._far, self._near = descriptors[0], _end("near", NEAR, FAR)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._carry, daemon=True)
@@ -72,7 +71,7 @@ class Wire:
         self._thread.join()
         os.close(self._near)
         os.close(self._far)
-        self._holder.kill()
+        self._channel.close()
         self._holder.wait()
 
     def _carry(self) -> None:
@@ -92,12 +91,12 @@ class Wire:
 
 
 def main() -> None:
-    """The far end: make the device in this namespace, hand it over, keep the namespace."""
+    """The far end: make the device in this namespace, hand it over, keep the namespace until the near end closes the channel."""
     loopback_up()
     descriptor = _end("far", FAR, NEAR)
     with socket.socket(fileno=int(sys.argv[1])) as channel:
         socket.send_fds(channel, [b"1"], [descriptor])
-    threading.Event().wait()
+        channel.recv(1)
 
 
 if __name__ == "__main__":
