@@ -145,14 +145,18 @@ class Drill:
 
     def teaching(self, site: str) -> None:
         """Wait until a site trains: its ledger holds a reservation."""
-        deadline = time.monotonic() + 90
-        while time.monotonic() < deadline:
+        self.charged(site, RESERVED)
+
+    def charged(self, site: str, states: Sequence[str]) -> None:
+        """Wait until a site's charges are in these states."""
+
+        def found() -> bool:
             # A ledger may be read in the moment when it is made.
             with contextlib.suppress(LedgerError):
-                if charges(self.federation.sites[site]) == RESERVED:
-                    return
-            time.sleep(0.02)
-        raise TimeoutError(f"{site} did not begin to train")
+                return charges(self.federation.sites[site]) == states
+            return False
+
+        until(found)
 
     def staged(self) -> dict[str, Any]:
         """Wait until a stage is finished."""
@@ -306,7 +310,7 @@ def site_comes_between_stages(drill: Drill) -> None:
     drill.release(C)
     drill.federation.wait_for(lambda event: event.get("phase") == "answers 1")
     drill.start(A)
-    until(lambda: charges(drill.federation.sites[A]) == COMMITTED)
+    drill.charged(A, COMMITTED)
     drill.release(B)
 
 
