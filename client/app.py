@@ -30,7 +30,7 @@ from limbeck.operators.errors import (
     WireError,
 )
 from limbeck.protos import accounting, carry, codec
-from limbeck.protos.files import outliving_power_cuts, write_durably
+from limbeck.protos.files import outliving_power_cuts, sync_folder, write_durably
 from limbeck.protos.messages import (
     CUSTOM,
     Accepted,
@@ -53,6 +53,11 @@ app = ClientApp()
 
 # In a plan's state folder: what a black-box teacher answered.
 BLACK_BOX = "black-box"
+# Likewise: what a site says when it has trained, and the same before it is in the transcript. What was charged for is not lost where the
+# transcript cannot be written then, as on a full disk.
+TAUGHT, UNSENT = "taught.pb", "taught-unsent.pb"
+# What the ledger calls the training for a plan.
+TEACHER = "teacher"
 
 
 @app.query("agree")
@@ -137,8 +142,8 @@ def _agree(site: Site, offer: Offer, plan_hash: bytes) -> bytes:
     except (SettingError, DataError) as error:
         raise _Decline(Reason.POLICY if _is_custom(plan) else Reason.PLAN) from error
     state = site.state(plan_hash)
-    taught = state / "taught.pb"
-    if taught.exists():
+    taught = next((path for name in (TAUGHT, UNSENT) if (path := state / name).exists()), None)
+    if taught is not None:
         guarantee = _guarantee(taught, plan)
     elif site.settings.black_box is not None:
         guarantee = Guarantee.NONE
@@ -188,10 +193,14 @@ def _black_box(site: Site) -> blackbox.BlackBox:
 
 def _guarantee(taught: Path, plan: Plan) -> Guarantee:
     """What the answers of this site guarantee, as it said when its teacher was ready: later settings do not change it."""
-    reply = codec.decode_reply(taught.read_bytes(), plan=plan, expecting=Teach(plan_hash=codec.plan_hash(plan)))
+    return _read_taught(taught, plan).guarantee
+
+
+def _read_taught(path: Path, plan: Plan) -> Taught:
+    reply = codec.decode_reply(path.read_bytes(), plan=plan, expecting=Teach(plan_hash=codec.plan_hash(plan)))
     if not isinstance(reply, Taught):
-        raise DataError(f"Expected a stored reply in {taught}, found another.")
-    return reply.guarantee
+        raise DataError(f"Expected a stored reply in {path}, found another.")
+    return reply
 
 
 def _accepted_plan(site: Site, plan_hash: bytes) -> Plan:
@@ -207,9 +216,12 @@ def _accepted_plan(site: Site, plan_hash: bytes) -> Plan:
 
 
 def _teach(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
-    """Reserve, only then read the first record, train, release noisy counts if the plan says so, commit."""
+    """Reserve, only then read the first record, train, release noisy counts if the plan says so, commit.
+
+    A plan is charged once, whatever the budget would allow: a training that was charged for and came to nothing is not begun again.
+    """
     state = site.state(plan_hash)
-    done = state / "taught.pb"
+    done, unsent = state / TAUGHT, state / UNSENT
     if done.exists():
         return _send_again(site, "taught", plan_hash, done)
     if site.settings.black_box is not None:
@@ -218,7 +230,16 @@ def _teach(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
     budget = site.budget
     try:
         with Ledger(site.ledger, budget) as ledger:
-            entry = ledger.reserve(plan_hash, "teacher", plan.teaching, plan.counts)
+            earlier = [own for own in ledger.entries() if (own.plan_hash, own.what) == (plan_hash, TEACHER)]
+            if earlier and unsent.exists():
+                if earlier[-1].state == "reserved":
+                    ledger.commit(earlier[-1].id)
+                return _send_taught(site, unsent, plan, earlier[-1].id)
+            if earlier:
+                raise BudgetError(
+                    f"Expected to charge plan {plan_hash.hex()[:16]} once, found it charged, and its teacher lost."
+                )
+            entry = ledger.reserve(plan_hash, TEACHER, plan.teaching, plan.counts)
     except BudgetError as error:
         raise _Decline(Reason.BUDGET) from error
     try:
@@ -247,9 +268,18 @@ def _teach(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
         record_count=release.record_count(y_N, plan.record_count, noise) if plan.record_count else None,
         guarantee=Guarantee.RECORD_DP,
     )
+    write_durably(unsent, codec.encode_reply(taught))
     with Ledger(site.ledger, budget) as ledger:
         ledger.commit(entry)
-    return _send(site, taught, "taught", entry, done)
+    return _send_taught(site, unsent, plan, entry)
+
+
+def _send_taught(site: Site, unsent: Path, plan: Plan, entry: int) -> bytes:
+    """Write to the transcript what a trained site says. It is only renamed then, which needs no room."""
+    data = _send(site, _read_taught(unsent, plan), "taught", entry)
+    unsent.replace(unsent.with_name(TAUGHT))
+    sync_folder(unsent.parent)
+    return data
 
 
 def _ask_black_box(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
@@ -266,7 +296,7 @@ def _ask_black_box(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
     except (TeacherError, SettingError, DataError) as error:
         raise _Decline(Reason.TEACHER) from error
     taught = Taught(plan_hash=plan_hash, label_counts=None, guarantee=Guarantee.NONE)
-    return _send(site, taught, "taught", entry, state / "taught.pb")
+    return _send(site, taught, "taught", entry, state / TAUGHT)
 
 
 def _declare(site: Site, plan_hash: bytes) -> int:
@@ -281,7 +311,7 @@ def _share(site: Site, plan: Plan, request: Ask) -> bytes:
     if request.stage >= len(plan.stages) or rows.stop > plan.samples:
         raise _Decline(Reason.PLAN)
     state = site.state(request.plan_hash)
-    taught = state / "taught.pb"
+    taught = state / TAUGHT
     if not taught.exists():
         raise _Decline(Reason.NOT_TAUGHT)
     what = f"share of stage {request.stage + 1}, samples {rows.start} to {rows.stop - 1}"

@@ -14,6 +14,7 @@ import logging
 import random
 import signal
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
@@ -35,6 +36,8 @@ OPEN = 64
 # Answers that are kept for questions that come again: so many, or the last of this many bytes.
 ANSWERS, ANSWER_BYTES = 256, 2 << 30
 DAEMON_LOCK = "daemon.lock"
+# Where an answer cannot be kept, before the question is answered anew.
+ROOM_SECONDS = 10.0
 
 
 class Daemon:
@@ -64,9 +67,10 @@ class Daemon:
         self._check_certificate()
 
     def _check_certificate(self) -> None:
-        """The certificate is for this site, and its key is nobody else's to read. Raises SettingError, DataError."""
+        """The certificate is for this site and valid now, and its key is nobody else's to read. Raises SettingError, DataError."""
         try:
-            found = tls.name_of(self._credentials()[1])
+            self._check_time(certificate := self._credentials()[1])
+            found = tls.name_of(certificate)
         except (WireError, ValueError) as error:
             raise SettingError(f"Expected a site's certificate in {self.settings.certificate}: {error}") from error
         if found != self.site.name:
@@ -75,6 +79,9 @@ class Daemon:
                 f"got one of {found!r}."
             )
         check_private(self.site.folder / self.settings.key)
+
+    def _check_time(self, certificate: bytes) -> None:
+        tls.check_time(certificate, self.settings.certificate, datetime.now(UTC))
 
     def _credentials(self) -> tuple[bytes, bytes, bytes]:
         """Authority, certificate and key, read anew for every connection: they may have been renewed."""
@@ -148,14 +155,25 @@ class Daemon:
             kind, message_id = message.metadata.message_type, bytes.fromhex(message.metadata.message_id)
             log.info("Question %s of %s, %d bytes.", message.metadata.message_id[:12], kind, len(data))
             path = self._path(message_id)
-            self._child = await self._spare.get()
-            await asyncio.to_thread(self._child.answer, message, data, path, self.settings.answer_seconds)
+            await self._answer(message, data, path)
             log.info("Question %s is answered, %d bytes.", message.metadata.message_id[:12], path.stat().st_size)
             del self._open[message_id]
             self._to_be_sent(message_id)
-            await asyncio.to_thread(self._child.stop)
-            self._child = None
             self._prune()
+
+    async def _answer(self, message: Message, data: bytes, path: Path) -> None:
+        """Into a file. Where the disk is full, nothing is sent and the question waits: what it was charged for, the site has noted."""
+        while True:
+            child = self._child = await self._spare.get()
+            try:
+                await asyncio.to_thread(child.answer, message, data, path, self.settings.answer_seconds)
+                return
+            except OSError as error:
+                log.error("No answer can be kept: %s. Make room; trying again in %g s.", error, ROOM_SECONDS)
+            finally:
+                await asyncio.to_thread(child.stop)
+                self._child = None
+            await asyncio.sleep(ROOM_SECONDS)
 
     async def _fork(self) -> None:
         """Keep processes ready: one on its way from hand to hand, one behind it."""
@@ -225,7 +243,7 @@ class Daemon:
         while True:
             try:
                 await self._connect()
-            except (Disconnected, DataError) as error:
+            except (Disconnected, DataError, SettingError) as error:
                 reason = str(error)
             except WireError as error:
                 reason = f"it does not speak as it should: {error}"
@@ -241,6 +259,7 @@ class Daemon:
         own = self.settings
         try:
             ca, certificate, key = self._credentials()
+            self._check_time(certificate)
         except OSError as error:
             raise DataError(f"Expected PEM files for TLS: {error}.") from error
         options: list[tuple[str, str | int]] = [*link.OPTIONS, ("grpc.use_local_subchannel_pool", 1)]

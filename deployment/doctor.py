@@ -20,7 +20,9 @@ from enum import Enum
 from importlib import metadata
 from pathlib import Path
 
+import grpc
 from cryptography import x509
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
@@ -28,12 +30,12 @@ from limbeck.client import commands as client_commands
 from limbeck.client import encoders, records
 from limbeck.client import ledger as ledgers
 from limbeck.client import policy as policies
-from limbeck.client.site import Site
+from limbeck.client.site import LinkSettings, Site
 from limbeck.deployment import certificates, keys
 from limbeck.deployment.bringup import COORDINATOR_SETTINGS, SITE_SETTINGS
 from limbeck.deployment.certificates import Role
 from limbeck.operators.errors import CertificateError, DataError, LimbeckError, SettingError
-from limbeck.protos import accounting, codec
+from limbeck.protos import accounting, codec, link
 from limbeck.protos.files import OTHERS
 from limbeck.protos.messages import Offer
 from limbeck.protos.transfer_set import digest, read_arrays
@@ -126,7 +128,7 @@ def _of_site(folder: Path, now: datetime, network: bool, seconds: float) -> Chec
         return [("settings", lambda: [problem])]
     checks: Checks = [("certificate", lambda: _site_certificate(site, now))]
     if network:
-        checks.append(("coordinator", lambda: _reach_coordinator(site, seconds)))
+        checks.append(("coordinator", lambda: _reach_coordinator(site, now, seconds)))
     return [
         *checks,
         ("policy", lambda: _policy(site)),
@@ -310,7 +312,7 @@ def _site_certificate(site: Site, now: datetime) -> Findings:
     yield from _pair(site.folder, link.ca, link.certificate, link.key, Role.SITE, site.name, now)
 
 
-def _reach_coordinator(site: Site, seconds: float) -> Findings:
+def _reach_coordinator(site: Site, now: datetime, seconds: float) -> Findings:
     link = site.settings.link
     if link is None:
         return
@@ -321,7 +323,33 @@ def _reach_coordinator(site: Site, seconds: float) -> Findings:
         context.load_cert_chain(site.folder / link.certificate, site.folder / link.key)
     except (OSError, ssl.SSLError) as error:
         raise CertificateError(f"Expected a certificate and its key for a connection to {link.address}: {error}.") from error
-    yield _greet("coordinator", context, host, int(port), link.server_name or host, seconds, certified=True)
+    found = _greet("coordinator", context, host, int(port), link.server_name or host, seconds, certified=True)
+    yield found
+    if found.outcome is Outcome.OK:
+        yield from _clocks(site.folder, link, now, seconds)
+
+
+def _clocks(folder: Path, own: LinkSettings, now: datetime, seconds: float) -> Findings:
+    """How far this clock is from the coordinator's, which tells it with its health."""
+    pem = [(folder / name).read_bytes() for name in (own.ca, own.key, own.certificate)]
+    options = [("grpc.ssl_target_name_override", own.server_name)] if own.server_name else []
+    with grpc.secure_channel(own.address, grpc.ssl_channel_credentials(*pem), options=options) as channel:
+        try:
+            _, call = health_pb2_grpc.HealthStub(channel).Check.with_call(health_pb2.HealthCheckRequest(), timeout=seconds)
+            told = dict(call.initial_metadata()).get(link.CLOCK, "")
+            ahead = now - datetime.fromtimestamp(float(told), UTC)
+        except (grpc.RpcError, ValueError, OverflowError):
+            return
+    how = f"{abs(ahead.total_seconds()):.0f} s {'ahead of' if ahead > timedelta(0) else 'behind'} the coordinator's"
+    if abs(ahead) > CLOCK_TOLERANCE:
+        yield Finding(
+            check="clock",
+            outcome=Outcome.WARN,
+            found=f"This machine's clock is {how}.",
+            advice="Set the one that is wrong by NTP (timedatectl set-ntp true): certificates end by the one, and begin by the other.",
+        )
+    else:
+        yield Finding(check="clock", outcome=Outcome.OK, found=f"{how}, within {CLOCK_TOLERANCE}")
 
 
 def _policy(site: Site) -> Findings:

@@ -29,6 +29,9 @@ WINDOW = 8 * CHUNK
 # Of one transfer, unless an end is told otherwise.
 MAX_TRANSFER = 1 << 30
 HEARTBEAT_SECONDS = 15
+# gRPC metadata with which the coordinator tells its clock, in seconds since the epoch, to those that look how far theirs is off. Nothing on
+# the link goes by it.
+CLOCK = "limbeck-clock"
 # Silence of so many heartbeats ends a connection.
 SILENCE = 3
 # gRPC's own limit on one frame: a chunk, and what surrounds it.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from datetime import UTC, datetime
 
 from cryptography import x509
 
@@ -43,6 +44,17 @@ def name_of(pem: bytes) -> str:
 def serial_of(pem: bytes) -> int:
     """A certificate's serial number."""
     return x509.load_pem_x509_certificate(pem).serial_number
+
+
+def check_time(pem: bytes, what: str, now: datetime) -> None:
+    """Raise SettingError, which names the clock, where a certificate is not valid now. what: it is in, for whoever reads that."""
+    found = x509.load_pem_x509_certificate(pem)
+    first, last = found.not_valid_before_utc, found.not_valid_after_utc
+    if not first <= now <= last:
+        raise SettingError(
+            f"Expected a certificate that is valid now in {what}, got one from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC,"
+            f" and this machine's clock says {now.astimezone(UTC):%Y-%m-%d %H:%M} UTC: set the clock, or make a new certificate."
+        )
 
 
 def _name(certificate: x509.Certificate) -> str:

@@ -3,6 +3,10 @@
 The coordinator sees only what the codec let through. A site whose reply is refused, missing or a refusal is left out of that
 step and the run goes on, as long as the plan's minimum of sites is left; below it the run pauses, as long as it has
 patience.
+
+A site that comes when others have been taught already is offered the plan and taught while the run goes on, and takes part from
+the next stage on. Every stage is a function of the answers in it, so who was there before does not matter to it [D]. No site is
+taught where no stage is left that it could answer in: its budget would be spent for nothing.
 """
 
 from __future__ import annotations
@@ -10,10 +14,10 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard, runtime_checkable
 
 import torch
 from flwr.app import Message
@@ -38,11 +42,13 @@ from limbeck.protos.messages import (
 from limbeck.server import checkpoint, distil, export, pooling, student
 from limbeck.server.events import Events
 from limbeck.server.pruning import Masks
-from limbeck.server.record import ClientRecord, Record, StageRecord
+from limbeck.server.record import Record, StageRecord
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.02
+# How often to look for sites that come late: over some carriers a look is a remote call.
+LOOK_SECONDS = 0.5
 REASONS_SHOWN = 5
 # Of a question, in seconds: a carrier gives it up then. Flower adds it to the time.
 LONGEST_TTL = 365 * 86400.0
@@ -73,6 +79,23 @@ class Acquainted(Protocol):
         """How often it has connected."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Round:
+    """One request to several nodes, known by these names. open: those that have not replied, by message id. until: monotonic
+    time when they are given up."""
+
+    phase: str
+    request: Request
+    names: dict[int, str]
+    open: dict[str, int]
+    until: float
+
+    @property
+    def over(self) -> bool:
+        """Nobody is waited for any more."""
+        return not self.open or time.monotonic() >= self.until
+
+
 class Coordinator:
     """Runs one plan over a Grid.
 
@@ -92,6 +115,16 @@ class Coordinator:
         # `_may_answer_now`.
         self._heard: dict[int, int] = {}
         self._lost: set[int] = set()
+        self._unnamed: dict[int, str] = {}
+        # When a node was last asked anything: how often it had connected by then.
+        self._asked: dict[int, int] = {}
+        # Of sites that come late: whether they are let in now, what they were asked, those that accepted, those that are taught
+        # and take part from the next stage on.
+        self._admitting = False
+        self._entering: list[_Round] = []
+        self._accepted: dict[int, str] = {}
+        self._ready: dict[int, str] = {}
+        self._look = 0.0
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def run(self) -> None:
@@ -104,17 +137,17 @@ class Coordinator:
 
     def _run(self) -> None:
         self.events("start", plan=self.plan_hash.hex(), stages=len(self.plan.stages))
-        self._timed("agree", self._agree)
-        self._timed("teach", self._teach)
+        last = checkpoint.load_last(self.folder / "checkpoints")
+        first = 0 if last is None else last.stage + 1
+        if first < len(self.plan.stages):
+            self._timed("agree", self._agree)
+            self._timed("teach", self._teach)
         model = student.build(
             self.plan.student.architecture, tuple(self.transfer_x.shape[1:]), self.plan.classes, self.plan.public_seed
         ).to(self.device)
         masks = Masks.ones(model)
-        last = checkpoint.load_last(self.folder / "checkpoints")
-        first = 0
         if last is not None:
             checkpoint.restore(last, model, masks)
-            first = last.stage + 1
             self.events("resumed", after_stage=last.stage)
         self.record.stages = self.record.stages[:first]
         for stage in range(first, len(self.plan.stages)):
@@ -134,63 +167,83 @@ class Coordinator:
         while len(nodes := list(self.grid.get_node_ids())) < self.patience.expected and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
         self._offer_to(nodes)
-        self._until_enough("agree", self.sites, self.grid.get_node_ids, self._offer_to)
+        self._until_enough("agree", lambda: len(self.sites), self.grid.get_node_ids, self._offer_to)
 
     def _offer_to(self, nodes: Iterable[int]) -> None:
-        """Offer the plan to nodes; those that accept become sites. One that was authenticated can take no other name."""
-        grid = self.grid
-        known = isinstance(grid, Acquainted)
-        names = {
-            node: grid.site_of(node) if isinstance(grid, Acquainted) else f"unnamed node {index}"
-            for index, node in enumerate(sorted(nodes))
-        }
+        """Offer the plan to nodes; those that accept become sites."""
+        names = self._names(nodes)
         for node, reply in self._ask_all("agree", "query.agree", names, self.offer):
-            if not isinstance(reply, Accepted | Declined):
-                continue
-            if known and reply.site != names[node]:
-                log.warning("%s calls itself %s; it is left out.", names[node], reply.site)
-                client = self.record.client(names[node])
-                client["status"], client["reason"] = "left out", f"agree: calls itself {reply.site}"
-                continue
-            if reply.site in self.sites.values():
-                log.warning("Two nodes call themselves %s; the second is left out.", reply.site)
-                self.record.client(names[node])["reason"] = f"agree: calls itself {reply.site}, as another node does"
-                continue
-            if not known:
-                self._rename(names[node], reply.site)
-            if isinstance(reply, Accepted):
+            if self._accepts(reply, node, names[node]):
                 self.sites[node] = reply.site
-                client = self.record.client(reply.site)
-                client["guarantee"], client["reason"] = reply.guarantee.value, None
+
+    def _names(self, nodes: Iterable[int]) -> dict[int, str]:
+        """What nodes are called before they have said who they are: by their certificates, or by number."""
+        if isinstance(self.grid, Acquainted):
+            return {node: self.grid.site_of(node) for node in nodes}
+        return {node: self._unnamed.setdefault(node, f"unnamed node {len(self._unnamed)}") for node in sorted(nodes)}
+
+    def _accepts(self, reply: Reply, node: int, name: str) -> TypeGuard[Accepted]:
+        """Whether this is a site's yes to the plan, under a name of its own. A node that was authenticated can take no other."""
+        if not isinstance(reply, Accepted | Declined):
+            return False
+        known = isinstance(self.grid, Acquainted)
+        if known and reply.site != name:
+            log.warning("%s calls itself %s; it is left out.", name, reply.site)
+            client = self.record.client(name)
+            client["status"], client["reason"] = "left out", f"agree: calls itself {reply.site}"
+            return False
+        if any(reply.site == site and own != node for own, site in self._taking_part()):
+            log.warning("Two nodes call themselves %s; the second is left out.", reply.site)
+            self.record.client(name)["reason"] = f"agree: calls itself {reply.site}, as another node does"
+            return False
+        if not known:
+            self._rename(name, reply.site)
+        if isinstance(reply, Declined):
+            return False
+        client = self.record.client(reply.site)
+        client["guarantee"], client["reason"] = reply.guarantee.value, None
+        return True
+
+    def _taking_part(self) -> Iterator[tuple[int, str]]:
+        """Nodes and names of sites, and of those on their way to become some."""
+        yield from self.sites.items()
+        yield from self._accepted.items()
+        yield from self._ready.items()
+        for own in self._entering:
+            if isinstance(own.request, Teach):
+                yield from own.names.items()
 
     def _until_enough(
         self,
         phase: str,
-        have: Collection[object],
+        have: Callable[[], int],
         candidates: Callable[[], Iterable[int]],
         ask: Callable[[list[int]], object],
     ) -> None:
-        """Pause until `have` holds the plan's minimum of sites: ask candidates that are new, back, or have not replied yet.
+        """Pause until the plan's minimum of sites is there: ask candidates that are new, back, or have not replied yet.
 
         Raises TooFewClients when patience is at its end.
         """
         deadline, paused = time.monotonic() + self.patience.pause, False
-        while len(have) < self.plan.minimum_clients:
+        while have() < self.plan.minimum_clients:
             if time.monotonic() >= deadline:
-                raise self._too_few(phase, len(have))
+                raise self._too_few(phase, have())
             if nodes := [node for node in candidates() if self._may_answer_now(node)]:
                 ask(nodes)
                 continue
             if not paused:
                 paused = True
-                self.events("paused", phase=phase, sites=len(have), minimum=self.plan.minimum_clients)
-                log.warning("Paused in '%s': %d of at least %d sites.", phase, len(have), self.plan.minimum_clients)
+                self.events("paused", phase=phase, sites=have(), minimum=self.plan.minimum_clients)
+                log.warning("Paused in '%s': %d of at least %d sites.", phase, have(), self.plan.minimum_clients)
+            self._let_in()
             time.sleep(POLL_SECONDS)
         if paused:
-            self.events("continued", phase=phase, sites=len(have))
+            self.events("continued", phase=phase, sites=have())
 
     def _may_answer_now(self, node: int) -> bool:
-        """Not one that has replied since it connected last: it would say the same again."""
+        """Not one that has replied since it connected last, and would say the same again, nor one that is being asked."""
+        if any(node in own.open.values() for own in self._entering):
+            return False
         return node in self._lost or self._connections(node) != self._heard.get(node)
 
     def _connections(self, node: int) -> int:
@@ -212,22 +265,77 @@ class Coordinator:
             for node, reply in self._ask_all("teach", "train.teach", sites, Teach(plan_hash=self.plan_hash)):
                 if isinstance(reply, Taught):
                     taught.add(node)
-                    client = self.record.client(self.sites[node])
-                    client["label_counts"] = list(reply.label_counts) if reply.label_counts else None
-                    client["record_count"] = reply.record_count
-                    client["guarantee"] = reply.guarantee.value
-                    if reply.guarantee is Guarantee.NONE:
-                        log.warning(
-                            "%s answers from a black-box teacher: NO DP GUARANTEE for its records.", self.sites[node]
-                        )
+                    self._note_taught(self.sites[node], reply)
 
         def admit(nodes: list[int]) -> None:
             self._offer_to([node for node in nodes if node not in self.sites])
             teach(nodes)
 
+        def others() -> list[int]:
+            return [node for node in self.grid.get_node_ids() if node not in taught and node not in self._ready]
+
+        self._admitting = True
         teach(self.sites)
-        self._until_enough("teach", taught, lambda: [node for node in self.grid.get_node_ids() if node not in taught], admit)
+        self._until_enough("teach", lambda: len(taught) + len(self._ready), others, admit)
         self.sites = {node: site for node, site in self.sites.items() if node in taught}
+
+    def _note_taught(self, site: str, reply: Taught) -> None:
+        client = self.record.client(site)
+        client["label_counts"] = list(reply.label_counts) if reply.label_counts else None
+        client["record_count"] = reply.record_count
+        client["guarantee"] = reply.guarantee.value
+        if reply.guarantee is Guarantee.NONE:
+            log.warning("%s answers from a black-box teacher: NO DP GUARANTEE for its records.", site)
+
+    def _let_in(self) -> None:
+        """Bring sites that come late further on their way, without waiting: offer them the plan, teach those that accept."""
+        if self._admitting and time.monotonic() >= self._look:
+            self._look = time.monotonic() + LOOK_SECONDS
+            present = {node for node, _ in self._taking_part()} | {
+                node for own in self._entering for node in own.open.values()
+            }
+            new = [
+                node
+                for node in self.grid.get_node_ids()
+                if node not in present and self._connections(node) != self._asked.get(node)
+            ]
+            if new:
+                self._entering.append(self._put("agree", "query.agree", self._names(new), self.offer))
+                log.info("%s came late.", ", ".join(self._entering[-1].names.values()))
+        for own in self._entering:
+            for node, reply, _ in self._pull(own):
+                if isinstance(own.request, Offer) and reply is not None and self._accepts(reply, node, own.names[node]):
+                    self._accepted[node] = reply.site
+                elif isinstance(reply, Taught):
+                    self._ready[node] = own.names[node]
+                    self._note_taught(own.names[node], reply)
+            if own.over:
+                self._give_up(own)
+        self._entering = [own for own in self._entering if not own.over]
+        if self._admitting and self._accepted:
+            lesson = self._put("teach", "train.teach", self._accepted, Teach(plan_hash=self.plan_hash))
+            self._entering.append(lesson)
+            self._accepted = {}
+
+    @property
+    def _teaching_late_ones(self) -> bool:
+        return any(isinstance(own.request, Teach) for own in self._entering)
+
+    def _await_late_ones(self, stage: int) -> None:
+        """Before a stage: sites that are being taught are waited for as long as for any answer, since their budgets are spent, and
+        those that are only asked whether they accept as long as for a site to appear. Those that are taught take part."""
+        self._admitting, self._look = True, 0.0
+        deadline = time.monotonic() + self.patience.join
+        self._let_in()
+        while self._teaching_late_ones or (self._entering and time.monotonic() < deadline):
+            time.sleep(POLL_SECONDS)
+            self._let_in()
+        for node, site in self._ready.items():
+            self.sites[node] = site
+            self.events("joined", site=site, stage=stage)
+            log.info("%s takes part from stage %d on.", site, stage + 1)
+        self._ready = {}
+        self._admitting = stage + 1 < len(self.plan.stages)
 
     def _stage(self, stage: int, model: torch.nn.Module, masks: Masks) -> None:
         """Ask, pool, distil, checkpoint: one step along the path."""
@@ -236,6 +344,11 @@ class Coordinator:
         before = self._bytes()
         targets_NK, answered = self._pool(stage)
         answers_seconds = time.perf_counter() - started
+
+        def progress(done: int, total: int) -> None:
+            self.events.progress(f"distil {stage + 1}", done, total)
+            self._let_in()
+
         result = distil.distil_stage(
             model,
             masks,
@@ -247,7 +360,7 @@ class Coordinator:
             student=self.plan.student,
             seed=self.plan.public_seed,
             device=self.device,
-            progress=lambda done, total: self.events.progress(f"distil {stage + 1}", done, total),
+            progress=progress,
         )
         up, down = self._bytes()
         record = StageRecord(
@@ -269,6 +382,7 @@ class Coordinator:
 
     def _pool(self, stage: int) -> tuple[Tensor, list[str]]:
         """One stage's answers of all sites, pooled as they come: (N, K) targets and the names of the sites in them."""
+        self._await_late_ones(stage)
         weights = self._weights()
         pool = pooling.Pool(samples=self.plan.samples, classes=self.plan.classes)
         answered: list[str] = []
@@ -284,9 +398,18 @@ class Coordinator:
                     answered.append(site)
 
         collect(self.sites)
+        # Below the minimum, a site that comes now helps this very stage.
+        self._admitting |= len(answered) < self.plan.minimum_clients
         self._until_enough(
-            phase, answered, lambda: [node for node, site in self.sites.items() if site not in answered], collect
+            phase,
+            lambda: len(answered) + len(self._ready),
+            lambda: [node for node, site in self.sites.items() if site not in answered],
+            collect,
         )
+        last = stage + 1 == len(self.plan.stages)
+        if len(answered) < self.plan.minimum_clients or (last and (self._ready or self._teaching_late_ones)):
+            # Another site has other weights for all: those that have answered send the same again, which costs nothing.
+            return self._pool(stage)
         return pool.result(), answered
 
     def _weights(self) -> dict[str, Tensor]:
@@ -331,46 +454,61 @@ class Coordinator:
         and yielded. A second reply to the same message never gets here, because the Grid gives out each message's
         reply once.
         """
+        own = self._put(phase, kind, nodes, request)
+        total = len(own.open)
+        self.events.progress(phase, 0, total)
+        while not own.over:
+            left = len(own.open)
+            for node, reply, reason in self._pull(own):
+                self.events.progress(phase, total - len(own.open), total, reason=reason)
+                if reply is not None:
+                    yield node, reply
+            if len(own.open) == left:
+                self._let_in()
+                time.sleep(POLL_SECONDS)
+        self._give_up(own)
+
+    def _put(self, phase: str, kind: str, nodes: dict[int, str], request: Request) -> _Round:
+        """Send one request to all nodes, known by these names."""
         data = codec.encode_request(request)
         ttl = min(self.patience.answer, LONGEST_TTL)
         messages = [Message(carry.pack(data), node, kind, ttl=ttl) for node in nodes]
         asked = dict(zip(self.grid.push_messages(messages), nodes, strict=True))
-        for node in nodes:
-            self._client(node, nodes)["bytes_down"] += len(data)
-        total, deadline = len(asked), time.monotonic() + self.patience.answer
-        self.events.progress(phase, 0, total)
-        while asked and time.monotonic() < deadline:
-            messages = list(self.grid.pull_messages(list(asked)))
-            if not messages:
-                time.sleep(POLL_SECONDS)
-            for message in messages:
-                node = asked.pop(message.metadata.reply_to_message_id)
-                client = self._client(node, nodes)
-                self._heard[node] = self._connections(node)
-                self._lost.discard(node)
-                try:
-                    answer = _unpack(message)
-                    client["bytes_up"] += len(answer)
-                    reply = codec.decode_reply(answer, plan=self.plan, expecting=request)
-                    reason = reply.reason.value if isinstance(reply, Declined) else None
-                except WireError as error:
-                    reply, reason = None, str(error)
-                client["status"] = "answered"
-                if reason is not None:
-                    client["status"], client["reason"] = "left out", f"{phase}: {reason}"
-                    name = reply.site if isinstance(reply, Declined) else nodes[node]
-                    log.warning("%s is left out of '%s': %s", name, phase, reason)
-                self.events.progress(phase, total - len(asked), total, reason=reason)
-                if reply is not None:
-                    yield node, reply
-        for node in asked.values():
-            self._lost.add(node)
-            client = self._client(node, nodes)
-            client["status"], client["reason"] = "lost", f"{phase}: no answer within {self.patience.answer:g} s"
-            log.warning("%s did not answer '%s' within %g s.", nodes[node], phase, self.patience.answer)
+        for node, name in nodes.items():
+            self._asked[node] = self._connections(node)
+            self.record.client(name)["bytes_down"] += len(data)
+        until = time.monotonic() + self.patience.answer
+        return _Round(phase=phase, request=request, names=dict(nodes), open=asked, until=until)
 
-    def _client(self, node: int, names: dict[int, str]) -> ClientRecord:
-        return self.record.client(names[node])
+    def _pull(self, own: _Round) -> Iterator[tuple[int, Reply | None, str | None]]:
+        """Replies that have come: (node, the checked reply or None, why the site is left out or None)."""
+        for message in list(self.grid.pull_messages(list(own.open))) if own.open else []:
+            node = own.open.pop(message.metadata.reply_to_message_id)
+            client = self.record.client(own.names[node])
+            self._heard[node] = self._connections(node)
+            self._lost.discard(node)
+            reply: Reply | None
+            try:
+                answer = _unpack(message)
+                client["bytes_up"] += len(answer)
+                reply = codec.decode_reply(answer, plan=self.plan, expecting=own.request)
+                reason = reply.reason.value if isinstance(reply, Declined) else None
+            except WireError as error:
+                reply, reason = None, str(error)
+            client["status"] = "answered"
+            if reason is not None:
+                client["status"], client["reason"] = "left out", f"{own.phase}: {reason}"
+                name = reply.site if isinstance(reply, Declined) else own.names[node]
+                log.warning("%s is left out of '%s': %s", name, own.phase, reason)
+            yield node, reply, reason
+
+    def _give_up(self, own: _Round) -> None:
+        """Those that have not replied are lost, until they do or connect again."""
+        for node in own.open.values():
+            self._lost.add(node)
+            client = self.record.client(own.names[node])
+            client["status"], client["reason"] = "lost", f"{own.phase}: no answer within {self.patience.answer:g} s"
+            log.warning("%s did not answer '%s' within %g s.", own.names[node], own.phase, self.patience.answer)
 
 
 def _unpack(message: Message) -> bytes:

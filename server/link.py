@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -59,9 +60,11 @@ class Keys:
     key: Path
 
     def credentials(self) -> grpc.ServerCredentials:
-        """For mutual TLS. Raises DataError where a file is not there, SettingError where others than its owner can read the key."""
+        """For mutual TLS. Raises DataError where a file is not there, SettingError where others than its owner can read the key or
+        the certificate is not valid now."""
         try:
             check_private(self.key)
+            tls.check_time(self.certificate.read_bytes(), str(self.certificate), datetime.now(UTC))
             pair, ca = (self.key.read_bytes(), self.certificate.read_bytes()), self.ca.read_bytes()
         except OSError as error:
             raise DataError(f"Expected PEM files for TLS: {error}.") from error
@@ -174,6 +177,15 @@ class _Session:
         if transfer_id in self.open:
             self._arrived(transfer_id, data)
             self.withdraw(transfer_id)
+
+
+class _Health(health.aio.HealthServicer):  # type: ignore[misc]
+    """gRPC's health service, which tells the coordinator's clock too: `limbeck doctor` compares it with the site's."""
+
+    async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802 - as gRPC names it
+        """Whether the service serves."""
+        await context.send_initial_metadata(((link.CLOCK, f"{time.time():.3f}"),))
+        return await super().Check(request, context)
 
 
 class LinkGrid(Grid):
@@ -352,7 +364,7 @@ class LinkGrid(Grid):
         server = grpc.aio.server(options=options)
         handlers = {"Connect": grpc.stream_stream_rpc_method_handler(self._connect)}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(link_codec.SERVICE, handlers),))
-        checks = health.aio.HealthServicer()
+        checks = _Health()
         health_pb2_grpc.add_HealthServicer_to_server(checks, server)
         try:
             port = server.add_secure_port(listen, credentials)

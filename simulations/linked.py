@@ -8,11 +8,12 @@ RUN/sites/*/site.toml with a table [link], for `limbeck site run`
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ T = TypeVar("T")
 
 LIMBECK = [sys.executable, "-m", "limbeck.cli.main"]
 POLL_SECONDS = 0.02
+COORDINATOR = "coordinator"
 
 
 def free_port() -> int:
@@ -39,7 +41,9 @@ def free_port() -> int:
 
 class Federation:
     """A prepared run whose sites dial in.
-    through: sites by name to the port that they dial instead of the coordinator's. settings: of coordinator.toml, beyond what is needed.
+
+    through: sites by name to the address, HOST:PORT, that they dial instead of the coordinator's. settings: of coordinator.toml, beyond
+    what is needed. environment: of processes, by site or COORDINATOR, beyond this one's. before: likewise, what is put before a command.
     """
 
     def __init__(
@@ -47,10 +51,13 @@ class Federation:
         folder: Path,
         scenario: Scenario,
         *,
-        through: Mapping[str, int] | None = None,
+        through: Mapping[str, str] | None = None,
         settings: Mapping[str, object] | None = None,
+        environment: Mapping[str, Mapping[str, str]] | None = None,
+        before: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.folder, self.port = folder, free_port()
+        self.environment, self.before = environment or {}, before or {}
         self.processes: list[subprocess.Popen[str]] = []
         prepare.prepare(scenario, folder)
         self.sites = {path.parent.name: path.parent for path in sorted(folder.glob("sites/*/site.toml"))}
@@ -58,9 +65,9 @@ class Federation:
         self.authority.server()
         for name, path in self.sites.items():
             self.authority.site(name)
-            port = (through or {}).get(name, self.port)
             table = {
-                "address": f"127.0.0.1:{port}",
+                "address": (through or {}).get(name, f"127.0.0.1:{self.port}"),
+                "server_name": SERVER,
                 "ca": "../../keys/ca.pem",
                 "certificate": f"../../keys/{name}.pem",
                 "key": f"../../keys/{name}.key",
@@ -82,11 +89,11 @@ class Federation:
     def serve(self) -> subprocess.Popen[str]:
         """Start `limbeck serve`; its log is appended to RUN/serve.log."""
         command = ["serve", str(self.folder / "plan.pb"), "--settings", str(self.folder / "coordinator.toml")]
-        return self._start(command, self.folder / "serve.log")
+        return self._start(COORDINATOR, command, self.folder / "serve.log")
 
     def site(self, name: str) -> subprocess.Popen[str]:
         """Start `limbeck site run` for one site; its log is appended to RUN/NAME.log."""
-        return self._start(["site", "run", str(self.sites[name])], self.folder / f"{name}.log")
+        return self._start(name, ["site", "run", str(self.sites[name])], self.folder / f"{name}.log")
 
     def start(self) -> subprocess.Popen[str]:
         """Start all sites and the coordinator; returns the coordinator."""
@@ -94,10 +101,15 @@ class Federation:
             self.site(name)
         return self.serve()
 
-    def _start(self, arguments: list[str], log: Path) -> subprocess.Popen[str]:
+    def _start(self, who: str, arguments: list[str], log: Path) -> subprocess.Popen[str]:
         with log.open("a") as file:
             process = subprocess.Popen(
-                [*LIMBECK, *arguments], stdout=file, stderr=subprocess.STDOUT, text=True, start_new_session=True
+                [*self.before.get(who, ()), *LIMBECK, *arguments],
+                env={**os.environ, **self.environment.get(who, {})},
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
             )
         self.processes.append(process)
         return process

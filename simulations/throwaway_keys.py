@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
@@ -12,7 +12,8 @@ from limbeck.deployment.certificates import Role
 from limbeck.protos.files import create_private
 
 SERVER = "coordinator"
-DAYS = 2
+# Made as of yesterday: a drill sets a clock back.
+DAYS, AGE = 3, timedelta(days=1)
 
 
 class Authority:
@@ -21,7 +22,7 @@ class Authority:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._issuer = certificates.make_authority("throwaway authority", days=DAYS, now=datetime.now(UTC))
+        self._issuer = certificates.make_authority("throwaway authority", days=DAYS, now=datetime.now(UTC) - AGE)
         (folder / "ca.pem").write_bytes(certificates.to_pem(self._issuer.certificate))
 
     def server(self) -> x509.Certificate:
@@ -33,7 +34,7 @@ class Authority:
         return self._issue(file or name, Role.SITE, [name], [])
 
     def _issue(self, file: str, role: Role, names: list[str], addresses: list[str]) -> x509.Certificate:
-        key, now = certificates.new_key(), datetime.now(UTC)
+        key, now = certificates.new_key(), datetime.now(UTC) - AGE
         certificate = certificates.issue(
             self._issuer, key.public_key(), role, names=names, addresses=addresses, days=DAYS, now=now
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,9 @@ from limbeck.client.app import respond
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
 from limbeck.client.tables import Table
+from limbeck.client.teachers.linear import Linear
+from limbeck.client.transcript import Transcript
+from limbeck.operators.errors import TranscriptError
 from limbeck.protos import accounting, codec
 from limbeck.protos.messages import Accepted, Ask, Declined, Plan, Reason, Reply, Request, Taught, Teach, TopK
 from limbeck.protos.transfer_set import digest
@@ -140,6 +144,40 @@ def test_a_second_training_is_a_second_charge_and_declined_when_the_budget_pays_
         found.append(ask(site, plan, Teach(plan_hash=codec.plan_hash(plan))))
     assert isinstance(found[0], Taught)
     assert isinstance(found[1], Declined)
+
+
+def test_a_training_that_came_to_nothing_is_not_charged_again_even_where_the_budget_would_allow_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a full disk, where a site is asked again and again."""
+    site, plan = sites.make(tmp_path, budget__epsilon=50.0), sites.plan()
+    teach = Teach(plan_hash=codec.plan_hash(plan))
+    assert isinstance(ask(site, plan, sites.offer(plan)), Accepted)
+    with monkeypatch.context() as patch:
+        patch.setattr(Linear, "save", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "no room")))
+        assert isinstance(failed := ask(site, plan, teach), Declined)
+    assert isinstance(again := ask(site, plan, teach), Declined)
+    assert (failed.reason, again.reason) == (Reason.FAILED, Reason.BUDGET)
+    with Ledger(site.ledger, site.budget) as ledger:
+        assert [entry.state for entry in ledger.entries()] == ["reserved"]
+
+
+def test_what_a_trained_site_could_not_write_down_is_sent_when_it_can_and_charged_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, plan = sites.make(tmp_path, budget__epsilon=50.0), sites.plan()
+    teach = Teach(plan_hash=codec.plan_hash(plan))
+    assert isinstance(ask(site, plan, sites.offer(plan)), Accepted)
+    with monkeypatch.context() as patch:
+        patch.setattr(Transcript, "append", lambda *_, **__: (_ for _ in ()).throw(TranscriptError("no room")))
+        for _ in range(3):
+            with pytest.raises(TranscriptError):
+                ask(site, plan, teach)
+    assert isinstance(ask(site, plan, sites.offer(plan)), Accepted)
+    assert isinstance(ask(site, plan, teach), Taught)
+    with Ledger(site.ledger, site.budget) as ledger:
+        assert [entry.state for entry in ledger.entries()] == ["committed"]
+    assert [own.what for own in site.transcript] == ["accepted", "accepted", "taught"]
 
 
 def test_a_question_asked_twice_gets_the_same_bytes_so_noise_cannot_be_averaged_away(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import sites
 
 from limbeck.client import app, ledger, transcript
+from limbeck.client.app import TAUGHT, UNSENT
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
 from limbeck.protos import codec, files
@@ -127,8 +128,8 @@ def test_killed_at_any_point_no_charge_is_lost_and_nothing_leaves_unwritten(tmp_
         sent = (folder / "sent").read_text().splitlines() if (folder / "sent").exists() else []
         written = [own.data.hex() for own in site.transcript]
         assert set(sent) <= set(written), line
-        taught = (folder / "state" / HASH.hex()[:16] / "taught.pb").exists()
-        # The budget pays for one teacher: what was charged and not finished is not charged again, it is refused.
+        taught = any((folder / "state" / HASH.hex()[:16] / name).exists() for name in (TAUGHT, UNSENT))
+        # A plan is charged once: what was charged and not finished is not charged again, it is refused.
         answers = zip(run(site), QUESTIONS, strict=True)
         replies = [codec.decode_reply(data, plan=OFFER.plan, expecting=question) for data, question in answers]
         declined = any(isinstance(reply, Declined) for reply in replies)

@@ -354,6 +354,27 @@ def test_a_coordinator_that_answers_and_takes_our_certificate(federation: Path) 
     assert "TLSv1.3, and takes this certificate" in found.found
 
 
+@pytest.mark.parametrize(
+    ("hours", "outcome", "said"),
+    [(0, Outcome.OK, "the coordinator's"), (3, Outcome.WARN, "ahead of"), (-3, Outcome.WARN, "behind the coordinator's")],
+)
+def test_a_clock_that_is_far_from_the_coordinators_is_said(
+    hours: int, outcome: Outcome, said: str, federation: Path
+) -> None:
+    folder, site = federation / "coordinator", federation / "sites" / "A"
+    settings = serve.read(folder / "coordinator.toml")
+    grid = serve.open_link(settings.model_copy(update={"listen": "127.0.0.1:0"}), folder)
+    text = (site / "site.toml").read_text()
+    (site / "site.toml").write_text(text.replace("localhost:7443", f"localhost:{grid.address.rpartition(':')[2]}"))
+    now = datetime.now(UTC) + timedelta(hours=hours)
+    try:
+        (found,) = [own for own in examine(site, network=True, now=now) if "coordinator's" in own.found]
+    finally:
+        grid.close()
+    assert found.outcome is outcome
+    assert said in found.found
+
+
 def test_a_real_coordinator_takes_the_site_and_refuses_a_key_that_others_can_read(federation: Path) -> None:
     """The link's own server, by the settings that `deploy init` wrote."""
     folder = federation / "coordinator"

@@ -49,7 +49,7 @@ def test_cut_off_and_killed_as_it_goes_a_run_ends_with_the_student_of_an_undistu
     """One site's connection is cut, another's daemon is killed once the run has begun, the coordinator is killed after a stage."""
     relay_port = free_port()
     with Federation(
-        tmp_path / "run", scenario, through={"site-00": relay_port}, settings={"join_seconds": 60.0}
+        tmp_path / "run", scenario, through={"site-00": f"127.0.0.1:{relay_port}"}, settings={"join_seconds": 60.0}
     ) as federation:
         relay = Relay(federation.port, port=relay_port)
         for name in federation.sites:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import threading
 from collections.abc import Iterator
+from datetime import datetime, tzinfo
 from pathlib import Path
 
 import pytest
 from flwr.app import Message
 from test_grid import SITES, ask, listen, pull
 
+from limbeck.client import link as client_link
 from limbeck.client.child import DIED, FAILED, LATE, Child
 from limbeck.client.link import Daemon
 from limbeck.client.site import Site
 from limbeck.operators.errors import SettingError, WireError
 from limbeck.protos import carry, flower_messages
 from limbeck.protos.link import Announce, Transfer
+from limbeck.server import link as server_link
 from limbeck.server.link import LinkGrid
 from limbeck.simulations.linked import until
 from limbeck.simulations.relay import Relay
@@ -245,4 +249,41 @@ def test_a_certificate_of_another_site_or_a_second_daemon_is_refused(keys: Autho
     until((site.link_state / "daemon.lock").exists, 10)
     with pytest.raises(SettingError, match="no other daemon"):
         asyncio.run(Daemon(site, client_app=APP).run())
+    running.stop()
+
+
+def test_a_certificate_that_is_not_valid_by_this_clock_is_refused_naming_the_clock(
+    keys: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Behind(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Behind:
+            return cls.fromtimestamp(datetime.now(tz).timestamp() - 3 * 86400, tz)
+
+    site = make_site(tmp_path / "a", keys, 1)
+    Daemon(site, client_app=APP)
+    monkeypatch.setattr(client_link, "datetime", Behind)
+    with pytest.raises(SettingError, match=r"a certificate that is valid now in .*a\.pem.*clock says.*set the clock"):
+        Daemon(site, client_app=APP)
+    monkeypatch.setattr(server_link, "datetime", Behind)
+    with pytest.raises(SettingError, match=r"coordinator\.pem.*set the clock"):
+        listen(keys)
+
+
+def test_where_an_answer_cannot_be_kept_the_question_waits_for_room_and_the_site_stays_up(
+    grid: LinkGrid, keys: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(client_link, "ROOM_SECONDS", 0.1)
+    site = make_site(tmp_path / "a", keys, port_of(grid))
+    running = Running(site)
+    until(lambda: grid.connected, 20)
+    # No answer can be written beside a file of the same name as their folder's.
+    (site.link_state / "answers").rename(site.link_state / "full")
+    (site.link_state / "answers").write_bytes(b"")
+    message_id = ask(grid, "a", b"hello")
+    with caplog.at_level(logging.ERROR, "limbeck.client.link"):
+        until(lambda: "No answer can be kept" in caplog.text, 30)
+    (site.link_state / "answers").unlink()
+    (site.link_state / "full").rename(site.link_state / "answers")
+    assert carry.unpack(pull(grid, message_id).content) == b"hello"
     running.stop()

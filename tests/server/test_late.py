@@ -1,0 +1,278 @@
+"""Sites that come when others have been taught: they are taught once and take part from the next stage on, or are not taught at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from flwr.app import Message
+
+from limbeck.client import ledger
+from limbeck.client.app import respond
+from limbeck.client.site import Site
+from limbeck.protos import carry, codec
+from limbeck.protos.flower_messages import SERVER_NODE, identify, name_by_content, node_of
+from limbeck.protos.transfer_set import read_arrays
+from limbeck.server import checkpoint, coordinator, export
+from limbeck.server.coordinator import Coordinator, Patience
+from limbeck.simulations import prepare, scenario
+
+SETTINGS = [
+    "data.private=400",
+    "data.public=60",
+    "student.epochs=2",
+    "teacher.steps=10",
+    "pooling.kind=class-counts",
+    "privacy.noise=UnsafeSeeded",
+]
+A, B, C = "site-00", "site-01", "site-02"
+Prepared = Callable[[Path], Path]
+
+
+class Strangers:
+    """A carrier that knows its nodes by number: real sites, asked in this process.
+
+    present: sites by name to how often they have connected. silent: sites that do not reply. hook: called with every
+    question's kind and site, before it is answered.
+    """
+
+    def __init__(self, folder: Path, *present: str, hook: Callable[[str, str], None] = lambda kind, site: None) -> None:
+        identify(SERVER_NODE, 1)
+        self.present = dict.fromkeys(present, 1)
+        self.silent: set[str] = set()
+        self.asked: list[tuple[str, str]] = []
+        self._sites, self._hook = folder / "sites", hook
+        self._names = {node_of(site): site for site in (A, B, C)}
+        self._replies: dict[str, Message] = {}
+
+    def get_node_ids(self) -> list[int]:
+        return [node_of(site) for site in self.present]
+
+    def push_messages(self, messages: list[Message]) -> list[str]:
+        ids = [name_by_content(message) for message in messages]
+        for message_id, message in zip(ids, messages, strict=True):
+            kind, site = message.metadata.message_type.partition(".")[2], self._names[message.metadata.dst_node_id]
+            self.asked.append((kind, site))
+            self._hook(kind, site)
+            if site in self.silent:
+                continue
+            reply = respond(Site(self._sites / site), carry.unpack(message.content))
+            identify(message.metadata.dst_node_id, 1)
+            self._replies[message_id] = Message(carry.pack(reply), reply_to=message)
+            identify(SERVER_NODE, 1)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        return [self._replies.pop(own) for own in message_ids if own in self._replies]
+
+
+class Consortium(Strangers):
+    """As the link: a carrier that knows the names of its nodes."""
+
+    def site_of(self, node: int) -> str:
+        return self._names[node]
+
+    def connections_of(self, node: int) -> int:
+        return self.present[self._names[node]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick() -> Iterator[None]:
+    """The student's files are other tests' business, and seconds each time; runs this short are over before the next look."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(coordinator, "LOOK_SECONDS", 0.0)
+        patched.setattr(export, "export", lambda *_: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """Makes folders for runs."""
+    base = tmp_path_factory.mktemp("prepared") / "run"
+    prepare.prepare(scenario.load("digits-tiny", SETTINGS), base)
+    return lambda folder: Path(shutil.copytree(base, folder))
+
+
+def run(folder: Path, grid: Strangers, **patience: float) -> None:
+    offer = codec.decode_offer((folder / "plan.pb").read_bytes())
+    (x_N,) = read_arrays(folder / "transfer" / f"{offer.plan.transfer_set.hex()}.npz", "x")
+    own = Patience(expected=0, **{"join": 0.0, **patience})
+    Coordinator(cast(Any, grid), offer, torch.from_numpy(x_N), folder / "server", own).run()
+
+
+def participants(folder: Path) -> list[list[str]]:
+    return [stage["clients"] for stage in json.loads((folder / "server" / "record.json").read_text())["stages"]]
+
+
+def charges(folder: Path, site: str) -> list[str]:
+    path = Site(folder / "sites" / site).ledger
+    return [entry.state for entry in ledger.read(path).entries if entry.state != "free"] if path.exists() else []
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    found = checkpoint.load_last(folder / "server" / "checkpoints")
+    assert found is not None
+    return found.weights
+
+
+def same_student(a: Path, b: Path) -> bool:
+    left, right = weights(a), weights(b)
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.fixture(scope="module")
+def joined_by_c(fresh: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A and B in a run of their own, and with C from its first checkpoint on."""
+    folder = fresh(tmp_path_factory.mktemp("reference") / "run")
+    run(folder, Consortium(folder, A, B))
+    checkpoint.path_of(folder / "server" / "checkpoints", 1).unlink()
+    run(folder, Consortium(folder, A, B, C))
+    assert participants(folder) == [[A, B], [A, B, C]]
+    return folder
+
+
+def joined(grid_of: type[Strangers], folder: Path, *, at: tuple[str, str]) -> Strangers:
+    """Sites A and B, and C, which connects when this kind of question is first put to this site."""
+
+    def hook(kind: str, asked: str) -> None:
+        if (kind, asked) == at:
+            grid.present.setdefault(C, 1)
+
+    grid = grid_of(folder, A, B, hook=hook)
+    return grid
+
+
+@pytest.mark.parametrize("grid_of", [Consortium, Strangers])
+def test_a_site_that_comes_in_a_stage_is_taught_once_and_takes_part_from_the_next_one_on(
+    grid_of: type[Strangers], fresh: Prepared, joined_by_c: Path, tmp_path: Path
+) -> None:
+    folder = fresh(tmp_path / "run")
+    grid = joined(grid_of, folder, at=("share", B))
+    run(folder, grid, join=5.0)
+    assert participants(folder) == [[A, B], [A, B, C]]
+    assert [kind for kind, site in grid.asked if site == C] == ["agree", "teach", "share"]
+    assert [charges(folder, site) for site in (A, B, C)] == [["committed"]] * 3
+    assert same_student(folder, joined_by_c)
+    clients = json.loads((folder / "server" / "record.json").read_text())["clients"]
+    assert {name: own["status"] for name, own in clients.items()} == dict.fromkeys((A, B, C), "answered")
+
+
+def test_a_site_that_comes_while_others_are_taught_is_in_from_the_first_stage_on(fresh: Prepared, tmp_path: Path) -> None:
+    folder = fresh(tmp_path / "run")
+    grid = joined(Consortium, folder, at=("teach", B))
+    run(folder, grid, join=5.0)
+    assert participants(folder) == [[A, B, C]] * 2
+    assert charges(folder, C) == ["committed"]
+
+
+def test_a_site_that_comes_in_the_last_stage_is_not_charged_for_nothing(fresh: Prepared, tmp_path: Path) -> None:
+    folder = fresh(tmp_path / "run")
+
+    def hook(kind: str, asked: str) -> None:
+        if kind == "share" and grid.asked.count(("share", A)) == 2:
+            grid.present[C] = 1
+
+    grid = Consortium(folder, A, B, hook=hook)
+    run(folder, grid, join=5.0)
+    assert C in grid.present
+    assert participants(folder) == [[A, B]] * 2
+    assert (C not in {site for _, site in grid.asked}, charges(folder, C)) == (True, [])
+    # Nor is it when what is finished is finished once more.
+    run(folder, grid, join=5.0)
+    assert (C not in {site for _, site in grid.asked}, charges(folder, C)) == (True, [])
+
+
+def test_a_run_that_a_late_site_joined_resumes_with_it_and_charges_it_once(
+    fresh: Prepared, joined_by_c: Path, tmp_path: Path
+) -> None:
+    folder = fresh(tmp_path / "run")
+
+    def hook(kind: str, asked: str) -> None:
+        if (kind, asked) == ("share", B):
+            grid.present.setdefault(C, 1)
+        if (kind, asked) == ("share", C):
+            raise KeyboardInterrupt
+
+    grid = Consortium(folder, A, B, hook=hook)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, grid, join=5.0)
+    assert (participants(folder), charges(folder, C)) == ([[A, B]], ["committed"])
+    run(folder, Consortium(folder, A, B, C))
+    assert participants(folder) == [[A, B], [A, B, C]]
+    assert [charges(folder, site) for site in (A, B, C)] == [["committed"]] * 3
+    assert same_student(folder, joined_by_c)
+
+
+def test_in_a_pause_a_new_site_helps_the_stage_that_waits_also_the_last(fresh: Prepared, tmp_path: Path) -> None:
+    folder = fresh(tmp_path / "run")
+
+    def hook(kind: str, asked: str) -> None:
+        if kind == "share" and grid.asked.count(("share", A)) == 2:
+            grid.silent = {B}
+            grid.present[C] = 1
+
+    grid = Consortium(folder, A, B, hook=hook)
+    run(folder, grid, join=5.0, answer=1.0, pause=60.0)
+    assert participants(folder) == [[A, B], [A, C]]
+    assert [charges(folder, site) for site in (A, B, C)] == [["committed"]] * 3
+    # Another way to the same: all three are there in the last stage, and B falls silent.
+    other = fresh(tmp_path / "other")
+    run(other, Consortium(other, A, B))
+    checkpoint.path_of(other / "server" / "checkpoints", 1).unlink()
+    last = Consortium(other, A, B, C, hook=lambda kind, site: last.silent.update({B} if kind == "share" else {}))
+    run(other, last, answer=1.0)
+    assert participants(other) == [[A, B], [A, C]]
+    assert same_student(folder, other)
+
+
+def test_a_late_site_that_never_says_whether_it_accepts_holds_nobody_up(fresh: Prepared, tmp_path: Path) -> None:
+    """An hour's patience for answers, none for a site to appear."""
+    folder = fresh(tmp_path / "run")
+    grid = joined(Consortium, folder, at=("share", B))
+    grid.silent = {C}
+    run(folder, grid, join=0.2, answer=3600.0)
+    assert participants(folder) == [[A, B]] * 2
+    assert [kind for kind, site in grid.asked if site == C] == ["agree"]
+
+
+def test_a_late_site_that_declines_is_asked_again_only_when_it_has_connected_anew(fresh: Prepared, tmp_path: Path) -> None:
+    folder = fresh(tmp_path / "run")
+    rules = folder / "sites" / C / "policy.toml"
+    own = rules.read_text()
+    rules.write_text(own.replace("max_stages = 2", "max_stages = 1"))
+
+    def hook(kind: str, asked: str) -> None:
+        if (kind, asked) == ("teach", B):
+            grid.present[C] = 1
+        if (kind, asked) == ("share", B) and grid.present.get(C) == 1:
+            rules.write_text(own)
+            grid.present[C] = 2
+
+    grid = Consortium(folder, A, B, hook=hook)
+    run(folder, grid, join=5.0)
+    assert participants(folder) == [[A, B], [A, B, C]]
+    assert [kind for kind, site in grid.asked if site == C] == ["agree", "agree", "teach", "share"]
+    assert charges(folder, C) == ["committed"]
+
+
+def test_a_late_site_that_does_not_finish_its_teacher_in_time_is_left_out_and_the_run_goes_on(
+    fresh: Prepared, tmp_path: Path
+) -> None:
+    folder = fresh(tmp_path / "run")
+
+    def hook(kind: str, asked: str) -> None:
+        if (kind, asked) == ("share", B):
+            grid.present.setdefault(C, 1)
+        if (kind, asked) == ("teach", C):
+            grid.silent = {C}
+
+    grid = Consortium(folder, A, B, hook=hook)
+    run(folder, grid, join=5.0, answer=1.0)
+    assert participants(folder) == [[A, B]] * 2
+    found = json.loads((folder / "server" / "record.json").read_text())["clients"][C]
+    assert (found["status"], found["reason"]) == ("lost", "teach: no answer within 1 s")
