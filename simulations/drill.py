@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import logging
 import os
 import platform
 import shutil
@@ -572,6 +573,8 @@ def main() -> int:
     parser.add_argument("--resume", action="store_true", help="go on with the record: not the faults that it holds as good")
     options = parser.parse_args()
     in_namespaces()
+    # Noise is seeded and sites refuse here on purpose: the outcome is what matters.
+    logging.getLogger("limbeck").setLevel(logging.ERROR)
     console, scenario = Console(), load("digits-tiny", SETTINGS)
     rows = recorded() if options.only or options.resume else {}
     todo = [fault for fault in FAULTS if not options.only or any(word in fault.name for word in options.only)]
@@ -590,7 +593,7 @@ def main() -> int:
                 "seconds": round(time.monotonic() - started),
                 "begun": f"{when:%Y-%m-%d %H:%M} UTC",
             }
-            console.print(f"{fault.name}: {outcome}", highlight=False)
+            console.print(f"{fault.name}: {outcome}", highlight=False, soft_wrap=True)
             # Another drill of other faults may have written meanwhile.
             write({**recorded(), fault.name: row})
     table = Table("fault", "outcome", "seconds")
