@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 import torch
 from flwr.app import Message
+from students import same_student
 
 from limbeck.client import ledger
 from limbeck.client.app import respond
@@ -112,17 +113,6 @@ def participants(folder: Path) -> list[list[str]]:
 def charges(folder: Path, site: str) -> list[str]:
     path = Site(folder / "sites" / site).ledger
     return [entry.state for entry in ledger.read(path).entries if entry.state != "free"] if path.exists() else []
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    found = checkpoint.load_last(folder / "server" / "checkpoints")
-    assert found is not None
-    return found.weights
-
-
-def same_student(a: Path, b: Path) -> bool:
-    left, right = weights(a), weights(b)
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from flwr.app import Message, RecordDict
+from students import same_student
 
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
@@ -24,17 +24,6 @@ SEEDED = [*TINY, "privacy.noise=UnsafeSeeded"]
 
 def tiny(*overrides: str, seeded: bool = False) -> scenario.Scenario:
     return scenario.load("digits-tiny", [*(SEEDED if seeded else TINY), *overrides])
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    found = checkpoint.load_last(folder / "server" / "checkpoints")
-    assert found is not None
-    return found.weights
-
-
-def same_student(a: Path, b: Path) -> bool:
-    left, right = weights(a), weights(b)
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 @pytest.fixture(scope="module")
