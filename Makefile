@@ -40,7 +40,7 @@ types: environment
 check: types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy .types/limbeck
+	$(BIN)/mypy .types/limbeck tests
 	$(BIN)/lint-imports
 	$(BIN)/python -m limbeck.protos.generate --check
 

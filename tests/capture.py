@@ -46,8 +46,8 @@ class Capture:
         ):
             parts[int(stream), source][int(number)] = bytes.fromhex(payload)
         found: dict[int, bytes] = defaultdict(bytes)
-        for (stream, _), segments in sorted(parts.items()):
-            found[stream] += b"".join(_without_gaps(segments))
+        for (connection, _), segments in sorted(parts.items()):
+            found[connection] += b"".join(_without_gaps(segments))
         return dict(found)
 
     def tls_versions(self) -> dict[int, set[str]]:

@@ -29,9 +29,12 @@ class Scripted(teacher_pb2_grpc.TeacherServiceServicer):
         self, request: teacher_pb2.DescribeRequest, context: grpc.ServicerContext
     ) -> teacher_pb2.Description:
         model = "another" if self.how == "another model" else "scripted"
-        kind = {"answers": "labels", "tempered": False} if self.how == "labels" else {"answers": "probabilities", "top_k": 2}
-        labels = ["a", "b", "c", "d"]
-        return teacher_pb2.Description(version=1, model=model, labels=labels, inputs="rows", max_batch=8, **kind)
+        own = teacher_pb2.Description(version=1, model=model, labels=["a", "b", "c", "d"], inputs="rows", max_batch=8)
+        if self.how == "labels":
+            own.answers, own.tempered = "labels", False
+        else:
+            own.answers, own.top_k = "probabilities", 2
+        return own
 
     def Answer(  # noqa: N802 - gRPC's name
         self, batches: Iterator[teacher_pb2.Batch], context: grpc.ServicerContext

@@ -55,8 +55,7 @@ def of_patients(folder: Path) -> tuple[Site, Plan]:
     own = {"path": "patients.csv", "label": "sick", "encoding": "encoding.json"}
     (folder / "site.toml").write_text(tomli_w.dumps({"name": "site", "transfer_sets": "transfer", "records": own}))
     plan = sites.plan(classes=2, samples=3, truncation=TopK(k=2), encoding=encodings.digest(ENCODING))
-    teaching = replace(plan.teaching, features="rows")  # type: ignore[type-var]
-    return Site(folder), replace(plan, transfer_set=digest(rows), teaching=teaching)
+    return Site(folder), sites.about_rows(plan, transfer_set=digest(rows))
 
 
 def ask(site: Site, plan: Plan, question: Request) -> Reply:
@@ -132,7 +131,9 @@ def test_when_the_first_record_is_read_the_cost_is_in_the_ledger(tmp_path: Path,
 
     monkeypatch.setattr(Site, "read_records", look)
     assert isinstance(ask(site, plan, Teach(plan_hash=codec.plan_hash(plan))), Taught)
-    assert seen == [("reserved", pytest.approx(accounting.epsilon(((plan.teaching, plan.counts),), 1e-5)))]
+    ((state, spent),) = seen
+    assert state == "reserved"
+    assert spent == pytest.approx(accounting.epsilon(((plan.teaching, plan.counts),), 1e-5))
 
 
 def test_a_second_training_is_a_second_charge_and_declined_when_the_budget_pays_for_one(tmp_path: Path) -> None:

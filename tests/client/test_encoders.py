@@ -278,8 +278,7 @@ def of_reviews(folder: Path, model: Path) -> tuple[Site, Plan]:
     settings = {"path": "reviews.csv", "encoding": "encoding.json", "encoder": "tiny"}
     (folder / "site.toml").write_text(tomli_w.dumps({"name": "site", "transfer_sets": "transfer", "records": settings}))
     plan = sites.plan(classes=2, samples=3, truncation=TopK(k=2), encoding=encodings.digest(own))
-    teaching = replace(plan.teaching, features="rows")  # type: ignore[type-var]
-    return Site(folder), replace(plan, transfer_set=digest(public), teaching=teaching)
+    return Site(folder), sites.about_rows(plan, transfer_set=digest(public))
 
 
 def ask(site: Site, plan: Plan, question: Request) -> Reply:

@@ -22,12 +22,13 @@ from limbeck.client.app import TAUGHT, UNSENT
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
 from limbeck.protos import codec, files
-from limbeck.protos.messages import Ask, Declined, Teach
+from limbeck.protos.messages import Ask, Declined, Request, Teach
 
-WATCHED = {str(Path(str(module.__file__)).resolve()) for module in (app, ledger, transcript, files)}
+# As code names its file, which may be a path of links.
+WATCHED = {str(module.__file__) for module in (app, ledger, transcript, files)}
 OFFER = sites.offer()
 HASH = codec.plan_hash(OFFER.plan)
-QUESTIONS = [OFFER, Teach(plan_hash=HASH), Ask(plan_hash=HASH, stage=0, first=0, count=20)]
+QUESTIONS: list[Request] = [OFFER, Teach(plan_hash=HASH), Ask(plan_hash=HASH, stage=0, first=0, count=20)]
 
 
 def run(site: Site, sent: Path | None = None) -> list[bytes]:
@@ -71,11 +72,11 @@ def in_a_child(folder: Path, before_line: Callable[[int], None]) -> bool:
 
         real = Site.read_records
 
-        def marked(site: Site, classes: int) -> Any:
+        def marked(site: Site, classes: int) -> object:
             (folder / "read").touch()
             return real(site, classes)
 
-        Site.read_records = marked  # type: ignore[method-assign]
+        setattr(Site, "read_records", marked)  # noqa: B010 - a method, which mypy lets nobody assign
         sys.settrace(trace)
         status = 1
         try:

@@ -14,18 +14,14 @@ from pathlib import Path
 
 import pytest
 import sites
-from conftest import LINEAR
+from ledger_child import BUDGET, RUN, TEACHING
 
 from limbeck.client import ledger as ledgers
-from limbeck.client.ledger import Budget, Ledger
+from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
 from limbeck.operators.errors import BudgetError, LedgerError, SettingError
 from limbeck.protos import accounting
-from limbeck.protos.messages import Adjacency, CountNoise, LabelCounts, RecordCount, Unit, VotesTeaching
-
-BUDGET = Budget(data_set="a-test", epsilon=3.0, delta=1e-5, unit=Unit.RECORD, adjacency=Adjacency.ADD_REMOVE_ONE)
-TEACHING = replace(LINEAR, noise_multiplier=9.0)
-RUN = bytes(32)
+from limbeck.protos.messages import CountNoise, LabelCounts, RecordCount, VotesTeaching
 
 
 @pytest.fixture
@@ -71,9 +67,9 @@ def test_a_reservation_that_was_never_committed_stays_spent(path: Path) -> None:
 
 
 def test_a_process_killed_between_reserve_and_commit_leaves_the_charge(path: Path) -> None:
-    here = Path(__file__).parent
     code = "import sys; from ledger_child import reserve_and_die; reserve_and_die(sys.argv[1])"
-    environment = {**os.environ, "PYTHONPATH": f"{here}:{here.parent}"}
+    found = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(found)}
     child = subprocess.run([sys.executable, "-c", code, str(path)], check=False, env=environment)
     assert child.returncode == -signal.SIGKILL
     with Ledger(path, BUDGET) as ledger:

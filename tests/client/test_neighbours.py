@@ -5,19 +5,20 @@ from __future__ import annotations
 import re
 import sqlite3
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import sites
 import tomli_w
+from numpy.typing import NDArray
 from PIL import Image
 
 from limbeck.client import app
 from limbeck.client.site import Site
 from limbeck.protos import codec
-from limbeck.protos.messages import Accepted, Ask, Plan, Reply, Request, Share, Taught, Teach
+from limbeck.protos.messages import Accepted, Ask, Plan, Reply, Request, Share, Taught, Teach, TopK
 from limbeck.protos.transfer_set import digest
 
 CELLS = np.random.default_rng(2).normal(size=(20, 2)).astype(np.float32)
@@ -46,13 +47,13 @@ def seeded(folder: Path) -> Site:
     return Site(folder)
 
 
-def of_arrays(folder: Path, more_x: object = None, more_y: object = None) -> Site:
+def of_arrays(folder: Path, more_x: NDArray[Any] | None = None, more_y: float | None = None) -> Site:
     """30 images in an NPZ file, and one record more."""
     sites.make(folder)
     with np.load(folder / "records.npz") as file:
         x, y = file["x"], file["y"]
-    if more_y is not None:
-        x, y = np.append(x, np.asarray(more_x)[None], 0), np.append(y, more_y)
+    if more_x is not None and more_y is not None:
+        x, y = np.concatenate([x, more_x[None]]), np.concatenate([y, [more_y]])
     np.savez(folder / "records.npz", x=x, y=y)
     return seeded(folder)
 
@@ -81,10 +82,7 @@ def of_a_folder(folder: Path, broken: bool = False) -> Site:
 
 
 def table_plan() -> Plan:
-    plan = sites.plan()
-    teaching = replace(plan.teaching, features="rows")  # type: ignore[type-var]
-    truncation = replace(plan.truncation, k=2)  # type: ignore[call-arg]
-    return replace(plan, transfer_set=digest(CELLS), classes=2, truncation=truncation, teaching=teaching)
+    return sites.about_rows(sites.plan(), transfer_set=digest(CELLS), classes=2, truncation=TopK(k=2))
 
 
 @pytest.mark.parametrize("label", [10, -1, np.nan, 0.5])

@@ -45,9 +45,9 @@ def served(model: serving.Model | None = None, **options: object) -> serving.Ser
     return serving.start(serving.Teacher(model, **options), "127.0.0.1:0")  # type: ignore[arg-type]
 
 
-def remote(address: str, *, attempts: int = 1, **pem: bytes) -> Remote:
-    own = {"ca": None, "certificate": None, "key": None, **pem}
-    return Remote(Link(address=address, deadline=20, attempts=attempts, **own), lambda _: None)  # type: ignore[arg-type]
+def remote(address: str, ca: bytes | None = None, certificate: bytes | None = None, key: bytes | None = None) -> Remote:
+    own = Link(address=address, deadline=20, attempts=1, ca=ca, certificate=certificate, key=key)
+    return Remote(own, lambda _: None)
 
 
 @pytest.fixture
@@ -88,27 +88,23 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def secured(keys: Path) -> Iterator[serving.Server]:
     teacher = serving.Teacher(serving.estimator_model(FITTED, name="digits", inputs=Inputs.ROWS))
-    own = {"certificate": keys / "server.pem", "key": keys / "server.key", "client_ca": keys / "ca.pem"}
-    server = serving.start(teacher, "127.0.0.1:0", **own)
+    certificate, key, ca = (keys / name for name in ("server.pem", "server.key", "ca.pem"))
+    server = serving.start(teacher, "127.0.0.1:0", certificate=certificate, key=key, client_ca=ca)
     yield server
     server.stop()
 
 
 def test_a_site_with_a_certificate_is_answered_over_mutual_tls(keys: Path, secured: serving.Server) -> None:
-    pem = {
-        name: (keys / file).read_bytes()
-        for name, file in [("ca", "ca.pem"), ("certificate", "site.pem"), ("key", "site.key")]
-    }
-    own = remote(secured.address, **pem)
+    own = remote(secured.address, *((keys / name).read_bytes() for name in ("ca.pem", "site.pem", "site.key")))
     description = own.describe()
     (answers,) = own.answers(description, X[:5], [(0, 5)])
     np.testing.assert_allclose(answers.answers.dense(), FITTED.predict_proba(X[:5]), atol=1e-6)  # type: ignore[union-attr]
 
 
 def test_a_server_of_another_authority_is_refused(keys: Path, secured: serving.Server) -> None:
-    pem = {"ca": (keys / "other.pem").read_bytes(), "certificate": (keys / "site.pem").read_bytes()}
+    other, certificate, key = ((keys / name).read_bytes() for name in ("other.pem", "site.pem", "site.key"))
     with pytest.raises(TeacherError, match="UNAVAILABLE"):
-        remote(secured.address, **pem, key=(keys / "site.key").read_bytes()).describe()
+        remote(secured.address, other, certificate, key).describe()
 
 
 def test_a_site_without_a_certificate_is_refused_where_one_is_wanted(keys: Path, secured: serving.Server) -> None:

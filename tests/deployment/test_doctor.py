@@ -28,7 +28,7 @@ from limbeck.client.site import Site
 from limbeck.deployment import bringup, doctor, keys
 from limbeck.deployment.doctor import Finding, Outcome
 from limbeck.operators.errors import SettingError
-from limbeck.protos import codec
+from limbeck.protos import codec, signing
 from limbeck.protos.messages import Offer
 from limbeck.protos.transfer_set import digest
 from limbeck.server import serve
@@ -88,8 +88,8 @@ def test_a_folder_of_nothing_is_an_error(tmp_path: Path) -> None:
         examine(tmp_path)
 
 
-def _write(path: str, text: str) -> Callable[[Path], None]:
-    return lambda site: (site / path).write_text(text) and None
+def _write(path: str, text: str) -> Callable[[Path], object]:
+    return lambda site: (site / path).write_text(text)
 
 
 def _replace(path: str, old: str, new: str) -> Callable[[Path], None]:
@@ -168,11 +168,11 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str, Outcome, str]] = {
     "no certificate": (lambda site: (site / "keys" / "A.pem").unlink(), "certificate", Outcome.FAIL, "No such file"),
     "a policy that is none": (_write("policy.toml", "x = 1\n"), "policy", Outcome.FAIL, "Expected a valid policy"),
     "nobody's plan": (
-        _replace("policy.toml", str(sites.RULES["plans"]["authors"][0]), ""),
+        _replace("policy.toml", signing.author_of(sites.KEY).hex(), ""),
         "policy",
         Outcome.FAIL,
         "64 hexadecimal",
-    ),  # type: ignore[index]
+    ),
     "a ledger that is gone": (_spend_and_cut, "ledger", Outcome.FAIL, "what was spent is not known"),
     "a transcript of more than the ledger allowed": (_send_without_an_entry, "ledger", Outcome.FAIL, "found no such entry"),
     "a transcript that was changed": (_send_and_change, "transcript", Outcome.FAIL, "found others"),
@@ -239,7 +239,7 @@ def test_certificates_that_end_or_began_later_are_told_apart(federation: Path) -
 def test_a_full_disk_and_a_folder_that_is_not_ours(federation: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     site = federation / "sites" / "A"
     for free, outcome in ((10 << 20, Outcome.FAIL), (100 << 20, Outcome.WARN)):
-        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: shutil._ntuple_diskusage(1 << 40, 0, free))  # type: ignore[attr-defined]
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: shutil._ntuple_diskusage(1 << 40, 0, free))
         found = [own for own in examine(site) if own.check == "disk"]
         assert [own.outcome for own in found] == [outcome] * 2
         assert "Make room" in found[0].advice
@@ -298,7 +298,7 @@ def test_every_fault_of_a_coordinator_is_found_and_named(name: str, federation: 
 
 
 @contextmanager
-def listening(answer: Callable[[socket.socket], None], port: int = 0) -> Iterator[int]:
+def listening(answer: Callable[[socket.socket], object], port: int = 0) -> Iterator[int]:
     """A server that hands every connection to `answer`, one after the other."""
     with socket.create_server(("127.0.0.1", port)) as server:
 
@@ -420,7 +420,7 @@ def test_a_coordinator_of_another_authority_and_one_that_does_not_take_ours(fede
 def test_a_port_that_says_nothing_or_something_else_or_is_closed_costs_bounded_time(federation: Path) -> None:
     site, wait = federation / "sites" / "A", threading.Event()
     text = (site / "site.toml").read_text()
-    with listening(lambda connection: wait.wait(10) and None) as port:
+    with listening(lambda connection: wait.wait(10)) as port:
         found = reach(site, port)
         assert "said nothing for 1 s" in found.found
         wait.set()

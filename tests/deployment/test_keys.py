@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +14,7 @@ import grpc
 import pytest
 from conftest import PLAN
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from hypothesis import given
 from hypothesis import strategies as st
@@ -193,7 +194,7 @@ def test_a_sites_own_key_never_leaves_it(authority: keys.Authority, tmp_path: Pa
 
 def test_a_request_with_a_changed_byte_or_another_kind_of_key_is_refused(authority: keys.Authority, tmp_path: Path) -> None:
     path, _ = keys.request("site-a", tmp_path)
-    der = bytearray(x509.load_pem_x509_csr(path.read_bytes()).public_bytes(certificates.serialization.Encoding.DER))
+    der = bytearray(x509.load_pem_x509_csr(path.read_bytes()).public_bytes(serialization.Encoding.DER))
     der[der.index(b"site-a") + 5] = ord("b")
     path.write_bytes(certificates.to_pem(x509.load_der_x509_csr(bytes(der))))
     with pytest.raises(CertificateError, match="signed by its own key"):
@@ -231,24 +232,25 @@ def test_a_revocation_list_that_cannot_be_read_lets_nobody_pass(content: str, tm
 # gRPC, over loopback TLS.
 
 
-class _Echo(grpc.GenericRpcHandler):
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        def echo(request: bytes, context: grpc.ServicerContext) -> bytes:
-            return context.auth_context()["x509_common_name"][0] + b" " + request
+def _echo(request: bytes, context: grpc.ServicerContext) -> bytes:
+    name: bytes = context.auth_context()["x509_common_name"][0]
+    return name + b" " + request
 
-        return grpc.unary_unary_rpc_method_handler(echo)
+
+Serve = Callable[[Path, str], int]
 
 
 @pytest.fixture
-def serve(authority: keys.Authority) -> Iterator[object]:
+def serve(authority: keys.Authority) -> Iterator[Serve]:
     servers = []
 
     def start(folder: Path, stem: str) -> int:
         server = grpc.server(futures.ThreadPoolExecutor(2))
         pair = (folder / f"{stem}.key").read_bytes(), (folder / f"{stem}.pem").read_bytes()
         ca = (authority.folder / "ca.pem").read_bytes()
-        port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair], ca, require_client_auth=True))
-        server.add_generic_rpc_handlers((_Echo(),))
+        port: int = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair], ca, require_client_auth=True))
+        echo = {"Echo": grpc.unary_unary_rpc_method_handler(_echo)}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", echo),))
         server.start()
         servers.append(server)
         return port
@@ -268,7 +270,7 @@ def call(port: int, authority: keys.Authority, folder: Path, stem: str, host: st
         return reply
 
 
-def test_grpc_takes_the_certificates_and_knows_the_site_by_name(serve, authority: keys.Authority) -> None:  # type: ignore[no-untyped-def]
+def test_grpc_takes_the_certificates_and_knows_the_site_by_name(serve: Serve, authority: keys.Authority) -> None:
     port = serve(authority.folder / "server", "server")
     site = authority.node("Site_A.1", now=NOW)
     assert call(port, authority, site, "Site_A.1") == b"Site_A.1 hello"
@@ -276,8 +278,8 @@ def test_grpc_takes_the_certificates_and_knows_the_site_by_name(serve, authority
 
 
 def test_grpc_refuses_a_site_that_plays_the_coordinator_and_one_of_another_authority(
-    serve, authority: keys.Authority, tmp_path: Path
-) -> None:  # type: ignore[no-untyped-def]
+    serve: Serve, authority: keys.Authority, tmp_path: Path
+) -> None:
     site, port = authority.node("site-a", now=NOW), serve(authority.folder / "server", "server")
     # A site whose name is the coordinator's host would pass for it, were it not for its role: made here past the check of taken names.
     key = certificates.new_key()

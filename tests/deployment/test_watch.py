@@ -28,6 +28,7 @@ from typer.testing import CliRunner
 
 from limbeck.cli.main import app
 from limbeck.deployment import status, watch
+from limbeck.deployment.bringup import TEMPLATES
 from limbeck.operators.errors import DataError, RunError, SettingError, TooFewClients
 from limbeck.protos import accounting
 from limbeck.protos.messages import Offer
@@ -304,7 +305,7 @@ def test_what_peers_wrote_is_text(tmp_path: Path) -> None:
 
 
 def test_the_page_loads_nothing_from_elsewhere(folder: Path) -> None:
-    page = watch.page(folder, now=0.0) + "".join((watch.TEMPLATES / name).read_text() for name in ("watch.css", "watch.js"))
+    page = watch.page(folder, now=0.0) + "".join((TEMPLATES / name).read_text() for name in ("watch.css", "watch.js"))
     assert not re.search(r"https?://", page)
     assert sorted(re.findall(r'(?:src|href)="([^"]+)"', page)) == ["/watch.css", "/watch.js", "data:,"]
 

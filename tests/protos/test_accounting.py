@@ -9,7 +9,7 @@ from scipy import optimize, stats
 
 from limbeck.operators.errors import SettingError
 from limbeck.protos import accounting
-from limbeck.protos.messages import CountNoise, LabelCounts, NetTeaching, RecordCount, VotesTeaching
+from limbeck.protos.messages import CountNoise, LabelCounts, NetTeaching, RecordCount, Teaching, VotesTeaching
 
 CNN = NetTeaching(
     architecture="cnn",
@@ -83,7 +83,7 @@ def test_composition_by_mechanism_agrees_with_the_pld_accountant() -> None:
     import dp_accounting as dp
     from dp_accounting.pld import PLDAccountant
 
-    schedules = [
+    schedules: list[tuple[Teaching, LabelCounts | None]] = [
         (LINEAR, LabelCounts(noise_std=6.2)),
         (CNN, None),
         (replace(LINEAR, noise_multiplier=20.0), None),

@@ -102,7 +102,9 @@ class End:
     """A station in memory: `todo` is sent, `got` was received."""
 
     def __init__(self, *todo: Transfer, limit: int = 1 << 30) -> None:
-        self.limit, self.assembly, self.todo, self.got = limit, None, list(todo), {}  # type: ignore[var-annotated]
+        self.limit, self.todo = limit, list(todo)
+        self.assembly: Assembly | None = None
+        self.got: dict[bytes, bytes] = {}
         self.times_received = 0
 
     async def next_transfer(self) -> Transfer:
