@@ -7,10 +7,10 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import joblib
@@ -33,6 +33,7 @@ from limbeck.client.blackbox import Link, Remote
 from limbeck.operators.errors import DataError, SettingError, TeacherError
 from limbeck.protos import teacher_codec
 from limbeck.protos.teacher import Batch, Inputs
+from limbeck.simulations.linked import HANG_SECONDS, until
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "black-box-teachers.md"
 DIGITS = load_digits()
@@ -46,7 +47,7 @@ def served(model: serving.Model | None = None, **options: object) -> serving.Ser
 
 
 def remote(address: str, ca: bytes | None = None, certificate: bytes | None = None, key: bytes | None = None) -> Remote:
-    own = Link(address=address, deadline=20, attempts=1, ca=ca, certificate=certificate, key=key)
+    own = Link(address=address, deadline=600, attempts=1, ca=ca, certificate=certificate, key=key)
     return Remote(own, lambda _: None)
 
 
@@ -234,7 +235,7 @@ def test_a_users_own_factory_is_served_and_a_wrong_one_is_said(tmp_path: Path, m
 # Attacks on the server
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60)
 @given(data=st.binary(max_size=200))
 def test_random_bytes_are_refused_and_the_server_lives(data: bytes, plain: serving.Server) -> None:
     with grpc.insecure_channel(plain.address) as channel:
@@ -272,7 +273,7 @@ def idle(address: str, started: threading.Event) -> grpc.StatusCode:
         def questions() -> Iterator[bytes]:
             yield teacher_codec.encode_batch(Batch(first=0, x_N=X[:2], draws=0, temperature=0.0))
             started.set()
-            release.wait(60)
+            release.wait(HANG_SECONDS)
 
         stream = channel.stream_stream(teacher_codec.ANSWER)(questions())
         try:
@@ -284,7 +285,42 @@ def idle(address: str, started: threading.Event) -> grpc.StatusCode:
             release.set()
 
 
-def test_idle_streams_are_ended_so_that_they_cannot_keep_others_out() -> None:
+class Timers:
+    """The clocks of streams that wait for their peer: time passes when a test says so."""
+
+    def __init__(self) -> None:
+        self.running: set[threading.Timer] = set()
+        self.lock = threading.Lock()
+        running, lock = self.running, self.lock
+
+        class Timer(threading.Timer):
+            def start(self) -> None:
+                with lock:
+                    running.add(self)
+
+            def cancel(self) -> None:
+                with lock:
+                    running.discard(self)
+
+        self.made = Timer
+
+    def pass_by(self) -> None:
+        """Let the time of all that wait be over."""
+        with self.lock:
+            over, running = list(self.running), self.running
+            running.clear()
+        for timer in over:
+            timer.function(*timer.args)
+
+
+@pytest.fixture
+def timers(monkeypatch: pytest.MonkeyPatch) -> Timers:
+    own = Timers()
+    monkeypatch.setattr(serving, "threading", SimpleNamespace(**{**vars(threading), "Timer": own.made}))
+    return own
+
+
+def test_idle_streams_are_ended_so_that_they_cannot_keep_others_out(timers: Timers) -> None:
     """One for each thread there is: without an end to them nobody else would be answered."""
     model = serving.estimator_model(FITTED, name="digits", inputs=Inputs.ROWS)
     server = serving.start(serving.Teacher(model), "127.0.0.1:0", idle_seconds=1.0)
@@ -292,8 +328,11 @@ def test_idle_streams_are_ended_so_that_they_cannot_keep_others_out() -> None:
         with ThreadPoolExecutor(serving.THREADS) as pool:
             begun = [threading.Event() for _ in range(serving.THREADS)]
             ended = [pool.submit(idle, server.address, event) for event in begun]
-            assert all(event.wait(30) for event in begun)
-            assert {one.result(30) for one in ended} == {grpc.StatusCode.CANCELLED}
+            assert all(event.wait(HANG_SECONDS) for event in begun)
+            # All wait for their second question, or to be asked for their first answer.
+            until(lambda: len(timers.running) == serving.THREADS)
+            timers.pass_by()
+            assert {one.result(HANG_SECONDS) for one in ended} == {grpc.StatusCode.CANCELLED}
         own = remote(server.address)
         (answers,) = own.answers(own.describe(), X[:5], [(0, 5)])
         assert answers.first == 0
@@ -301,16 +340,19 @@ def test_idle_streams_are_ended_so_that_they_cannot_keep_others_out() -> None:
         server.stop()
 
 
-def test_the_time_that_a_model_takes_is_not_idle() -> None:
+def test_the_time_that_a_model_takes_is_not_idle(timers: Timers) -> None:
+    seen: list[int] = []
+
     def slow(x_N: np.ndarray) -> np.ndarray:
-        time.sleep(1.5)
+        seen.append(len(timers.running))
         return np.full((len(x_N), 2), 0.5, np.float32)
 
     model = serving.Model(name="m", labels=("a", "b"), inputs=Inputs.ROWS, probabilities=slow)
-    server = serving.start(serving.Teacher(model), "127.0.0.1:0", idle_seconds=0.5)
+    server = serving.start(serving.Teacher(model), "127.0.0.1:0")
     try:
         own = remote(server.address)
         assert [answers.first for answers in own.answers(own.describe(), X[:4], [(0, 2), (2, 4)])] == [0, 2]
+        assert seen == [0, 0]
     finally:
         server.stop()
 
@@ -330,7 +372,7 @@ def test_the_command_serves_until_sigterm_and_ends_with_0(tmp_path: Path) -> Non
         own = remote(line.split(" at ")[1].split(": ")[0])
         list(own.answers(own.describe(), X[:3], [(0, 2), (2, 3)]))
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == 0, errors
     # On a console of 80 columns, where a long path breaks the line.
     said = " ".join(errors.split())
