@@ -29,13 +29,13 @@ def move(site: Site, source: Path | None = None) -> tuple[Path, Path]:
     source: where it is; by default where the site knows that it was. Begun again after a crash, it ends what it began. Raises
     LedgerError, with both as they were, where the source is not to be trusted, lacks what the site knows, or the target holds entries.
     """
+    _check_stopped(site)
     noted, target = site.witness.noted(), site.ledger
     source = source or (noted.path if noted is not None else None)
     if source is None:
         raise LedgerError(f"Expected --from: {site.name} does not know where its ledger was.")
     if source.exists() and target.exists() and source.samefile(target):
         raise LedgerError(f"Expected a ledger elsewhere to move to {target}, found that it is there.")
-    _check_stopped(site)
     if not ledgers.head_path(source).is_file():
         raise LedgerError(f"Expected a privacy ledger and its head at {source}, found none.")
     with ledgers.held(source):

@@ -15,7 +15,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import sites
+from numpy.typing import NDArray
 
 from limbeck.client import app, ledger, stored, transcript, witness
 from limbeck.client.ledger import Ledger
@@ -28,7 +30,7 @@ from limbeck.protos.messages import Ask, Declined, Reply, Request, Share, Taught
 WATCHED = {str(module.__file__) for module in (app, ledger, stored, transcript, witness, files)}
 OFFER = sites.offer()
 HASH = codec.plan_hash(OFFER.plan)
-QUESTIONS = [OFFER, Teach(plan_hash=HASH), Ask(plan_hash=HASH, stage=0, first=0, count=20)]
+QUESTIONS: list[Request] = [OFFER, Teach(plan_hash=HASH), Ask(plan_hash=HASH, stage=0, first=0, count=20)]
 
 
 def run(site: Site, sent: Path | None = None) -> list[bytes]:
@@ -72,7 +74,7 @@ def in_a_child(folder: Path, before_line: Callable[[int], None]) -> bool:
 
         real = Site.read_records
 
-        def marked(site: Site, classes: int) -> Any:
+        def marked(site: Site, classes: int) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
             (folder / "read").touch()
             return real(site, classes)
 
