@@ -14,7 +14,7 @@ from pathlib import Path
 from limbeck.client import ledger as ledgers
 from limbeck.client.ledger import Row, Terms
 from limbeck.client.site import Site
-from limbeck.client.witness import DECLARED, DIGITS, Named
+from limbeck.client.witness import BLACK_BOX, DECLARED, DIGITS, Named
 from limbeck.operators.errors import LedgerError, LimbeckError, SettingError
 from limbeck.protos import codec
 from limbeck.protos.messages import Plan
@@ -116,7 +116,7 @@ def loss(site: Site, epsilon: float, why: str, backup: Path | None = None) -> Lo
         if plan is None:
             unknown.append(named.plan)
             continue
-        _charge(rows, plan, named, site.name)
+        _charge(rows, plan, named, site)
         charged.append(codec.plan_hash(plan).hex())
     if unknown and not epsilon:
         raise LedgerError(
@@ -171,19 +171,21 @@ def _declared(rows: Sequence[Row], content: dict[str, object]) -> bool:
     return False
 
 
-def _charge(rows: list[Row], plan: Plan, named: Named, site: str) -> None:
+def _charge(rows: list[Row], plan: Plan, named: Named, site: Site) -> None:
+    """What a plan was charged for, once more: its training, a declaration that no guarantee holds, or both."""
+    plan_hash = codec.plan_hash(plan)
     if named.kind == DECLARED:
         content: dict[str, object] = {
-            "plan": codec.plan_hash(plan).hex(),
+            "plan": plan_hash.hex(),
             "what": "answers of a black-box teacher",
             "why": "no DP guarantee: limbeck did not train it",
-            "site": site,
+            "site": site.name,
         }
         rows.append(ledgers.next_row(rows, "declared", content))
-        return
-    rows.append(ledgers.charge_row(rows, codec.plan_hash(plan), CHARGE, (plan.teaching, plan.counts), site))
-    if named.committed:
-        rows.append(ledgers.next_row(rows, "commit", {"entry": len(rows)}))
+    if not (site.state(plan_hash) / BLACK_BOX).is_dir():
+        rows.append(ledgers.charge_row(rows, plan_hash, CHARGE, (plan.teaching, plan.counts), site.name))
+        if named.committed:
+            rows.append(ledgers.next_row(rows, "commit", {"entry": len(rows)}))
 
 
 def _plan(site: Site, named: Named) -> Plan | None:

@@ -170,7 +170,7 @@ class Witness:
         for _, kind, content, _ in rows:
             if kind in {RESERVE, DECLARED}:
                 own = json.loads(content)
-                if own.get("site") == self.site:
+                if own.get("site") == self.site and found.get(own["plan"]) != DECLARED:
                     found[own["plan"]] = kind
         return found
 
