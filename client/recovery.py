@@ -42,9 +42,9 @@ def move(site: Site, source: Path | None = None) -> tuple[Path, Path]:
         rows = list(ledgers.read(source).rows)
         _check_terms(site, rows, source)
         site.witness.check_all(rows, source)
-        there = list(ledgers.read(target).rows) if target.exists() else []
+        there = list(ledgers.read(target).rows) if ledgers.begun(target) else []
         begun = not there and ledgers.read_head(target) == (len(rows), rows[-1][3])
-        if not there and not begun and ledgers.head_path(target).exists():
+        if not there and not begun and ledgers.read_head(target) is not None:
             raise LedgerError(f"Expected no ledger at {target} yet, found the head of one: it is lost, not moved.")
         if len(there) > 1 and there[: len(rows)] != rows:
             raise LedgerError(
