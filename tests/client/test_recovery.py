@@ -144,6 +144,53 @@ def test_a_ledger_that_is_lost_or_older_is_refused_at_every_opening(
     assert "limbeck ledger move SITE" in caplog.text
 
 
+@pytest.mark.parametrize("change", [lose, put_back])
+def test_opening_a_ledger_compares_by_itself(change: Callable[[Site], None], tmp_path: Path) -> None:
+    """Whoever opens it, and whether it is there or not."""
+    site = spend(tmp_path)
+    change(site)
+    before = files_of(site.ledger)
+    for opening in (site.open_ledger, lambda: Ledger(site.ledger, site.budget, site.witness)):
+        with pytest.raises(LedgerError, match="limbeck ledger declare-lost"):
+            opening()
+        assert [path for path in files_of(site.ledger) if path.suffix not in {".ledger-shm", ".ledger-wal"}] == before
+
+
+def test_the_last_line_of_the_transcript_is_compared(tmp_path: Path) -> None:
+    """Where what was noted beside the state was put back as well."""
+    site = sites.make(tmp_path)
+    ask(site, sites.offer())
+    noted = (tmp_path / "state" / "ledger.json").read_bytes()
+    for question in QUESTIONS[1:]:
+        ask(site, question)
+    last = site.transcript.last()
+    assert last is not None
+    assert last.head == site.witness.head == (4, ledgers.read(site.ledger).head)
+    ledgers.close_idle()
+    put_back(site)
+    (tmp_path / "state" / "ledger.json").write_bytes(noted)
+    with pytest.raises(LedgerError, match="as the transcript's message of"):
+        site.check_ledger()
+    # A line that a crash tore says nothing; the one before it does.
+    with (tmp_path / "transcript.jsonl").open("ab") as file:
+        file.write(b'{"time": ')
+    with pytest.raises(LedgerError, match="as the transcript's message of"):
+        site.check_ledger()
+
+
+def test_another_ledger_that_is_as_long_is_refused(tmp_path: Path) -> None:
+    site, stranger = spend(tmp_path / "site"), sites.make(tmp_path / "stranger")
+    hash_of_other = codec.plan_hash(OTHER)
+    for question in (sites.offer(OTHER), Teach(plan_hash=hash_of_other), replace(SHARE, plan_hash=hash_of_other)):
+        ask(stranger, question, OTHER)
+    rows = ledgers.read(stranger.ledger).rows
+    assert len(rows) == len(ledgers.read(site.ledger).rows)
+    lose(site)
+    ledgers.write(site.ledger, rows)
+    with pytest.raises(LedgerError, match="limbeck ledger"):
+        site.check_ledger()
+
+
 def test_a_charge_of_which_nothing_left_is_known_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reserved, and the process died before it could say anything: no line of the transcript names an entry."""
     site = sites.make(tmp_path)
