@@ -13,17 +13,31 @@ from pathlib import Path
 
 import pytest
 import sites
+import torch
 from owner import limbeck, write
 
+from limbeck.client import blackbox, link, recovery, teachers
 from limbeck.client import ledger as ledgers
-from limbeck.client import link, recovery, teachers
 from limbeck.client.app import respond
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
 from limbeck.deployment import doctor
 from limbeck.operators.errors import BudgetError, LedgerError, LimbeckError, SettingError
 from limbeck.protos import accounting, codec
-from limbeck.protos.messages import Ask, Declined, Plan, Reason, Reply, Request, Share, Taught, Teach
+from limbeck.protos.messages import (
+    Accepted,
+    Ask,
+    BlackBoxTeaching,
+    Declined,
+    Plan,
+    Reason,
+    Reply,
+    Request,
+    Sampled,
+    Share,
+    Taught,
+    Teach,
+)
 
 PLAN = sites.plan()
 HASH = codec.plan_hash(PLAN)
@@ -519,6 +533,37 @@ def test_nothing_is_recovered_while_the_daemon_runs(tmp_path: Path) -> None:
         ):
             with pytest.raises(SettingError, match="found its daemon running"):
                 call()
+
+
+def test_a_teacher_without_a_guarantee_is_drawn_from_once_and_after_a_loss_no_epsilon_holds_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"answers__max_draws": 5, "answers__max_bits": 500, "teachers__allow_without_dp": True}
+    site = sites.make(tmp_path, **changes)
+    with (tmp_path / "site.toml").open("a") as file:
+        file.write('[black_box]\naddress = "127.0.0.1:1"\n')
+    site = Site(tmp_path)
+    p_NK = torch.full((20, 10), 0.1)
+    monkeypatch.setattr(blackbox.BlackBox, "check", lambda *_: None)
+    monkeypatch.setattr(blackbox.BlackBox, "ask", lambda own, plan, x_N, folder: folder.mkdir())
+    monkeypatch.setattr(blackbox, "log_probabilities", lambda plan, folder, temperature: (p_NK.log(), temperature))
+    plan = sites.plan(truncation=Sampled(draws=5), black_box=BlackBoxTeaching(draws=1))
+    own = codec.plan_hash(plan)
+    assert isinstance(ask(site, sites.offer(plan), plan), Accepted)
+    assert isinstance(ask(site, Teach(plan_hash=own), plan), Taught)
+    whole = ask(site, Ask(plan_hash=own, stage=0, first=0, count=20), plan)
+    part = ask(site, Ask(plan_hash=own, stage=0, first=3, count=9), plan)
+    assert isinstance(whole, Share)
+    assert isinstance(part, Share)
+    assert torch.equal(part.answers.ids_Nk, whole.answers.ids_Nk[3:12])
+    assert torch.equal(part.answers.p_Nk, whole.answers.p_Nk[3:12])
+    lose(site)
+    assert isinstance(ask(site, Ask(plan_hash=own, stage=0, first=3, count=9), plan), Declined)
+    recovery.declare_lost(site, recovery.loss(site, 0.0, "a test"))
+    book = ledgers.read(site.ledger)
+    assert [entry.state for entry in book.entries] == ["declared", "lost"]
+    assert book.spent() == math.inf
+    assert isinstance(ask(site, Ask(plan_hash=own, stage=1, first=3, count=9), plan), Share)
 
 
 # Names of the same records
