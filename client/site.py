@@ -217,7 +217,6 @@ class Site:
         path, budget = self.ledger, self.budget
         self._check_one_account(path)
         if not ledgers.begun(path):
-            self.witness.check([], path)
             self._check_no_other_ledger(path, budget.data_set)
         return Ledger(path, budget, self.witness)
 

@@ -145,17 +145,17 @@ def test_when_the_first_record_is_read_the_cost_is_in_the_ledger(tmp_path: Path,
     """As another process would find it, which is what a crash leaves."""
     site, plan = sites.make(tmp_path), sites.plan()
     assert isinstance(ask(site, plan, sites.offer(plan)), Accepted)
-    seen: list[tuple[str, float]] = []
+    seen: list[list[tuple[str, float]]] = []
     real = Site.read_records
 
     def look(own: Site, classes: int) -> object:
         book = ledgers.read(own.ledger)
-        seen.extend((entry.state, book.spent()) for entry in book.entries)
+        seen.append([(entry.state, book.spent()) for entry in book.entries])
         return real(own, classes)
 
     monkeypatch.setattr(Site, "read_records", look)
     assert isinstance(ask(site, plan, Teach(plan_hash=codec.plan_hash(plan))), Taught)
-    assert seen == [("reserved", pytest.approx(accounting.epsilon(((plan.teaching, plan.counts),), 1e-5)))]
+    assert seen == [[("reserved", pytest.approx(accounting.epsilon(((plan.teaching, plan.counts),), 1e-5)))]]
 
 
 def test_a_second_training_is_a_second_charge_and_declined_when_the_budget_pays_for_one(tmp_path: Path) -> None:
@@ -459,21 +459,22 @@ def test_stages_are_drawn_apart_and_answers_are_on_the_disk_before_one_is_sent(
 
 
 def test_what_limbeck_0_1_sent_by_ranges_stays_what_it_was(tmp_path: Path) -> None:
+    """It drew for each range: where two overlap, a row has the answer that it had first."""
     site, plan = of_draws(tmp_path / "old")
-    donor, _ = of_draws(tmp_path / "donor")
-    own, earlier = codec.plan_hash(plan), {}
-    for first, stop in ((0, 8), (5, 12)):
+    own, earlier, known = codec.plan_hash(plan), {}, []
+    for age, (first, stop) in enumerate([(0, 8), (5, 12)]):
+        donor, _ = of_draws(tmp_path / f"donor-{first}")
         question = Ask(plan_hash=own, stage=0, first=first, count=stop - first)
-        data = respond(donor, codec.encode_request(question))
-        earlier[first, stop] = data
+        earlier[question] = respond(donor, codec.encode_request(question))
+        known.append(rows_of(donor, plan, 0, 0, 20))
         path = site.state(own) / f"share-0-{first}-{stop}.pb"
-        path.write_bytes(data)
-        os.utime(path, ns=(first, first))
-    known = rows_of(donor, plan, 0, 0, 12)
-    assert rows_of(site, plan, 0, 0, 20)[:12] == known
-    assert rows_of(site, plan, 0, 3, 11) == known[3:11]
-    for (first, stop), data in earlier.items():
-        question = Ask(plan_hash=own, stage=0, first=first, count=stop - first)
+        path.write_bytes(earlier[question])
+        os.utime(path, ns=(age, age))
+    wanted = [*known[0][:8], *known[1][8:12]]
+    assert wanted != known[1][:12]
+    assert rows_of(site, plan, 0, 0, 20)[:12] == wanted
+    assert rows_of(site, plan, 0, 3, 11) == wanted[3:11]
+    for question, data in earlier.items():
         assert respond(site, codec.encode_request(question)) == data
 
 

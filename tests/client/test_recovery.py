@@ -350,9 +350,12 @@ def test_a_ledger_is_not_moved_onto_another_nor_in_from_elsewhere(tmp_path: Path
     ledgers.close_idle()
     with pytest.raises(LedgerError, match="found that it is there"):
         recovery.move(site)
-    # One that lacks what the site knows.
-    with pytest.raises(LedgerError, match="limbeck ledger"):
-        recovery.move(site, stranger.ledger)
+    # One that lacks what the site knows, into the place of one that is lost.
+    lost = spend(tmp_path / "lost")
+    lose(lost)
+    with pytest.raises(LedgerError, match="to have row 4"):
+        recovery.move(lost, stranger.ledger)
+    assert not files_of(lost.ledger)
     # One in whose place another account is kept.
     second = spend(tmp_path / "second")
     with pytest.raises(LedgerError, match=r"limbeck ledger|two accounts cannot be made one"):
@@ -557,6 +560,7 @@ def test_a_teacher_without_a_guarantee_is_drawn_from_once_and_after_a_loss_no_ep
     assert isinstance(part, Share)
     assert torch.equal(part.answers.ids_Nk, whole.answers.ids_Nk[3:12])
     assert torch.equal(part.answers.p_Nk, whole.answers.p_Nk[3:12])
+    assert [entry.state for entry in ledgers.read(site.ledger).entries] == ["declared"]
     lose(site)
     assert isinstance(ask(site, Ask(plan_hash=own, stage=0, first=3, count=9), plan), Declined)
     recovery.declare_lost(site, recovery.loss(site, 0.0, "a test"))
