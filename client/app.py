@@ -30,7 +30,7 @@ from limbeck.operators.errors import (
     WireError,
 )
 from limbeck.protos import accounting, carry, codec
-from limbeck.protos.files import outliving_power_cuts, sync_folder, write_durably
+from limbeck.protos.files import keep_to_owner, outliving_power_cuts, sync_folder, write_durably
 from limbeck.protos.messages import (
     CUSTOM,
     Accepted,
@@ -47,6 +47,7 @@ from limbeck.protos.messages import (
     Taught,
     Teach,
 )
+from limbeck.protos.printable import escape_logs
 
 log = logging.getLogger(__name__)
 app = ClientApp()
@@ -65,6 +66,9 @@ TEACHER = "teacher"
 @app.query("share")
 def answer(message: Message, context: Context) -> Message:
     """One question, one answer. Raises WireError on bytes that are no request, LimbeckError where nothing may be sent."""
+    # Flower's process runs this with the umask and the logs that it was started with.
+    keep_to_owner()
+    escape_logs()
     try:
         reply = respond(Site.of(context.node_config), carry.unpack(message.content))
     except WireError:

@@ -27,8 +27,9 @@ from typing import TYPE_CHECKING, cast
 from flwr.app import Context, Error, Message, RecordDict
 
 from limbeck.protos import flower_messages
-from limbeck.protos.files import outliving_power_cuts, write_durably
+from limbeck.protos.files import keep_to_owner, outliving_power_cuts, write_durably
 from limbeck.protos.flower_messages import CLIENT_CRASHED, CLIENT_RAISED
+from limbeck.protos.printable import escape_logs
 
 if TYPE_CHECKING:
     from flwr.clientapp import ClientApp
@@ -117,6 +118,8 @@ def _answer(connection: Connection, client_app: str, site: Path, state: Path, me
     """The process: wait for a question, answer it into a file, say so."""
     # The daemon decides when this ends; a Ctrl-C for it must not cut short what the ledger is charged for.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    keep_to_owner()
+    escape_logs()
     import torch
 
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))

@@ -20,6 +20,7 @@ from limbeck.client.transcript import Sent, Transcript
 from limbeck.operators.errors import DataError, LedgerError, SettingError, TranscriptError
 from limbeck.protos import accounting, codec
 from limbeck.protos.messages import Offer, Plan, Share, Taught
+from limbeck.protos.printable import plain_console
 
 policy_app = typer.Typer(help="What a plan may ask of this site.", no_args_is_help=True)
 ledger_app = typer.Typer(help="What was spent of a data set's privacy budget.", no_args_is_help=True)
@@ -37,7 +38,7 @@ def check_policy(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan's file, plan.pb.")], policy: PolicyPath
 ) -> None:
     """Say whether a policy allows a plan, or which of its rules refuse it (exit status 1). What is left of the budget the ledger says."""
-    console, offer, rules = Console(), _offer(plan), policies.read(_policy_path(policy))
+    console, offer, rules = plain_console(), _offer(plan), policies.read(_policy_path(policy))
     asked = offer.plan
     broken = list(rules.broken_rules(asked, offer.author))
     cost = accounting.epsilon(((asked.teaching, asked.counts),), rules.budget.delta)
@@ -87,7 +88,7 @@ def show_ledger(
     if as_json:
         print(json.dumps({name: described[name] for name in ("terms", "spent_epsilon", "entries")}, indent=1))
         return
-    console = Console()
+    console = plain_console()
     table = Table("entry", "time", "plan", "what", "state", "epsilon alone", "why")
     for entry in described["entries"]:
         alone = "0" if entry["epsilon_alone"] is None else f"{entry['epsilon_alone']:.4g}"
@@ -145,7 +146,7 @@ def show_transcript(
     verify: Annotated[bool, typer.Option("--verify", help="Only check lengths, SHA-256s and the chain of files.")] = False,
 ) -> None:
     """List what left a site, message by message, or decode one of them."""
-    console = Console()
+    console = plain_console()
     sent = list(Site(path).transcript if path.is_dir() else Transcript(path))
     if verify:
         print(f"{len(sent)} messages, {sum(len(own.data) for own in sent)} bytes, all as they were written")

@@ -26,6 +26,7 @@ from limbeck.operators.errors import DataError, LimbeckError, SettingError, Wire
 from limbeck.protos import flower_messages, link, link_codec, tls
 from limbeck.protos.files import check_private
 from limbeck.protos.link import Announce, Assembly, Connection, Disconnected, Frame, Hello, Transfer
+from limbeck.protos.printable import printable
 
 log = logging.getLogger(__name__)
 
@@ -303,7 +304,7 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except grpc.aio.AioRpcError as error:
-        raise Disconnected(f"{error.code().name}: {str(error.details())[:300]}") from error
+        raise Disconnected(f"{error.code().name}: {printable(error.details())}") from error
     except (asyncio.InvalidStateError, grpc.aio.UsageError) as error:
         raise Disconnected("the stream has ended") from error
 

@@ -170,11 +170,11 @@ def names(folder: Path) -> dict[str, str]:
     """Names of the sites that were registered from this folder, by node id. Raises RunError where the file is none."""
     try:
         found = json.loads((folder / NAMES).read_text(encoding="utf-8"))
+        return {str(node): str(name) for node, name in dict(found).items()}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise RunError(f"Expected names of nodes in {folder / NAMES}: {error}.") from error
-    return {str(node): str(name) for node, name in dict(found).items()}
 
 
 def nodes(folder: Path, *, seconds: float) -> list[dict[str, Any]]:

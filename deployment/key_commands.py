@@ -18,6 +18,7 @@ from limbeck.deployment import certificates, keys
 from limbeck.operators.errors import CertificateError, DataError, SettingError
 from limbeck.protos import codec, signing
 from limbeck.protos.files import check_private, write_durably
+from limbeck.protos.printable import plain_console
 
 app = typer.Typer(help="Certificates of the coordinator and the sites, and keys that sign plans.", no_args_is_help=True)
 
@@ -122,7 +123,7 @@ def show(
     ],
 ) -> None:
     """Say whose a certificate, key or plan is, how long it is valid, and its fingerprint. Never prints a private key."""
-    console = Console()
+    console = plain_console()
     for path in paths:
         if path.is_dir():
             _show_authority(console, path)

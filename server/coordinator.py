@@ -39,6 +39,7 @@ from limbeck.protos.messages import (
     Taught,
     Teach,
 )
+from limbeck.protos.printable import printable
 from limbeck.server import checkpoint, distil, export, pooling, student
 from limbeck.server.events import Events
 from limbeck.server.pruning import Masks
@@ -494,7 +495,7 @@ class Coordinator:
                 reply = codec.decode_reply(answer, plan=self.plan, expecting=own.request)
                 reason = reply.reason.value if isinstance(reply, Declined) else None
             except WireError as error:
-                reply, reason = None, str(error)
+                reply, reason = None, printable(error)
             client["status"] = "answered"
             if reason is not None:
                 client["status"], client["reason"] = "left out", f"{own.phase}: {reason}"
@@ -514,5 +515,7 @@ class Coordinator:
 def _unpack(message: Message) -> bytes:
     """The bytes of a reply. Raises WireError where the carrier reports an error instead."""
     if message.has_error():
-        raise WireError(f"Expected a reply, got error {message.error.code}: {message.error.reason or 'no reason given'}.")
+        raise WireError(
+            f"Expected a reply, got error {message.error.code}: {printable(message.error.reason or 'no reason given')}."
+        )
     return carry.unpack(message.content)

@@ -39,6 +39,7 @@ from limbeck.protos.link import (
     Hello,
     Transfer,
 )
+from limbeck.protos.printable import printable
 
 log = logging.getLogger(__name__)
 
@@ -405,7 +406,7 @@ class LinkGrid(Grid):
             name = self.access.check(pem)
         except WireError as error:
             log.warning("%s is refused: %s", context.peer(), error)
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, printable(error))
         try:
             async with asyncio.timeout(HELLO_SECONDS):
                 found = await read()
@@ -416,7 +417,7 @@ class LinkGrid(Grid):
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"no hello within {HELLO_SECONDS:g} s")
         except WireError as error:
             log.warning("%s breaks the protocol: %s", name, error)
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error)[:300])
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, printable(error))
 
     async def _speak(self, name: str, pem: bytes, found: Hello, read: Any, write: Any) -> None:
         """After the site's hello, until the connection ends. A site has one: a new one ends the one before, which may be half dead."""
@@ -473,5 +474,5 @@ def _reply(message: Message, data: bytes) -> Message:
         if (own.reply_to_message_id, own.src_node_id) != (asked.message_id, asked.dst_node_id):
             raise WireError("Expected a reply of the node that was asked, to the message that was sent, got another.")
     except WireError as error:
-        return Message(Error(CLIENT_RAISED, str(error)[:300]), reply_to=message)
+        return Message(Error(CLIENT_RAISED, printable(error)), reply_to=message)
     return reply
