@@ -140,7 +140,8 @@ class Conformance:
         assert min(norms) < clip < max(norms)
         expected, _ = _oracle(case, x_N, labels, clip)
         for found, own in zip(_sums(case, x_N, labels, clip), expected, strict=True):
-            torch.testing.assert_close(found, own, atol=2e-5, rtol=1e-3)
+            assert found.dtype == torch.float64
+            torch.testing.assert_close(found, own.double(), atol=2e-5, rtol=1e-3)
 
     def test_one_record_moves_a_sum_by_at_most_the_clip(self, case: Case) -> None:
         x_N, y_N = case.records(6)
@@ -284,14 +285,14 @@ def _linear_inputs(case: Case, x_N: Inputs) -> tuple[Tensor, Tensor]:
     balance = features.balance(case.teaching.features, features.compute(case.teaching.features, case.public()))
     f_ND = features.normalise(features.compute(case.teaching.features, x_N), case.teaching.feature_norm, balance)
     x_ND = nn.functional.pad(torch.from_numpy(f_ND), (0, 1), value=1.0)
-    return x_ND, torch.randn(10, x_ND.shape[1], generator=torch.Generator().manual_seed(0))
+    return x_ND, torch.randn(10, x_ND.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
 def _sums(case: Case, x_N: Inputs, labels: Tensor, clip: float) -> list[Tensor]:
     """The code under test."""
     if isinstance(case.teaching, LinearTeaching):
         x_ND, weight = _linear_inputs(case, x_N)
-        return [linear.clipped_sum(weight, x_ND, x_ND.norm(dim=1), labels, clip)]
+        return [linear.clipped_sum(weight, x_ND, linear.norms(x_ND), labels, clip)]
     own = gradients.engine(_net(case), trusted=case.factory is None, opacus=case.opacus)
     return own.clipped_sums(architectures.tensors(x_N), labels, clip)
 
@@ -301,7 +302,7 @@ def _oracle(case: Case, x_N: Inputs, labels: Tensor, clip: float) -> tuple[list[
     if isinstance(case.teaching, LinearTeaching):
         x_ND, weight = _linear_inputs(case, x_N)
         parameters: list[Tensor] = [weight.requires_grad_()]
-        losses = [nn.functional.cross_entropy(weight @ x, y) for x, y in zip(x_ND, labels, strict=True)]
+        losses = [nn.functional.cross_entropy(weight @ x.double(), y) for x, y in zip(x_ND, labels, strict=True)]
     else:
         net = _net(case)
         parameters = list(net.parameters())
