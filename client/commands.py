@@ -18,7 +18,7 @@ from limbeck.client import policy as policies
 from limbeck.client.site import Site
 from limbeck.client.transcript import Sent, Transcript
 from limbeck.operators.errors import DataError, LedgerError, SettingError, TranscriptError
-from limbeck.protos import accounting, codec
+from limbeck.protos import accounting, codec, privacy_filter
 from limbeck.protos.messages import Offer, Plan, Share, Taught
 from limbeck.protos.printable import plain_console
 
@@ -86,7 +86,7 @@ def show_ledger(
     book = ledgers.read(_ledger_path(path))
     described = _describe(book)
     if as_json:
-        print(json.dumps({name: described[name] for name in ("terms", "spent_epsilon", "entries")}, indent=1))
+        print(json.dumps({name: own for name, own in described.items() if name not in {"head", "rows"}}, indent=1))
         return
     console = plain_console()
     table = Table("entry", "time", "plan", "what", "state", "epsilon alone", "why")
@@ -97,11 +97,22 @@ def show_ledger(
         own = (entry["time"], entry["plan"][:12], entry["what"], entry["state"], alone, entry["why"] or "")
         table.add_row(str(entry["id"]), *own)
     console.print(table)
-    console.print(
-        f"Records {book.terms.data_set!r}: epsilon = {book.spent():.4g} spent in all at {book.terms}, composed by PLD.",
-        highlight=False,
-        soft_wrap=True,
-    )
+    for line in cost_in_words(book):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def cost_in_words(book: ledgers.Book) -> list[str]:
+    """What a ledger's charges cost together, in the two meanings that this can have."""
+    if book.declared:
+        line = f"Records {book.terms.data_set!r}: epsilon is infinite, at any delta: something without a guarantee was released."
+        charged = privacy_filter.spent(book.schedules, book.terms.delta)
+        return [line, f"The charges alone come to epsilon = {charged:.4g} at {book.terms}."] if book.schedules else [line]
+    spent = book.spent()
+    return [
+        f"Records {book.terms.data_set!r}: epsilon = {spent:.4g} spent in all at {book.terms}: what the budget is held to.",
+        "It holds whatever later plans depend on (by a privacy filter; a single plan by PLD).",
+        f"Had all plans been fixed beforehand: epsilon = {book.spent_if_fixed():.4g} at {book.terms}, composed by PLD.",
+    ]
 
 
 @ledger_app.command("verify")
@@ -213,11 +224,14 @@ def _describe(book: ledgers.Book) -> dict[str, Any]:
     ]
     terms = {name: value.value if isinstance(value, Enum) else value for name, value in asdict(book.terms).items()}
     rows = [{"id": row, "kind": kind, "content": json.loads(content), "hash": own} for row, kind, content, own in book.rows]
-    spent = book.spent()
+    spent, fixed = book.spent(), book.spent_if_fixed()
     return {
         "terms": terms,
-        # JSON knows no infinity: null where a release had no guarantee, so that no epsilon holds.
+        "filter": privacy_filter.FIXED,
+        # JSON knows no infinity: null where a release had no guarantee, so that no epsilon holds. The second: had all plans been fixed
+        # beforehand, by PLD.
         "spent_epsilon": spent if math.isfinite(spent) else None,
+        "spent_epsilon_if_fixed": fixed if math.isfinite(fixed) else None,
         "entries": entries,
         "head": book.head,
         "rows": rows,

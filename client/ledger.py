@@ -2,7 +2,8 @@
 
 A cost is reserved durably before the first record is read, and committed after; a reservation that was never committed stays
 spent: it fails closed. Nothing is updated in place: reserving and committing append rows, each with the SHA-256 of the one before
-it, so that a change or a deletion shows. The whole is composed by privacy loss distributions (`limbeck.protos.accounting`).
+it, so that a change or a deletion shows. What all charges cost together is said by a privacy filter, since later plans may depend on what
+earlier ones released (`limbeck.protos.privacy_filter`); the first row holds what is fixed of it.
 
 Identity: a ledger belongs to records, not to a run, a plan or a site. By default it lies beside the records (`Site.ledger`), so all
 settings that point at the same file share it; its first row holds the name that the owner gave the records, and a policy with another
@@ -38,7 +39,7 @@ from typing import Any
 
 from limbeck.operators import check
 from limbeck.operators.errors import BudgetError, LedgerError, SettingError
-from limbeck.protos import accounting
+from limbeck.protos import privacy_filter
 from limbeck.protos.accounting import Schedule
 from limbeck.protos.files import outlives_power_cuts, sync, sync_folder
 from limbeck.protos.messages import TEACHINGS, Adjacency, CountNoise, Counts, LabelCounts, RecordCount, Teaching, Unit
@@ -127,8 +128,18 @@ class Book:
         return tuple(entry.schedule for entry in self.entries if entry.schedule is not None)
 
     def spent(self) -> float:
-        """Epsilon at the ledger's delta of all charges, reserved or committed, composed; infinite where a release had no guarantee."""
+        """Epsilon at the ledger's delta of all charges, reserved or committed, whatever later plans depended on
+        (`limbeck.protos.privacy_filter`): what a budget is held to. Infinite where a release had no guarantee."""
         return _spent(self.entries, self.terms.delta)
+
+    def spent_if_fixed(self) -> float:
+        """The same had all plans been fixed beforehand: by privacy loss distributions. No budget is held to it."""
+        return math.inf if self.declared else privacy_filter.if_fixed(self.schedules, self.terms.delta)
+
+    @property
+    def declared(self) -> bool:
+        """Whether something was released without a guarantee."""
+        return any(entry.state == "declared" for entry in self.entries)
 
 
 def read(path: Path) -> Book:
@@ -174,7 +185,7 @@ class Ledger:
             if not (rows := self._rows()):
                 with self._transaction() as rows:
                     if not rows:
-                        self._append(rows, "open", _terms_to_json(budget))
+                        self._append(rows, "open", {**_terms_to_json(budget), "filter": privacy_filter.FIXED})
             if (found := _terms(rows, path)) != (wanted := _only_terms(budget)):
                 raise LedgerError(
                     f"Expected a ledger of {wanted.data_set!r} ({wanted}) in {path}, found {found.data_set!r} ({found})."
@@ -234,7 +245,8 @@ class Ledger:
             return self._append(rows, "declared", {"plan": plan_hash.hex(), "what": what, "why": why})
 
     def spent(self) -> float:
-        """Epsilon at the budget's delta of all charges, reserved or committed; infinite once something without a guarantee was released."""
+        """Epsilon at the budget's delta of all charges, reserved or committed, by the filter; infinite once something without a guarantee
+        was released."""
         return _spent(tuple(_entries(self._rows())), self.budget.delta)
 
     def entries(self) -> list[Entry]:
@@ -261,10 +273,13 @@ class Ledger:
                 f"Expected a ledger of releases with a guarantee, found entry {declared.id} without one ({declared.what}): "
                 f"epsilon is infinite, and the budget is {self.budget}."
             )
-        cost = accounting.epsilon((*_schedules(rows), charge), self.budget.delta)
+        charges = (*_schedules(rows), charge)
+        cost = privacy_filter.spent(charges, self.budget.delta)
         if cost > self.budget.epsilon:
+            fixed = privacy_filter.if_fixed(charges, self.budget.delta)
             raise BudgetError(
-                f"Expected all charges together within a budget of {self.budget}, got epsilon = {cost:.4g} with this one."
+                f"Expected all charges together within a budget of {self.budget}, got epsilon = {cost:.4g} with this one, whatever later "
+                f"plans depend on (had all plans been fixed beforehand: {fixed:.4g})."
             )
 
     def _append(self, rows: list[Row], kind: str, content: dict[str, object]) -> int:
@@ -418,6 +433,9 @@ def _only_terms(budget: Budget) -> Terms:
 
 def _terms(rows: list[Row], path: Path) -> Terms:
     own = json.loads(rows[0][2])
+    # A ledger of version 0.1.0 says nothing of a filter: it is held to this one from now on.
+    if (fixed := own.get("filter", privacy_filter.FIXED)) != privacy_filter.FIXED:
+        raise LedgerError(f"Expected a ledger held to the filter {privacy_filter.FIXED} in {path}, found {fixed}.")
     try:
         return Terms(
             data_set=own["data_set"], delta=own["delta"], unit=Unit(own["unit"]), adjacency=Adjacency(own["adjacency"])
@@ -445,7 +463,7 @@ def _entries(rows: list[Row]) -> Iterator[Entry]:
 def _spent(entries: tuple[Entry, ...], delta: float) -> float:
     if any(entry.state == "declared" for entry in entries):
         return math.inf
-    return accounting.epsilon(tuple(entry.schedule for entry in entries if entry.schedule is not None), delta)
+    return privacy_filter.spent(tuple(entry.schedule for entry in entries if entry.schedule is not None), delta)
 
 
 def _schedules(rows: list[Row]) -> tuple[Schedule, ...]:

@@ -426,7 +426,8 @@ def _ledger(site: Site, now: datetime) -> Findings:
     yield Finding(
         check="ledger",
         outcome=Outcome.WARN if nearly else Outcome.OK,
-        found=f"{len(book.rows)} rows, intact; epsilon = {spent:.4g} of {budget.epsilon:g} spent at {book.terms}; head {book.head[:16]}",
+        found=f"{len(book.rows)} rows, intact; epsilon = {spent:.4g} of {budget.epsilon:g} spent at {book.terms}"
+        f" (had all plans been fixed beforehand: {book.spent_if_fixed():.4g}); head {book.head[:16]}",
         advice="Little is left: plans will be declined for their cost." if nearly else "",
     )
     left = [entry.id for entry in book.entries if entry.state == "reserved"]
