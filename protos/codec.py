@@ -365,10 +365,7 @@ def decode_reply(data: bytes, *, plan: Plan, expecting: Request) -> Reply:
     Raises WireError on anything else: another plan's hash, another stage or other samples, another kind of reply, wrong lengths, ids out
     of range or twice in a row, masses that do not add up, counts that are not finite, unknown fields, too many bytes.
     """
-    limit = MAX_SMALL_REPLY
-    if isinstance(expecting, Ask):
-        limit = max(limit, share_bytes(plan, expecting) + 64)
-    message = _parse(pb.Reply(), data, limit)
+    message = _parse(pb.Reply(), data, longest_reply(plan, expecting))
     kind = message.WhichOneof("kind")
     if kind is None:
         raise WireError("Expected a reply with a kind, got none.")
@@ -392,6 +389,11 @@ def decode_reply(data: bytes, *, plan: Plan, expecting: Request) -> Reply:
     if not isinstance(expecting, Ask):
         raise WireError(f"Expected no share, got one for {type(expecting).__name__}.")
     return _share_from_pb(message.share, plan, expecting)
+
+
+def longest_reply(plan: Plan, expecting: Request) -> int:
+    """Bytes of a reply to `expecting` that are not refused unread."""
+    return max(MAX_SMALL_REPLY, share_bytes(plan, expecting) + 64) if isinstance(expecting, Ask) else MAX_SMALL_REPLY
 
 
 def share_bytes(plan: Plan, ask: Ask) -> int:

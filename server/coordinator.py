@@ -80,6 +80,14 @@ class Acquainted(Protocol):
         """How often it has connected."""
 
 
+@runtime_checkable
+class Bounding(Protocol):
+    """A Grid that takes no answer beyond a bound, as the link does."""
+
+    def bound_answers(self, size: int) -> None:
+        """Of what is pushed from now on: bytes of an answer."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Round:
     """One request to several nodes, known by these names. open: those that have not replied, by message id. until: monotonic
@@ -474,6 +482,8 @@ class Coordinator:
         data = codec.encode_request(request)
         ttl = min(self.patience.answer, LONGEST_TTL)
         messages = [Message(carry.pack(data), node, kind, ttl=ttl) for node in nodes]
+        if isinstance(self.grid, Bounding):
+            self.grid.bound_answers(codec.longest_reply(self.plan, request))
         asked = dict(zip(self.grid.push_messages(messages), nodes, strict=True))
         for node, name in nodes.items():
             self._asked[node] = self._connections(node)

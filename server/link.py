@@ -116,11 +116,12 @@ class Access:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Open:
-    """A question without an answer. until: loop time when it is given up."""
+    """A question without an answer. until: loop time when it is given up. limit: bytes of content of its answer."""
 
     transfer: Transfer
     message: Message
     until: float
+    limit: int
 
 
 class _Current:
@@ -170,8 +171,15 @@ class _Session:
         self._unsent.pop(transfer.id, None)
 
     def wants(self, announce: Announce) -> bool:
-        """An answer is wanted once, to a question that was put to this site and is still open."""
-        return announce.id in self.open
+        """An answer is wanted once, to a question that was put to this site and is still open. Raises WireError where it is longer than any
+        answer to that can be."""
+        question = self.open.get(announce.id)
+        if question is None:
+            return False
+        most = flower_messages.encoded_at_most(question.limit)
+        if announce.total > most:
+            raise WireError(f"Expected an answer of at most {most} bytes to this question, got one of {announce.total}.")
+        return True
 
     def receive(self, transfer_id: bytes, data: bytes) -> None:
         """An answer; a second one, or one that comes too late, is dropped."""
@@ -211,7 +219,8 @@ class LinkGrid(Grid):
         self._run = Run.create_empty(run_id)
         self.access, self._limit, self._heartbeat = access, limit, heartbeat
         self._sessions: dict[int, _Session] = {}
-        self._asked: dict[bytes, Message] = {}
+        self._answer_limit = limit
+        self._asked: dict[bytes, _Open] = {}
         self._answers: dict[bytes, bytes] = {}
         self._changed = threading.Condition()
         self._ending = asyncio.Event()
@@ -261,6 +270,10 @@ class LinkGrid(Grid):
         """Sites with a connection now."""
         return sorted(session.name for session in list(self._sessions.values()) if session.current is not None)
 
+    def bound_answers(self, size: int) -> None:
+        """Take no more than this many bytes of content as the answer to whatever is pushed from now on."""
+        self._answer_limit = min(size, self._limit)
+
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Queue messages until they are answered or their `ttl` is over.
 
@@ -276,6 +289,7 @@ class LinkGrid(Grid):
                 transfer=Transfer(id=bytes.fromhex(message_id), data=flower_messages.encode(message)),
                 message=message,
                 until=now + message.metadata.ttl,
+                limit=self._answer_limit,
             )
             for message_id, message in found
         ]
@@ -287,7 +301,7 @@ class LinkGrid(Grid):
         with self._changed:
             ids = [message_id for message_id in map(bytes.fromhex, message_ids) if message_id in self._answers]
             found = [(self._asked.pop(message_id), self._answers.pop(message_id)) for message_id in ids]
-        return [_reply(message, data) for message, data in found]
+        return [_reply(question, data) for question, data in found]
 
     def wait(self, seconds: float) -> None:
         """Sleep until a reply comes, at most this long."""
@@ -337,16 +351,16 @@ class LinkGrid(Grid):
                 )
         for question in questions:
             with self._changed:
-                self._asked[question.transfer.id] = question.message
+                self._asked[question.transfer.id] = question
             self._sessions[question.message.metadata.dst_node_id].ask(question)
 
     def _withdraw(self, message_ids: Iterable[bytes]) -> None:
         for message_id in message_ids:
             with self._changed:
-                message = self._asked.pop(message_id, None)
+                question = self._asked.pop(message_id, None)
                 self._answers.pop(message_id, None)
-            if message is not None:
-                self._sessions[message.metadata.dst_node_id].withdraw(message_id)
+            if question is not None:
+                self._sessions[question.message.metadata.dst_node_id].withdraw(message_id)
 
     def _arrived(self, message_id: bytes, data: bytes) -> None:
         with self._changed:
@@ -467,12 +481,12 @@ class LinkGrid(Grid):
             self.access.check(pem)
 
 
-def _reply(message: Message, data: bytes) -> Message:
+def _reply(question: _Open, data: bytes) -> Message:
     try:
-        reply = flower_messages.decode(data)
-        own, asked = reply.metadata, message.metadata
+        reply = flower_messages.decode(data, limit=question.limit)
+        own, asked = reply.metadata, question.message.metadata
         if (own.reply_to_message_id, own.src_node_id) != (asked.message_id, asked.dst_node_id):
             raise WireError("Expected a reply of the node that was asked, to the message that was sent, got another.")
     except WireError as error:
-        return Message(Error(CLIENT_RAISED, printable(error)), reply_to=message)
+        return Message(Error(CLIENT_RAISED, printable(error)), reply_to=question.message)
     return reply

@@ -29,6 +29,7 @@ from limbeck.simulations.linked import until
 from limbeck.simulations.throwaway_keys import SERVER, Authority
 
 SITES = ["a", "b"]
+LIMIT = 1 << 25
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ class RawSite:
         assert isinstance(announce, Announce)
         assert isinstance(chunk, Chunk)
         self.send(Ack(id=announce.id, received=announce.total))
-        return flower_messages.decode(chunk.data)
+        return flower_messages.decode(chunk.data, limit=LIMIT)
 
     def answer(self, message: Message, data: bytes | None = None, *, message_id: str | None = None) -> None:
         """Send an answer, to this question unless told otherwise, and wait until it is acknowledged."""
@@ -91,7 +92,8 @@ class RawSite:
             data = flower_messages.encode(Message(carry.pack(b"answer"), reply_to=message))
         own = Transfer(id=bytes.fromhex(message_id or message.metadata.message_id), data=data)
         self.send(own.announcement)
-        self.send(Chunk(id=own.id, offset=0, data=data))
+        for offset in range(0, len(data), link.CHUNK):
+            self.send(Chunk(id=own.id, offset=offset, data=data[offset : offset + link.CHUNK]))
         while True:
             frame = self.next()
             if isinstance(frame, Ack) and frame.id == own.id and frame.received == len(data):
@@ -317,6 +319,31 @@ def test_an_answer_beyond_the_limit_is_refused_by_its_announcement(grid: LinkGri
     problem = site.next()
     assert isinstance(problem, Problem)
     assert "at most 4194304 bytes" in problem.text
+    assert site.end() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_an_answer_is_as_long_as_its_question_allows_and_no_longer(grid: LinkGrid, keys: Authority) -> None:
+    site = RawSite(grid, keys, "a")
+    grid.bound_answers(100)
+    bounded = ask(grid, "a", b"bounded")
+    grid.bound_answers(1 << 30)
+    free = ask(grid, "a", b"free")
+    first, second = site.take(), site.take()
+    for message, size in ((second, 2 << 20), (first, 100)):
+        site.answer(message, flower_messages.encode(Message(carry.pack(bytes(size)), reply_to=message)))
+    assert len(carry.unpack(pull(grid, free).content)) == 2 << 20
+    assert len(carry.unpack(pull(grid, bounded).content)) == 100
+    grid.bound_answers(100)
+    bounded = ask(grid, "a", b"bounded again")
+    message = site.take()
+    site.answer(message, flower_messages.encode(Message(carry.pack(bytes(101)), reply_to=message)))
+    assert pull(grid, bounded).error.reason == "Expected the length of content in [1, 100], got 101."
+    bounded = ask(grid, "a", b"and again")
+    most = flower_messages.encoded_at_most(100)
+    site.send(Announce(id=bytes.fromhex(site.take().metadata.message_id), total=most + 1, sha256=bytes(32)))
+    problem = site.next()
+    assert isinstance(problem, Problem)
+    assert f"at most {most} bytes to this question" in problem.text
     assert site.end() is grpc.StatusCode.INVALID_ARGUMENT
 
 

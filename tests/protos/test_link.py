@@ -235,6 +235,8 @@ def test_a_slow_reader_slows_its_sender() -> None:
 
 # Flower messages
 
+LIMIT = 1 << 24
+
 
 def parcel(content: RecordDict | None = None) -> bytes:
     flower_messages.identify(1, 2)
@@ -243,14 +245,14 @@ def parcel(content: RecordDict | None = None) -> bytes:
 
 
 def test_a_flower_message_survives_the_wire() -> None:
-    found = flower_messages.decode(parcel())
+    found = flower_messages.decode(parcel(), limit=LIMIT)
     assert carry.unpack(found.content) == b"hello"
     assert (found.metadata.message_type, found.metadata.group_id, found.metadata.dst_node_id) == ("query.share", "g", 5)
 
 
 def test_an_error_survives_the_wire() -> None:
-    message = flower_messages.decode(parcel())
-    found = flower_messages.decode(flower_messages.encode(Message(Error(8, "gone"), reply_to=message)))
+    message = flower_messages.decode(parcel(), limit=LIMIT)
+    found = flower_messages.decode(flower_messages.encode(Message(Error(8, "gone"), reply_to=message)), limit=LIMIT)
     assert (found.error.code, found.error.reason) == (8, "gone")
     assert found.metadata.reply_to_message_id == message.metadata.message_id
 
@@ -270,14 +272,14 @@ def test_a_parcel_that_was_tampered_with_is_refused(attack: str) -> None:
         case "other id":
             own.object_id = bytes(32)
         case "no message":
-            _, contents = flower_messages.deflate(flower_messages.decode(parcel()))
+            _, contents = flower_messages.deflate(flower_messages.decode(parcel(), limit=LIMIT))
             record = next(key for key, value in contents.items() if value.startswith(b"RecordDict"))
             kept = [value for value in contents.values() if not value.startswith(b"Message")]
             own = pb.Parcel(object_id=bytes.fromhex(record), contents=kept)
         case "empty":
             own = pb.Parcel()
     with pytest.raises(WireError):
-        flower_messages.decode(own.SerializeToString())
+        flower_messages.decode(own.SerializeToString(), limit=LIMIT)
 
 
 @given(st.binary(max_size=200), st.integers(0, 10_000))
@@ -286,4 +288,4 @@ def test_mutated_parcels_are_a_wire_error_or_a_message(noise: bytes, position: i
     position %= len(data)
     for mutated in (noise, data[:position] + noise + data[position:], data[:position], data[:position] + noise):
         with contextlib.suppress(WireError):
-            assert isinstance(flower_messages.decode(mutated), Message)
+            assert isinstance(flower_messages.decode(mutated, limit=LIMIT), Message)
