@@ -71,9 +71,9 @@ def in_a_child(folder: Path, before_line: Callable[[int], None]) -> bool:
 
         real = Site.read_records
 
-        def marked(site: Site, classes: int) -> Any:
+        def marked(site: Site, *arguments: Any) -> Any:
             (folder / "read").touch()
-            return real(site, classes)
+            return real(site, *arguments)
 
         Site.read_records = marked  # type: ignore[method-assign]
         sys.settrace(trace)

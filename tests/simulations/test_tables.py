@@ -135,7 +135,7 @@ def test_reviews_go_through_an_encoder_once_for_the_simulation_and_its_sites(
     # All rows are kept by now, for every seed: nothing is asked of the encoder but its probes.
     asked: list[str] = []
     monkeypatch.setattr(encoders, "_one", lambda encoder, text, _: (asked.append(text), encoder(text))[1])
-    assert site.read_records(2)[0].shape == (25, 16)
+    assert site.read_records(2, found.public_x)[0].shape == (25, 16)
     assert asked == list(encodings.PROBES)
     with pytest.raises(SettingError, match=r"data.encoder = 'x': expected texts for an encoder, got digits"):
         data.load("digits", encoder="x")
@@ -179,7 +179,8 @@ def test_a_site_makes_the_very_rows_that_the_simulation_scores(tmp_path: Path) -
     assert isinstance(found.private_x, tables.Table)
     assert found.encoding is not None
     expected = found.encoding(found.private_x)
-    rows = [Site(path.parent).read_records(2)[0] for path in sorted((tmp_path / "run" / "sites").glob("*/site.toml"))]
+    settings = sorted((tmp_path / "run" / "sites").glob("*/site.toml"))
+    rows = [Site(path.parent).read_records(2, found.public_x)[0] for path in settings]
     assert {row.tobytes() for part in rows for row in part} == {row.tobytes() for row in expected}
 
 
