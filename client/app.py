@@ -135,16 +135,7 @@ def _agree(site: Site, offer: Offer, plan_hash: bytes) -> bytes:
     own = _check_policy(site, offer).ledger_budget
     if accounting.epsilon(((plan.teaching, plan.counts),), plan.privacy.delta) > plan.privacy.epsilon:
         raise _Decline(Reason.PLAN)
-    try:
-        x_N = site.read_transfer_set(plan.transfer_set)
-    except DataError as error:
-        raise _Decline(Reason.TRANSFER_SET) from error
-    if len(x_N) != plan.samples:
-        raise _Decline(Reason.TRANSFER_SET)
-    try:
-        teachers.check(plan.teaching, x_N, classes=plan.classes, factory=site.factory)
-    except (SettingError, DataError) as error:
-        raise _Decline(Reason.POLICY if _is_custom(plan) else Reason.PLAN) from error
+    x_N = _public_inputs(site, plan)
     state = site.state(plan_hash)
     taught = next((path for name in (TAUGHT, UNSENT) if (path := state / name).exists()), None)
     if taught is not None:
@@ -155,6 +146,7 @@ def _agree(site: Site, offer: Offer, plan_hash: bytes) -> bytes:
     else:
         guarantee = Guarantee.RECORD_DP
         _check_encoding(site, plan)
+        _check_records(site, plan, x_N)
         try:
             with Ledger(site.ledger, own) as ledger:
                 ledger.check(plan.teaching, plan.counts)
@@ -170,6 +162,27 @@ def _check_encoding(site: Site, plan: Plan) -> None:
         site.check_encoding(plan.encoding)
     except DataError as error:
         raise _Decline(Reason.ENCODING) from error
+
+
+def _public_inputs(site: Site, plan: Plan) -> NDArray[np.generic]:
+    """The plan's public inputs; declines where the site does not hold them, or no teacher of the plan's kind can be trained for them."""
+    try:
+        x_N = site.read_transfer_set(plan.transfer_set, plan.samples)
+    except DataError as error:
+        raise _Decline(Reason.TRANSFER_SET) from error
+    try:
+        teachers.check(plan.teaching, x_N, classes=plan.classes, factory=site.factory)
+    except (SettingError, DataError) as error:
+        raise _Decline(Reason.POLICY if _is_custom(plan) else Reason.PLAN) from error
+    return x_N
+
+
+def _check_records(site: Site, plan: Plan, public_x: NDArray[np.generic]) -> None:
+    """Decline where a training would fail on what is known without a record, before it is paid for."""
+    try:
+        site.check_records(plan.classes, public_x)
+    except DataError as error:
+        raise _Decline(Reason.DATA) from error
 
 
 def _is_custom(plan: Plan) -> bool:
@@ -231,6 +244,9 @@ def _teach(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
     if site.settings.black_box is not None:
         return _ask_black_box(site, plan, plan_hash)
     _check_encoding(site, plan)
+    public_x = _public_inputs(site, plan)
+    if not unsent.exists():
+        _check_records(site, plan, public_x)
     budget = site.budget
     try:
         with Ledger(site.ledger, budget) as ledger:
@@ -247,7 +263,7 @@ def _teach(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
     except BudgetError as error:
         raise _Decline(Reason.BUDGET) from error
     try:
-        x_N, y_N = site.read_records(plan.classes)
+        x_N, y_N = site.read_records(plan.classes, public_x)
     except DataError as error:
         raise _Decline(Reason.DATA) from error
     noise = site.noise()
@@ -257,7 +273,7 @@ def _teach(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
             x_N,
             y_N,
             classes=plan.classes,
-            public_x=site.read_transfer_set(plan.transfer_set),
+            public_x=public_x,
             noise=noise,
             cache=site.cache,
             factory=site.factory,
@@ -294,7 +310,7 @@ def _ask_black_box(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
         log.warning(
             "%s: answers of a black-box teacher leave with NO DP GUARANTEE, as allow_without_dp = true allows.", site.name
         )
-        _black_box(site).ask(plan, site.read_transfer_set(plan.transfer_set), state / BLACK_BOX)
+        _black_box(site).ask(plan, site.read_transfer_set(plan.transfer_set, plan.samples), state / BLACK_BOX)
     except BudgetError as error:
         raise _Decline(Reason.POLICY) from error
     except (TeacherError, SettingError, DataError) as error:
@@ -331,7 +347,7 @@ def _share(site: Site, plan: Plan, request: Ask) -> bytes:
         log_p_NK, temperature = blackbox.log_probabilities(plan, state / BLACK_BOX, temperature)
     else:
         teacher = teachers.load(state / "teacher.safetensors", factory=site.factory)
-        log_p_NK = teacher.log_probabilities(site.read_transfer_set(plan.transfer_set), cache=site.cache)
+        log_p_NK = teacher.log_probabilities(site.read_transfer_set(plan.transfer_set, plan.samples), cache=site.cache)
         with Ledger(site.ledger, site.budget) as ledger:
             entry = ledger.record_free(request.plan_hash, what, release.why_free(plan))
     answers = release.answers(log_p_NK[rows], plan, temperature, site.noise())

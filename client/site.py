@@ -27,7 +27,7 @@ from limbeck.client.teachers.architectures import Factory, load_factory
 from limbeck.client.transcript import FILE_BYTES, TOTAL_BYTES, Transcript
 from limbeck.operators.errors import DataError, SettingError
 from limbeck.protos.settings import ADDRESS, Strict, parse_toml, validate
-from limbeck.protos.transfer_set import digest, read_arrays
+from limbeck.protos.transfer_set import LARGEST, LARGEST_INPUT, digest, read_arrays, read_headers
 
 SITES = "LIMBECK_SITES"
 
@@ -265,16 +265,27 @@ class Site:
         """Put the records through the public encoder ahead of any plan, and keep the rows; how many. Raises DataError or SettingError."""
         return records.encode(self._records, self.folder, progress)
 
-    def read_records(self, classes: int) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
-        """The private records: inputs (n, ...) and labels (n,). Raises DataError."""
+    def check_records(self, classes: int, public_x: NDArray[np.generic]) -> None:
+        """Raise DataError unless records can be read for a plan about these public inputs, and their account kept, as far as that shows
+        without reading one.
+        """
         try:
-            return records.read(self._records, self.folder, classes)
+            records.check(self._records, self.folder, classes, public_x)
+            _ = self.ledger, self.noise()
         except SettingError as error:
             raise DataError(str(error)) from error
 
-    def read_transfer_set(self, sha256: bytes) -> NDArray[np.generic]:
-        """The public inputs with this hash. Raises DataError where the site does not hold them."""
-        return _read_transfer_set((self.folder / self.settings.transfer_sets / f"{sha256.hex()}.npz").resolve(), sha256)
+    def read_records(self, classes: int, public_x: NDArray[np.generic]) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
+        """The private records, of the type of the public inputs: inputs (n, ...) and labels (n,). Raises DataError."""
+        try:
+            return records.read(self._records, self.folder, classes, public_x)
+        except SettingError as error:
+            raise DataError(str(error)) from error
+
+    def read_transfer_set(self, sha256: bytes, samples: int) -> NDArray[np.generic]:
+        """The public inputs with this hash, of which there are `samples`. Raises DataError where the site does not hold them."""
+        path = self.folder / self.settings.transfer_sets / f"{sha256.hex()}.npz"
+        return _read_transfer_set(path.resolve(), sha256, samples)
 
 
 @lru_cache(maxsize=256)
@@ -287,9 +298,13 @@ def _parse(path: Path, content: bytes) -> SiteSettings:
 
 
 @lru_cache(maxsize=4)
-def _read_transfer_set(path: Path, sha256: bytes) -> NDArray[np.generic]:
-    """Read and hashed once per process: it is named by its hash, so it cannot change under its name."""
-    (x_N,) = read_arrays(path, "x")
+def _read_transfer_set(path: Path, sha256: bytes, samples: int) -> NDArray[np.generic]:
+    """Read and hashed once per process: it is named by its hash, so it cannot change under its name. Its size is known before."""
+    largest = min(LARGEST, samples * LARGEST_INPUT)
+    (header,) = read_headers(path, "x", largest=largest)
+    if header.shape[:1] != (samples,):
+        raise DataError(f"Expected {samples} public inputs in {path}, found shape {header.shape}.")
+    (x_N,) = read_arrays(path, "x", largest=largest)
     found = digest(x_N)
     if found != sha256:
         raise DataError(f"Expected SHA-256 {sha256.hex()} of the inputs in {path}, got {found.hex()}.")

@@ -124,10 +124,10 @@ def test_when_the_first_record_is_read_the_cost_is_in_the_ledger(tmp_path: Path,
     seen: list[tuple[str, float]] = []
     real = Site.read_records
 
-    def look(own: Site, classes: int) -> object:
+    def look(own: Site, classes: int, public_x: np.ndarray) -> object:
         book = ledgers.read(own.ledger)
         seen.extend((entry.state, book.spent()) for entry in book.entries)
-        return real(own, classes)
+        return real(own, classes, public_x)
 
     monkeypatch.setattr(Site, "read_records", look)
     assert isinstance(ask(site, plan, Teach(plan_hash=codec.plan_hash(plan))), Taught)
