@@ -26,9 +26,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from limbeck.client import commands as client_commands
 from limbeck.client import encoders, records
-from limbeck.client import ledger as ledgers
 from limbeck.client import policy as policies
 from limbeck.client.site import LinkSettings, Site
 from limbeck.deployment import certificates, keys
@@ -391,20 +389,15 @@ def _policy(site: Site) -> Findings:
 
 def _ledger(site: Site, now: datetime) -> Findings:
     budget = site.budget
-    if not site.ledger.exists():
-        if ledgers.head_path(site.ledger).exists():
-            raise SettingError(
-                f"Expected a privacy ledger at {site.ledger}, found only its head: what was spent is not known."
-            )
+    book = site.check_ledger(every_line=True)
+    if book is None:
         yield Finding(check="ledger", outcome=Outcome.OK, found=f"None yet at {site.ledger}: nothing was spent")
         return
-    book = ledgers.read(site.ledger)
     if (book.terms.data_set, book.terms.delta) != (budget.data_set, budget.delta):
         raise SettingError(
             f"Expected a ledger of {budget.data_set!r} at delta = {budget.delta:g}, as the policy says,"
             f" found one of {book.terms.data_set!r} at {book.terms.delta:g}."
         )
-    client_commands.check_transcript(site, book)
     newest = max((datetime.fromisoformat(entry.time) for entry in book.entries), default=now)
     if newest - now > CLOCK_TOLERANCE:
         yield Finding(
@@ -435,7 +428,8 @@ def _ledger(site: Site, now: datetime) -> Findings:
         yield Finding(
             check="ledger",
             outcome=Outcome.WARN,
-            found=f"Reserved and not committed: {', '.join(map(str, left))}. It is under way, or was interrupted; either way it is spent.",
+            found=f"Reserved and not committed: {', '.join(map(str, left))}. It is under way, or came to nothing: it is spent,"
+            " and the training may be done again under the same charge.",
         )
 
 

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
+import os
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 import sites
 import tomli_w
 
-from limbeck.client import encodings, teachers
+from limbeck.client import encodings, release, teachers
 from limbeck.client import ledger as ledgers
-from limbeck.client.app import respond
+from limbeck.client.app import TRAININGS, respond
 from limbeck.client.ledger import Ledger
+from limbeck.client.noise import Noise
 from limbeck.client.site import Site
 from limbeck.client.tables import Table
 from limbeck.client.teachers.linear import Linear
 from limbeck.client.transcript import Transcript
-from limbeck.operators.errors import TranscriptError
+from limbeck.operators.errors import DataError, SettingError, TranscriptError
 from limbeck.protos import accounting, codec
-from limbeck.protos.messages import Accepted, Ask, Declined, Plan, Reason, Reply, Request, Taught, Teach, TopK
+from limbeck.protos.messages import Accepted, Ask, Declined, Plan, Reason, Reply, Request, Share, Taught, Teach, TopK
 from limbeck.protos.transfer_set import digest
 from limbeck.simulations import prepare, scenario
 
@@ -147,20 +153,198 @@ def test_a_second_training_is_a_second_charge_and_declined_when_the_budget_pays_
     assert isinstance(found[1], Declined)
 
 
-def test_a_training_that_came_to_nothing_is_not_charged_again_even_where_the_budget_would_allow_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+# Training again under one charge
+
+
+def _raise(error: Exception) -> Callable[..., NoReturn]:
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise error
+
+    return fail
+
+
+SLIPS: dict[str, tuple[object, str, Exception, Reason]] = {
+    "records that cannot be read": (Site, "read_records", DataError("no such column"), Reason.DATA),
+    "records of a wrong shape": (teachers, "train", SettingError("another shape"), Reason.TEACHING_FAILED),
+    "no memory": (teachers, "train", RuntimeError("out of memory"), Reason.TEACHING_FAILED),
+    "no room for the teacher": (Linear, "save", OSError(errno.ENOSPC, "no room"), Reason.FAILED),
+    "counts that fail": (release, "label_counts", RuntimeError("a bug"), Reason.FAILED),
+    "no room for the commit": (Ledger, "commit", OSError(errno.ENOSPC, "no room"), Reason.FAILED),
+}
+
+
+def states(site: Site) -> list[str]:
+    return [entry.state for entry in ledgers.read(site.ledger).entries]
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+def test_a_slip_is_charged_once_and_after_the_fix_the_site_trains_under_the_same_charge(
+    slip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a full disk, where a site is asked again and again."""
-    site, plan = sites.make(tmp_path, budget__epsilon=50.0), sites.plan()
+    """The budget pays for one training only, and the plan is offered again as by a coordinator that was started again."""
+    site, plan = sites.make(tmp_path), sites.plan()
     teach = Teach(plan_hash=codec.plan_hash(plan))
+    place, name, error, reason = SLIPS[slip]
     assert isinstance(ask(site, plan, sites.offer(plan)), Accepted)
     with monkeypatch.context() as patch:
-        patch.setattr(Linear, "save", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "no room")))
-        assert isinstance(failed := ask(site, plan, teach), Declined)
-    assert isinstance(again := ask(site, plan, teach), Declined)
-    assert (failed.reason, again.reason) == (Reason.FAILED, Reason.BUDGET)
-    with Ledger(site.ledger, site.budget) as ledger:
-        assert [entry.state for entry in ledger.entries()] == ["reserved"]
+        patch.setattr(place, name, _raise(error))
+        for _ in range(2):
+            assert isinstance(declined := ask(site, plan, teach), Declined)
+            assert declined.reason is reason
+            assert isinstance(ask(site, plan, sites.offer(plan)), Accepted)
+    assert states(site) == ["reserved"]
+    assert isinstance(ask(site, plan, teach), Taught)
+    assert isinstance(ask(site, plan, Ask(plan_hash=teach.plan_hash, stage=0, first=0, count=20)), Share)
+    assert states(site) == ["committed", "free"]
+
+
+def test_counts_and_noise_of_a_training_that_came_to_nothing_are_not_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, plan = sites.make(tmp_path), sites.plan()
+    teach, drawn, keys = Teach(plan_hash=codec.plan_hash(plan)), [], []
+    real_counts, real_noise = release.label_counts, Site.noise
+
+    def note_counts(*arguments: Any) -> tuple[float, ...]:
+        drawn.append(real_counts(*arguments))
+        if len(drawn) == 1:
+            raise RuntimeError("between drawing and writing down")
+        return drawn[-1]
+
+    def note_noise(own: Site) -> Noise:
+        noise = real_noise(own)
+        keys.append(noise)
+        return noise
+
+    monkeypatch.setattr(release, "label_counts", note_counts)
+    monkeypatch.setattr(Site, "noise", note_noise)
+    ask(site, plan, sites.offer(plan))
+    assert isinstance(ask(site, plan, teach), Declined)
+    taught = ask(site, plan, teach)
+    assert isinstance(taught, Taught)
+    assert taught.label_counts == drawn[1] != drawn[0]
+    assert keys[0] is not keys[1]
+
+
+@pytest.mark.parametrize("gone", ["taught.pb", "taught-unsent.pb"])
+def test_what_may_have_left_is_never_trained_again_under_the_same_charge(
+    gone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stored reply is gone: once after it was sent, and once after it was committed, where only the ledger says so."""
+    site, plan = sites.make(tmp_path, budget__epsilon=50.0), sites.plan()
+    teach = Teach(plan_hash=codec.plan_hash(plan))
+    ask(site, plan, sites.offer(plan))
+    with monkeypatch.context() as patch:
+        if gone == "taught-unsent.pb":
+            patch.setattr(Transcript, "append", _raise(TranscriptError("no room")))
+            with pytest.raises(TranscriptError):
+                ask(site, plan, teach)
+        else:
+            assert isinstance(ask(site, plan, teach), Taught)
+    (site.state(teach.plan_hash) / gone).unlink()
+    monkeypatch.setattr(Site, "read_records", lambda *_: pytest.fail("a record was read"))
+    for question in (teach, sites.offer(plan)):
+        assert isinstance(found := ask(site, plan, question), Declined)
+        assert found.reason is Reason.BUDGET
+    assert states(site) == ["committed"]
+
+
+def test_the_transcript_alone_says_that_something_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a ledger in which somebody's hand made a commit a reservation again."""
+    site, plan = sites.make(tmp_path, budget__epsilon=50.0), sites.plan()
+    teach = Teach(plan_hash=codec.plan_hash(plan))
+    ask(site, plan, sites.offer(plan))
+    assert isinstance(ask(site, plan, teach), Taught)
+    for name in ("taught.pb", "ledger.json"):
+        next((tmp_path / "state").rglob(name)).unlink()
+    rows = ledgers.read(site.ledger).rows[:2]
+    ledgers.put_aside(site.ledger, "aside")
+    ledgers.write(site.ledger, rows)
+    # Nor does the transcript say how far the ledger had come.
+    lines = [json.loads(line) for line in (tmp_path / "transcript.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["ledger"]
+    (tmp_path / "transcript.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert states(site) == ["reserved"]
+    assert isinstance(found := ask(site, plan, teach), Declined)
+    assert found.reason is Reason.BUDGET
+
+
+def test_of_two_sites_that_share_a_charge_one_trains_and_of_two_trainings_one_leaves(tmp_path: Path) -> None:
+    """Another site's charge is not this one's. A copy of the site's folder has the same name: its training cannot be committed too."""
+    site, plan = sites.make(tmp_path / "one"), sites.plan()
+    teach = Teach(plan_hash=codec.plan_hash(plan))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(teachers, "train", _raise(RuntimeError("no memory")))
+        ask(site, plan, sites.offer(plan))
+        assert isinstance(ask(site, plan, teach), Declined)
+    settings = (tmp_path / "one" / "site.toml").read_text().replace('"records.npz"', '"../one/records.npz"')
+    for name in ("copy", "other"):
+        shutil.copytree(tmp_path / "one", tmp_path / name)
+        (tmp_path / name / "site.toml").write_text(settings.replace('name = "site"', f'name = "{name}"'))
+    (tmp_path / "copy" / "site.toml").write_text(settings)
+    copy, other = Site(tmp_path / "copy"), Site(tmp_path / "other")
+    assert copy.ledger == other.ledger == site.ledger
+    assert isinstance(ask(other, plan, teach), Declined)
+    # Both train, and the one that began first ends last.
+    real = Ledger.commit
+    with pytest.MonkeyPatch.context() as patch:
+
+        def overtaken(ledger: Ledger, entry: int, training: str = "") -> None:
+            patch.setattr(Ledger, "commit", real)
+            assert isinstance(ask(copy, plan, teach), Taught)
+            ledger.commit(entry, training)
+
+        patch.setattr(Ledger, "commit", overtaken)
+        assert isinstance(ask(site, plan, teach), Declined)
+    for _ in range(2):
+        assert isinstance(ask(site, plan, teach), Declined)
+        assert isinstance(ask(copy, plan, teach), Taught)
+    assert [sent.what for sent in site.transcript if sent.entry is not None] == []
+    assert states(site) == ["committed"]
+
+
+def test_a_training_that_never_ends_well_is_not_begun_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    site, plan = sites.make(tmp_path), sites.plan()
+    teach, begun = Teach(plan_hash=codec.plan_hash(plan)), []
+    ask(site, plan, sites.offer(plan))
+    with monkeypatch.context() as patch:
+        patch.setattr(teachers, "train", lambda *_, **__: begun.append(1) or _raise(RuntimeError("no memory"))())
+        with caplog.at_level(logging.WARNING, "limbeck"):
+            found = [ask(site, plan, teach) for _ in range(TRAININGS + 2)]
+    assert len(begun) == TRAININGS
+    assert [own.reason for own in found if isinstance(own, Declined)] == [
+        *[Reason.TEACHING_FAILED] * TRAININGS,
+        *[Reason.BUDGET] * 2,
+    ]
+    kept = site.state(teach.plan_hash) / "training.json"
+    assert f"remove {kept} to let it begin as often again" in caplog.text
+    kept.unlink()
+    assert isinstance(ask(site, plan, teach), Taught)
+    assert states(site) == ["committed"]
+
+
+def test_two_processes_that_are_asked_to_train_at_once_train_once(tmp_path: Path) -> None:
+    site, plan = sites.make(tmp_path), sites.plan()
+    teach = Teach(plan_hash=codec.plan_hash(plan))
+    ask(site, plan, sites.offer(plan))
+    children = []
+    for index in range(3):
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                (tmp_path / f"reply-{index}").write_bytes(respond(site, codec.encode_request(teach)))
+                status = 0
+            finally:
+                os._exit(status)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    assert len({(tmp_path / f"reply-{index}").read_bytes() for index in range(3)}) == 1
+    assert states(site) == ["committed"]
+    assert json.loads((site.state(teach.plan_hash) / "training.json").read_text())["begun"] == 1
 
 
 def test_what_a_trained_site_could_not_write_down_is_sent_when_it_can_and_charged_once(

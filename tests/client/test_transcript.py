@@ -58,9 +58,10 @@ def test_every_reply_is_written_accepting_and_declining_and_said_again(tmp_path:
     ]
     left = [respond(site, codec.encode_request(question)) for question in questions]
     written = list(site.transcript)
-    assert [sent.data for sent in written] == left
+    # What is refused of a plan that was never accepted is kept apart.
+    assert [sent.data for sent in site.refusals] == left[:1]
+    assert [sent.data for sent in written] == left[1:]
     assert [sent.what.split(":")[0].split(" of")[0] for sent in written] == [
-        "declined",
         "accepted",
         "declined",
         "taught",
@@ -69,8 +70,8 @@ def test_every_reply_is_written_accepting_and_declining_and_said_again(tmp_path:
         "share",
         "declined",
     ]
-    assert [sent.again for sent in written] == [False] * 4 + [True, False, True, False]
-    assert [sent.entry is not None for sent in written] == [False] * 3 + [True, False, True, False, False]
+    assert [sent.again for sent in written] == [False] * 3 + [True, False, True, False]
+    assert [sent.entry is not None for sent in written] == [False] * 2 + [True, False, True, False, False]
 
 
 def test_full_files_are_closed_and_chained_and_nothing_is_lost(tmp_path: Path) -> None:
@@ -115,11 +116,11 @@ def test_a_message_changed_in_place_shows(tmp_path: Path) -> None:
 def test_at_the_bound_of_its_size_nothing_is_sent_any_more(tmp_path: Path) -> None:
     folder = tmp_path / "s"
     site, offer = sites.make(folder), sites.offer()
-    (folder / "site.toml").write_text((folder / "site.toml").read_text() + "transcript_total_bytes = 700\n")
+    (folder / "site.toml").write_text((folder / "site.toml").read_text() + "transcript_total_bytes = 900\n")
     site = type(site)(folder)
     request = codec.encode_request(offer)
     respond(site, request)
     respond(site, request)
     with pytest.raises(TranscriptError, match="which is not sent"):
         respond(site, request)
-    assert sum(path.stat().st_size for path in site.transcript.files()) <= 700
+    assert sum(path.stat().st_size for path in site.transcript.files()) <= 900
