@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -289,6 +290,7 @@ class _Own(nn.Module):
         super().__init__()
         self.last, self.before = nn.Linear(64, 10), before
         self.count, self.seen = 0, list[float]()
+        self.kept: Any = None
         self.numbers, self.generator, self.python = np.random.default_rng(0), torch.Generator(), random.Random(0)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -314,15 +316,15 @@ def _listed(net: _Own, x: Tensor) -> Tensor:
 
 
 def _kept(net: _Own, x: Tensor) -> Tensor:
-    net.last_input = x.detach()
+    net.kept = x.detach()
     return x
 
 
 def _scaled_by_the_first(net: _Own, x: Tensor) -> Tensor:
     """As an activation normalisation is initialised."""
-    if not hasattr(net, "scale"):
-        net.scale = x.detach().std()
-    return x / net.scale
+    if net.kept is None:
+        net.kept = x.detach().std()
+    return x / net.kept  # type: ignore[no-any-return]
 
 
 def _attention(net: _Own, x: Tensor) -> Tensor:
@@ -371,8 +373,8 @@ RANDOM: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "a counter": (lambda: _Own(_counted), "'count' of layer '' changes"),
     "a counter elsewhere": (lambda: _Own(_counted_elsewhere), "'before' of layer '' changes"),
     "a list": (lambda: _Own(_listed), "'seen' of layer '' changes"),
-    "its last input": (lambda: _Own(_kept), "'last_input' of layer '' changes"),
-    "its first input": (lambda: _Own(_scaled_by_the_first), "'scale' of layer '' changes"),
+    "its last input": (lambda: _Own(_kept), "'kept' of layer '' changes"),
+    "its first input": (lambda: _Own(_scaled_by_the_first), "'kept' of layer '' changes"),
     "spectral norm": (
         lambda: nn.Sequential(nn.Flatten(), nn.utils.parametrizations.spectral_norm(nn.Linear(64, 10))),
         "changes in a forward pass",
@@ -391,7 +393,7 @@ def test_a_net_that_is_random_or_keeps_a_state_is_refused_before_a_charge_and_be
     noise = Silent()
     with pytest.raises(SettingError, match=message):
         case.train(noise)
-    assert noise.gaussians == noise.uniforms == []
+    assert (noise.gaussians, noise.uniforms) == ([], [])
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1:] == (repr(np.random.get_state()), random.getstate())
 
@@ -412,7 +414,7 @@ def test_tied_weights_attention_and_dropout_of_nothing_are_allowed(make: Callabl
 
 def test_a_net_that_cannot_be_copied_is_refused_in_words() -> None:
     own = _Own(lambda _, x: x)
-    own.rows = (row for row in range(3))
+    own.kept = (row for row in range(3))
     assert kit.examine(own, (1, 8, 8), 10)[0].startswith("It cannot be examined: TypeError: cannot pickle 'generator'")
 
 
@@ -444,7 +446,7 @@ def test_a_record_on_which_a_net_fails_counts_as_zero_and_changes_nothing_for_ot
 def test_answers_of_a_net_that_has_diverged_are_uniform() -> None:
     own = architectures.build("mlp", (4,), 5)
     with torch.no_grad():
-        own[1].weight.fill_(torch.nan)  # type: ignore[index, union-attr, operator]
+        own[1].weight.fill_(torch.nan)  # type: ignore[index]
     log_p_NK = net.Net("mlp", (4,), 5, own).log_probabilities(np.zeros((3, 4), np.float32))
     torch.testing.assert_close(log_p_NK, torch.full((3, 5), -float(np.log(5))))
 
