@@ -23,6 +23,7 @@ import os
 import stat
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -460,10 +461,13 @@ def _numbers(x_N: NDArray[np.generic]) -> NDArray[np.float64]:
 
 
 def _number(cell: object) -> float:
-    try:
-        return tables.to_number(_text(cell))
-    except ValueError:
-        return np.nan
+    text = _text(cell)
+    with suppress(ValueError):
+        return tables.to_number(text)
+    with suppress(ValueError):
+        number = complex(text)
+        return number.real if number.imag == 0 else np.nan
+    return np.nan
 
 
 def _text(cell: object) -> str:
