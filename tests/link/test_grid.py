@@ -9,6 +9,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -219,7 +220,7 @@ def test_plaintext_and_a_site_without_a_certificate_are_refused(grid: LinkGrid, 
     ):
         with channel:
             call = channel.stream_stream(link_codec.CONNECT)(iter([link_codec.encode_frame(link.hello())]))
-            assert refused(lambda call=call: list(call)) is grpc.StatusCode.UNAVAILABLE
+            assert refused(partial(list, call)) is grpc.StatusCode.UNAVAILABLE
 
 
 @pytest.mark.parametrize(
@@ -293,7 +294,8 @@ def test_random_bytes_end_the_senders_connection_and_nobody_elses(
 
 def test_frames_that_make_no_sense_where_they_come_end_the_connection(grid: LinkGrid, keys: Authority) -> None:
     stray = Chunk(id=bytes(32), offset=7, data=b"x")
-    for frames in ([stray], [link.hello()], [Ack(id=bytes(32), received=1), stray]):
+    wrong: list[list[Frame]] = [[stray], [link.hello()], [Ack(id=bytes(32), received=1), stray]]
+    for frames in wrong:
         site = RawSite(grid, keys, "a")
         for frame in frames:
             site.send(frame)
@@ -352,7 +354,7 @@ def test_an_answer_that_is_no_message_is_that_sites_error(grid: LinkGrid, keys: 
         site.answer(site.take(), content)
         reply = pull(grid, message_id)
         assert reply.has_error()
-        assert reply.error.reason.startswith("Expected")
+        assert str(reply.error.reason).startswith("Expected")
     site.close()
 
 
