@@ -40,6 +40,7 @@ from limbeck.protos.link import (
     Transfer,
 )
 from limbeck.protos.printable import printable
+from limbeck.server.door import Door
 
 log = logging.getLogger(__name__)
 
@@ -227,13 +228,18 @@ class LinkGrid(Grid):
         ready: threading.Event = threading.Event()
         self._failure: Exception | None = None
         credentials = keys.credentials()
+        try:
+            self._door = Door(listen, len(access.sites))
+        except (OSError, OverflowError) as error:
+            raise SettingError(f"Expected an address to listen on, got {listen!r}: {error}.") from error
+        self.address = f"{listen.rpartition(':')[0]}:{self._door.port}"
         self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._serve(listen, credentials, ready)), name="limbeck-link", daemon=True
+            target=lambda: asyncio.run(self._serve(credentials, ready)), name="limbeck-link", daemon=True
         )
         self._thread.start()
         ready.wait()
         if self._failure is not None:
-            raise SettingError(f"Expected an address to listen on, got {listen!r}: {self._failure}.") from self._failure
+            raise SettingError(f"Expected to serve the link, got an error: {self._failure}.") from self._failure
 
     # The Grid
 
@@ -367,12 +373,10 @@ class LinkGrid(Grid):
             self._answers[message_id] = data
             self._changed.notify_all()
 
-    async def _serve(self, listen: str, credentials: grpc.ServerCredentials, ready: threading.Event) -> None:
+    async def _serve(self, credentials: grpc.ServerCredentials, ready: threading.Event) -> None:
         self._loop = asyncio.get_running_loop()
         options = (
             *link.OPTIONS,
-            # Two coordinators on one port would share its sites.
-            ("grpc.so_reuseport", 0),
             ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION),
             ("grpc.server_handshake_timeout_ms", int(1000 * HELLO_SECONDS)),
         )
@@ -382,21 +386,23 @@ class LinkGrid(Grid):
         checks = _Health()
         health_pb2_grpc.add_HealthServicer_to_server(checks, server)
         try:
-            port = server.add_secure_port(listen, credentials)
+            server.add_secure_port(self._door.behind, credentials)
             await server.start()
+            self._door.open()
         except Exception as error:  # gRPC raises RuntimeError and others
             self._failure = error
+            self._door.close()
             ready.set()
             return
         for name in ("", link_codec.SERVICE):
             await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
-        self.address = f"{listen.rpartition(':')[0]}:{port}"
         ready.set()
         keeper = asyncio.ensure_future(self._give_up_late_ones())
         await self._ending.wait()
         keeper.cancel()
         await checks.enter_graceful_shutdown()
         await server.stop(GRACE_SECONDS)
+        self._door.close()
 
     async def _give_up_late_ones(self) -> None:
         while True:
@@ -406,8 +412,13 @@ class LinkGrid(Grid):
                 self._withdraw([message_id for message_id, own in session.open.items() if own.until < now])
 
     async def _connect(self, _: object, context: Any) -> None:
-        """One connection of a site."""
+        """One connection of a site, or of somebody else, whose it does not stay."""
+        try:
+            await self._greet(context)
+        finally:
+            self._door.dismiss(context.peer())
 
+    async def _greet(self, context: Any) -> None:
         async def read() -> Frame | None:
             data = await context.read()
             return None if data is grpc.aio.EOF else link_codec.decode_frame(data)
@@ -419,39 +430,46 @@ class LinkGrid(Grid):
         try:
             name = self.access.check(pem)
         except WireError as error:
-            log.warning("%s is refused: %s", context.peer(), error)
+            log.warning("%s is refused: %s", self._door.address_of(context.peer()), error)
+            self._door.dismiss(context.peer())
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, printable(error))
         try:
             async with asyncio.timeout(HELLO_SECONDS):
                 found = await read()
             if not isinstance(found, Hello):
                 raise WireError("Expected a hello first, got something else.")
-            await self._speak(name, pem, found, read, write)
+            self._door.admit(context.peer())
+            # Before anything more is said, which the other end may keep from leaving here.
+            await self._speak(name, pem, found, read, write, over=lambda: self._door.dismiss(context.peer()))
         except TimeoutError:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"no hello within {HELLO_SECONDS:g} s")
         except WireError as error:
             log.warning("%s breaks the protocol: %s", name, error)
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, printable(error))
 
-    async def _speak(self, name: str, pem: bytes, found: Hello, read: Any, write: Any) -> None:
-        """After the site's hello, until the connection ends. A site has one: a new one ends the one before, which may be half dead."""
+    async def _speak(self, name: str, pem: bytes, found: Hello, read: Any, write: Any, *, over: Callable[[], None]) -> None:
+        """After the site's hello, until the connection ends. A site has one: a new one ends the one before, which may be half dead.
+
+        Nothing here waits for the other end alone: it may have stopped reading.
+        """
         session = self._sessions.setdefault(flower_messages.node_of(name), _Session(name, self._limit, self._arrived))
         me = _Current()
         before, session.current = session.current, me
         tasks: list[asyncio.Future[None]] = []
         ended: list[BaseException | None] = []
-        try:
+
+        async def converse() -> None:
             if before is not None:
                 before.replaced.set()
                 await before.over.wait()
             session.begin()
-            await write(link.hello(self._heartbeat))
+            async with asyncio.timeout(HELLO_SECONDS):
+                await write(link.hello(self._heartbeat))
             log.info("%s is connected (limbeck %s there).", name, found.limbeck)
-            parts = (
-                Connection(session, read, write, heartbeat=self._heartbeat).run(),
-                self._while_good(pem),
-                self._until_replaced(me),
-            )
+            await Connection(session, read, write, heartbeat=self._heartbeat).run()
+
+        try:
+            parts = (converse(), self._while_good(pem), self._until_replaced(me))
             tasks = [asyncio.ensure_future(part) for part in parts]
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -459,6 +477,7 @@ class LinkGrid(Grid):
                 task.cancel()
             # Before anything that may be cancelled in its turn: the next connection waits for it.
             me.over.set()
+            over()
             if session.current is me:
                 session.current = None
             ended = await asyncio.gather(*tasks, return_exceptions=True)
@@ -467,7 +486,9 @@ class LinkGrid(Grid):
         if isinstance(reason, WireError):
             await link.say_why(write, reason)
             raise reason
-        if reason is not None and not isinstance(reason, Disconnected | asyncio.InvalidStateError | grpc.aio.UsageError):
+        if reason is not None and not isinstance(
+            reason, Disconnected | TimeoutError | asyncio.InvalidStateError | grpc.aio.UsageError
+        ):
             log.error("The connection of %s met an error.", name, exc_info=reason)
 
     async def _until_replaced(self, current: _Current) -> None:

@@ -294,8 +294,8 @@ def test_random_bytes_end_the_senders_connection_and_nobody_elses(
 
 def test_frames_that_make_no_sense_where_they_come_end_the_connection(grid: LinkGrid, keys: Authority) -> None:
     stray = Chunk(id=bytes(32), offset=7, data=b"x")
-    senseless: tuple[list[Frame], ...] = ([stray], [link.hello()], [Ack(id=bytes(32), received=1), stray])
-    for frames in senseless:
+    wrong: list[list[Frame]] = [[stray], [link.hello()], [Ack(id=bytes(32), received=1), stray]]
+    for frames in wrong:
         site = RawSite(grid, keys, "a")
         for frame in frames:
             site.send(frame)
@@ -354,7 +354,7 @@ def test_an_answer_that_is_no_message_is_that_sites_error(grid: LinkGrid, keys: 
         site.answer(site.take(), content)
         reply = pull(grid, message_id)
         assert reply.has_error()
-        assert (reply.error.reason or "").startswith("Expected")
+        assert str(reply.error.reason).startswith("Expected")
     site.close()
 
 

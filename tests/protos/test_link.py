@@ -102,10 +102,9 @@ class End:
     """A station in memory: `todo` is sent, `got` was received."""
 
     def __init__(self, *todo: Transfer, limit: int = 1 << 30) -> None:
-        self.limit, self.todo = limit, list(todo)
+        self.limit, self.todo, self.times_received = limit, list(todo), 0
         self.assembly: Assembly | None = None
         self.got: dict[bytes, bytes] = {}
-        self.times_received = 0
 
     async def next_transfer(self) -> Transfer:
         while not self.todo:
@@ -207,6 +206,53 @@ def test_a_message_beyond_the_limit_is_refused_before_it_is_sent() -> None:
 def test_silence_ends_a_connection() -> None:
     with pytest.raises(Disconnected, match="nothing was heard"):
         asyncio.run(connect(End(BIG), End(), heartbeat=0.02, mute=True))
+
+
+@pytest.mark.parametrize(
+    ("sends", "beats", "reason"),
+    [(BIG, True, "nothing could be sent"), (BIG, False, "nothing was heard"), (None, True, "nothing could be sent")],
+)
+def test_a_write_that_never_ends_hides_no_silence(sends: Transfer | None, beats: bool, reason: str) -> None:
+    """The other end takes no byte; it is heard all the time, or not at all. A heartbeat alone is stuck like anything else."""
+
+    async def main() -> None:
+        async def write(_: Frame) -> None:
+            await asyncio.Event().wait()
+
+        async def read() -> Frame:
+            await asyncio.sleep(0.005 if beats else 3600)
+            return link.Heartbeat()
+
+        await Connection(End(*([sends] if sends else [])), read, write, heartbeat=0.05).run()
+
+    with pytest.raises(Disconnected, match=reason):
+        asyncio.run(main())
+
+
+def test_a_slow_write_is_no_missed_interval_as_long_as_frames_leave_and_come() -> None:
+    """Each frame takes longer than two intervals."""
+    one, two = End(replace(BIG, data=BIG.data[: 3 * CHUNK])), End()
+
+    async def main() -> None:
+        queues: tuple[asyncio.Queue[Frame | None], asyncio.Queue[Frame | None]] = (asyncio.Queue(), asyncio.Queue())
+
+        async def write(frame: Frame, to: asyncio.Queue[Frame | None]) -> None:
+            await asyncio.sleep(0.11 if isinstance(frame, Chunk) else 0)
+            to.put_nowait(frame)
+
+        ends = (
+            Connection(one, queues[0].get, lambda frame: write(frame, queues[1]), heartbeat=0.05),
+            Connection(two, queues[1].get, lambda frame: write(frame, queues[0]), heartbeat=0.05),
+        )
+        tasks = [asyncio.ensure_future(end.run()) for end in ends]
+        while not two.got and not any(task.done() for task in tasks):
+            await asyncio.sleep(0.01)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(main())
+    assert two.got
 
 
 def test_a_slow_reader_slows_its_sender() -> None:
