@@ -6,6 +6,7 @@ It changes nothing, reads no record, runs no code of the site's, and with `netwo
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 import shutil
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import grpc
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -39,9 +41,12 @@ from limbeck.operators.errors import CertificateError, DataError, LimbeckError, 
 from limbeck.protos import accounting, codec, link
 from limbeck.protos.files import OTHERS
 from limbeck.protos.messages import Offer
+from limbeck.protos.printable import printable
 from limbeck.protos.transfer_set import digest, read_arrays
 from limbeck.server import serve
 from limbeck.server.serve import CoordinatorSettings
+
+log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 5.0
 EXPIRES_SOON_DAYS = 30
@@ -107,6 +112,11 @@ def examine(folder: Path, *, now: datetime, network: bool = True, seconds: float
             found.append(
                 Finding(check=name, outcome=Outcome.FAIL, found=f"Cannot be read: {error}.", advice=_ADVICE.get(name, ""))
             )
+        except Exception as error:
+            # What is broken in a way that nobody thought of must not hide the findings about the rest.
+            log.debug("Unexpected.", exc_info=error)
+            told = f"Unexpected {type(error).__name__}: {printable(error)}"
+            found.append(Finding(check=name, outcome=Outcome.FAIL, found=told, advice=_ADVICE.get(name, "")))
     return found
 
 
@@ -538,6 +548,8 @@ def _own_port(folder: Path, own: CoordinatorSettings, seconds: float) -> Finding
     host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host.strip("[]"), host.strip("[]"))
     certificate = certificates.read_certificate(folder / own.certificate)
     dns, addresses = certificates.names_of(certificate)
+    if not (dns or addresses):
+        raise CertificateError(f"Expected a certificate that names the coordinator in {folder / own.certificate}, got none.")
     found = _greet(
         "port",
         _context(folder / own.ca),
@@ -712,7 +724,7 @@ def _greet(
         return failed(str(error), _PROXY_ADVICE)
     except OSError as error:
         return failed(f"No connection to {where}: {error}.", "Is there a route to that host?")
-    if expected is not None and shown is not None and x509.load_der_x509_certificate(shown) != expected:
+    if expected is not None and shown is not None and shown != expected.public_bytes(Encoding.DER):
         return Finding(
             check=check,
             outcome=Outcome.WARN,
