@@ -20,6 +20,7 @@ from pathlib import Path
 
 import grpc
 
+from limbeck.client import proxy
 from limbeck.client.child import CLIENT_APP, MAX_QUESTION, Child, Question
 from limbeck.client.site import Site
 from limbeck.operators.errors import DataError, LimbeckError, SettingError, WireError
@@ -59,6 +60,7 @@ class Daemon:
         self._answers.mkdir(exist_ok=True)
         self._node = flower_messages.node_of(site.name)
         self._was_connected = False
+        self._route: proxy.Route | None = None
         self._todo: asyncio.Queue[Question] = asyncio.Queue()
         self._spare: asyncio.Queue[Child] = asyncio.Queue(maxsize=1)
         self._child: Child | None = None
@@ -72,6 +74,8 @@ class Daemon:
         try:
             self._check_time(certificate := self._credentials()[1])
             found = tls.name_of(certificate)
+        except OSError as error:
+            raise DataError(f"Expected PEM files for TLS: {error}.") from error
         except (WireError, ValueError) as error:
             raise SettingError(f"Expected a site's certificate in {self.settings.certificate}: {error}") from error
         if found != self.site.name:
@@ -79,14 +83,17 @@ class Daemon:
                 f"Expected a certificate of {self.site.name!r}, as site.toml names the site, in {self.settings.certificate}, "
                 f"got one of {found!r}."
             )
-        check_private(self.site.folder / self.settings.key)
 
     def _check_time(self, certificate: bytes) -> None:
         tls.check_time(certificate, self.settings.certificate, datetime.now(UTC))
 
     def _credentials(self) -> tuple[bytes, bytes, bytes]:
-        """Authority, certificate and key, read anew for every connection: they may have been renewed."""
+        """Authority, certificate and key, read anew for every connection: they may have been renewed.
+
+        Raises SettingError where others than its owner can read the key, FileNotFoundError where a file is not there.
+        """
         own = self.settings
+        check_private(self.site.folder / own.key)
         return tuple((self.site.folder / name).read_bytes() for name in (own.ca, own.certificate, own.key))  # type: ignore[return-value]
 
     # Life
@@ -259,11 +266,17 @@ class Daemon:
             self._check_time(certificate)
         except OSError as error:
             raise DataError(f"Expected PEM files for TLS: {error}.") from error
-        options: list[tuple[str, str | int]] = [*link.OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
+        route = proxy.route(own.address, own.proxy)
+        if route != self._route:
+            self._route = route
+            log.info("Dialling %s.", route)
+        options: list[tuple[str, str | int]] = [*link.OPTIONS, *route.options, ("grpc.use_local_subchannel_pool", 1)]
         if own.server_name is not None:
             options.append(("grpc.ssl_target_name_override", own.server_name))
         credentials = grpc.ssl_channel_credentials(ca, key, certificate)
-        async with grpc.aio.secure_channel(own.address, credentials, options=options) as channel:
+        with proxy.undisturbed():
+            dialled = grpc.aio.secure_channel(own.address, credentials, options=options)
+        async with dialled as channel:
             call = channel.stream_stream(link_codec.CONNECT)()
 
             async def read() -> Frame | None:

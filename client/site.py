@@ -7,7 +7,6 @@ policy, a file of its own, because another person may answer for it.
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import os
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -23,11 +22,13 @@ from limbeck.client import ledger as ledgers
 from limbeck.client.blackbox import BlackBox, Link, Remote
 from limbeck.client.ledger import Book, Budget, Ledger
 from limbeck.client.noise import Noise, SystemEntropy, UnsafeSeeded
+from limbeck.client.proxy import ENVIRONMENT, is_loopback
 from limbeck.client.records import RecordSettings
 from limbeck.client.teachers.architectures import Factory, load_factory
 from limbeck.client.transcript import FILE_BYTES, TOTAL_BYTES, Transcript
 from limbeck.client.witness import DIGITS, Witness
 from limbeck.operators.errors import DataError, LedgerError, LimbeckError, SettingError
+from limbeck.protos.files import check_private
 from limbeck.protos.settings import ADDRESS, Strict, parse_toml, validate
 from limbeck.protos.transfer_set import LARGEST, LARGEST_INPUT, digest, read_arrays, read_headers
 
@@ -73,7 +74,8 @@ class LinkSettings(Strict):
     address: HOST:PORT. ca, certificate, key: PEM files; the certificate is for this site's name. server_name: the name
     in the coordinator's certificate where it is not the host in `address`. memory_mb: that answering a question may
     take. answer_seconds: likewise. grace_seconds: that an answer under way gets when the daemon is told to end.
-    max_message_mb: of all questions that are open.
+    max_message_mb: of all questions that are open. proxy: "environment" dials through the proxy that https_proxy names, if it is
+    set, "none" never through one, "http://HOST:PORT" always through that (docs/link.md).
     """
 
     address: str = Field(pattern=ADDRESS)
@@ -85,6 +87,7 @@ class LinkSettings(Strict):
     answer_seconds: float = Field(default=6 * 3600.0, gt=0, allow_inf_nan=False)
     grace_seconds: float = Field(default=600.0, ge=0, allow_inf_nan=False)
     max_message_mb: int = Field(default=1024, ge=1)
+    proxy: str = Field(default=ENVIRONMENT, pattern=r"^(none|environment|http://[^\s]+)$")
 
 
 class SiteSettings(Strict):
@@ -177,16 +180,18 @@ class Site:
             address=own.address,
             ca=self._pem(own.ca),
             certificate=self._pem(own.certificate),
-            key=self._pem(own.key),
+            key=self._pem(own.key, private=True),
             deadline=own.deadline_seconds,
             attempts=own.attempts,
         )
         return BlackBox(remote=Remote(link), classes=own.classes, batch=own.batch)
 
-    def _pem(self, name: str | None) -> bytes | None:
+    def _pem(self, name: str | None, *, private: bool = False) -> bytes | None:
         if name is None:
             return None
         try:
+            if private:
+                check_private(self.folder / name)
             return (self.folder / name).read_bytes()
         except OSError as error:
             raise DataError(f"Expected a PEM file at {self.folder / name}: {error}.") from error
@@ -404,12 +409,3 @@ def _of_hard_links(path: Path) -> Iterator[Path]:
         other = ledger.with_name(ledger.name.removesuffix(LEDGER))
         if other != path and other.is_file() and other.samefile(path):
             yield ledger
-
-
-def is_loopback(address: str) -> bool:
-    """Whether HOST:PORT stays on this machine."""
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rich.box import SIMPLE_HEAD
@@ -198,7 +199,7 @@ def _described(path: Path) -> list[str]:
         check_private(path)
         try:
             key = serialization.load_pem_private_key(data, password=None)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise SettingError(f"Expected a private key in {path}: {error}.") from error
         if isinstance(key, Ed25519PrivateKey):
             return ["key that signs plans; in policy.toml:", _author_line(key)]

@@ -82,7 +82,7 @@ class Access:
 
     def __init__(self, sites: Iterable[str], revoked: Path | None = None) -> None:
         self.sites, self._revoked = frozenset(sites), revoked
-        self._read: tuple[tuple[int, int], frozenset[int]] | None = None
+        self._read: tuple[tuple[int, ...], frozenset[int]] | None = None
         self.revoked()
 
     def revoked(self) -> frozenset[int]:
@@ -91,11 +91,11 @@ class Access:
             return frozenset()
         try:
             stat = self._revoked.stat()
-            state = (stat.st_mtime_ns, stat.st_size)
+            # A copy may have the old one's time and size, and is another file all the same, or was changed later.
+            state = (stat.st_mtime_ns, stat.st_size, stat.st_ctime_ns, stat.st_ino)
             if self._read is None or self._read[0] != state:
-                lines = (line.partition("#")[0].strip() for line in self._revoked.read_text(encoding="utf-8").splitlines())
-                self._read = state, frozenset(int(line.replace(":", ""), 16) for line in lines if line)
-        except (OSError, ValueError) as error:
+                self._read = state, frozenset(tls.read_revoked(self._revoked))
+        except OSError as error:
             raise SettingError(f"Expected serial numbers, one hexadecimal a line, in {self._revoked}: {error}.") from error
         return self._read[1]
 
@@ -107,7 +107,7 @@ class Access:
                 raise WireError(
                     f"Expected a certificate that is not revoked, got serial number {serial:x} of {name[:80]!r}."
                 )
-        except (ValueError, SettingError) as error:
+        except SettingError as error:
             log.error("A certificate cannot be checked: %s", error)
             raise WireError("Expected a certificate that can be checked, got one that cannot now.") from error
         if name not in self.sites:
