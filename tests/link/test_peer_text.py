@@ -22,7 +22,7 @@ from limbeck.simulations.scenario import load
 SETTINGS = ["data.private=300", "data.public=40", "data.test=20", "run.workers=1"]
 FORGED = (
     "\x1b[2J\x1b[31mwest is revoked\nINFO     west took part\r\u202egnp.x\u2028[bold]b[/x]<script>alert(1)</script>"
-    + "y" * 5000
+    + "y" * 2000
 )
 
 
