@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import LINEAR
+from numpy.typing import NDArray
 from torch import Tensor
 
 from limbeck.client import features, scattering
@@ -15,9 +16,17 @@ from limbeck.client.teachers import linear
 from limbeck.operators.errors import DataError, SettingError
 from limbeck.simulations import data
 
+Images = NDArray[np.generic]
 
-def fashion(n: int = 12) -> np.ndarray:
-    return data.load("fashion-mnist-part", private=n, public=1, test=1).private_x.astype(np.float32) / 255
+
+def images_of(name: str, n: int) -> Images:
+    found = data.load(name, private=n, public=1, test=1).private_x
+    assert isinstance(found, np.ndarray)
+    return found
+
+
+def fashion(n: int = 12) -> NDArray[np.float32]:
+    return images_of("fashion-mnist-part", n).astype(np.float32) / np.float32(255)
 
 
 def test_a_28_pixel_image_has_81_paths_of_7_by_7() -> None:
@@ -41,7 +50,7 @@ def test_a_shift_by_one_pixel_changes_scattering_less_than_pixels() -> None:
     images = fashion()
     shifted = np.roll(images, 1, axis=2)
 
-    def change(a: np.ndarray, b: np.ndarray) -> float:
+    def change(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
         return float(np.linalg.norm(a - b) / np.linalg.norm(a))
 
     assert change(scattering.scatter(images), scattering.scatter(shifted)) < 0.6 * change(images, shifted)
@@ -55,14 +64,14 @@ def test_the_batch_does_not_matter() -> None:
 def test_public_features_are_computed_once_and_come_back_from_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = data.load("digits", private=5, public=1, test=1).private_x
+    images = images_of("digits", 5)
     first = features.compute("pixels", images, cache=tmp_path)
     monkeypatch.setitem(features.FEATURES, "pixels", lambda _: pytest.fail("computed twice"))
     np.testing.assert_array_equal(features.compute("pixels", images, cache=tmp_path), first)
 
 
 def test_private_features_are_not_kept(tmp_path: Path) -> None:
-    features.compute("pixels", data.load("digits", private=5, public=1, test=1).private_x)
+    features.compute("pixels", images_of("digits", 5))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -133,12 +133,13 @@ def test_noisy_counts_cost_more_beside_every_kind_of_teacher() -> None:
             assert together > max(alone, accounting.counts_epsilon(counts, 1e-5)) + 0.01
 
 
-def records(n: int = 64) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8]]:
+def records(n: int = 64) -> tuple[NDArray[np.generic], NDArray[np.int64], NDArray[np.generic]]:
     found = data.load("digits", private=n, public=50, test=1)
+    assert isinstance(found.private_x, np.ndarray)
     return found.private_x, found.private_y, found.public_x
 
 
-def counted(x_N: NDArray[np.uint8], y_N: NDArray[np.int64], public_x: NDArray[np.uint8], noise: Fixed) -> Tensor:
+def counted(x_N: NDArray[np.generic], y_N: NDArray[np.int64], public_x: NDArray[np.generic], noise: Fixed) -> Tensor:
     teacher = teachers.train(VOTES, x_N, y_N, classes=10, public_x=public_x, noise=noise)  # type: ignore[arg-type]
     assert isinstance(teacher, votes.Votes)
     return teacher.votes_NK
@@ -196,6 +197,7 @@ def test_a_site_without_records_votes_too() -> None:
 
 def test_votes_of_many_sub_teachers_are_right_more_often_than_not() -> None:
     found = data.load("digits", private=900, public=200, test=1)
+    assert isinstance(found.private_x, np.ndarray)
     mild = replace(VOTES, queries=200, teachers=30, noise_multiplier=1.0)
     teacher = votes.train(mild, found.private_x, found.private_y, classes=10, public_x=found.public_x, noise=SystemEntropy())
     predicted = teacher.log_probabilities(found.public_x).argmax(1).numpy()

@@ -232,6 +232,8 @@ class _Mixing(nn.Module):
 
 
 class _Remembering(_Mixing):
+    seen: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("seen", torch.zeros(64))
@@ -487,6 +489,7 @@ def test_a_factory_that_is_not_there_is_named(reference: str, message: str, tmp_
 @pytest.mark.parametrize("features", ["pixels", "hog", "scattering"])
 def test_a_linear_teacher_learns_digits_under_mild_noise(features: str) -> None:
     found = data.load("digits", private=900, public=300, test=397)
+    assert isinstance(found.private_x, np.ndarray)
     teaching = replace(LINEAR, features=features, noise_multiplier=1.0, normaliser=900.0)
     teacher = teachers.train(
         teaching, found.private_x, found.private_y, classes=10, public_x=found.public_x, noise=SystemEntropy()
