@@ -73,8 +73,9 @@ class Case:
         x_N, y_N = self.records(n)
         if spoil is not None:
             spoil(x_N)
+        teaching = replace(self.teaching, **changes)
         return teachers.train(
-            replace(self.teaching, **changes),
+            teaching,
             x_N,
             y_N,
             classes=10,
@@ -117,7 +118,7 @@ class Silent:
         return np.zeros(n)
 
     def below(self, n: int) -> int:
-        return 0
+        raise AssertionError("no teacher here draws integers")
 
 
 class Tape(UnsafeSeeded):
@@ -253,9 +254,9 @@ class Conformance:
 
         def moved(times: int) -> Tensor:
             x, y = np.concatenate([x_N] * times), np.concatenate([y_N] * times)
-            options: dict[str, Any] = {"public_x": case.public(), "noise": Silent(), "factory": case.factory}
-            after = weights(teachers.train(replace(case.teaching, **_one_step(case)), x, y, classes=10, **options))
-            return after - weights(case.train(Silent(), 0, **_one_step(case)))
+            teaching = replace(case.teaching, **_one_step(case))
+            after = teachers.train(teaching, x, y, classes=10, public_x=case.public(), noise=Silent(), factory=case.factory)
+            return weights(after) - weights(case.train(Silent(), 0, **_one_step(case)))
 
         torch.testing.assert_close(moved(2), 2 * moved(1), atol=1e-5, rtol=1e-3)
 
@@ -312,10 +313,10 @@ class Conformance:
 
     def test_it_learns(self, case: Case) -> None:
         x_N, y_N = case.records(300)
-        changes: dict[str, Any] = {"average_last": 10} if isinstance(case.teaching, LinearTeaching) else {}
-        changes |= {"steps": 80, "clip": 1.0, "noise_multiplier": 0.02}
-        changes |= {"normaliser": 300.0 * _rate(case), "learning_rate": _learning(case)}
-        teaching = replace(case.teaching, **changes)
+        changes: dict[str, Any] = {"steps": 80, "clip": 1.0, "noise_multiplier": 0.02, "learning_rate": _learning(case)}
+        if isinstance(case.teaching, LinearTeaching):
+            changes["average_last"] = 10
+        teaching = replace(case.teaching, normaliser=300.0 * _rate(case), **changes)
         teacher = teachers.train(
             teaching, x_N, y_N, classes=10, public_x=case.public(), noise=UnsafeSeeded(2), factory=case.factory
         )
