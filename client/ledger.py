@@ -536,7 +536,7 @@ def read_head(path: Path) -> tuple[int, str] | None:
         return int(head["rows"]), str(head["hash"])
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise LedgerError(f"Expected rows and hash of a ledger's head in {head_path(path)}: {error}.") from error
 
 
