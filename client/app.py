@@ -29,7 +29,7 @@ from limbeck.operators.errors import (
     TranscriptError,
     WireError,
 )
-from limbeck.protos import accounting, carry, codec
+from limbeck.protos import accounting, carry, codec, plan_checks
 from limbeck.protos.files import outliving_power_cuts, sync_folder, write_durably
 from limbeck.protos.messages import (
     CUSTOM,
@@ -138,6 +138,7 @@ def _agree(site: Site, offer: Offer, plan_hash: bytes) -> bytes:
     if len(x_N) != plan.samples:
         raise _Decline(Reason.TRANSFER_SET)
     try:
+        plan_checks.check_inputs(plan, x_N)
         teachers.check(plan.teaching, x_N, classes=plan.classes, factory=site.factory)
     except (SettingError, DataError) as error:
         raise _Decline(Reason.POLICY if _is_custom(plan) else Reason.PLAN) from error
@@ -197,7 +198,7 @@ def _guarantee(taught: Path, plan: Plan) -> Guarantee:
 
 
 def _read_taught(path: Path, plan: Plan) -> Taught:
-    reply = codec.decode_reply(path.read_bytes(), plan=plan, expecting=Teach(plan_hash=codec.plan_hash(plan)))
+    reply = codec.decode_stored_reply(path.read_bytes(), plan=plan, expecting=Teach(plan_hash=codec.plan_hash(plan)))
     if not isinstance(reply, Taught):
         raise DataError(f"Expected a stored reply in {path}, found another.")
     return reply
@@ -223,7 +224,7 @@ def _teach(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
     state = site.state(plan_hash)
     done, unsent = state / TAUGHT, state / UNSENT
     if done.exists():
-        return _send_again(site, "taught", plan_hash, done)
+        return _send_again(site, "taught", plan, done)
     if site.settings.black_box is not None:
         return _ask_black_box(site, plan, plan_hash)
     _check_encoding(site, plan)
@@ -317,7 +318,7 @@ def _share(site: Site, plan: Plan, request: Ask) -> bytes:
     what = f"share of stage {request.stage + 1}, samples {rows.start} to {rows.stop - 1}"
     done = state / f"share-{request.stage}-{rows.start}-{rows.stop}.pb"
     if done.exists():
-        return _send_again(site, what, request.plan_hash, done)
+        return _send_again(site, what, plan, done)
     temperature = plan.stages[request.stage].temperature
     if _guarantee(taught, plan) is Guarantee.NONE:
         try:
@@ -346,8 +347,8 @@ def _send(
     return data
 
 
-def _send_again(site: Site, what: str, plan_hash: bytes, done: Path) -> bytes:
-    """What was sent before, byte for byte, noted in the transcript once more."""
-    data = done.read_bytes()
-    site.transcript.append(what, plan_hash, None, data, again=True)
+def _send_again(site: Site, what: str, plan: Plan, done: Path) -> bytes:
+    """What was sent before, byte for byte, or as today's encoding of what 0.1.0 sent; noted in the transcript once more."""
+    data = codec.renew(done.read_bytes(), plan)
+    site.transcript.append(what, codec.plan_hash(plan), None, data, again=True)
     return data

@@ -471,6 +471,8 @@ def _schedule_from_json(content: dict[str, Any]) -> Schedule:
             return teaching, None
         counts = dict(content["counts"])
         kind = _COUNTS[counts.pop("kind")]
+        if counts.get("noise") == "gaussian":
+            return teaching, accounting.FormerCounts(noise_std=counts["noise_std"])
         if "noise" in counts:
             counts["noise"] = CountNoise(counts["noise"])
         return teaching, kind(**counts)

@@ -21,7 +21,7 @@ from limbeck.client.ledger import Budget, Ledger
 from limbeck.client.site import Site
 from limbeck.operators.errors import BudgetError, LedgerError, SettingError
 from limbeck.protos import accounting
-from limbeck.protos.messages import Adjacency, CountNoise, LabelCounts, RecordCount, Unit, VotesTeaching
+from limbeck.protos.messages import Adjacency, LabelCounts, RecordCount, Unit, VotesTeaching
 
 BUDGET = Budget(data_set="a-test", epsilon=3.0, delta=1e-5, unit=Unit.RECORD, adjacency=Adjacency.ADD_REMOVE_ONE)
 TEACHING = replace(LINEAR, noise_multiplier=9.0)
@@ -329,7 +329,7 @@ def test_processes_that_race_again_and_again_never_spend_more_than_there_is(path
     "schedule",
     [
         (TEACHING, None),
-        (TEACHING, LabelCounts(noise_std=30.0, noise=CountNoise.DISCRETE_GAUSSIAN)),
+        (TEACHING, LabelCounts(noise_std=30.0)),
         (TEACHING, RecordCount(noise_std=30.0)),
         (
             VotesTeaching(
