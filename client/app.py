@@ -53,7 +53,7 @@ from limbeck.operators.errors import (
     TranscriptError,
     WireError,
 )
-from limbeck.protos import accounting, carry, codec
+from limbeck.protos import accounting, carry, codec, plan_checks
 from limbeck.protos.files import keep_to_owner, outliving_power_cuts, sync_folder, write_durably
 from limbeck.protos.messages import (
     CUSTOM,
@@ -240,6 +240,7 @@ def _public_inputs(site: Site, plan: Plan) -> NDArray[np.generic]:
     except DataError as error:
         raise _Decline(Reason.TRANSFER_SET) from error
     try:
+        plan_checks.check_inputs(plan, x_N)
         teachers.check(plan.teaching, x_N, classes=plan.classes, factory=site.factory)
     except (SettingError, DataError) as error:
         raise _Decline(Reason.POLICY if _is_custom(plan) else Reason.PLAN) from error
@@ -285,7 +286,7 @@ def _guarantee(taught: Path, plan: Plan) -> Guarantee:
 
 
 def _read_taught(path: Path, plan: Plan) -> Taught:
-    reply = codec.decode_reply(path.read_bytes(), plan=plan, expecting=Teach(plan_hash=codec.plan_hash(plan)))
+    reply = codec.decode_stored_reply(path.read_bytes(), plan=plan, expecting=Teach(plan_hash=codec.plan_hash(plan)))
     if not isinstance(reply, Taught):
         raise DataError(f"Expected a stored reply in {path}, found another.")
     return reply
@@ -309,7 +310,7 @@ def _teach(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
     with _alone(site.state(plan_hash).parent):
         state = site.state(plan_hash)
         if (state / TAUGHT).exists():
-            return _send_again(site, "taught", plan_hash, state / TAUGHT)
+            return _send_again(site, "taught", plan, state / TAUGHT)
         if site.settings.black_box is not None:
             return _ask_black_box(site, plan, plan_hash)
         return _train(site, plan, plan_hash, state)
@@ -463,7 +464,7 @@ def _share(site: Site, plan: Plan, request: Ask) -> bytes:
     what = f"share of stage {request.stage + 1}, samples {rows.start} to {rows.stop - 1}"
     stored = Answers(state, plan, request.stage)
     if (done := stored.sent_whole(rows)) is not None:
-        return _send_again(site, what, request.plan_hash, done)
+        return _send_again(site, what, plan, done)
     try:
         stored.check_room(rows)
     except LimbeckError as error:
@@ -514,10 +515,10 @@ def _send(
     return data
 
 
-def _send_again(site: Site, what: str, plan_hash: bytes, done: Path) -> bytes:
-    """What was sent before, byte for byte, noted in the transcript once more."""
-    data = done.read_bytes()
-    _note(site, what, plan_hash, None, data, again=True)
+def _send_again(site: Site, what: str, plan: Plan, done: Path) -> bytes:
+    """What was sent before, byte for byte, or as today's encoding of what 0.1.0 sent; noted in the transcript once more."""
+    data = codec.renew(done.read_bytes(), plan)
+    _note(site, what, codec.plan_hash(plan), None, data, again=True)
     return data
 
 

@@ -261,7 +261,7 @@ def _show_message(console: Console, sent: Sent, path: Path, plan_path: Path | No
     plan = _offer(plan_path).plan if plan_path.exists() else None
     if plan is None or codec.plan_hash(plan) != sent.plan_hash:
         raise DataError(f"Expected the plan {sent.plan_hash.hex()[:16]} in {plan_path}, found none or another.")
-    reply = codec.decode_reply(sent.data, plan=plan, expecting=codec.implied_request(sent.data, plan))
+    reply = codec.decode_stored_reply(sent.data, plan=plan, expecting=codec.implied_request(sent.data, plan))
     console.print(f"{sent.time}  {sent.what}  {len(sent.data)} bytes", highlight=False)
     match reply:
         case Share():

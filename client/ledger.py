@@ -47,7 +47,7 @@ from typing import Any, Protocol
 
 from limbeck.operators import check
 from limbeck.operators.errors import BudgetError, LedgerError, SettingError
-from limbeck.protos import privacy_filter
+from limbeck.protos import accounting, privacy_filter
 from limbeck.protos.accounting import Schedule
 from limbeck.protos.files import outlives_power_cuts, sync, sync_folder, write_durably
 from limbeck.protos.messages import TEACHINGS, Adjacency, CountNoise, Counts, LabelCounts, RecordCount, Teaching, Unit
@@ -708,6 +708,8 @@ def _schedule_from_json(content: dict[str, Any]) -> Schedule:
             return teaching, None
         counts = dict(content["counts"])
         kind = _COUNTS[counts.pop("kind")]
+        if counts.get("noise") == "gaussian":
+            return teaching, accounting.FormerCounts(noise_std=counts["noise_std"])
         if "noise" in counts:
             counts["noise"] = CountNoise(counts["noise"])
         return teaching, kind(**counts)

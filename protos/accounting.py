@@ -19,12 +19,10 @@ from limbeck.operators import check
 from limbeck.operators.errors import SettingError
 from limbeck.protos import composition
 from limbeck.protos.messages import (
-    CountNoise,
     Counts,
     LabelCounts,
     LinearTeaching,
     NetTeaching,
-    RecordCount,
     Teaching,
     VotesTeaching,
 )
@@ -34,7 +32,19 @@ HIGHEST_NOISE = 1e6
 # Beyond these, privacy loss distributions are huge and epsilon is in the hundreds: reported as infinite.
 LARGEST_MU = 30.0
 SMALLEST_SAMPLED_NOISE = 0.3
-Schedule = tuple[Teaching, Counts | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FormerCounts:
+    """Label counts with floating-point Gaussian noise, as 0.1.0 offered them: a charge in an old ledger, which counts.
+
+    No plan can ask for it. noise_std: records.
+    """
+
+    noise_std: float
+
+
+Schedule = tuple[Teaching, Counts | FormerCounts | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +54,7 @@ class DiscreteGaussian:
     sigma: float
 
 
-def event(teaching: Teaching, counts: Counts | None) -> Any:
+def event(teaching: Teaching, counts: Counts | FormerCounts | None) -> Any:
     """The DpEvent of one training and, where there is one, one noisy count."""
     import dp_accounting as dp
 
@@ -60,13 +70,13 @@ def event(teaching: Teaching, counts: Counts | None) -> Any:
     return training if counts is None else dp.ComposedDpEvent([training, _counts_event(counts)])
 
 
-def _counts_event(counts: Counts) -> Any:
+def _counts_event(counts: Counts | FormerCounts) -> Any:
     """Add/remove of one record changes one count by 1: the histogram's sensitivity is 1, in L2 and in L1."""
     import dp_accounting as dp
 
-    if isinstance(counts, RecordCount) or counts.noise is CountNoise.DISCRETE_GAUSSIAN:
-        return DiscreteGaussian(counts.noise_std)
-    return dp.GaussianDpEvent(counts.noise_std)
+    if isinstance(counts, FormerCounts):
+        return dp.GaussianDpEvent(counts.noise_std)
+    return DiscreteGaussian(counts.noise_std)
 
 
 def counts_epsilon(counts: Counts, delta: float) -> float:

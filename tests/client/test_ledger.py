@@ -22,7 +22,7 @@ from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
 from limbeck.operators.errors import BudgetError, LedgerError, SettingError
 from limbeck.protos import accounting, privacy_filter
-from limbeck.protos.messages import CountNoise, LabelCounts, NetTeaching, RecordCount, VotesTeaching
+from limbeck.protos.messages import LabelCounts, NetTeaching, RecordCount, VotesTeaching
 
 
 @pytest.fixture
@@ -412,7 +412,7 @@ def test_processes_that_race_again_and_again_never_spend_more_than_there_is(path
     "schedule",
     [
         (TEACHING, None),
-        (TEACHING, LabelCounts(noise_std=30.0, noise=CountNoise.DISCRETE_GAUSSIAN)),
+        (TEACHING, LabelCounts(noise_std=30.0)),
         (TEACHING, RecordCount(noise_std=30.0)),
         (
             VotesTeaching(
