@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from limbeck.client import blackbox, release, teachers
 from limbeck.client.ledger import Ledger
+from limbeck.client.noise import Noise, UnsafeSeeded
 from limbeck.client.policy import AnyPolicy
 from limbeck.client.site import Site
 from limbeck.operators.errors import (
@@ -56,8 +57,10 @@ BLACK_BOX = "black-box"
 # Likewise: what a site says when it has trained, and the same before it is in the transcript. What was charged for is not lost where the
 # transcript cannot be written then, as on a full disk.
 TAUGHT, UNSENT = "taught.pb", "taught-unsent.pb"
-# What the ledger calls the training for a plan.
-TEACHER = "teacher"
+# What the ledger calls the training for a plan, and that its noise was seeded.
+TEACHER, SEEDED = "teacher", "seeded noise"
+WHY_SEEDED = "no DP guarantee: whoever knows the seed can take the noise away"
+BLACK_BOX_ANSWERS, WHY_BLACK_BOX = "answers of a black-box teacher", "no DP guarantee: limbeck did not train it"
 
 
 @app.query("agree")
@@ -149,7 +152,8 @@ def _agree(site: Site, offer: Offer, plan_hash: bytes) -> bytes:
         guarantee = Guarantee.NONE
         _check_black_box(site, plan, x_N)
     else:
-        guarantee = Guarantee.RECORD_DP
+        guarantee = _guarantee_of(site.noise())
+        _check_seeded(site, guarantee)
         _check_encoding(site, plan)
         try:
             with Ledger(site.ledger, own) as ledger:
@@ -158,6 +162,20 @@ def _agree(site: Site, offer: Offer, plan_hash: bytes) -> bytes:
             raise _Decline(Reason.BUDGET) from error
     write_durably(state / "plan.pb", codec.encode_request(offer))
     return _send(site, Accepted(plan_hash=plan_hash, site=site.name, guarantee=guarantee), "accepted", None)
+
+
+def _guarantee_of(noise: Noise) -> Guarantee:
+    return Guarantee.SEEDED if isinstance(noise, UnsafeSeeded) else Guarantee.RECORD_DP
+
+
+def _check_seeded(site: Site, guarantee: Guarantee) -> None:
+    """Decline if the site's noise is seeded and its owner does not allow releases without a guarantee."""
+    if guarantee is Guarantee.SEEDED:
+        try:
+            with Ledger(site.ledger, site.budget) as ledger:
+                ledger.check_declared()
+        except BudgetError as error:
+            raise _Decline(Reason.POLICY) from error
 
 
 def _check_encoding(site: Site, plan: Plan) -> None:
@@ -226,6 +244,9 @@ def _teach(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
         return _send_again(site, "taught", plan_hash, done)
     if site.settings.black_box is not None:
         return _ask_black_box(site, plan, plan_hash)
+    noise = site.noise()
+    guarantee = _guarantee_of(noise)
+    _check_seeded(site, guarantee)
     _check_encoding(site, plan)
     budget = site.budget
     try:
@@ -239,6 +260,9 @@ def _teach(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
                 raise BudgetError(
                     f"Expected to charge plan {plan_hash.hex()[:16]} once, found it charged, and its teacher lost."
                 )
+            if guarantee is Guarantee.SEEDED:
+                ledger.check(plan.teaching, plan.counts)
+                ledger.declare(plan_hash, SEEDED, WHY_SEEDED)
             entry = ledger.reserve(plan_hash, TEACHER, plan.teaching, plan.counts)
     except BudgetError as error:
         raise _Decline(Reason.BUDGET) from error
@@ -246,7 +270,6 @@ def _teach(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
         x_N, y_N = site.read_records(plan.classes)
     except DataError as error:
         raise _Decline(Reason.DATA) from error
-    noise = site.noise()
     try:
         teacher = teachers.train(
             plan.teaching,
@@ -266,7 +289,7 @@ def _teach(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
         plan_hash=plan_hash,
         label_counts=release.label_counts(y_N, plan.classes, plan.label_counts, noise) if plan.label_counts else None,
         record_count=release.record_count(y_N, plan.record_count, noise) if plan.record_count else None,
-        guarantee=Guarantee.RECORD_DP,
+        guarantee=guarantee,
     )
     write_durably(unsent, codec.encode_reply(taught))
     with Ledger(site.ledger, budget) as ledger:
@@ -286,7 +309,7 @@ def _ask_black_box(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
     """Have the site's own teacher answer the public inputs; the ledger notes first that no guarantee holds. No counts leave."""
     state = site.state(plan_hash)
     try:
-        entry = _declare(site, plan_hash)
+        entry = _declare(site, plan_hash, Guarantee.NONE)
         log.warning(
             "%s: answers of a black-box teacher leave with NO DP GUARANTEE, as allow_without_dp = true allows.", site.name
         )
@@ -299,10 +322,11 @@ def _ask_black_box(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
     return _send(site, taught, "taught", entry, state / TAUGHT)
 
 
-def _declare(site: Site, plan_hash: bytes) -> int:
+def _declare(site: Site, plan_hash: bytes, guarantee: Guarantee) -> int:
     """The ledger's entry for a plan's answers without a guarantee. Raises BudgetError where the owner does not, or no longer, allow it."""
+    what, why = (SEEDED, WHY_SEEDED) if guarantee is Guarantee.SEEDED else (BLACK_BOX_ANSWERS, WHY_BLACK_BOX)
     with Ledger(site.ledger, site.budget) as ledger:
-        return ledger.declare(plan_hash, "answers of a black-box teacher", "no DP guarantee: limbeck did not train it")
+        return ledger.declare(plan_hash, what, why)
 
 
 def _share(site: Site, plan: Plan, request: Ask) -> bytes:
@@ -319,17 +343,20 @@ def _share(site: Site, plan: Plan, request: Ask) -> bytes:
     if done.exists():
         return _send_again(site, what, request.plan_hash, done)
     temperature = plan.stages[request.stage].temperature
-    if _guarantee(taught, plan) is Guarantee.NONE:
+    guarantee = _guarantee(taught, plan)
+    if guarantee is not Guarantee.RECORD_DP:
         try:
-            entry = _declare(site, request.plan_hash)
+            entry = _declare(site, request.plan_hash, guarantee)
         except BudgetError as error:
             raise _Decline(Reason.POLICY) from error
+    if guarantee is Guarantee.NONE:
         log_p_NK, temperature = blackbox.log_probabilities(plan, state / BLACK_BOX, temperature)
     else:
         teacher = teachers.load(state / "teacher.safetensors", factory=site.factory)
         log_p_NK = teacher.log_probabilities(site.read_transfer_set(plan.transfer_set), cache=site.cache)
-        with Ledger(site.ledger, site.budget) as ledger:
-            entry = ledger.record_free(request.plan_hash, what, release.why_free(plan))
+        if guarantee is Guarantee.RECORD_DP:
+            with Ledger(site.ledger, site.budget) as ledger:
+                entry = ledger.record_free(request.plan_hash, what, release.why_free(plan))
     answers = release.answers(log_p_NK[rows], plan, temperature, site.noise())
     share = Share(plan_hash=request.plan_hash, stage=request.stage, first=request.first, answers=answers)
     return _send(site, share, what, entry, done, plan)
