@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 
 from limbeck.client import blackbox, release, teachers
 from limbeck.client.ledger import Entry, Ledger
+from limbeck.client.noise import Noise, UnsafeSeeded
 from limbeck.client.policy import AnyPolicy
 from limbeck.client.site import Site
 from limbeck.client.stored import Answers
@@ -76,8 +77,10 @@ from limbeck.protos.printable import escape_logs
 log = logging.getLogger(__name__)
 app = ClientApp()
 
-# What the ledger calls the training for a plan.
-CHARGE = "teacher"
+# What the ledger calls the training for a plan, that its noise was seeded, and what a black-box teacher answered.
+CHARGE, SEEDED, BLACK_BOX_ANSWERS = "teacher", "seeded noise", "answers of a black-box teacher"
+WHY_SEEDED = "no DP guarantee: whoever knows the seed can take the noise away"
+WHY_BLACK_BOX = "no DP guarantee: limbeck did not train it"
 # How often the training for a plan is begun at most; reading records that cannot be read is not counted.
 TRAININGS = 8
 # In the folder of all states: held while a site trains, by one process.
@@ -178,7 +181,8 @@ def _agree(site: Site, offer: Offer, plan_hash: bytes) -> bytes:
         guarantee = Guarantee.NONE
         _check_black_box(site, plan, x_N)
     else:
-        guarantee = Guarantee.RECORD_DP
+        guarantee = _guarantee_of(site.noise())
+        _check_seeded(site, guarantee)
         _check_encoding(site, plan)
         _check_records(site, plan, x_N)
         with _open_ledger(site) as ledger:
@@ -223,6 +227,22 @@ def _check_ledger(site: Site) -> None:
         site.check_ledger()
     except LedgerError as error:
         raise _Decline(Reason.FAILED) from error
+
+
+def _guarantee_of(noise: Noise) -> Guarantee:
+    return Guarantee.SEEDED if isinstance(noise, UnsafeSeeded) else Guarantee.RECORD_DP
+
+
+def _check_seeded(site: Site, guarantee: Guarantee) -> None:
+    """Decline if the site's noise is seeded and its owner does not allow releases without a guarantee."""
+    if guarantee is Guarantee.SEEDED:
+        try:
+            with site.open_ledger() as ledger:
+                ledger.check_declared()
+        except LedgerError as error:
+            raise _Decline(Reason.FAILED) from error
+        except BudgetError as error:
+            raise _Decline(Reason.POLICY) from error
 
 
 def _check_encoding(site: Site, plan: Plan) -> None:
@@ -329,7 +349,9 @@ def _train(site: Site, plan: Plan, plan_hash: bytes, state: Path) -> bytes:
     A plan is charged once, whatever the budget would allow; a training that came to nothing is done again under the same charge, as long
     as nothing trained has left (above).
     """
-    unsent = state / UNSENT
+    unsent, noise = state / UNSENT, site.noise()
+    guarantee = _guarantee_of(noise)
+    _check_seeded(site, guarantee)
     _check_encoding(site, plan)
     public_x = _public_inputs(site, plan)
     if not unsent.exists():
@@ -341,13 +363,16 @@ def _train(site: Site, plan: Plan, plan_hash: bytes, state: Path) -> bytes:
             return _send_taught(site, unsent, plan, earlier.id)
         if earlier is not None:
             _check_may_train_again(site, earlier)
+        else:
+            ledger.check(plan.teaching, plan.counts)
+        if guarantee is Guarantee.SEEDED:
+            ledger.declare(plan_hash, SEEDED, WHY_SEEDED)
         entry = earlier.id if earlier is not None else ledger.reserve(plan_hash, CHARGE, plan.teaching, plan.counts)
     try:
         x_N, y_N = site.read_records(plan.classes, public_x)
     except DataError as error:
         raise _Decline(Reason.DATA) from error
     training = _begin_training(state)
-    noise = site.noise()
     try:
         teacher = teachers.train(
             plan.teaching,
@@ -367,7 +392,7 @@ def _train(site: Site, plan: Plan, plan_hash: bytes, state: Path) -> bytes:
         plan_hash=plan_hash,
         label_counts=release.label_counts(y_N, plan.classes, plan.label_counts, noise) if plan.label_counts else None,
         record_count=release.record_count(y_N, plan.record_count, noise) if plan.record_count else None,
-        guarantee=Guarantee.RECORD_DP,
+        guarantee=guarantee,
     )
     write_durably(unsent, codec.encode_reply(taught))
     with _open_ledger(site) as ledger:
@@ -433,7 +458,7 @@ def _ask_black_box(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
     """Have the site's own teacher answer the public inputs; the ledger notes first that no guarantee holds. No counts leave."""
     state = site.state(plan_hash)
     try:
-        entry = _declare(site, plan_hash)
+        entry = _declare(site, plan_hash, Guarantee.NONE)
         log.warning(
             "%s: answers of a black-box teacher leave with NO DP GUARANTEE, as allow_without_dp = true allows.", site.name
         )
@@ -446,10 +471,11 @@ def _ask_black_box(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
     return _send(site, taught, "taught", entry, state / TAUGHT)
 
 
-def _declare(site: Site, plan_hash: bytes) -> int:
+def _declare(site: Site, plan_hash: bytes, guarantee: Guarantee) -> int:
     """The ledger's entry for a plan's answers without a guarantee. Raises BudgetError where the owner does not, or no longer, allow it."""
+    what, why = (SEEDED, WHY_SEEDED) if guarantee is Guarantee.SEEDED else (BLACK_BOX_ANSWERS, WHY_BLACK_BOX)
     with site.open_ledger() as ledger:
-        return ledger.declare(plan_hash, "answers of a black-box teacher", "no DP guarantee: limbeck did not train it")
+        return ledger.declare(plan_hash, what, why)
 
 
 def _share(site: Site, plan: Plan, request: Ask) -> bytes:
@@ -485,21 +511,22 @@ def _answer_stage(site: Site, plan: Plan, request: Ask, stored: Answers, taught:
     They are post-processing of what teaching was charged for, or a black-box teacher's.
     """
     state, temperature = taught.parent, plan.stages[request.stage].temperature
-    if _guarantee(taught, plan) is Guarantee.NONE:
+    guarantee = _guarantee(taught, plan)
+    if guarantee is not Guarantee.RECORD_DP:
         try:
-            entry = _declare(site, request.plan_hash)
+            entry = _declare(site, request.plan_hash, guarantee)
         except BudgetError as error:
             raise _Decline(Reason.POLICY) from error
-        if not stored.exists():
-            log_p_NK, temperature = blackbox.log_probabilities(plan, state / BLACK_BOX, temperature)
     else:
         with _open_ledger(site) as ledger:
             entry = ledger.record_free(request.plan_hash, f"answers of stage {request.stage + 1}", release.why_free(plan))
-        if not stored.exists():
+    if not stored.exists():
+        if guarantee is Guarantee.NONE:
+            log_p_NK, temperature = blackbox.log_probabilities(plan, state / BLACK_BOX, temperature)
+        else:
             teacher = teachers.load(state / TEACHER, factory=site.factory)
             public_x = site.read_transfer_set(plan.transfer_set, plan.samples)
             log_p_NK = teacher.log_probabilities(public_x, cache=site.cache)
-    if not stored.exists():
         stored.write(release.answers(log_p_NK, plan, temperature, site.noise()))
     return entry
 

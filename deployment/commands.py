@@ -179,7 +179,8 @@ def _show(console: Console, own: Status) -> None:
         )
         if cost.without:
             say(
-                f"No guarantee holds for the records of {', '.join(cost.without)}: a black-box teacher answers there.",
+                f"No guarantee holds for the records of {', '.join(cost.without)}: a black-box teacher answers there,"
+                " or noise is seeded.",
                 "bold red",
             )
     if own.superlink is not None:

@@ -415,6 +415,9 @@ def _client(name: str, own: dict[str, Any], stages: Sequence[dict[str, Any]]) ->
     )
 
 
+_WITHOUT = {Guarantee.NONE.value, Guarantee.SEEDED.value}
+
+
 def _privacy(plan: Plan, clients: Sequence[Client]) -> Privacy:
     own = plan.privacy
     taught = [client for client in clients if client.stages]
@@ -424,7 +427,7 @@ def _privacy(plan: Plan, clients: Sequence[Client]) -> Privacy:
         unit=own.unit.value,
         adjacency=own.adjacency.value,
         sites=sum(client.guarantee == Guarantee.RECORD_DP.value for client in taught),
-        without=tuple(client.name for client in clients if client.guarantee == Guarantee.NONE.value),
+        without=tuple(client.name for client in clients if client.guarantee in _WITHOUT),
     )
 
 

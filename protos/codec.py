@@ -433,13 +433,13 @@ def kept(plan: Plan) -> int:
 
 def _taught_from_pb(message: pb.Taught, plan: Plan, expected: bytes) -> Taught:
     counts, guarantee = tuple(message.label_counts), _guarantee(message.guarantee, plan)
-    wanted = plan.classes if plan.label_counts is not None and guarantee is Guarantee.RECORD_DP else 0
+    wanted = plan.classes if plan.label_counts is not None and guarantee is not Guarantee.NONE else 0
     if len(counts) != wanted:
         raise WireError(f"Expected {wanted} label counts, got {len(counts)}.")
     if plan.label_counts is not None:
         for count in counts:
             _count("label_counts", count, plan.label_counts.noise_std)
-    wanted_count = plan.record_count is not None and guarantee is Guarantee.RECORD_DP
+    wanted_count = plan.record_count is not None and guarantee is not Guarantee.NONE
     if message.HasField("record_count") != wanted_count:
         raise WireError(f"Expected {'a' if wanted_count else 'no'} record count, got the contrary.")
     record_count = message.record_count if message.HasField("record_count") else None

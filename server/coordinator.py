@@ -298,6 +298,8 @@ class Coordinator:
         client["guarantee"] = reply.guarantee.value
         if reply.guarantee is Guarantee.NONE:
             log.warning("%s answers from a black-box teacher: NO DP GUARANTEE for its records.", site)
+        elif reply.guarantee is Guarantee.SEEDED:
+            log.warning("%s trained with seeded noise: NO DP GUARANTEE for its records.", site)
 
     def _let_in(self) -> None:
         """Bring sites that come late further on their way, without waiting: offer them the plan, teach those that accept."""

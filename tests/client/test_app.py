@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -28,7 +29,20 @@ from limbeck.client.teachers.linear import Linear
 from limbeck.client.transcript import Transcript
 from limbeck.operators.errors import DataError, SettingError, TranscriptError
 from limbeck.protos import accounting, codec
-from limbeck.protos.messages import Accepted, Ask, Declined, Plan, Reason, Reply, Request, Share, Taught, Teach, TopK
+from limbeck.protos.messages import (
+    Accepted,
+    Ask,
+    Declined,
+    Guarantee,
+    Plan,
+    Reason,
+    Reply,
+    Request,
+    Share,
+    Taught,
+    Teach,
+    TopK,
+)
 from limbeck.protos.transfer_set import digest
 from limbeck.simulations import prepare, scenario
 
@@ -107,6 +121,75 @@ def test_an_encoding_changed_after_a_plan_was_accepted_is_noticed_before_a_charg
         assert ledger.entries() == []
     path.write_bytes(honest)
     assert isinstance(ask(site, plan, teach), Taught)
+
+
+# Seeded noise
+
+
+def seeded(site: Site) -> Site:
+    with (site.folder / "site.toml").open("a") as file:
+        file.write('[noise]\nsource = "UnsafeSeeded"\nseed = 1\n')
+    return Site(site.folder)
+
+
+def test_a_site_with_seeded_noise_declines_unless_its_owner_allows_releases_without_a_guarantee(tmp_path: Path) -> None:
+    site, plan = seeded(sites.make(tmp_path)), sites.plan()
+    found = ask(site, plan, sites.offer(plan))
+    assert isinstance(found, Declined)
+    assert found.reason is Reason.POLICY
+    with Ledger(site.ledger, site.budget) as ledger:
+        assert ledger.entries() == []
+
+
+def test_noise_that_is_seeded_after_a_plan_was_accepted_is_found_before_anything_is_charged(tmp_path: Path) -> None:
+    site, plan = sites.make(tmp_path), sites.plan()
+    assert isinstance(ask(site, plan, sites.offer(plan)), Accepted)
+    found = ask(seeded(site), plan, Teach(plan_hash=codec.plan_hash(plan)))
+    assert isinstance(found, Declined)
+    assert found.reason is Reason.POLICY
+    with Ledger(site.ledger, site.budget) as ledger:
+        assert ledger.entries() == []
+
+
+def test_seeded_noise_is_declared_before_a_record_is_read_and_in_every_reply(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, plan = seeded(sites.make(tmp_path, teachers__allow_without_dp=True)), sites.plan()
+    own, seen, real = codec.plan_hash(plan), [], Site.read_records
+
+    def look(self: Site, classes: int) -> object:
+        seen.extend(entry.state for entry in ledgers.read(self.ledger).entries)
+        return real(self, classes)
+
+    monkeypatch.setattr(Site, "read_records", look)
+    accepted, taught = ask(site, plan, sites.offer(plan)), ask(site, plan, Teach(plan_hash=own))
+    assert isinstance(accepted, Accepted)
+    assert isinstance(taught, Taught)
+    assert accepted.guarantee is taught.guarantee is Guarantee.SEEDED
+    assert taught.label_counts is not None
+    assert seen == ["declared", "reserved"]
+    book = ledgers.read(site.ledger)
+    assert (book.declared, book.spent()) == (True, math.inf)
+    # It stays so whatever the settings say later, and answers leave as long as the owner allows it.
+    text = (site.folder / "site.toml").read_text()
+    (site.folder / "site.toml").write_text(text.replace("UnsafeSeeded", "system-entropy"))
+    site = Site(site.folder)
+    again = ask(site, plan, sites.offer(plan))
+    assert isinstance(again, Accepted)
+    assert again.guarantee is Guarantee.SEEDED
+    assert isinstance(ask(site, plan, Ask(plan_hash=own, stage=0, first=0, count=9)), Share)
+    assert [entry.state for entry in ledgers.read(site.ledger).entries] == ["declared", "committed"]
+    (site.folder / "policy.toml").write_text(tomli_w.dumps(sites.rules()))
+    declined = ask(site, plan, Ask(plan_hash=own, stage=0, first=9, count=9))
+    assert isinstance(declined, Declined)
+    assert declined.reason is Reason.POLICY
+
+
+def test_real_noise_is_never_declared(tmp_path: Path) -> None:
+    site, plan = sites.make(tmp_path, teachers__allow_without_dp=True), sites.plan()
+    found = [ask(site, plan, question) for question in (sites.offer(plan), Teach(plan_hash=codec.plan_hash(plan)))]
+    assert [own.guarantee for own in found if isinstance(own, Accepted | Taught)] == [Guarantee.RECORD_DP] * 2
+    assert not ledgers.read(site.ledger).declared
 
 
 # Costs

@@ -78,12 +78,15 @@ def test_the_cost_is_the_plans_with_its_terms_and_those_without_a_guarantee_are_
     assert own.epsilon == accounting.epsilon(((PLAN.teaching, PLAN.counts),), 1e-5)
     assert (own.delta, own.unit, own.adjacency, own.sites, own.without) == (1e-5, "record", "add-remove-one", 7, ())
     record = json.loads((folder / "record.json").read_text())
-    record["clients"]["north"]["guarantee"] = "none"
-    (folder / "record.json").write_text(json.dumps(record))
-    changed = status.read(folder).privacy
-    assert changed is not None
-    assert (changed.sites, changed.without) == (6, ("north",))
-    assert "<b>No guarantee</b> holds for the records of north" in watch.fragment(folder, now=0.0)
+    for guarantee in ("none", "seeded-noise"):
+        record["clients"]["north"]["guarantee"] = guarantee
+        (folder / "record.json").write_text(json.dumps(record))
+        changed = status.read(folder).privacy
+        assert changed is not None
+        assert (changed.sites, changed.without) == (6, ("north",))
+        page = watch.fragment(folder, now=0.0)
+        assert "<b>No guarantee</b> holds for the records of north" in page
+        assert f'<span class="tag bad">{guarantee}</span>' in page
 
 
 def test_a_plan_of_another_hash_beside_the_run_is_not_its_plan(folder: Path) -> None:

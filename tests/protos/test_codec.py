@@ -367,10 +367,23 @@ def test_a_site_without_a_guarantee_is_refused_where_the_plan_permits_none(plan:
             codec.decode_reply(codec.encode_reply(reply), plan=plan, expecting=request)
 
 
+def test_a_site_with_seeded_noise_says_so_and_sends_the_counts_of_the_plan(plan: Plan) -> None:
+    own, counts = codec.plan_hash(plan), tuple(float(label) for label in range(plan.classes))
+    assert plan.label_counts is not None
+    for reply, request in [
+        (Accepted(plan_hash=own, site="a", guarantee=Guarantee.SEEDED), Offer(plan=plan)),
+        (Taught(plan_hash=own, label_counts=counts, guarantee=Guarantee.SEEDED), Teach(plan_hash=own)),
+    ]:
+        assert codec.decode_reply(codec.encode_reply(reply), plan=plan, expecting=request) == reply
+    without = Taught(plan_hash=own, label_counts=None, guarantee=Guarantee.SEEDED)
+    with pytest.raises(WireError, match=f"Expected {plan.classes} label counts"):
+        codec.decode_reply(codec.encode_reply(without), plan=plan, expecting=Teach(plan_hash=own))
+
+
 @pytest.mark.parametrize("guarantee", ["", "some"])
 def test_a_guarantee_left_open_is_refused(plan: Plan, guarantee: str) -> None:
     reply = pb.Reply(accepted=pb.Accepted(plan_hash=codec.plan_hash(plan), site="a", guarantee=guarantee))
-    with pytest.raises(WireError, match="guarantee out of record-dp, none"):
+    with pytest.raises(WireError, match="guarantee out of record-dp, none, seeded-noise"):
         codec.decode_reply(reply.SerializeToString(deterministic=True), plan=plan, expecting=Offer(plan=plan))
 
 

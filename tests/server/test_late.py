@@ -112,7 +112,7 @@ def participants(folder: Path) -> list[list[str]]:
 
 def charges(folder: Path, site: str) -> list[str]:
     path = Site(folder / "sites" / site).ledger
-    return [entry.state for entry in ledger.read(path).entries if entry.state != "free"] if path.exists() else []
+    return [entry.state for entry in ledger.read(path).entries if entry.schedule is not None] if path.exists() else []
 
 
 @pytest.fixture(scope="module")
