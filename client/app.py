@@ -42,7 +42,7 @@ from limbeck.client.noise import Noise, UnsafeSeeded
 from limbeck.client.policy import AnyPolicy
 from limbeck.client.site import Site
 from limbeck.client.stored import Answers
-from limbeck.client.witness import BLACK_BOX, TAUGHT, TEACHER, TRAINING, UNSENT
+from limbeck.client.witness import BLACK_BOX, DIGITS, TAUGHT, TEACHER, TRAINING, UNSENT
 from limbeck.operators.errors import (
     BudgetError,
     DataError,
@@ -191,17 +191,19 @@ def _agree(site: Site, offer: Offer, plan_hash: bytes) -> bytes:
             else:
                 ledger.check(plan.teaching, plan.counts)
     if not (state / PLAN).exists():
-        _make_room(state.parent)
+        _make_room(site, state.parent)
     write_durably(state / PLAN, codec.encode_request(offer))
     return _send(site, Accepted(plan_hash=plan_hash, site=site.name, guarantee=guarantee), "accepted", None)
 
 
-def _make_room(states: Path) -> None:
+def _make_room(site: Site, states: Path) -> None:
     """Forget the plans accepted longest ago of which nothing came: anybody whose plans are accepted could fill a disk with them."""
+    noted = site.witness.noted()
+    charged = {plan[:DIGITS] for plan in (noted.plans if noted is not None else ())}
     bare = [
         folder
         for folder in (states.iterdir() if states.is_dir() else ())
-        if folder.is_dir() and [own.name for own in folder.iterdir()] == [PLAN]
+        if folder.is_dir() and folder.name not in charged and [own.name for own in folder.iterdir()] == [PLAN]
     ]
     for folder in sorted(bare, key=lambda own: (own / PLAN).stat().st_mtime_ns)[: max(0, len(bare) + 1 - ACCEPTED)]:
         log.warning("The plan in %s is forgotten: more than %d were accepted, and never trained for.", folder, ACCEPTED)
@@ -550,4 +552,9 @@ def _send_again(site: Site, what: str, plan: Plan, done: Path) -> bytes:
 
 
 def _note(site: Site, what: str, plan_hash: bytes, entry: int | None, data: bytes, *, again: bool = False) -> None:
-    site.transcript.append(what, plan_hash, entry, data, again=again, head=site.witness.head)
+    try:
+        head = site.witness.head
+    except LedgerError:
+        # Only a refusal gets here then.
+        head = None
+    site.transcript.append(what, plan_hash, entry, data, again=again, head=head)

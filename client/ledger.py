@@ -199,6 +199,18 @@ def _select(path: Path) -> list[Row]:
         return db.execute(_SELECT).fetchall()
 
 
+def begun(path: Path) -> bool:
+    """Whether there is a ledger, good or bad. What a crash left before the first row is none yet."""
+    if not path.exists():
+        return False
+    try:
+        return bool(_read_rows(path)) or read_head(path) is not None
+    except sqlite3.OperationalError as error:
+        return "no such table" not in str(error) or read_head(path) is not None
+    except (sqlite3.DatabaseError, OSError):
+        return True
+
+
 def intact(path: Path) -> list[Row]:
     """The first rows of a ledger, as far as the chain of hashes holds, whatever its head says; none where it cannot be read at all."""
     try:

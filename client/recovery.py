@@ -14,7 +14,7 @@ from pathlib import Path
 from limbeck.client import ledger as ledgers
 from limbeck.client.ledger import Row, Terms
 from limbeck.client.site import Site
-from limbeck.client.witness import DECLARED, DIGITS, Named
+from limbeck.client.witness import BLACK_BOX, DECLARED, DIGITS, Named
 from limbeck.operators.errors import LedgerError, LimbeckError, SettingError
 from limbeck.protos import codec
 from limbeck.protos.messages import Plan
@@ -29,22 +29,22 @@ def move(site: Site, source: Path | None = None) -> tuple[Path, Path]:
     source: where it is; by default where the site knows that it was. Begun again after a crash, it ends what it began. Raises
     LedgerError, with both as they were, where the source is not to be trusted, lacks what the site knows, or the target holds entries.
     """
+    _check_stopped(site)
     noted, target = site.witness.noted(), site.ledger
     source = source or (noted.path if noted is not None else None)
     if source is None:
         raise LedgerError(f"Expected --from: {site.name} does not know where its ledger was.")
     if source.exists() and target.exists() and source.samefile(target):
         raise LedgerError(f"Expected a ledger elsewhere to move to {target}, found that it is there.")
-    _check_stopped(site)
     if not ledgers.head_path(source).is_file():
         raise LedgerError(f"Expected a privacy ledger and its head at {source}, found none.")
     with ledgers.held(source):
         rows = list(ledgers.read(source).rows)
         _check_terms(site, rows, source)
         site.witness.check_all(rows, source)
-        there = list(ledgers.read(target).rows) if target.exists() else []
+        there = list(ledgers.read(target).rows) if ledgers.begun(target) else []
         begun = not there and ledgers.read_head(target) == (len(rows), rows[-1][3])
-        if not there and not begun and ledgers.head_path(target).exists():
+        if not there and not begun and ledgers.read_head(target) is not None:
             raise LedgerError(f"Expected no ledger at {target} yet, found the head of one: it is lost, not moved.")
         if len(there) > 1 and there[: len(rows)] != rows:
             raise LedgerError(
@@ -116,7 +116,7 @@ def loss(site: Site, epsilon: float, why: str, backup: Path | None = None) -> Lo
         if plan is None:
             unknown.append(named.plan)
             continue
-        _charge(rows, plan, named, site.name)
+        _charge(rows, plan, named, site)
         charged.append(codec.plan_hash(plan).hex())
     if unknown and not epsilon:
         raise LedgerError(
@@ -171,19 +171,21 @@ def _declared(rows: Sequence[Row], content: dict[str, object]) -> bool:
     return False
 
 
-def _charge(rows: list[Row], plan: Plan, named: Named, site: str) -> None:
+def _charge(rows: list[Row], plan: Plan, named: Named, site: Site) -> None:
+    """What a plan was charged for, once more: its training, a declaration that no guarantee holds, or both."""
+    plan_hash = codec.plan_hash(plan)
     if named.kind == DECLARED:
         content: dict[str, object] = {
-            "plan": codec.plan_hash(plan).hex(),
+            "plan": plan_hash.hex(),
             "what": "answers of a black-box teacher",
             "why": "no DP guarantee: limbeck did not train it",
-            "site": site,
+            "site": site.name,
         }
         rows.append(ledgers.next_row(rows, "declared", content))
-        return
-    rows.append(ledgers.charge_row(rows, codec.plan_hash(plan), CHARGE, (plan.teaching, plan.counts), site))
-    if named.committed:
-        rows.append(ledgers.next_row(rows, "commit", {"entry": len(rows)}))
+    if not (site.state(plan_hash) / BLACK_BOX).is_dir():
+        rows.append(ledgers.charge_row(rows, plan_hash, CHARGE, (plan.teaching, plan.counts), site.name))
+        if named.committed:
+            rows.append(ledgers.next_row(rows, "commit", {"entry": len(rows)}))
 
 
 def _plan(site: Site, named: Named) -> Plan | None:

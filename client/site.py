@@ -220,7 +220,7 @@ class Site:
     def open_ledger(self) -> Ledger:
         """The ledger, which holds all that this site knows was spent. Raises LedgerError where it does not, or is not to be trusted."""
         path, budget = self.ledger, self.budget
-        if not path.exists():
+        if not ledgers.begun(path):
             self.witness.check([], path)
             self._check_no_other_ledger(path, budget.data_set)
         return Ledger(path, budget, self.witness)
@@ -241,9 +241,9 @@ class Site:
     def _compare_ledger(self, every_line: bool) -> Book | None:
         path = self.ledger
         compare = self.witness.check_all if every_line else self.witness.check
-        if not path.exists():
+        if not ledgers.begun(path):
             compare([], path)
-            if ledgers.head_path(path).exists():
+            if ledgers.read_head(path) is not None:
                 raise LedgerError(f"Expected a privacy ledger at {path}, found only its head: what was spent is not known.")
             return None
         book = ledgers.read(path)

@@ -89,7 +89,9 @@ class Witness:
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise LedgerError(f"Expected what the site knows of its ledger in {path}: {error!r}.") from error
+            raise LedgerError(
+                f"Expected what the site knows of its ledger in {path}: {error!r}. Without this file all of the transcript is compared."
+            ) from error
 
     def note(self, rows: Sequence[Row], path: Path) -> None:
         """Know these rows from now on, durably."""
@@ -168,7 +170,7 @@ class Witness:
         for _, kind, content, _ in rows:
             if kind in {RESERVE, DECLARED}:
                 own = json.loads(content)
-                if own.get("site") == self.site:
+                if own.get("site") == self.site and found.get(own["plan"]) != DECLARED:
                     found[own["plan"]] = kind
         return found
 

@@ -48,6 +48,9 @@ from limbeck.server.record import ClientRecord, Record, StageRecord
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.02
+# In a pause: how long after a site declined or failed it is asked again, and at most; twice as long every time. Its owner may have mended
+# what was wrong.
+AGAIN_SECONDS, LONGEST_AGAIN_SECONDS = 60.0, 3600.0
 # How often to look for sites that come late: over some carriers a look is a remote call.
 LOOK_SECONDS = 0.5
 REASONS_SHOWN = 5
@@ -124,6 +127,8 @@ class Coordinator:
         # `_may_answer_now`.
         self._heard: dict[int, int] = {}
         self._lost: set[int] = set()
+        # Of nodes that declined or failed: when to ask again, and how long that was to wait.
+        self._again: dict[int, tuple[float, float]] = {}
         self._unnamed: dict[int, str] = {}
         # When a node was last asked anything: how often it had connected by then.
         self._asked: dict[int, int] = {}
@@ -232,7 +237,8 @@ class Coordinator:
         candidates: Callable[[], Iterable[int]],
         ask: Callable[[list[int]], object],
     ) -> None:
-        """Pause until the plan's minimum of sites is there: ask candidates that are new, back, or have not replied yet.
+        """Pause until the plan's minimum of sites is there: ask candidates that are new, back, have not replied yet, or declined a while
+        ago.
 
         Raises TooFewClients when patience is at its end.
         """
@@ -253,9 +259,12 @@ class Coordinator:
             self.events("continued", phase=phase, sites=have())
 
     def _may_answer_now(self, node: int) -> bool:
-        """Not one that has replied since it connected last, and would say the same again, nor one that is being asked."""
+        """Not one that has replied since it connected last, and would say the same again, nor one that is being asked. One that declined
+        may say something else when its owner has mended a setting, a file or a disk."""
         if any(node in own.open.values() for own in self._entering):
             return False
+        if node in self._again and time.monotonic() >= self._again[node][0]:
+            return True
         return node in self._lost or self._connections(node) != self._heard.get(node)
 
     def _connections(self, node: int) -> int:
@@ -295,7 +304,7 @@ class Coordinator:
         client = self.record.client(site)
         client["label_counts"] = list(reply.label_counts) if reply.label_counts else None
         client["record_count"] = reply.record_count
-        client["guarantee"] = reply.guarantee.value
+        client["guarantee"], client["reason"] = reply.guarantee.value, None
         if reply.guarantee is Guarantee.NONE:
             log.warning("%s answers from a black-box teacher: NO DP GUARANTEE for its records.", site)
         elif reply.guarantee is Guarantee.SEEDED:
@@ -508,7 +517,10 @@ class Coordinator:
             self._lost.discard(node)
             reply, reason = self._read(message, own, client)
             client["status"] = "answered"
+            waited = self._again.pop(node, (0.0, AGAIN_SECONDS / 2))[1]
             if reason is not None:
+                wait = min(2 * waited, LONGEST_AGAIN_SECONDS)
+                self._again[node] = time.monotonic() + wait, wait
                 named = reply.site if isinstance(reply, Declined) else own.names[node]
                 self._leave_out(own.names[node], named, own.phase, reason)
             yield node, reply, reason

@@ -17,9 +17,13 @@ import numpy as np
 import pytest
 import sites
 import tomli_w
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from limbeck.client import encodings, release, teachers
+from limbeck.client import app as client_app
+from limbeck.client import encodings, release, stored, teachers
 from limbeck.client import ledger as ledgers
+from limbeck.client import site as client_site
 from limbeck.client.app import TRAININGS, respond
 from limbeck.client.ledger import Ledger
 from limbeck.client.noise import Noise
@@ -27,7 +31,7 @@ from limbeck.client.site import Site
 from limbeck.client.tables import Table
 from limbeck.client.teachers.linear import Linear
 from limbeck.client.transcript import Transcript
-from limbeck.operators.errors import DataError, SettingError, TranscriptError
+from limbeck.operators.errors import DataError, LedgerError, SettingError, TranscriptError
 from limbeck.protos import accounting, codec
 from limbeck.protos.messages import (
     Accepted,
@@ -38,6 +42,7 @@ from limbeck.protos.messages import (
     Reason,
     Reply,
     Request,
+    Sampled,
     Share,
     Taught,
     Teach,
@@ -392,9 +397,14 @@ def test_a_training_that_never_ends_well_is_not_begun_for_ever(
 ) -> None:
     site, plan = sites.make(tmp_path), sites.plan()
     teach, begun = Teach(plan_hash=codec.plan_hash(plan)), []
+
+    def fail(*_: object, **__: object) -> NoReturn:
+        begun.append(1)
+        raise RuntimeError("no memory")
+
     ask(site, plan, sites.offer(plan))
     with monkeypatch.context() as patch:
-        patch.setattr(teachers, "train", lambda *_, **__: begun.append(1) or _raise(RuntimeError("no memory"))())
+        patch.setattr(teachers, "train", fail)
         with caplog.at_level(logging.WARNING, "limbeck"):
             found = [ask(site, plan, teach) for _ in range(TRAININGS + 2)]
     assert len(begun) == TRAININGS
@@ -457,3 +467,165 @@ def test_a_question_asked_twice_gets_the_same_bytes_so_noise_cannot_be_averaged_
         assert first == second
     with Ledger(site.ledger, site.budget) as ledger:
         assert sum(entry.schedule is not None for entry in ledger.entries()) == 1
+
+
+# Answers: one for each input and stage, however it is asked for
+
+
+def of_draws(folder: Path, **changes: object) -> tuple[Site, Plan]:
+    """A site that has taught, under a plan of five random draws an input."""
+    site = sites.make(folder, answers__max_draws=5, answers__max_bits=500)
+    plan = sites.plan(truncation=Sampled(draws=5), **changes)
+    assert isinstance(ask(site, plan, sites.offer(plan)), Accepted)
+    assert isinstance(ask(site, plan, Teach(plan_hash=codec.plan_hash(plan))), Taught)
+    return site, plan
+
+
+def rows_of(site: Site, plan: Plan, stage: int, first: int, stop: int) -> list[dict[int, float]]:
+    """Answers to these inputs, each as classes and probabilities."""
+    question = Ask(plan_hash=codec.plan_hash(plan), stage=stage, first=first, count=stop - first)
+    share = ask(site, plan, question)
+    assert isinstance(share, Share)
+    own = share.answers
+    return [
+        {int(key): float(value) for key, value in zip(ids, p, strict=True) if value > 0}
+        for ids, p in zip(own.ids_Nk, own.p_Nk, strict=True)
+    ]
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    ranges=st.lists(
+        st.tuples(st.integers(0, 19), st.integers(1, 20)).map(lambda own: (own[0], min(20, sum(own)))), min_size=3
+    )
+)
+def test_whatever_ranges_are_asked_for_an_input_has_one_answer_a_stage(
+    ranges: list[tuple[int, int]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """By overlapping ranges, five draws a row became six hundred."""
+    site, plan = of_draws(tmp_path_factory.mktemp("site"))
+    for stage in range(len(plan.stages)):
+        seen: dict[int, dict[int, float]] = {}
+        for first, stop in [*ranges, (0, 20)]:
+            for row, answer in enumerate(rows_of(site, plan, stage, first, stop), start=first):
+                assert seen.setdefault(row, answer) == answer
+    # One row of the ledger for a stage, not for a range.
+    assert states(site) == ["committed", "free", "free"]
+
+
+def test_stages_are_drawn_apart_and_answers_are_on_the_disk_before_one_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, plan = of_draws(tmp_path)
+    first, second = (rows_of(site, plan, stage, 0, 20) for stage in (0, 1))
+    assert first != second
+    other, _ = of_draws(tmp_path / "other")
+    with monkeypatch.context() as patch:
+        patch.setattr(Transcript, "append", _raise(TranscriptError("no room")))
+        with pytest.raises(TranscriptError):
+            rows_of(other, plan, 0, 0, 5)
+    drawn = (other.state(codec.plan_hash(plan)) / "answers-0.safetensors").read_bytes()
+    monkeypatch.setattr(release, "answers", lambda *_: pytest.fail("drawn again"))
+    rows_of(other, plan, 0, 2, 9)
+    assert (other.state(codec.plan_hash(plan)) / "answers-0.safetensors").read_bytes() == drawn
+
+
+def test_what_limbeck_0_1_sent_by_ranges_stays_what_it_was(tmp_path: Path) -> None:
+    site, plan = of_draws(tmp_path / "old")
+    donor, _ = of_draws(tmp_path / "donor")
+    own, earlier = codec.plan_hash(plan), {}
+    for first, stop in ((0, 8), (5, 12)):
+        question = Ask(plan_hash=own, stage=0, first=first, count=stop - first)
+        data = respond(donor, codec.encode_request(question))
+        earlier[first, stop] = data
+        path = site.state(own) / f"share-0-{first}-{stop}.pb"
+        path.write_bytes(data)
+        os.utime(path, ns=(first, first))
+    known = rows_of(donor, plan, 0, 0, 12)
+    assert rows_of(site, plan, 0, 0, 20)[:12] == known
+    assert rows_of(site, plan, 0, 3, 11) == known[3:11]
+    for (first, stop), data in earlier.items():
+        question = Ask(plan_hash=own, stage=0, first=first, count=stop - first)
+        assert respond(site, codec.encode_request(question)) == data
+
+
+# What anybody could fill a disk with
+
+
+def size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_questions_about_plans_that_were_never_accepted_leave_nothing_that_grows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_site, "REFUSALS_FILE_BYTES", 4000)
+    monkeypatch.setattr(client_site, "REFUSALS_BYTES", 12_000)
+    site = sites.make(tmp_path)
+    before, found = size(tmp_path), set()
+    for index in range(100):
+        unknown = index.to_bytes(32, "big")
+        refused = sites.plan(public_seed=index, minimum_clients=1)
+        for question in (Teach(plan_hash=unknown), Ask(plan_hash=unknown, stage=0, first=0, count=1), sites.offer(refused)):
+            reply = respond(site, codec.encode_request(question))
+            assert b"PLAN" in reply or b"POLICY" in reply
+        found.add(size(tmp_path) - before)
+    assert max(found) <= 12_000
+    assert not (tmp_path / "state").exists()
+    assert list(site.transcript) == []
+    # The last of them are kept, whole.
+    assert list(site.refusals)[-1].data == reply
+
+
+def test_of_plans_that_were_accepted_and_never_trained_for_the_oldest_are_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_app, "ACCEPTED", 3)
+    site = sites.make(tmp_path)
+    trained = sites.plan()
+    assert isinstance(ask(site, trained, sites.offer(trained)), Accepted)
+    with monkeypatch.context() as patch:
+        patch.setattr(Site, "read_records", _raise(DataError("no such file")))
+        ask(site, trained, Teach(plan_hash=codec.plan_hash(trained)))
+    monkeypatch.setattr(Ledger, "check", lambda *_: None)
+    plans = [sites.plan(public_seed=seed) for seed in range(11, 16)]
+    for index, plan in enumerate(plans):
+        assert isinstance(ask(site, plan, sites.offer(plan)), Accepted)
+        os.utime(site.state(codec.plan_hash(plan)) / "plan.pb", ns=(index, index))
+    kept = [plan.public_seed for plan in plans if site.state(codec.plan_hash(plan)).exists()]
+    assert kept == [13, 14, 15]
+    assert isinstance(ask(site, trained, Teach(plan_hash=codec.plan_hash(trained))), Taught)
+
+
+def test_the_ranges_of_a_stage_are_bounded_and_one_that_was_answered_is_answered_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(stored, "RANGES", 3)
+    site, plan = of_draws(tmp_path)
+    first = rows_of(site, plan, 0, 0, 20)
+    for stop in (1, 2):
+        rows_of(site, plan, 0, 0, stop)
+    with caplog.at_level(logging.WARNING, "limbeck"):
+        found = ask(site, plan, Ask(plan_hash=codec.plan_hash(plan), stage=0, first=4, count=1))
+    assert isinstance(found, Declined)
+    assert found.reason is Reason.PLAN
+    assert "at most 3 different ranges of stage 1" in caplog.text
+    assert rows_of(site, plan, 0, 0, 20) == first
+    assert [sent.again for sent in site.transcript if sent.what == "share of stage 1, samples 0 to 19"] == [False, True]
+
+
+def test_a_ledger_has_no_more_rows_than_can_be_read_in_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site, plan = sites.make(tmp_path, budget__epsilon=50.0), sites.plan()
+    monkeypatch.setattr(ledgers, "MAX_ROWS", 3)
+    with site.open_ledger() as ledger:
+        entry = ledger.reserve(bytes(32), "teacher", plan.teaching, None)
+        assert ledger.record_free(bytes(32), "answers of stage 1", "why") == 3
+        # What was begun can be ended, and what is there is found.
+        ledger.commit(entry)
+        assert ledger.record_free(bytes(32), "answers of stage 1", "why") == 3
+        for call in (
+            lambda: ledger.reserve(bytes(32), "teacher", plan.teaching, None),
+            lambda: ledger.record_free(bytes(32), "answers of stage 2", "why"),
+        ):
+            with pytest.raises(LedgerError, match="of fewer than 3 rows"):
+                call()

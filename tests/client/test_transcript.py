@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import sites
 
+from limbeck.client import transcript as transcripts
 from limbeck.client.app import respond
 from limbeck.client.transcript import Transcript
 from limbeck.operators.errors import TranscriptError
@@ -111,6 +112,24 @@ def test_a_message_changed_in_place_shows(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text(json.dumps(line) + "\n")
     with pytest.raises(TranscriptError, match="SHA-256"):
         list(transcript)
+
+
+def test_a_line_reaches_the_disk_before_anything_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, synced = tmp_path / "t.jsonl", []
+    monkeypatch.setattr(transcripts, "sync", lambda descriptor: synced.append(path.read_bytes()))
+    for index in range(2):
+        Transcript(path).append("share", bytes(32), index, b"x")
+        assert synced[index:] == [path.read_bytes()]
+
+
+def test_a_transcript_that_may_forget_drops_its_oldest_files_and_stays_whole(tmp_path: Path) -> None:
+    transcript = Transcript(tmp_path / "t.jsonl", file_bytes=1000, total_bytes=3000, forget=True)
+    for index in range(40):
+        transcript.append("declined", bytes(32), None, bytes([index]) * 50)
+        assert sum(path.stat().st_size for path in transcript.files()) <= 3000
+    kept = [sent.data[0] for sent in transcript]
+    assert kept == list(range(kept[0], 40))
+    assert len(kept) > 3
 
 
 def test_at_the_bound_of_its_size_nothing_is_sent_any_more(tmp_path: Path) -> None:
