@@ -32,7 +32,7 @@ def answer(message: Message, context: Context) -> Message:
         case b"die":
             os._exit(9)
         case b"sleep":
-            time.sleep(60)
+            time.sleep(3600)
         case b"eat":
             return Message(carry.pack(bytes(4 << 30)), reply_to=message)
         case b"slowly":

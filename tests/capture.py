@@ -16,7 +16,7 @@ from pathlib import Path
 
 from limbeck.simulations.linked import until
 
-SECONDS = 20.0
+SECONDS = 600.0
 TLS_13 = "0x0304"
 
 

@@ -193,7 +193,7 @@ def test_of_processes_that_race_for_one_budget_one_gets_it(path: Path) -> None:
     racers = [context.Process(target=_race, args=(path, results)) for _ in range(4)]
     for racer in racers:
         racer.start()
-    outcomes = sorted(results.get(timeout=60) for _ in racers)
+    outcomes = sorted(results.get(timeout=600) for _ in racers)
     for racer in racers:
         racer.join()
     assert outcomes == ["charged", "refused", "refused", "refused"]
@@ -486,7 +486,7 @@ def test_processes_that_race_again_and_again_never_spend_more_than_there_is(path
     racers = [context.Process(target=_race_for_two, args=(path, results)) for _ in range(4)]
     for racer in racers:
         racer.start()
-    outcomes = [results.get(timeout=60) for _ in range(12)]
+    outcomes = [results.get(timeout=600) for _ in range(12)]
     for racer in racers:
         racer.join()
     own = (replace(TEACHING, noise_multiplier=13.5), None)

@@ -36,6 +36,7 @@ from limbeck.server import checkpoint, student
 from limbeck.server.coordinator import Coordinator, Patience
 from limbeck.server.events import Events
 from limbeck.server.pruning import Masks
+from limbeck.simulations.linked import HANG_SECONDS
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
@@ -249,7 +250,7 @@ def served(folder: Path) -> Iterator[int]:
 
 
 def get(port: int, path: str = "/", method: str = "GET", **headers: str) -> tuple[int, dict[str, str], str]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=HANG_SECONDS)
     try:
         connection.request(method, path, headers=headers)
         reply = connection.getresponse()
@@ -353,7 +354,7 @@ def test_a_browser_shows_the_page_under_its_policy_and_follows_the_run(width: in
             return text
 
         def go_on() -> None:
-            assert seen.wait(60)
+            assert seen.wait(HANG_SECONDS)
             Events(folder / "events.jsonl").progress("answers 3", 5, 6, reason=None)
 
         with pytest.MonkeyPatch.context() as patch:
@@ -364,7 +365,7 @@ def test_a_browser_shows_the_page_under_its_policy_and_follows_the_run(width: in
                 [*command, "--virtual-time-budget=6000", f"--screenshot={picture}", "--dump-dom", url],
                 check=True,
                 capture_output=True,
-                timeout=120,
+                timeout=HANG_SECONDS,
                 text=True,
             )
             writer.join()
