@@ -160,11 +160,12 @@ def test_seeded_noise_is_declared_before_a_record_is_read_and_in_every_reply(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site, plan = seeded(sites.make(tmp_path, teachers__allow_without_dp=True)), sites.plan()
-    own, seen, real = codec.plan_hash(plan), [], Site.read_records
+    own, real = codec.plan_hash(plan), Site.read_records
+    seen: list[str] = []
 
-    def look(self: Site, classes: int) -> object:
+    def look(self: Site, *arguments: Any) -> Any:
         seen.extend(entry.state for entry in ledgers.read(self.ledger).entries)
-        return real(self, classes)
+        return real(self, *arguments)
 
     monkeypatch.setattr(Site, "read_records", look)
     accepted, taught = ask(site, plan, sites.offer(plan)), ask(site, plan, Teach(plan_hash=own))

@@ -24,7 +24,7 @@ from limbeck.client.site import Site
 from limbeck.operators.errors import BudgetError, LedgerError, SettingError
 from limbeck.protos import accounting, privacy_filter
 from limbeck.protos.files import outliving_power_cuts
-from limbeck.protos.messages import LabelCounts, NetTeaching, RecordCount, VotesTeaching
+from limbeck.protos.messages import Counts, LabelCounts, NetTeaching, RecordCount, Teaching, VotesTeaching
 
 
 @pytest.fixture
@@ -517,7 +517,7 @@ def test_processes_that_race_again_and_again_never_spend_more_than_there_is(path
         ),
     ],
 )
-def test_every_kind_of_charge_is_read_back_as_it_was_made(path: Path, schedule: accounting.Schedule) -> None:
+def test_every_kind_of_charge_is_read_back_as_it_was_made(path: Path, schedule: tuple[Teaching, Counts | None]) -> None:
     with Ledger(path, BUDGET) as ledger:
         ledger.reserve(RUN, "teacher", *schedule)
     book = ledgers.read(path)

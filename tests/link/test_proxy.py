@@ -99,7 +99,7 @@ def no_proxy_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def behind(folder: Path, keys: Authority, address: str = BEHIND, **link: object) -> Site:
+def behind(folder: Path, keys: Authority, address: str = BEHIND, **link: str) -> Site:
     make_site(folder, keys, 1, server_name=f'"{SERVER}"', **link)
     text = (folder / "site.toml").read_text().replace('"127.0.0.1:1"', f'"{address}"')
     (folder / "site.toml").write_text(text)

@@ -368,12 +368,13 @@ def test_a_site_without_a_guarantee_is_refused_where_the_plan_permits_none(plan:
 
 
 def test_a_site_with_seeded_noise_says_so_and_sends_the_counts_of_the_plan(plan: Plan) -> None:
-    own, counts = codec.plan_hash(plan), tuple(float(label) for label in range(plan.classes))
+    own, counts = codec.plan_hash(plan), tuple(range(plan.classes))
     assert plan.label_counts is not None
-    for reply, request in [
+    pairs: list[tuple[Reply, Request]] = [
         (Accepted(plan_hash=own, site="a", guarantee=Guarantee.SEEDED), Offer(plan=plan)),
         (Taught(plan_hash=own, label_counts=counts, guarantee=Guarantee.SEEDED), Teach(plan_hash=own)),
-    ]:
+    ]
+    for reply, request in pairs:
         assert codec.decode_reply(codec.encode_reply(reply), plan=plan, expecting=request) == reply
     without = Taught(plan_hash=own, label_counts=None, guarantee=Guarantee.SEEDED)
     with pytest.raises(WireError, match=f"Expected {plan.classes} label counts"):
