@@ -311,7 +311,7 @@ def test_an_enormous_reply_is_refused_before_it_is_parsed(plan: Plan) -> None:
 def test_counts_that_cannot_be_meant_are_refused(plan: Plan, make_plan: PlanMaker, count: int) -> None:
     other = make_plan(label_counts=None, record_count=RecordCount(noise_std=6.2))
     for own, counts in ((plan, {"label_counts": [1] * 9 + [count]}), (other, {"record_count": count})):
-        reply = pb.Reply(taught=pb.Taught(guarantee="record-dp", plan_hash=codec.plan_hash(own), **counts))  # type: ignore[arg-type]
+        reply = pb.Reply(taught=pb.Taught(guarantee="record-dp", plan_hash=codec.plan_hash(own), **counts))
         with pytest.raises(WireError, match=rf"Expected {next(iter(counts))} in \[-248, 2147483896\]"):
             codec.decode_reply(reply.SerializeToString(), plan=own, expecting=Teach(plan_hash=codec.plan_hash(own)))
 
