@@ -13,17 +13,31 @@ from pathlib import Path
 
 import pytest
 import sites
+import torch
 from owner import limbeck, write
 
+from limbeck.client import blackbox, link, recovery, teachers
 from limbeck.client import ledger as ledgers
-from limbeck.client import link, recovery, teachers
 from limbeck.client.app import respond
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
 from limbeck.deployment import doctor
 from limbeck.operators.errors import BudgetError, LedgerError, LimbeckError, SettingError
 from limbeck.protos import accounting, codec
-from limbeck.protos.messages import Ask, Declined, Plan, Reason, Reply, Request, Share, Taught, Teach
+from limbeck.protos.messages import (
+    Accepted,
+    Ask,
+    BlackBoxTeaching,
+    Declined,
+    Plan,
+    Reason,
+    Reply,
+    Request,
+    Sampled,
+    Share,
+    Taught,
+    Teach,
+)
 
 PLAN = sites.plan()
 HASH = codec.plan_hash(PLAN)
@@ -521,6 +535,37 @@ def test_nothing_is_recovered_while_the_daemon_runs(tmp_path: Path) -> None:
                 call()
 
 
+def test_a_teacher_without_a_guarantee_is_drawn_from_once_and_after_a_loss_no_epsilon_holds_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"answers__max_draws": 5, "answers__max_bits": 500, "teachers__allow_without_dp": True}
+    site = sites.make(tmp_path, **changes)
+    with (tmp_path / "site.toml").open("a") as file:
+        file.write('[black_box]\naddress = "127.0.0.1:1"\n')
+    site = Site(tmp_path)
+    p_NK = torch.full((20, 10), 0.1)
+    monkeypatch.setattr(blackbox.BlackBox, "check", lambda *_: None)
+    monkeypatch.setattr(blackbox.BlackBox, "ask", lambda own, plan, x_N, folder: folder.mkdir())
+    monkeypatch.setattr(blackbox, "log_probabilities", lambda plan, folder, temperature: (p_NK.log(), temperature))
+    plan = sites.plan(truncation=Sampled(draws=5), black_box=BlackBoxTeaching(draws=1))
+    own = codec.plan_hash(plan)
+    assert isinstance(ask(site, sites.offer(plan), plan), Accepted)
+    assert isinstance(ask(site, Teach(plan_hash=own), plan), Taught)
+    whole = ask(site, Ask(plan_hash=own, stage=0, first=0, count=20), plan)
+    part = ask(site, Ask(plan_hash=own, stage=0, first=3, count=9), plan)
+    assert isinstance(whole, Share)
+    assert isinstance(part, Share)
+    assert torch.equal(part.answers.ids_Nk, whole.answers.ids_Nk[3:12])
+    assert torch.equal(part.answers.p_Nk, whole.answers.p_Nk[3:12])
+    lose(site)
+    assert isinstance(ask(site, Ask(plan_hash=own, stage=0, first=3, count=9), plan), Declined)
+    recovery.declare_lost(site, recovery.loss(site, 0.0, "a test"))
+    book = ledgers.read(site.ledger)
+    assert [entry.state for entry in book.entries] == ["declared", "lost"]
+    assert book.spent() == math.inf
+    assert isinstance(ask(site, Ask(plan_hash=own, stage=1, first=3, count=9), plan), Share)
+
+
 # Names of the same records
 
 
@@ -540,6 +585,11 @@ def test_a_hard_link_in_the_same_folder_finds_the_same_ledger_and_elsewhere_is_r
         Site(other.folder).open_ledger()
     assert isinstance(ask(Site(other.folder), sites.offer()), Declined)
     assert not files_of(Site(other.folder).ledger)
+    # Two accounts of one file, as limbeck 0.1 made them.
+    ledgers.write(site.folder / "again.npz.ledger", ledgers.read(site.ledger).rows[:1])
+    for look in (site.open_ledger, site.check_ledger):
+        with pytest.raises(LedgerError, match=r"again.npz.ledger .*one account"):
+            look()
 
 
 def test_a_copy_in_the_same_folder_under_another_name_is_refused_and_other_records_are_not(tmp_path: Path) -> None:
@@ -564,9 +614,9 @@ def test_a_copy_in_the_same_folder_under_another_name_is_refused_and_other_recor
 def test_a_ledger_is_shown_verified_and_exported_where_nothing_can_be_written(tmp_path: Path) -> None:
     """In a process without the right to write, as an auditor's: root's is given up."""
     site = spend(tmp_path / "site")
+    limbeck("ledger", "show", site.folder)  # so that everything is imported
     with site.open_ledger():
         pass
-    (site.folder / "reader").mkdir()
     for live in (False, True):
         if not live:
             ledgers.close_idle()
@@ -578,11 +628,12 @@ def test_a_ledger_is_shown_verified_and_exported_where_nothing_can_be_written(tm
                 ledgers._idle.clear()
                 for path in [site.folder, *site.folder.rglob("*")]:
                     path.chmod(0o555 if path.is_dir() else 0o444)
-                for path in (tmp_path, *list(tmp_path.parents)[:-2]):
-                    path.chmod(path.stat().st_mode | 0o055)
-                os.setgroups([])
-                os.setgid(65534)
-                os.setuid(65534)
+                if os.geteuid() == 0:
+                    for path in (tmp_path, *(own for own in tmp_path.parents if own.name.startswith("pytest-"))):
+                        path.chmod(path.stat().st_mode | 0o055)
+                    os.setgroups([])
+                    os.setgid(65534)
+                    os.setuid(65534)
                 assert not os.access(site.folder, os.W_OK)
                 assert "committed" in limbeck("ledger", "show", site.folder)
                 assert limbeck("ledger", "verify", site.folder).startswith("4 rows, head ")
