@@ -321,7 +321,8 @@ def _accepted_plan(site: Site, plan_hash: bytes) -> Plan:
         raise _Decline(Reason.PLAN)
     offer = codec.decode_offer(path.read_bytes())
     if codec.plan_hash(offer.plan) != plan_hash:
-        raise DataError(f"Expected the accepted plan {plan_hash.hex()} in {path}, found another.")
+        # Folders are named by the first half of a hash only.
+        raise _Decline(Reason.PLAN) from DataError(f"Expected the accepted plan {plan_hash.hex()} in {path}, found another.")
     _check_policy(site, offer)
     _check_ledger(site)
     return offer.plan
