@@ -131,6 +131,17 @@ def test_a_sample_larger_than_the_physical_batch_is_summed_in_parts() -> None:
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["linear-pixels", "linear-rows"])
+def test_no_feature_of_a_private_record_is_kept(name: str, tmp_path: Path) -> None:
+    """A cache is for public inputs, and one machine's sites may share it."""
+    case = CASES[name]
+    (x_N, y_N), options = case.records(5), {"classes": 10, "public_x": case.public(), "noise": Silent()}
+    for _ in range(2):
+        teachers.train(case.teaching, x_N, y_N, cache=tmp_path, **options)  # type: ignore[arg-type]
+    (kept,) = tmp_path.glob("*.npy")
+    assert len(np.load(kept)) == len(case.public())
+
+
 # Engines
 
 
