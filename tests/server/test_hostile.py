@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from limbeck.client.app import respond
 from limbeck.client.site import Site
 from limbeck.operators import Truncated
+from limbeck.operators.errors import SettingError
 from limbeck.protos import carry, codec
 from limbeck.protos.flower_messages import SERVER_NODE, identify, name_by_content, node_of
 from limbeck.protos.messages import (
@@ -37,7 +38,7 @@ from limbeck.protos.messages import (
     Teach,
 )
 from limbeck.protos.transfer_set import read_arrays
-from limbeck.server import checkpoint, coordinator, export
+from limbeck.server import checkpoint, coordinator, export, pooling
 from limbeck.server.coordinator import Coordinator, Patience
 from limbeck.simulations import prepare, scenario
 
@@ -250,3 +251,70 @@ def test_two_sites_that_claim_all_there_can_be_do_not_end_the_run_even_when_they
         Coordinator(cast(Any, grid), run.offer, run.x_N, folder, Patience(expected=0, join=0.0, answer=60.0)).run()
         stages = json.loads((folder / "record.json").read_text())["stages"]
         assert all(set(stage["clients"]) == set(HONEST) for stage in stages)
+
+
+def honest_but(prepared: Prepared, *, to: type[Request] | None = None, content: Content | None = None) -> Hostile:
+    """The fourth site is as honest as the others, but for one kind of question."""
+
+    def says(request: Request) -> Content:
+        if to is not None and isinstance(request, to) and content is not None:
+            return content
+        return carry.pack(prepared.answer(EVIL, codec.encode_request(request)))
+
+    return Hostile(prepared, says, known=True)
+
+
+def participants(run: Prepared, grid: Hostile, folder: Path) -> list[set[str]]:
+    Coordinator(cast(Any, grid), run.offer, run.x_N, folder, Patience(expected=0, join=0.0, answer=60.0)).run()
+    return [set(stage["clients"]) for stage in json.loads((folder / "record.json").read_text())["stages"]]
+
+
+@pytest.mark.parametrize("where", ["decoding", "pooling"])
+def test_a_reply_that_makes_the_coordinator_fail_leaves_out_the_site_that_sent_it(
+    where: str, prepared: dict[str, Prepared], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug that nobody knows of yet, in what reads one site's answers."""
+    run = prepared["class-counts"]
+    grid = honest_but(run, to=Ask, content=carry.pack(b"the reply that meets it"))
+    decode, add = codec.decode_reply, pooling.Pool.add
+    odd: Truncated | None = None
+
+    def decode_reply(data: bytes, *, plan: Plan, expecting: Request) -> Reply:
+        nonlocal odd
+        if data != b"the reply that meets it":
+            return decode(data, plan=plan, expecting=expecting)
+        if where == "decoding":
+            raise ZeroDivisionError("a bug")
+        share = decode(run.answer(EVIL, codec.encode_request(expecting)), plan=plan, expecting=expecting)
+        assert isinstance(share, Share)
+        odd = share.answers
+        return share
+
+    def add_to(pool: pooling.Pool, answers: Truncated, *, first: int = 0, weights_K: torch.Tensor | None = None) -> None:
+        if answers is odd:
+            raise SettingError("a bug")
+        add(pool, answers, first=first, weights_K=weights_K)
+
+    monkeypatch.setattr(codec, "decode_reply", decode_reply)
+    monkeypatch.setattr(pooling.Pool, "add", add_to)
+    assert participants(run, grid, tmp_path) == [set(HONEST)] * 2
+    client = json.loads((tmp_path / "record.json").read_text())["clients"][EVIL]
+    assert client["status"] == "left out"
+    assert ("ZeroDivisionError" if where == "decoding" else "a bug") in client["reason"]
+
+
+def test_an_error_in_place_of_a_reply_is_told_in_printable_words(prepared: dict[str, Prepared], tmp_path: Path) -> None:
+    run = prepared["class-counts"]
+    grid = honest_but(run, to=Ask, content=Error(code=7, reason="\x1b[2J\nINFO all is well" + "x" * 10_000))
+    assert participants(run, grid, tmp_path) == [set(HONEST)] * 2
+    reason = json.loads((tmp_path / "record.json").read_text())["clients"][EVIL]["reason"]
+    assert reason.startswith("answers 2: Expected a reply, got error 7:  [2J INFO all is well")
+    assert len(reason) < 400
+
+
+@pytest.mark.parametrize("kind", POOLINGS)
+def test_with_four_honest_sites_all_take_part(kind: str, prepared: dict[str, Prepared], tmp_path: Path) -> None:
+    run = prepared[kind]
+    # One whose black-box teacher cannot be reached declines before anybody asks it for answers.
+    wanted = {*HONEST} if run.offer.plan.black_box is not None else {*HONEST, EVIL}
+    assert participants(run, honest_but(run), tmp_path) == [wanted] * 2
