@@ -496,6 +496,17 @@ def test_processes_that_race_again_and_again_never_spend_more_than_there_is(path
         assert ledger.spent() <= BUDGET.epsilon
 
 
+def test_counts_that_0_1_0_charged_with_float_noise_still_count_and_can_be_charged_no_more() -> None:
+    """No plan can ask for them, but an old ledger holds what they cost."""
+    content = ledgers._schedule_to_json((TEACHING, LabelCounts(noise_std=4.0)))
+    content["counts"] = {"kind": "label_counts", "noise_std": 4.0, "noise": "gaussian"}
+    former = ledgers._schedule_from_json(content)
+    assert former == (TEACHING, accounting.FormerCounts(noise_std=4.0))
+    now, bare = (accounting.epsilon(((TEACHING, own),), 1e-5) for own in (LabelCounts(noise_std=4.0), None))
+    assert accounting.epsilon((former,), 1e-5) == pytest.approx(now, rel=5e-3)
+    assert accounting.epsilon((former,), 1e-5) > 1.05 * bare
+
+
 @pytest.mark.parametrize(
     "schedule",
     [

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -44,8 +44,7 @@ from limbeck.protos.messages import (
 )
 from limbeck.server import student
 
-LINEAR = PLAN.teaching
-assert isinstance(LINEAR, LinearTeaching)
+LINEAR: LinearTeaching = cast(LinearTeaching, PLAN.teaching)
 NET = NetTeaching(
     architecture="mlp",
     sampling_rate=0.1,
@@ -73,8 +72,8 @@ NAN, INF = math.nan, math.inf
 def outside(name: str) -> list[float]:
     """Values just beyond and far beyond the bounds of a field, and none at all."""
     if name in plan_checks.WHOLES:
-        low, high = plan_checks.WHOLES[name]
-        return [low - 1, high + 1]
+        least, most = plan_checks.WHOLES[name]
+        return [least - 1, most + 1]
     low, high = plan_checks.REALS[name]
     beyond = [math.nextafter(low, -INF), math.nextafter(high, INF), -high, 1e300, NAN, INF, -INF]
     return beyond + ([1e-45, 5e-324, 0.0] if low > 0 else [-0.0])
