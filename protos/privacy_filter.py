@@ -63,8 +63,9 @@ FIXED = {"kind": "gaussian-and-disclosures", "version": 1, "disclosed": DISCLOSE
 PARTS_S: NDArray[np.float64] = 10.0 ** (-np.arange(97) / 8)
 # Breakpoints kept of a curve: chords between more of them would make mu smaller by about 2e-4 of it.
 BREAKPOINTS = 200
-# Finest and coarsest interval of a sampled mechanism's losses, as a part of one step's standard deviation, and losses per distribution.
-FINENESS, LOSSES = 0.1, 1e5
+# The interval of a sampled mechanism's losses, as a part of one step's standard deviation, and how many there may be: that bounds time and
+# memory, whatever a plan asks.
+FINENESS, LOSSES, LARGEST_LOSS = 0.1, 1e5, 500.0
 # Above this noise the discrete Gaussian is bounded by a formula instead of breakpoint by breakpoint.
 DISCRETE_BY_FORMULA = 50.0
 # Least mu of anything sampled: below, double precision cannot tell its curve from that of nothing. 10^7 of them use up a budget of 3.
@@ -202,7 +203,8 @@ def sampled_mu(rate: float, noise: float, steps: int, slack_S: Array) -> Array:
 
     deviation = rate * math.sqrt(math.expm1(min(1 / noise**2, 100.0)))
     widest = math.log1p(rate * math.expm1(min(10 / noise + 1 / (2 * noise**2), 100.0)))
-    interval = min(accounting.DISCRETISATION, max(FINENESS * deviation, widest / LOSSES, LEAST_INTERVAL))
+    coarser = max(widest, deviation * math.sqrt(steps)) / LOSSES
+    interval = min(accounting.DISCRETISATION, max(FINENESS * deviation, coarser, LEAST_INTERVAL))
     one = pld.from_gaussian_mechanism(noise, sampling_prob=rate, value_discretization_interval=interval)
     mu_S = np.full(len(slack_S), LEAST_SAMPLED_MU)
     for pmf in (one._pmf_remove, one._pmf_add):
@@ -225,7 +227,8 @@ def _chords(pmf: Any, least: float) -> tuple[Array, Array]:
     p_above_L = dense._infinity_mass + _sums_above(p_L)
     q_above_L = _sums_above(p_L * np.exp(-loss_L))
     start = max(0, min(-first, len(p_L) - 1))
-    stop = max(start + 1, int(np.count_nonzero(p_above_L > least)))
+    # Losses past LARGEST_LOSS are of no use to any budget, and their odds are no double any more: what is above counts as infinite.
+    stop = max(start + 1, int(np.count_nonzero((p_above_L > least) & (loss_L < LARGEST_LOSS))))
     some = np.unique(np.linspace(start, min(stop, len(p_L) - 1), BREAKPOINTS).astype(np.int64))
     odds_J = np.exp(loss_L[some])
     curve_J = p_above_L[some] - odds_J * q_above_L[some]
@@ -246,8 +249,7 @@ def _mu_above(wrong_J: Array, right_J: Array, slack_S: Array) -> Array:
     """
     kept_S = 1 - slack_S[:, None]
     wrong_SJ, right_SJ = wrong_J / kept_S, np.minimum((right_J - slack_S[:, None]) / kept_S, 1.0)
-    with np.errstate(invalid="ignore"):
-        mu_SJ = ndtri(np.maximum(right_SJ, 0.0)) - ndtri(np.minimum(wrong_SJ, 1.0))
     needed_SJ = (right_SJ > 0) & (wrong_SJ < 1)
-    mu_S: Array = np.where(needed_SJ, mu_SJ, 0.0).max(1, initial=0.0)
+    mu_SJ = ndtri(np.where(needed_SJ, right_SJ, 0.5)) - ndtri(np.where(needed_SJ, wrong_SJ, 0.5))
+    mu_S: Array = mu_SJ.max(1, initial=0.0)
     return mu_S

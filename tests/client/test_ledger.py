@@ -88,6 +88,13 @@ def test_a_second_plan_that_fits_only_had_it_been_fixed_beforehand_is_refused_wi
     assert "fixed beforehand" in said
 
 
+def test_a_single_plan_over_the_budget_is_refused(path: Path) -> None:
+    with Ledger(path, BUDGET) as ledger:
+        with pytest.raises(BudgetError, match="within a budget"):
+            ledger.reserve(RUN, "teacher", replace(LINEAR, noise_multiplier=7.0), None)
+        assert ledger.entries() == []
+
+
 def test_a_single_plan_is_held_to_its_own_losses_and_nothing_fits_beside_it(path: Path) -> None:
     """What it costs fits the budget to the last bit, by the filter it would not; so nothing, however small, may come after it."""
     schedule = accounting.calibrate(LINEAR, epsilon=3.0, delta=1e-5, label_counts_fraction=0.05)

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 from conftest import LINEAR
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from limbeck.operators.errors import SettingError
@@ -67,6 +69,11 @@ def test_calibration_meets_its_target_and_never_exceeds_it(
     schedule = accounting.calibrate(teaching, epsilon=epsilon, delta=1e-5, label_counts_fraction=fraction)
     assert 0.98 * epsilon <= accounting.epsilon((schedule,), 1e-5) <= epsilon
     assert (schedule[1] is None) == (fraction is None)
+
+
+@given(st.floats(1e-6, 1e9))
+def test_what_calibration_finds_is_rounded_towards_more_noise(noise: float) -> None:
+    assert noise <= accounting._round_up(noise) <= noise * 1.0011
 
 
 def test_no_schedule_costs_nothing() -> None:
@@ -152,6 +159,14 @@ def test_votes_cost_one_gaussian_mechanism_per_query() -> None:
     mu = math.sqrt(VOTES.queries) / VOTES.noise_multiplier
     found = accounting.epsilon(((VOTES, None),), 1e-5)
     assert exact_epsilon(mu, 1e-5) <= found <= exact_epsilon(mu, 1e-5) * 1.01
+
+
+@pytest.mark.parametrize("teaching", [LINEAR, CNN, VOTES])
+@pytest.mark.parametrize("noise", CountNoise)
+def test_counts_beside_any_teacher_cost_what_they_cost_alone_or_more(teaching: NetTeaching, noise: CountNoise) -> None:
+    counts = LabelCounts(noise_std=3.0, noise=noise)
+    alone, without = accounting.counts_epsilon(counts, 1e-5), accounting.epsilon(((teaching, None),), 1e-5)
+    assert accounting.epsilon(((teaching, counts),), 1e-5) > 1.02 * max(alone, without)
 
 
 def test_hardly_any_noise_costs_infinitely_much_and_no_time() -> None:

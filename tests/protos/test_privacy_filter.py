@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import LINEAR
+from dp_accounting.pld import pld_pmf
 from dp_accounting.pld import privacy_loss_distribution as pld
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -139,6 +140,32 @@ def test_many_sampled_steps_are_dominated_and_hardly_overcharged(rate: float, no
             if (curve := own.get_delta_for_epsilon(float(epsilon))) > slack:
                 ratios.append(reference_curve(float(epsilon), float(mu), slack) / curve)
     assert 0.999 < min(ratios) < 1.1
+
+
+def test_a_charge_takes_the_time_that_its_disclosures_take() -> None:
+    """Three equal charges share the process: a third of mu^2 each, and of the disclosures that a tenth of delta pays for."""
+    disclosed = DELTA / 10
+    for own in (NET, replace(NET, sampling_rate=0.01, steps=30, noise_multiplier=0.8)):
+        epsilon = privacy_filter.epsilon(((own, None),) * 3, DELTA)
+        mu = optimize.brentq(lambda value, at=epsilon: reference_curve(at, value, disclosed) - DELTA, 0.01, 20)
+        a_third = 1 - (1 - disclosed) ** (1 / 3)
+        (needed,) = privacy_filter.sampled_mu(own.sampling_rate, own.noise_multiplier, own.steps, np.array([a_third]))
+        # A part is rounded to eight a decade, and mu hardly depends on it.
+        assert needed <= mu / math.sqrt(3) <= 1.01 * needed
+
+
+def test_a_single_sampled_plan_costs_at_least_its_privacy_losses() -> None:
+    for own in (NET, replace(NET, sampling_rate=0.5, steps=2, noise_multiplier=3.0)):
+        assert privacy_filter.epsilon(((own, None),), DELTA) >= 0.999 * accounting.epsilon(((own, None),), DELTA)
+
+
+def test_infinite_losses_are_covered_by_disclosures_or_not_at_all() -> None:
+    p_L = stats.norm.pdf(np.linspace(-4, 4, 801))
+    pmf = pld_pmf.DensePLDPmf(1e-3, -300, p_L / p_L.sum() * (1 - 1e-7), 1e-7, True)
+    slack_S = np.array([1e-6, 1.01e-7, 0.99e-7])
+    mu_S = privacy_filter._mu_above(*privacy_filter._chords(pmf, slack_S.min()), slack_S)
+    assert 0 < mu_S[0] < mu_S[1] < 2
+    assert mu_S[2] == math.inf
 
 
 # An attacker that chooses the second plan by what the first one lost
