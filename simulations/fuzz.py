@@ -464,7 +464,7 @@ def _answers(plan: Plan, request: Request) -> Iterator[bytes]:
         case Offer():
             replies.append(Accepted(plan_hash=plan_hash, site="site-100", guarantee=Guarantee.RECORD_DP))
         case Teach():
-            counts = tuple(float(index) for index in range(plan.classes)) if plan.label_counts is not None else None
+            counts = tuple(range(plan.classes)) if plan.label_counts is not None else None
             number = 70 if plan.record_count is not None else None
             replies.append(
                 Taught(plan_hash=plan_hash, label_counts=counts, record_count=number, guarantee=Guarantee.RECORD_DP)
