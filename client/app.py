@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 
 from limbeck.client import blackbox, release, teachers
 from limbeck.client.ledger import Entry, Ledger
+from limbeck.client.noise import Noise, UnsafeSeeded
 from limbeck.client.policy import AnyPolicy
 from limbeck.client.site import Site
 from limbeck.client.stored import Answers
@@ -53,8 +54,8 @@ from limbeck.operators.errors import (
     TranscriptError,
     WireError,
 )
-from limbeck.protos import accounting, carry, codec
-from limbeck.protos.files import outliving_power_cuts, sync_folder, write_durably
+from limbeck.protos import accounting, carry, codec, plan_checks
+from limbeck.protos.files import keep_to_owner, outliving_power_cuts, sync_folder, write_durably
 from limbeck.protos.messages import (
     CUSTOM,
     Accepted,
@@ -71,12 +72,15 @@ from limbeck.protos.messages import (
     Taught,
     Teach,
 )
+from limbeck.protos.printable import escape_logs
 
 log = logging.getLogger(__name__)
 app = ClientApp()
 
-# What the ledger calls the training for a plan.
-CHARGE = "teacher"
+# What the ledger calls the training for a plan, that its noise was seeded, and what a black-box teacher answered.
+CHARGE, SEEDED, BLACK_BOX_ANSWERS = "teacher", "seeded noise", "answers of a black-box teacher"
+WHY_SEEDED = "no DP guarantee: whoever knows the seed can take the noise away"
+WHY_BLACK_BOX = "no DP guarantee: limbeck did not train it"
 # How often the training for a plan is begun at most; reading records that cannot be read is not counted.
 TRAININGS = 8
 # In the folder of all states: held while a site trains, by one process.
@@ -92,6 +96,9 @@ ACCEPTED = 256
 @app.query("share")
 def answer(message: Message, context: Context) -> Message:
     """One question, one answer. Raises WireError on bytes that are no request, LimbeckError where nothing may be sent."""
+    # Flower's process runs this with the umask and the logs that it was started with.
+    keep_to_owner()
+    escape_logs()
     try:
         reply = respond(Site.of(context.node_config), carry.unpack(message.content))
     except WireError:
@@ -165,16 +172,7 @@ def _agree(site: Site, offer: Offer, plan_hash: bytes) -> bytes:
     _check_ledger(site)
     if accounting.epsilon(((plan.teaching, plan.counts),), plan.privacy.delta) > plan.privacy.epsilon:
         raise _Decline(Reason.PLAN)
-    try:
-        x_N = site.read_transfer_set(plan.transfer_set)
-    except DataError as error:
-        raise _Decline(Reason.TRANSFER_SET) from error
-    if len(x_N) != plan.samples:
-        raise _Decline(Reason.TRANSFER_SET)
-    try:
-        teachers.check(plan.teaching, x_N, classes=plan.classes, factory=site.factory)
-    except (SettingError, DataError) as error:
-        raise _Decline(Reason.POLICY if _is_custom(plan) else Reason.PLAN) from error
+    x_N = _public_inputs(site, plan)
     state = site.state(plan_hash)
     taught = next((path for name in (TAUGHT, UNSENT) if (path := state / name).exists()), None)
     if taught is not None:
@@ -183,8 +181,10 @@ def _agree(site: Site, offer: Offer, plan_hash: bytes) -> bytes:
         guarantee = Guarantee.NONE
         _check_black_box(site, plan, x_N)
     else:
-        guarantee = Guarantee.RECORD_DP
+        guarantee = _guarantee_of(site.noise())
+        _check_seeded(site, guarantee)
         _check_encoding(site, plan)
+        _check_records(site, plan, x_N)
         with _open_ledger(site) as ledger:
             if (earlier := ledger.charge_of(plan_hash, CHARGE)) is not None:
                 _check_may_train_again(site, earlier)
@@ -231,12 +231,50 @@ def _check_ledger(site: Site) -> None:
         raise _Decline(Reason.FAILED) from error
 
 
+def _guarantee_of(noise: Noise) -> Guarantee:
+    return Guarantee.SEEDED if isinstance(noise, UnsafeSeeded) else Guarantee.RECORD_DP
+
+
+def _check_seeded(site: Site, guarantee: Guarantee) -> None:
+    """Decline if the site's noise is seeded and its owner does not allow releases without a guarantee."""
+    if guarantee is Guarantee.SEEDED:
+        try:
+            with site.open_ledger() as ledger:
+                ledger.check_declared()
+        except LedgerError as error:
+            raise _Decline(Reason.FAILED) from error
+        except BudgetError as error:
+            raise _Decline(Reason.POLICY) from error
+
+
 def _check_encoding(site: Site, plan: Plan) -> None:
     """Decline unless the records would become rows as the plan's transfer set did; no record is read."""
     try:
         site.check_encoding(plan.encoding)
     except DataError as error:
         raise _Decline(Reason.ENCODING) from error
+
+
+def _public_inputs(site: Site, plan: Plan) -> NDArray[np.generic]:
+    """The plan's public inputs; declines where the site does not hold them, or no teacher of the plan's kind can be trained for them."""
+    try:
+        x_N = site.read_transfer_set(plan.transfer_set, plan.samples)
+    except DataError as error:
+        raise _Decline(Reason.TRANSFER_SET) from error
+    try:
+        plan_checks.check_inputs(plan, x_N)
+        teachers.check(plan.teaching, x_N, classes=plan.classes, factory=site.factory)
+    except (SettingError, DataError) as error:
+        raise _Decline(Reason.POLICY if _is_custom(plan) else Reason.PLAN) from error
+    return x_N
+
+
+def _check_records(site: Site, plan: Plan, public_x: NDArray[np.generic]) -> None:
+    """Decline where a training would fail on what is known without a record, before it is paid for."""
+    try:
+        site.check_records(plan.classes, public_x)
+    except DataError as error:
+        raise _Decline(Reason.DATA) from error
 
 
 def _is_custom(plan: Plan) -> bool:
@@ -270,7 +308,7 @@ def _guarantee(taught: Path, plan: Plan) -> Guarantee:
 
 
 def _read_taught(path: Path, plan: Plan) -> Taught:
-    reply = codec.decode_reply(path.read_bytes(), plan=plan, expecting=Teach(plan_hash=codec.plan_hash(plan)))
+    reply = codec.decode_stored_reply(path.read_bytes(), plan=plan, expecting=Teach(plan_hash=codec.plan_hash(plan)))
     if not isinstance(reply, Taught):
         raise DataError(f"Expected a stored reply in {path}, found another.")
     return reply
@@ -283,7 +321,8 @@ def _accepted_plan(site: Site, plan_hash: bytes) -> Plan:
         raise _Decline(Reason.PLAN)
     offer = codec.decode_offer(path.read_bytes())
     if codec.plan_hash(offer.plan) != plan_hash:
-        raise DataError(f"Expected the accepted plan {plan_hash.hex()} in {path}, found another.")
+        # Folders are named by the first half of a hash only.
+        raise _Decline(Reason.PLAN) from DataError(f"Expected the accepted plan {plan_hash.hex()} in {path}, found another.")
     _check_policy(site, offer)
     _check_ledger(site)
     return offer.plan
@@ -294,7 +333,7 @@ def _teach(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
     with _alone(site.state(plan_hash).parent):
         state = site.state(plan_hash)
         if (state / TAUGHT).exists():
-            return _send_again(site, "taught", plan_hash, state / TAUGHT)
+            return _send_again(site, "taught", plan, state / TAUGHT)
         if site.settings.black_box is not None:
             return _ask_black_box(site, plan, plan_hash)
         return _train(site, plan, plan_hash, state)
@@ -313,8 +352,13 @@ def _train(site: Site, plan: Plan, plan_hash: bytes, state: Path) -> bytes:
     A plan is charged once, whatever the budget would allow; a training that came to nothing is done again under the same charge, as long
     as nothing trained has left (above).
     """
-    unsent = state / UNSENT
+    unsent, noise = state / UNSENT, site.noise()
+    guarantee = _guarantee_of(noise)
+    _check_seeded(site, guarantee)
     _check_encoding(site, plan)
+    public_x = _public_inputs(site, plan)
+    if not unsent.exists():
+        _check_records(site, plan, public_x)
     with _open_ledger(site) as ledger:
         earlier = ledger.charge_of(plan_hash, CHARGE)
         if earlier is not None and unsent.exists():
@@ -322,20 +366,23 @@ def _train(site: Site, plan: Plan, plan_hash: bytes, state: Path) -> bytes:
             return _send_taught(site, unsent, plan, earlier.id)
         if earlier is not None:
             _check_may_train_again(site, earlier)
+        else:
+            ledger.check(plan.teaching, plan.counts)
+        if guarantee is Guarantee.SEEDED:
+            ledger.declare(plan_hash, SEEDED, WHY_SEEDED)
         entry = earlier.id if earlier is not None else ledger.reserve(plan_hash, CHARGE, plan.teaching, plan.counts)
     try:
-        x_N, y_N = site.read_records(plan.classes)
+        x_N, y_N = site.read_records(plan.classes, public_x)
     except DataError as error:
         raise _Decline(Reason.DATA) from error
     training = _begin_training(state)
-    noise = site.noise()
     try:
         teacher = teachers.train(
             plan.teaching,
             x_N,
             y_N,
             classes=plan.classes,
-            public_x=site.read_transfer_set(plan.transfer_set),
+            public_x=public_x,
             noise=noise,
             cache=site.cache,
             factory=site.factory,
@@ -348,7 +395,7 @@ def _train(site: Site, plan: Plan, plan_hash: bytes, state: Path) -> bytes:
         plan_hash=plan_hash,
         label_counts=release.label_counts(y_N, plan.classes, plan.label_counts, noise) if plan.label_counts else None,
         record_count=release.record_count(y_N, plan.record_count, noise) if plan.record_count else None,
-        guarantee=Guarantee.RECORD_DP,
+        guarantee=guarantee,
     )
     write_durably(unsent, codec.encode_reply(taught))
     with _open_ledger(site) as ledger:
@@ -414,11 +461,11 @@ def _ask_black_box(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
     """Have the site's own teacher answer the public inputs; the ledger notes first that no guarantee holds. No counts leave."""
     state = site.state(plan_hash)
     try:
-        entry = _declare(site, plan_hash)
+        entry = _declare(site, plan_hash, Guarantee.NONE)
         log.warning(
             "%s: answers of a black-box teacher leave with NO DP GUARANTEE, as allow_without_dp = true allows.", site.name
         )
-        _black_box(site).ask(plan, site.read_transfer_set(plan.transfer_set), state / BLACK_BOX)
+        _black_box(site).ask(plan, site.read_transfer_set(plan.transfer_set, plan.samples), state / BLACK_BOX)
     except BudgetError as error:
         raise _Decline(Reason.POLICY) from error
     except (TeacherError, SettingError, DataError) as error:
@@ -427,10 +474,11 @@ def _ask_black_box(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
     return _send(site, taught, "taught", entry, state / TAUGHT)
 
 
-def _declare(site: Site, plan_hash: bytes) -> int:
+def _declare(site: Site, plan_hash: bytes, guarantee: Guarantee) -> int:
     """The ledger's entry for a plan's answers without a guarantee. Raises BudgetError where the owner does not, or no longer, allow it."""
+    what, why = (SEEDED, WHY_SEEDED) if guarantee is Guarantee.SEEDED else (BLACK_BOX_ANSWERS, WHY_BLACK_BOX)
     with site.open_ledger() as ledger:
-        return ledger.declare(plan_hash, "answers of a black-box teacher", "no DP guarantee: limbeck did not train it")
+        return ledger.declare(plan_hash, what, why)
 
 
 def _share(site: Site, plan: Plan, request: Ask) -> bytes:
@@ -445,7 +493,7 @@ def _share(site: Site, plan: Plan, request: Ask) -> bytes:
     what = f"share of stage {request.stage + 1}, samples {rows.start} to {rows.stop - 1}"
     stored = Answers(state, plan, request.stage)
     if (done := stored.sent_whole(rows)) is not None:
-        return _send_again(site, what, request.plan_hash, done)
+        return _send_again(site, what, plan, done)
     try:
         stored.check_room(rows)
     except LimbeckError as error:
@@ -466,20 +514,22 @@ def _answer_stage(site: Site, plan: Plan, request: Ask, stored: Answers, taught:
     They are post-processing of what teaching was charged for, or a black-box teacher's.
     """
     state, temperature = taught.parent, plan.stages[request.stage].temperature
-    if _guarantee(taught, plan) is Guarantee.NONE:
+    guarantee = _guarantee(taught, plan)
+    if guarantee is not Guarantee.RECORD_DP:
         try:
-            entry = _declare(site, request.plan_hash)
+            entry = _declare(site, request.plan_hash, guarantee)
         except BudgetError as error:
             raise _Decline(Reason.POLICY) from error
-        if not stored.exists():
-            log_p_NK, temperature = blackbox.log_probabilities(plan, state / BLACK_BOX, temperature)
     else:
         with _open_ledger(site) as ledger:
             entry = ledger.record_free(request.plan_hash, f"answers of stage {request.stage + 1}", release.why_free(plan))
-        if not stored.exists():
-            teacher = teachers.load(state / TEACHER, factory=site.factory)
-            log_p_NK = teacher.log_probabilities(site.read_transfer_set(plan.transfer_set), cache=site.cache)
     if not stored.exists():
+        if guarantee is Guarantee.NONE:
+            log_p_NK, temperature = blackbox.log_probabilities(plan, state / BLACK_BOX, temperature)
+        else:
+            teacher = teachers.load(state / TEACHER, factory=site.factory)
+            public_x = site.read_transfer_set(plan.transfer_set, plan.samples)
+            log_p_NK = teacher.log_probabilities(public_x, cache=site.cache)
         stored.write(release.answers(log_p_NK, plan, temperature, site.noise()))
     return entry
 
@@ -495,10 +545,14 @@ def _send(
     return data
 
 
-def _send_again(site: Site, what: str, plan_hash: bytes, done: Path) -> bytes:
-    """What was sent before, byte for byte, noted in the transcript once more."""
-    data = done.read_bytes()
-    _note(site, what, plan_hash, None, data, again=True)
+def _send_again(site: Site, what: str, plan: Plan, done: Path) -> bytes:
+    """What was sent before, byte for byte, or as today's encoding of what 0.1.0 sent; noted in the transcript once more."""
+    stored = done.read_bytes()
+    data = codec.renew(stored, plan)
+    # In another encoding these bytes have not left yet: they are noted whole once, and are what is stored from then on.
+    _note(site, what, codec.plan_hash(plan), None, data, again=data == stored)
+    if data != stored:
+        write_durably(done, data)
     return data
 
 

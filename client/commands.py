@@ -18,9 +18,10 @@ from limbeck.client import policy as policies
 from limbeck.client import recovery
 from limbeck.client.site import Site
 from limbeck.client.transcript import Sent, Transcript
-from limbeck.operators.errors import DataError, LedgerError, SettingError, TranscriptError
-from limbeck.protos import accounting, codec
+from limbeck.operators.errors import DataError, LedgerError, SettingError, TranscriptError, WireError
+from limbeck.protos import accounting, codec, privacy_filter
 from limbeck.protos.messages import Offer, Plan, Share, Taught
+from limbeck.protos.printable import plain_console
 
 policy_app = typer.Typer(help="What a plan may ask of this site.", no_args_is_help=True)
 ledger_app = typer.Typer(help="What was spent of a data set's privacy budget.", no_args_is_help=True)
@@ -44,7 +45,7 @@ def check_policy(
     """
     if policy.is_dir():
         Site(policy).check_ledger()
-    console, offer, rules = Console(), _offer(plan), policies.read(_policy_path(policy))
+    console, offer, rules = plain_console(), _offer(plan), policies.read(_policy_path(policy))
     asked = offer.plan
     broken = list(rules.broken_rules(asked, offer.author))
     cost = accounting.epsilon(((asked.teaching, asked.counts),), rules.budget.delta)
@@ -92,9 +93,9 @@ def show_ledger(
     book = ledgers.read(_ledger_path(path))
     described = _describe(book)
     if as_json:
-        print(json.dumps({name: described[name] for name in ("terms", "spent_epsilon", "entries")}, indent=1))
+        print(json.dumps({name: own for name, own in described.items() if name not in {"head", "rows"}}, indent=1))
         return
-    console = Console()
+    console = plain_console()
     table = Table("entry", "time", "plan", "what", "state", "epsilon alone", "why")
     for entry in described["entries"]:
         alone = "0" if entry["epsilon_alone"] is None else f"{entry['epsilon_alone']:.4g}"
@@ -103,11 +104,22 @@ def show_ledger(
         own = (entry["time"], entry["plan"][:12], entry["what"], entry["state"], alone, entry["why"] or "")
         table.add_row(str(entry["id"]), *own)
     console.print(table)
-    console.print(
-        f"Records {book.terms.data_set!r}: epsilon = {book.spent():.4g} spent in all at {book.terms}, composed by PLD.",
-        highlight=False,
-        soft_wrap=True,
-    )
+    for line in cost_in_words(book):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def cost_in_words(book: ledgers.Book) -> list[str]:
+    """What a ledger's charges cost together, in the two meanings that this can have."""
+    if book.declared:
+        line = f"Records {book.terms.data_set!r}: epsilon is infinite, at any delta: something without a guarantee was released."
+        charged = privacy_filter.spent(book.schedules, book.terms.delta)
+        return [line, f"The charges alone come to epsilon = {charged:.4g} at {book.terms}."] if book.schedules else [line]
+    spent = book.spent()
+    return [
+        f"Records {book.terms.data_set!r}: epsilon = {spent:.4g} spent in all at {book.terms}: what the budget is held to.",
+        "It holds whatever later plans depend on (by a privacy filter; a single plan by PLD).",
+        f"Had all plans been fixed beforehand: epsilon = {book.spent_if_fixed():.4g} at {book.terms}, composed by PLD.",
+    ]
 
 
 @ledger_app.command("verify")
@@ -222,7 +234,7 @@ def show_transcript(
     verify: Annotated[bool, typer.Option("--verify", help="Only check lengths, SHA-256s and the chain of files.")] = False,
 ) -> None:
     """List what left a site, message by message, or decode one of them."""
-    console = Console()
+    console = plain_console()
     sent = list(Site(path).transcript if path.is_dir() else Transcript(path))
     if verify:
         print(f"{len(sent)} messages, {sum(len(own.data) for own in sent)} bytes, all as they were written")
@@ -249,7 +261,7 @@ def _show_message(console: Console, sent: Sent, path: Path, plan_path: Path | No
     plan = _offer(plan_path).plan if plan_path.exists() else None
     if plan is None or codec.plan_hash(plan) != sent.plan_hash:
         raise DataError(f"Expected the plan {sent.plan_hash.hex()[:16]} in {plan_path}, found none or another.")
-    reply = codec.decode_reply(sent.data, plan=plan, expecting=codec.implied_request(sent.data, plan))
+    reply = codec.decode_stored_reply(sent.data, plan=plan, expecting=codec.implied_request(sent.data, plan))
     console.print(f"{sent.time}  {sent.what}  {len(sent.data)} bytes", highlight=False)
     match reply:
         case Share():
@@ -291,11 +303,14 @@ def _describe(book: ledgers.Book) -> dict[str, Any]:
     ]
     terms = {name: value.value if isinstance(value, Enum) else value for name, value in asdict(book.terms).items()}
     rows = [{"id": row, "kind": kind, "content": json.loads(content), "hash": own} for row, kind, content, own in book.rows]
-    spent = book.spent()
+    spent, fixed = book.spent(), book.spent_if_fixed()
     return {
         "terms": terms,
-        # JSON knows no infinity: null where a release had no guarantee, so that no epsilon holds.
+        "filter": privacy_filter.FIXED,
+        # JSON knows no infinity: null where a release had no guarantee, so that no epsilon holds. The second: had all plans been fixed
+        # beforehand, by PLD.
         "spent_epsilon": spent if math.isfinite(spent) else None,
+        "spent_epsilon_if_fixed": fixed if math.isfinite(fixed) else None,
         "entries": entries,
         "head": book.head,
         "rows": rows,
@@ -307,6 +322,8 @@ def _offer(path: Path) -> Offer:
         return codec.decode_offer(path.read_bytes())
     except OSError as error:
         raise DataError(f"Expected a plan at {path}: {error}.") from error
+    except WireError as error:
+        raise DataError(f"Expected a plan in {path}: {error}") from error
 
 
 def _policy_path(path: Path) -> Path:

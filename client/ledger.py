@@ -2,7 +2,8 @@
 
 A cost is reserved durably before the first record is read, and committed after; a reservation that was never committed stays
 spent: it fails closed. Nothing is updated in place: reserving and committing append rows, each with the SHA-256 of the one before
-it, so that a change or a deletion shows. The whole is composed by privacy loss distributions (`limbeck.protos.accounting`).
+it, so that a change or a deletion shows. What all charges cost together is said by a privacy filter, since later plans may depend on what
+earlier ones released (`limbeck.protos.privacy_filter`); the first row holds what is fixed of it.
 
 Identity: a ledger belongs to records, not to a run, a plan or a site. By default it lies beside the records (`Site.ledger`), so all
 settings that point at the same file share it; its first row holds the name that the owner gave the records, and a policy with another
@@ -35,7 +36,7 @@ import re
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -46,7 +47,7 @@ from typing import Any, Protocol
 
 from limbeck.operators import check
 from limbeck.operators.errors import BudgetError, LedgerError, SettingError
-from limbeck.protos import accounting
+from limbeck.protos import accounting, privacy_filter
 from limbeck.protos.accounting import Schedule
 from limbeck.protos.files import outlives_power_cuts, sync, sync_folder, write_durably
 from limbeck.protos.messages import TEACHINGS, Adjacency, CountNoise, Counts, LabelCounts, RecordCount, Teaching, Unit
@@ -144,8 +145,19 @@ class Book:
         return tuple(entry.schedule for entry in self.entries if entry.schedule is not None)
 
     def spent(self) -> float:
-        """Epsilon at the ledger's delta of all charges, reserved or committed, composed; infinite where a release had no guarantee."""
+        """Epsilon at the ledger's delta of all charges, reserved or committed, whatever later plans depended on
+        (`limbeck.protos.privacy_filter`): what a budget is held to. Infinite where a release had no guarantee."""
         return _spent(self.entries, self.terms.delta)
+
+    def spent_if_fixed(self) -> float:
+        """The same had all plans been fixed beforehand: by privacy loss distributions. No budget is held to it."""
+        lost = math.fsum(entry.epsilon or 0.0 for entry in self.entries)
+        return math.inf if self.declared else _composed(privacy_filter.if_fixed, self.schedules, lost, self.terms.delta)
+
+    @property
+    def declared(self) -> bool:
+        """Whether something was released without a guarantee."""
+        return any(entry.state == "declared" for entry in self.entries)
 
 
 def read(path: Path, *, with_head: bool = True) -> Book:
@@ -261,7 +273,7 @@ class Ledger:
             if not (rows := self._rows()):
                 with self._transaction() as rows:
                     if not rows:
-                        self._append(rows, "open", _terms_to_json(budget))
+                        self._append(rows, "open", _opening(budget))
             if (found := terms(rows, path)) != (wanted := _only_terms(budget)):
                 raise LedgerError(
                     f"Expected a ledger of {wanted.data_set!r} ({wanted}) in {path}, found {found.data_set!r} ({found})."
@@ -343,7 +355,8 @@ class Ledger:
         return len(rows), rows[-1][3]
 
     def spent(self) -> float:
-        """Epsilon at the budget's delta of all charges, reserved or committed; infinite once something without a guarantee was released."""
+        """Epsilon at the budget's delta of all charges, reserved or committed, by the filter; infinite once something without a guarantee
+        was released."""
         return _spent(tuple(_entries(self._rows())), self.budget.delta)
 
     def entries(self) -> list[Entry]:
@@ -394,10 +407,13 @@ class Ledger:
                 f"Expected a ledger of releases with a guarantee, found entry {declared.id} without one ({declared.what}): "
                 f"epsilon is infinite, and the budget is {self.budget}."
             )
-        cost = _composed((*_schedules(rows), charge), _lost(rows), self.budget.delta)
+        charges, lost = (*_schedules(rows), charge), _lost(rows)
+        cost = _composed(privacy_filter.spent, charges, lost, self.budget.delta)
         if cost > self.budget.epsilon:
+            fixed = _composed(privacy_filter.if_fixed, charges, lost, self.budget.delta)
             raise BudgetError(
-                f"Expected all charges together within a budget of {self.budget}, got epsilon = {cost:.4g} with this one."
+                f"Expected all charges together within a budget of {self.budget}, got epsilon = {cost:.4g} with this one, whatever later "
+                f"plans depend on (had all plans been fixed beforehand: {fixed:.4g})."
             )
 
     def _append(self, rows: list[Row], kind: str, content: dict[str, object]) -> int:
@@ -532,7 +548,7 @@ def read_head(path: Path) -> tuple[int, str] | None:
         return int(head["rows"]), str(head["hash"])
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise LedgerError(f"Expected rows and hash of a ledger's head in {head_path(path)}: {error}.") from error
 
 
@@ -558,7 +574,12 @@ def next_row(rows: Sequence[Row], kind: str, content: dict[str, object]) -> Row:
 
 def first_row(terms: Terms) -> Row:
     """The row with which a ledger of these terms begins."""
-    return next_row([], "open", _terms_to_json(terms))
+    return next_row([], "open", _opening(terms))
+
+
+def _opening(terms: Terms) -> dict[str, object]:
+    """What the first row holds: the terms, and what is fixed of the filter that a budget is held to."""
+    return {**_terms_to_json(terms), "filter": privacy_filter.FIXED}
 
 
 def charge_row(rows: Sequence[Row], plan_hash: bytes, what: str, schedule: Schedule, site: str) -> Row:
@@ -629,6 +650,9 @@ def _only_terms(budget: Budget) -> Terms:
 
 def terms(rows: Sequence[Row], path: Path) -> Terms:
     own = json.loads(rows[0][2])
+    # A ledger of version 0.1.0 says nothing of a filter: it is held to this one from now on.
+    if (fixed := own.get("filter", privacy_filter.FIXED)) != privacy_filter.FIXED:
+        raise LedgerError(f"Expected a ledger held to the filter {privacy_filter.FIXED} in {path}, found {fixed}.")
     try:
         return Terms(
             data_set=own["data_set"], delta=own["delta"], unit=Unit(own["unit"]), adjacency=Adjacency(own["adjacency"])
@@ -661,12 +685,17 @@ def _spent(entries: tuple[Entry, ...], delta: float) -> float:
     if any(entry.state == "declared" for entry in entries):
         return math.inf
     schedules = tuple(entry.schedule for entry in entries if entry.schedule is not None)
-    return _composed(schedules, math.fsum(entry.epsilon or 0.0 for entry in entries), delta)
+    return _composed(privacy_filter.spent, schedules, math.fsum(entry.epsilon or 0.0 for entry in entries), delta)
 
 
-def _composed(schedules: tuple[Schedule, ...], lost: float, delta: float) -> float:
-    """Epsilon at delta of these charges and of what the owner says was lost; the latter is meant at half of delta."""
-    return accounting.epsilon(schedules, delta) if not lost else lost + accounting.epsilon(schedules, delta / 2)
+def _composed(
+    rule: Callable[[tuple[Schedule, ...], float], float], schedules: tuple[Schedule, ...], lost: float, delta: float
+) -> float:
+    """Epsilon at delta, by this rule, of these charges and of what the owner says was lost; the latter is meant at half of delta.
+
+    The sum holds also where plans depend on what was lost: basic composition is adaptive.
+    """
+    return rule(schedules, delta) if not lost else lost + rule(schedules, delta / 2)
 
 
 def _lost(rows: list[Row]) -> float:
@@ -696,6 +725,8 @@ def _schedule_from_json(content: dict[str, Any]) -> Schedule:
             return teaching, None
         counts = dict(content["counts"])
         kind = _COUNTS[counts.pop("kind")]
+        if counts.get("noise") == "gaussian":
+            return teaching, accounting.FormerCounts(noise_std=counts["noise_std"])
         if "noise" in counts:
             counts["noise"] = CountNoise(counts["noise"])
         return teaching, kind(**counts)

@@ -7,7 +7,6 @@ policy, a file of its own, because another person may answer for it.
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import os
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -23,13 +22,15 @@ from limbeck.client import ledger as ledgers
 from limbeck.client.blackbox import BlackBox, Link, Remote
 from limbeck.client.ledger import Book, Budget, Ledger
 from limbeck.client.noise import Noise, SystemEntropy, UnsafeSeeded
+from limbeck.client.proxy import ENVIRONMENT, is_loopback
 from limbeck.client.records import RecordSettings
 from limbeck.client.teachers.architectures import Factory, load_factory
 from limbeck.client.transcript import FILE_BYTES, TOTAL_BYTES, Transcript
 from limbeck.client.witness import DIGITS, Witness
 from limbeck.operators.errors import DataError, LedgerError, LimbeckError, SettingError
+from limbeck.protos.files import check_private
 from limbeck.protos.settings import ADDRESS, Strict, parse_toml, validate
-from limbeck.protos.transfer_set import digest, read_arrays
+from limbeck.protos.transfer_set import LARGEST, LARGEST_INPUT, digest, read_arrays, read_headers
 
 SITES = "LIMBECK_SITES"
 # Of a ledger's file.
@@ -73,7 +74,8 @@ class LinkSettings(Strict):
     address: HOST:PORT. ca, certificate, key: PEM files; the certificate is for this site's name. server_name: the name
     in the coordinator's certificate where it is not the host in `address`. memory_mb: that answering a question may
     take. answer_seconds: likewise. grace_seconds: that an answer under way gets when the daemon is told to end.
-    max_message_mb: of all questions that are open.
+    max_message_mb: of all questions that are open. proxy: "environment" dials through the proxy that https_proxy names, if it is
+    set, "none" never through one, "http://HOST:PORT" always through that (docs/link.md).
     """
 
     address: str = Field(pattern=ADDRESS)
@@ -85,6 +87,7 @@ class LinkSettings(Strict):
     answer_seconds: float = Field(default=6 * 3600.0, gt=0, allow_inf_nan=False)
     grace_seconds: float = Field(default=600.0, ge=0, allow_inf_nan=False)
     max_message_mb: int = Field(default=1024, ge=1)
+    proxy: str = Field(default=ENVIRONMENT, pattern=r"^(none|environment|http://[^\s]+)$")
 
 
 class SiteSettings(Strict):
@@ -177,16 +180,18 @@ class Site:
             address=own.address,
             ca=self._pem(own.ca),
             certificate=self._pem(own.certificate),
-            key=self._pem(own.key),
+            key=self._pem(own.key, private=True),
             deadline=own.deadline_seconds,
             attempts=own.attempts,
         )
         return BlackBox(remote=Remote(link), classes=own.classes, batch=own.batch)
 
-    def _pem(self, name: str | None) -> bytes | None:
+    def _pem(self, name: str | None, *, private: bool = False) -> bytes | None:
         if name is None:
             return None
         try:
+            if private:
+                check_private(self.folder / name)
             return (self.folder / name).read_bytes()
         except OSError as error:
             raise DataError(f"Expected a PEM file at {self.folder / name}: {error}.") from error
@@ -360,16 +365,27 @@ class Site:
         """Put the records through the public encoder ahead of any plan, and keep the rows; how many. Raises DataError or SettingError."""
         return records.encode(self._records, self.folder, progress)
 
-    def read_records(self, classes: int) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
-        """The private records: inputs (n, ...) and labels (n,). Raises DataError."""
+    def check_records(self, classes: int, public_x: NDArray[np.generic]) -> None:
+        """Raise DataError unless records can be read for a plan about these public inputs, and their account kept, as far as that shows
+        without reading one.
+        """
         try:
-            return records.read(self._records, self.folder, classes)
+            records.check(self._records, self.folder, classes, public_x)
+            _ = self.ledger, self.noise()
         except SettingError as error:
             raise DataError(str(error)) from error
 
-    def read_transfer_set(self, sha256: bytes) -> NDArray[np.generic]:
-        """The public inputs with this hash. Raises DataError where the site does not hold them."""
-        return _read_transfer_set((self.folder / self.settings.transfer_sets / f"{sha256.hex()}.npz").resolve(), sha256)
+    def read_records(self, classes: int, public_x: NDArray[np.generic]) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
+        """The private records, of the type of the public inputs: inputs (n, ...) and labels (n,). Raises DataError."""
+        try:
+            return records.read(self._records, self.folder, classes, public_x)
+        except SettingError as error:
+            raise DataError(str(error)) from error
+
+    def read_transfer_set(self, sha256: bytes, samples: int) -> NDArray[np.generic]:
+        """The public inputs with this hash, of which there are `samples`. Raises DataError where the site does not hold them."""
+        path = self.folder / self.settings.transfer_sets / f"{sha256.hex()}.npz"
+        return _read_transfer_set(path.resolve(), sha256, samples)
 
 
 @lru_cache(maxsize=256)
@@ -382,9 +398,13 @@ def _parse(path: Path, content: bytes) -> SiteSettings:
 
 
 @lru_cache(maxsize=4)
-def _read_transfer_set(path: Path, sha256: bytes) -> NDArray[np.generic]:
-    """Read and hashed once per process: it is named by its hash, so it cannot change under its name."""
-    (x_N,) = read_arrays(path, "x")
+def _read_transfer_set(path: Path, sha256: bytes, samples: int) -> NDArray[np.generic]:
+    """Read and hashed once per process: it is named by its hash, so it cannot change under its name. Its size is known before."""
+    largest = min(LARGEST, samples * LARGEST_INPUT)
+    (header,) = read_headers(path, "x", largest=largest)
+    if header.shape[:1] != (samples,):
+        raise DataError(f"Expected {samples} public inputs in {path}, found shape {header.shape}.")
+    (x_N,) = read_arrays(path, "x", largest=largest)
     found = digest(x_N)
     if found != sha256:
         raise DataError(f"Expected SHA-256 {sha256.hex()} of the inputs in {path}, got {found.hex()}.")
@@ -399,12 +419,3 @@ def _of_hard_links(path: Path) -> Iterator[Path]:
         other = ledger.with_name(ledger.name.removesuffix(LEDGER))
         if other != path and other.is_file() and other.samefile(path):
             yield ledger
-
-
-def is_loopback(address: str) -> bool:
-    """Whether HOST:PORT stays on this machine."""
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -25,7 +25,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from limbeck.operators.errors import LimbeckError, TooFewClients, WireError
-from limbeck.protos import carry, codec
+from limbeck.protos import carry, codec, plan_checks
 from limbeck.protos.messages import (
     Accepted,
     Ask,
@@ -39,10 +39,11 @@ from limbeck.protos.messages import (
     Taught,
     Teach,
 )
+from limbeck.protos.printable import printable
 from limbeck.server import checkpoint, distil, export, pooling, student
 from limbeck.server.events import Events
 from limbeck.server.pruning import Masks
-from limbeck.server.record import Record, StageRecord
+from limbeck.server.record import ClientRecord, Record, StageRecord
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,14 @@ class Acquainted(Protocol):
 
     def connections_of(self, node_id: int) -> int:
         """How often it has connected."""
+
+
+@runtime_checkable
+class Bounding(Protocol):
+    """A Grid that takes no answer beyond a bound, as the link does."""
+
+    def bound_answers(self, size: int) -> None:
+        """Of what is pushed from now on: bytes of an answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -145,6 +154,9 @@ class Coordinator:
         last = checkpoint.load_last(self.folder / "checkpoints")
         first = 0 if last is None else last.stage + 1
         if first < len(self.plan.stages):
+            # What cannot be carried out is not offered: sites would pay for nothing.
+            plan_checks.check_plan(self.plan)
+            student.rehearse(self.plan, self.transfer_x.numpy())
             self._timed("agree", self._agree)
             self._timed("teach", self._teach)
         model = student.build(
@@ -295,6 +307,8 @@ class Coordinator:
         client["guarantee"], client["reason"] = reply.guarantee.value, None
         if reply.guarantee is Guarantee.NONE:
             log.warning("%s answers from a black-box teacher: NO DP GUARANTEE for its records.", site)
+        elif reply.guarantee is Guarantee.SEEDED:
+            log.warning("%s trained with seeded noise: NO DP GUARANTEE for its records.", site)
 
     def _let_in(self) -> None:
         """Bring sites that come late further on their way, without waiting: offer them the plan, teach those that accept."""
@@ -403,7 +417,12 @@ class Coordinator:
             for node, reply in self._ask_all(phase, "query.share", sites, ask):
                 if isinstance(reply, Share):
                     site = self.sites[node]
-                    pool.add(reply.answers, first=reply.first, weights_K=weights.get(site))
+                    try:
+                        pool.add(reply.answers, first=reply.first, weights_K=weights.get(site))
+                    except LimbeckError as error:
+                        self.events("left out", site=site, phase=phase, reason=str(error))
+                        self._leave_out(site, site, phase, str(error))
+                        continue
                     answered.append(site)
 
         collect(self.sites)
@@ -431,19 +450,17 @@ class Coordinator:
         names = sorted(self.sites.values())
         if self.plan.pooling is Pooling.RECORD_COUNTS:
             return self._sizes(names)
-        released = {name: torch.tensor(own) for name in names if (own := self.record.client(name)["label_counts"])}
-        average = torch.stack(list(released.values())).clamp(min=0).mean(0) if released else torch.ones(self.plan.classes)
-        counts = [released.get(name, average) for name in names]
-        return dict(zip(names, pooling.class_weights(counts), strict=True))
+        released = {name: own for name in names if (own := self.record.client(name)["label_counts"])}
+        weights = dict(zip(released, pooling.class_weights(list(released.values())), strict=True)) if released else {}
+        average = torch.stack(list(weights.values())).mean(0) if weights else torch.ones(self.plan.classes)
+        return {name: weights.get(name, average) for name in names}
 
     def _sizes(self, names: list[str]) -> dict[str, Tensor]:
-        """Weights by noisy numbers of records. One can be negative; every site that answers is heard a little."""
-        released = {
-            name: max(1.0, float(own)) for name in names if (own := self.record.client(name)["record_count"]) is not None
-        }
-        average = sum(released.values()) / len(released) if released else 1.0
-        sizes = {name: released.get(name, average) for name in names}
-        return {name: torch.full((self.plan.classes,), size / max(sizes.values())) for name, size in sizes.items()}
+        """Weights by noisy numbers of records."""
+        released = {name: own for name in names if (own := self.record.client(name)["record_count"]) is not None}
+        weights = dict(zip(released, pooling.record_weights(list(released.values())), strict=True)) if released else {}
+        average = sum(weights.values()) / len(weights) if weights else 1.0
+        return {name: torch.full((self.plan.classes,), weights.get(name, average)) for name in names}
 
     def _too_few(self, phase: str, count: int) -> TooFewClients:
         reasons = Counter(client["reason"] for client in self.record.clients.values() if client["reason"])
@@ -482,6 +499,8 @@ class Coordinator:
         data = codec.encode_request(request)
         ttl = min(self.patience.answer, LONGEST_TTL)
         messages = [Message(carry.pack(data), node, kind, ttl=ttl) for node in nodes]
+        if isinstance(self.grid, Bounding):
+            self.grid.bound_answers(codec.longest_reply(self.plan, request))
         asked = dict(zip(self.grid.push_messages(messages), nodes, strict=True))
         for node, name in nodes.items():
             self._asked[node] = self._connections(node)
@@ -496,23 +515,37 @@ class Coordinator:
             client = self.record.client(own.names[node])
             self._heard[node] = self._connections(node)
             self._lost.discard(node)
-            reply: Reply | None
-            try:
-                answer = _unpack(message)
-                client["bytes_up"] += len(answer)
-                reply = codec.decode_reply(answer, plan=self.plan, expecting=own.request)
-                reason = reply.reason.value if isinstance(reply, Declined) else None
-            except WireError as error:
-                reply, reason = None, str(error)
+            reply, reason = self._read(message, own, client)
             client["status"] = "answered"
             waited = self._again.pop(node, (0.0, AGAIN_SECONDS / 2))[1]
             if reason is not None:
                 wait = min(2 * waited, LONGEST_AGAIN_SECONDS)
                 self._again[node] = time.monotonic() + wait, wait
-                client["status"], client["reason"] = "left out", f"{own.phase}: {reason}"
-                name = reply.site if isinstance(reply, Declined) else own.names[node]
-                log.warning("%s is left out of '%s': %s", name, own.phase, reason)
+                named = reply.site if isinstance(reply, Declined) else own.names[node]
+                self._leave_out(own.names[node], named, own.phase, reason)
             yield node, reply, reason
+
+    def _read(self, message: Message, own: _Round, client: ClientRecord) -> tuple[Reply | None, str | None]:
+        """The checked reply, or None, and why the site is left out, if it is.
+
+        Whatever goes wrong with what one site sent is that site's exclusion: no site can end the run of the others.
+        """
+        try:
+            answer = _unpack(message)
+            client["bytes_up"] += len(answer)
+            reply = codec.decode_reply(answer, plan=self.plan, expecting=own.request)
+        except WireError as error:
+            return None, printable(error)
+        except Exception as error:  # a bug of ours, which a site found
+            log.exception("A reply could not be read.")
+            return None, f"Expected a reply, got one that made the coordinator fail with {type(error).__name__}."
+        return reply, reply.reason.value if isinstance(reply, Declined) else None
+
+    def _leave_out(self, node: str, named: str, phase: str, reason: str) -> None:
+        """Note that a node is left out of a phase, and why. named: what it calls itself, for the log."""
+        client = self.record.client(node)
+        client["status"], client["reason"] = "left out", f"{phase}: {reason}"
+        log.warning("%s is left out of '%s': %s", named, phase, reason)
 
     def _give_up(self, own: _Round) -> None:
         """Those that have not replied are lost, until they do or connect again."""
@@ -526,5 +559,7 @@ class Coordinator:
 def _unpack(message: Message) -> bytes:
     """The bytes of a reply. Raises WireError where the carrier reports an error instead."""
     if message.has_error():
-        raise WireError(f"Expected a reply, got error {message.error.code}: {message.error.reason or 'no reason given'}.")
+        raise WireError(
+            f"Expected a reply, got error {message.error.code}: {printable(message.error.reason or 'no reason given')}."
+        )
     return carry.unpack(message.content)

@@ -238,7 +238,7 @@ def charges(site: Path) -> list[str]:
     own = Site(site)
     if not own.ledger.exists():
         return []
-    return [entry.state for entry in ledgers.read(own.ledger).entries if entry.state != "free"]
+    return [entry.state for entry in ledgers.read(own.ledger).entries if entry.schedule is not None]
 
 
 # Faults

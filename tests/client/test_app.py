@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -36,6 +37,7 @@ from limbeck.protos.messages import (
     Accepted,
     Ask,
     Declined,
+    Guarantee,
     Plan,
     Reason,
     Reply,
@@ -78,8 +80,7 @@ def of_patients(folder: Path) -> tuple[Site, Plan]:
     own = {"path": "patients.csv", "label": "sick", "encoding": "encoding.json"}
     (folder / "site.toml").write_text(tomli_w.dumps({"name": "site", "transfer_sets": "transfer", "records": own}))
     plan = sites.plan(classes=2, samples=3, truncation=TopK(k=2), encoding=encodings.digest(ENCODING))
-    teaching = replace(plan.teaching, features="rows")  # type: ignore[type-var]
-    return Site(folder), replace(plan, transfer_set=digest(rows), teaching=teaching)
+    return Site(folder), sites.about_rows(plan, transfer_set=digest(rows))
 
 
 def ask(site: Site, plan: Plan, question: Request) -> Reply:
@@ -127,6 +128,76 @@ def test_an_encoding_changed_after_a_plan_was_accepted_is_noticed_before_a_charg
     assert isinstance(ask(site, plan, teach), Taught)
 
 
+# Seeded noise
+
+
+def seeded(site: Site) -> Site:
+    with (site.folder / "site.toml").open("a") as file:
+        file.write('[noise]\nsource = "UnsafeSeeded"\nseed = 1\n')
+    return Site(site.folder)
+
+
+def test_a_site_with_seeded_noise_declines_unless_its_owner_allows_releases_without_a_guarantee(tmp_path: Path) -> None:
+    site, plan = seeded(sites.make(tmp_path)), sites.plan()
+    found = ask(site, plan, sites.offer(plan))
+    assert isinstance(found, Declined)
+    assert found.reason is Reason.POLICY
+    with Ledger(site.ledger, site.budget) as ledger:
+        assert ledger.entries() == []
+
+
+def test_noise_that_is_seeded_after_a_plan_was_accepted_is_found_before_anything_is_charged(tmp_path: Path) -> None:
+    site, plan = sites.make(tmp_path), sites.plan()
+    assert isinstance(ask(site, plan, sites.offer(plan)), Accepted)
+    found = ask(seeded(site), plan, Teach(plan_hash=codec.plan_hash(plan)))
+    assert isinstance(found, Declined)
+    assert found.reason is Reason.POLICY
+    with Ledger(site.ledger, site.budget) as ledger:
+        assert ledger.entries() == []
+
+
+def test_seeded_noise_is_declared_before_a_record_is_read_and_in_every_reply(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, plan = seeded(sites.make(tmp_path, teachers__allow_without_dp=True)), sites.plan()
+    own, real = codec.plan_hash(plan), Site.read_records
+    seen: list[str] = []
+
+    def look(self: Site, *arguments: Any) -> Any:
+        seen.extend(entry.state for entry in ledgers.read(self.ledger).entries)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Site, "read_records", look)
+    accepted, taught = ask(site, plan, sites.offer(plan)), ask(site, plan, Teach(plan_hash=own))
+    assert isinstance(accepted, Accepted)
+    assert isinstance(taught, Taught)
+    assert accepted.guarantee is taught.guarantee is Guarantee.SEEDED
+    assert taught.label_counts is not None
+    assert seen == ["declared", "reserved"]
+    book = ledgers.read(site.ledger)
+    assert (book.declared, book.spent()) == (True, math.inf)
+    # It stays so whatever the settings say later, and answers leave as long as the owner allows it.
+    text = (site.folder / "site.toml").read_text()
+    (site.folder / "site.toml").write_text(text.replace("UnsafeSeeded", "system-entropy"))
+    site = Site(site.folder)
+    again = ask(site, plan, sites.offer(plan))
+    assert isinstance(again, Accepted)
+    assert again.guarantee is Guarantee.SEEDED
+    assert isinstance(ask(site, plan, Ask(plan_hash=own, stage=0, first=0, count=9)), Share)
+    assert [entry.state for entry in ledgers.read(site.ledger).entries] == ["declared", "committed"]
+    (site.folder / "policy.toml").write_text(tomli_w.dumps(sites.rules()))
+    declined = ask(site, plan, Ask(plan_hash=own, stage=0, first=9, count=9))
+    assert isinstance(declined, Declined)
+    assert declined.reason is Reason.POLICY
+
+
+def test_real_noise_is_never_declared(tmp_path: Path) -> None:
+    site, plan = sites.make(tmp_path, teachers__allow_without_dp=True), sites.plan()
+    found = [ask(site, plan, question) for question in (sites.offer(plan), Teach(plan_hash=codec.plan_hash(plan)))]
+    assert [own.guarantee for own in found if isinstance(own, Accepted | Taught)] == [Guarantee.RECORD_DP] * 2
+    assert not ledgers.read(site.ledger).declared
+
+
 # Costs
 
 
@@ -148,14 +219,16 @@ def test_when_the_first_record_is_read_the_cost_is_in_the_ledger(tmp_path: Path,
     seen: list[list[tuple[str, float]]] = []
     real = Site.read_records
 
-    def look(own: Site, classes: int) -> object:
+    def look(own: Site, classes: int, public_x: np.ndarray) -> object:
         book = ledgers.read(own.ledger)
         seen.append([(entry.state, book.spent()) for entry in book.entries])
-        return real(own, classes)
+        return real(own, classes, public_x)
 
     monkeypatch.setattr(Site, "read_records", look)
     assert isinstance(ask(site, plan, Teach(plan_hash=codec.plan_hash(plan))), Taught)
-    assert seen == [[("reserved", pytest.approx(accounting.epsilon(((plan.teaching, plan.counts),), 1e-5)))]]
+    (((state, spent),),) = seen
+    assert state == "reserved"
+    assert spent == pytest.approx(accounting.epsilon(((plan.teaching, plan.counts),), 1e-5))
 
 
 def test_a_second_training_is_a_second_charge_and_declined_when_the_budget_pays_for_one(tmp_path: Path) -> None:
@@ -476,6 +549,22 @@ def test_what_limbeck_0_1_sent_by_ranges_stays_what_it_was(tmp_path: Path) -> No
     assert rows_of(site, plan, 0, 3, 11) == wanted[3:11]
     for question, data in earlier.items():
         assert respond(site, codec.encode_request(question)) == data
+
+
+def test_a_reply_that_0_1_0_stored_is_in_the_transcript_as_it_leaves_now(tmp_path: Path) -> None:
+    site, plan = sites.make(tmp_path), sites.plan()
+    teach = Teach(plan_hash=codec.plan_hash(plan))
+    ask(site, plan, sites.offer(plan))
+    taught = ask(site, plan, teach)
+    assert isinstance(taught, Taught)
+    assert taught.label_counts is not None
+    packed = np.array(taught.label_counts, "<f4").tobytes()
+    inner = b"\x0a\x20" + teach.plan_hash + b"\x12" + bytes([len(packed)]) + packed + b"\x4a\x09record-dp"
+    (site.state(teach.plan_hash) / "taught.pb").write_bytes(b"\x1a" + bytes([len(inner)]) + inner)
+    (tmp_path / "transcript.jsonl").unlink()
+    left = [respond(site, codec.encode_request(teach)) for _ in range(3)]
+    assert len(set(left)) == 1
+    assert [(own.data, own.again) for own in site.transcript] == [(left[0], False), (left[0], True), (left[0], True)]
 
 
 # What anybody could fill a disk with

@@ -23,7 +23,7 @@ from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
 from limbeck.deployment import doctor
 from limbeck.operators.errors import BudgetError, LedgerError, LimbeckError, SettingError
-from limbeck.protos import accounting, codec
+from limbeck.protos import accounting, codec, privacy_filter
 from limbeck.protos.messages import (
     Accepted,
     Ask,
@@ -432,14 +432,14 @@ def test_what_transcript_and_state_name_stays_charged_and_the_owners_number_is_a
     assert f"1 plans ({HASH.hex()[:12]})" in said
     book = ledgers.read(site.ledger)
     assert [(own.state, own.epsilon) for own in book.entries] == [("committed", None), ("lost", 1.5)]
-    half = accounting.epsilon(((PLAN.teaching, PLAN.counts),), 0.5e-5)
+    half = privacy_filter.spent(((PLAN.teaching, PLAN.counts),), 0.5e-5)
     assert book.spent() == pytest.approx(1.5 + half)
     assert 1.5 + half > 1.5 + ONCE
     # The site goes on: what it answered it answers again, and what is left of the budget is held to all of it.
     assert [type(ask(site, own)) for own in QUESTIONS][1:] == [Taught, Share]
     assert isinstance(ask(site, replace(SHARE, stage=1)), Share)
     assert site.check_ledger(every_line=True) is not None
-    both = 1.5 + accounting.epsilon(((PLAN.teaching, PLAN.counts),) * 2, 0.5e-5)
+    both = 1.5 + privacy_filter.spent(((PLAN.teaching, PLAN.counts),) * 2, 0.5e-5)
     with Ledger(site.ledger, replace(site.budget, epsilon=both + 0.01), site.witness) as ledger:
         ledger.check(PLAN.teaching, PLAN.counts)
     with Ledger(site.ledger, replace(site.budget, epsilon=both - 0.01), site.witness) as ledger, pytest.raises(BudgetError):

@@ -12,7 +12,7 @@ from limbeck.client.app import respond
 from limbeck.client.transcript import Transcript
 from limbeck.operators.errors import TranscriptError
 from limbeck.protos import codec
-from limbeck.protos.messages import Ask, Teach
+from limbeck.protos.messages import Ask, Request, Teach
 
 
 def test_what_was_sent_comes_back_in_order(tmp_path: Path) -> None:
@@ -47,7 +47,16 @@ def test_every_reply_is_written_accepting_and_declining_and_said_again(tmp_path:
     share = Ask(plan_hash=plan_hash, stage=0, first=0, count=20)
     too_far = Ask(plan_hash=plan_hash, stage=5, first=0, count=20)
     early = Ask(plan_hash=bytes(32), stage=0, first=0, count=20)
-    questions = [early, offer, share, Teach(plan_hash=plan_hash), Teach(plan_hash=plan_hash), share, share, too_far]
+    questions: list[Request] = [
+        early,
+        offer,
+        share,
+        Teach(plan_hash=plan_hash),
+        Teach(plan_hash=plan_hash),
+        share,
+        share,
+        too_far,
+    ]
     left = [respond(site, codec.encode_request(question)) for question in questions]
     written = list(site.transcript)
     # What is refused of a plan that was never accepted is kept apart.

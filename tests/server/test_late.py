@@ -113,7 +113,7 @@ def participants(folder: Path) -> list[list[str]]:
 
 def charges(folder: Path, site: str) -> list[str]:
     path = Site(folder / "sites" / site).ledger
-    return [entry.state for entry in ledger.read(path).entries if entry.state != "free"] if path.exists() else []
+    return [entry.state for entry in ledger.read(path).entries if entry.schedule is not None] if path.exists() else []
 
 
 @pytest.fixture(scope="module")
@@ -282,10 +282,10 @@ def test_a_pause_ends_when_the_owner_of_a_site_that_declined_has_mended_what_was
         if (kind, site) == ("teach", B):
             asked.append(site)
 
-    def records(site: Site, classes: int) -> Any:
+    def records(site: Site, *arguments: Any) -> Any:
         if site.name == B and len(asked) < 3:
             raise DataError("no column 'label'")
-        return read(site, classes)
+        return read(site, *arguments)
 
     monkeypatch.setattr(Site, "read_records", records)
     grid = grid_of(folder, A, B, hook=hook)

@@ -59,7 +59,7 @@ def charges(out: Path) -> list[list[str]]:
     for path in sorted(out.glob("sites/*")):
         site = Site(path)
         with Ledger(site.ledger, site.budget) as ledger:
-            found.append([entry.state for entry in ledger.entries() if entry.state != "free"])
+            found.append([entry.state for entry in ledger.entries() if entry.schedule is not None])
     return found
 
 
