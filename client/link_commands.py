@@ -17,12 +17,17 @@ app = typer.Typer(help="A site in a federation.", no_args_is_help=True)
 def run(
     site: Annotated[Path, typer.Argument(metavar="SITE", help="A site's folder, or its site.toml.")] = Path(),
 ) -> None:
-    """Dial out to the coordinator and answer its questions, as policy and ledger allow. SIGTERM or Ctrl-C ends it gently."""
+    """Dial out to the coordinator and answer its questions, as policy and ledger allow. SIGTERM or Ctrl-C ends it gently.
+
+    It does not start where the ledger lacks what the site's transcript and state name.
+    """
     from limbeck.client import link
     from limbeck.client.site import Site
 
     logging.getLogger("limbeck").setLevel(logging.INFO)
-    link.run(Site(site if site.is_dir() else site.parent))
+    own = Site(site if site.is_dir() else site.parent)
+    own.check_ledger()
+    link.run(own)
 
 
 @app.command()

@@ -24,6 +24,7 @@ from limbeck.deployment.bringup import TEMPLATES
 from limbeck.deployment.status import StageStatus, Status, TestData
 from limbeck.deployment.superlink_status import Asker
 from limbeck.operators.errors import LimbeckError, SettingError
+from limbeck.protos.printable import printable
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     def log_message(self, format: str, *values: object) -> None:
-        log.debug(format, *values)
+        log.debug("%s", printable(format % values))
 
 
 # Pictures: numbers only, so nothing has to be escaped. Colours and fonts are the style sheet's.

@@ -19,22 +19,33 @@ from limbeck.operators import check
 from limbeck.operators.errors import SettingError
 from limbeck.protos import composition
 from limbeck.protos.messages import (
-    CountNoise,
     Counts,
     LabelCounts,
     LinearTeaching,
     NetTeaching,
-    RecordCount,
     Teaching,
     VotesTeaching,
 )
 
 DISCRETISATION = 1e-3
 HIGHEST_NOISE = 1e6
-# Beyond these, privacy loss distributions are huge and epsilon is in the hundreds: reported as infinite.
+# Beyond these, privacy loss distributions are huge and epsilon is in the hundreds: reported as infinite. LARGEST_MU is also the largest
+# standard deviation of all losses together, which bounds what composing sampled steps may take.
 LARGEST_MU = 30.0
 SMALLEST_SAMPLED_NOISE = 0.3
-Schedule = tuple[Teaching, Counts | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FormerCounts:
+    """Label counts with floating-point Gaussian noise, as 0.1.0 offered them: a charge in an old ledger, which counts.
+
+    No plan can ask for it. noise_std: records.
+    """
+
+    noise_std: float
+
+
+Schedule = tuple[Teaching, Counts | FormerCounts | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +55,7 @@ class DiscreteGaussian:
     sigma: float
 
 
-def event(teaching: Teaching, counts: Counts | None) -> Any:
+def event(teaching: Teaching, counts: Counts | FormerCounts | None) -> Any:
     """The DpEvent of one training and, where there is one, one noisy count."""
     import dp_accounting as dp
 
@@ -60,13 +71,13 @@ def event(teaching: Teaching, counts: Counts | None) -> Any:
     return training if counts is None else dp.ComposedDpEvent([training, _counts_event(counts)])
 
 
-def _counts_event(counts: Counts) -> Any:
+def _counts_event(counts: Counts | FormerCounts) -> Any:
     """Add/remove of one record changes one count by 1: the histogram's sensitivity is 1, in L2 and in L1."""
     import dp_accounting as dp
 
-    if isinstance(counts, RecordCount) or counts.noise is CountNoise.DISCRETE_GAUSSIAN:
-        return DiscreteGaussian(counts.noise_std)
-    return dp.GaussianDpEvent(counts.noise_std)
+    if isinstance(counts, FormerCounts):
+        return dp.GaussianDpEvent(counts.noise_std)
+    return DiscreteGaussian(counts.noise_std)
 
 
 def counts_epsilon(counts: Counts, delta: float) -> float:
@@ -120,6 +131,9 @@ def _epsilon_of(composed: Any, delta: float) -> float:
         found.append((_once(leaf), count))
     if not found:
         return 0.0
+    # For a Gaussian mechanism this is mu itself.
+    if composition.deviation([(one._pmf_remove, count) for one, count in found]) > LARGEST_MU * (1 + 1e-6):
+        return math.inf
     removed = composition.compose([(one._pmf_remove, count) for one, count in found])
     if all(one._symmetric for one, _ in found):
         return float(removed.get_epsilon_for_delta(delta))

@@ -19,6 +19,8 @@ from flwr.serverapp import Grid, ServerApp
 
 from limbeck.operators.errors import DataError, SettingError
 from limbeck.protos import codec
+from limbeck.protos.files import keep_to_owner
+from limbeck.protos.printable import escape_logs
 from limbeck.protos.transfer_set import digest, read_arrays
 from limbeck.server.coordinator import Coordinator, Patience
 
@@ -30,6 +32,8 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the plan named in the run config over the Grid."""
+    keep_to_owner()
+    escape_logs()
     settings = context.run_config or _of_bundle(os.environ.get(BUNDLE))
     plan_path = Path(_text(settings, "plan"))
     try:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 import limbeck.cli  # noqa: F401 - before gRPC is loaded, as the command does
 from limbeck.protos.messages import (
@@ -29,7 +29,9 @@ from limbeck.protos.messages import (
 
 torch.set_num_threads(1)
 logging.getLogger("limbeck").setLevel(logging.ERROR)
-settings.register_profile("limbeck", deadline=None, max_examples=50, derandomize=True)
+# How long an example takes says how busy the machine is.
+TIMELESS = [HealthCheck.too_slow]
+settings.register_profile("limbeck", deadline=None, max_examples=50, derandomize=True, suppress_health_check=TIMELESS)
 settings.load_profile("limbeck")
 
 LINEAR = LinearTeaching(

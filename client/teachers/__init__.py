@@ -34,7 +34,7 @@ def check(teaching: Teaching, public_x: NDArray[np.generic], *, classes: int, fa
     A site asks before it is charged. factory: the site's own net, for "custom"; it is examined as `limbeck teacher check` does.
     """
     match teaching:
-        case LinearTeaching():
+        case LinearTeaching() | VotesTeaching():
             from limbeck.client import features
 
             features.compute(teaching.features, public_x[:1])

@@ -38,7 +38,9 @@ def tensors(x_N: NDArray[np.generic]) -> Tensor:
     if x_N.ndim not in {2, 3, 4}:
         raise DataError(f"Expected rows (N, D) or images (N, H, W) or (N, H, W, C), got shape {x_N.shape}.")
     scale = 255 if x_N.dtype == np.uint8 else 1
-    found = torch.from_numpy(x_N.astype(np.float32) / np.float32(scale))
+    # A number too large for float32 becomes infinite, and the gradient of its record zero.
+    with np.errstate(over="ignore"):
+        found = torch.from_numpy(x_N.astype(np.float32) / np.float32(scale))
     if x_N.ndim == 3:
         return found.unsqueeze(1)
     return found.permute(0, 3, 1, 2).contiguous() if x_N.ndim == 4 else found

@@ -1,5 +1,6 @@
 """The ledger refuses what the budget does not allow, survives crashes closed, and shows tampering."""
 
+import fcntl
 import json
 import math
 import multiprocessing
@@ -15,17 +16,15 @@ from pathlib import Path
 import pytest
 import sites
 from conftest import LINEAR
+from ledger_child import BUDGET, RUN, TEACHING
 
 from limbeck.client import ledger as ledgers
-from limbeck.client.ledger import Budget, Ledger
+from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
 from limbeck.operators.errors import BudgetError, LedgerError, SettingError
 from limbeck.protos import accounting, privacy_filter
-from limbeck.protos.messages import Adjacency, CountNoise, LabelCounts, NetTeaching, RecordCount, Unit, VotesTeaching
-
-BUDGET = Budget(data_set="a-test", epsilon=3.0, delta=1e-5, unit=Unit.RECORD, adjacency=Adjacency.ADD_REMOVE_ONE)
-TEACHING = replace(LINEAR, noise_multiplier=9.0)
-RUN = bytes(32)
+from limbeck.protos.files import outliving_power_cuts
+from limbeck.protos.messages import LabelCounts, NetTeaching, RecordCount, VotesTeaching
 
 
 @pytest.fixture
@@ -156,6 +155,17 @@ def test_a_charge_over_the_budget_is_refused_and_nothing_is_charged(path: Path) 
         assert ledger.entries() == before
 
 
+def test_a_charge_of_exactly_the_budget_is_allowed(path: Path) -> None:
+    with Ledger(path, BUDGET) as ledger:
+        ledger.reserve(RUN, "teacher", TEACHING, None)
+        spent = ledger.spent()
+    exact = path.with_name("exact")
+    with Ledger(exact, replace(BUDGET, epsilon=spent)) as ledger:
+        ledger.reserve(RUN, "teacher", TEACHING, None)
+    with Ledger(path.with_name("less"), replace(BUDGET, epsilon=spent * 0.999)) as ledger, pytest.raises(BudgetError):
+        ledger.reserve(RUN, "teacher", TEACHING, None)
+
+
 def test_a_reservation_that_was_never_committed_stays_spent(path: Path) -> None:
     with Ledger(path, BUDGET) as ledger:
         ledger.reserve(RUN, "teacher", TEACHING, None)
@@ -164,9 +174,9 @@ def test_a_reservation_that_was_never_committed_stays_spent(path: Path) -> None:
 
 
 def test_a_process_killed_between_reserve_and_commit_leaves_the_charge(path: Path) -> None:
-    here = Path(__file__).parent
     code = "import sys; from ledger_child import reserve_and_die; reserve_and_die(sys.argv[1])"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [here, here.parent, *sys.path]))}
+    found = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(found)}
     child = subprocess.run([sys.executable, "-c", code, str(path)], check=False, env=environment)
     assert child.returncode == -signal.SIGKILL
     with Ledger(path, BUDGET) as ledger:
@@ -190,7 +200,7 @@ def test_of_processes_that_race_for_one_budget_one_gets_it(path: Path) -> None:
     racers = [context.Process(target=_race, args=(path, results)) for _ in range(4)]
     for racer in racers:
         racer.start()
-    outcomes = sorted(results.get(timeout=60) for _ in racers)
+    outcomes = sorted(results.get(timeout=600) for _ in racers)
     for racer in racers:
         racer.join()
     assert outcomes == ["charged", "refused", "refused", "refused"]
@@ -246,6 +256,81 @@ def test_a_changed_or_deleted_row_shows(path: Path, statement: str) -> None:
         db.execute(statement)
     with pytest.raises(LedgerError, match="found it changed"):
         Ledger(path, BUDGET)
+
+
+def test_a_row_written_anew_shows_in_those_after_it(path: Path) -> None:
+    """With a hash of its own that is right: the next row's is of the one that was there."""
+    with Ledger(path, BUDGET) as ledger:
+        ledger.commit(ledger.reserve(RUN, "teacher", TEACHING, None))
+    ledgers.close_idle()
+    first, second, _ = ledgers.read(path).rows
+    content = second[2].replace('"steps": 30', '"steps": 1')
+    assert content != second[2]
+    with sqlite3.connect(path) as db:
+        db.execute(
+            "UPDATE ledger SET content = ?, hash = ? WHERE id = 2", (content, ledgers._link(first[3], 2, "reserve", content))
+        )
+    with pytest.raises(LedgerError, match="row 3 of the ledger"):
+        ledgers.read(path)
+
+
+def test_rows_that_begin_again_show(path: Path) -> None:
+    """Numbers that leave a gap, in a chain and with a head that are right."""
+    with Ledger(path, BUDGET) as ledger:
+        ledger.reserve(RUN, "teacher", TEACHING, None)
+    ledgers.close_idle()
+    last = ledgers.read(path).rows[-1]
+    content = json.dumps({"entry": 2})
+    forged = ledgers._link(last[3], 7, "commit", content)
+    with sqlite3.connect(path) as db:
+        db.execute("INSERT INTO ledger VALUES (7, 'commit', ?, ?)", (content, forged))
+    ledgers.head_path(path).write_text(json.dumps({"rows": 3, "hash": forged}) + "\n")
+    with pytest.raises(LedgerError, match="row 3 of the ledger"):
+        ledgers.read(path)
+
+
+def test_rows_and_heads_reach_the_disk_before_anything_is_done_because_of_them(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(ledgers, "sync", lambda descriptor: synced.append(ledgers.head_path(path).read_text()))
+    with Ledger(path, BUDGET) as ledger:
+        for setting, wanted in (("synchronous", 2), ("journal_mode", "wal")):
+            assert ledger._db.execute(f"PRAGMA {setting}").fetchone() == (wanted,)
+        ledger.reserve(RUN, "teacher", TEACHING, None)
+        heads = synced[-1].splitlines()
+        assert [json.loads(line)["rows"] for line in heads] == [1, 2]
+        assert json.loads(heads[-1])["hash"] == ledger.head()[1]
+    with outliving_power_cuts(False), Ledger(path, BUDGET) as ledger:
+        assert ledger._db.execute("PRAGMA synchronous").fetchone() == (0,)
+
+
+def test_while_one_process_writes_no_other_does(path: Path) -> None:
+    with Ledger(path, BUDGET) as ledger, ledger._transaction():
+        with sqlite3.connect(path, timeout=0) as db, pytest.raises(sqlite3.OperationalError, match="locked"):
+            db.execute("BEGIN IMMEDIATE")
+        with ledgers.head_path(path).open("rb") as head, pytest.raises(BlockingIOError):
+            fcntl.flock(head, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def test_what_a_crash_left_before_the_first_row_is_no_ledger_yet(path: Path, tmp_path: Path) -> None:
+    site = sites.make(tmp_path / "site")
+    ledgers._connect(site.ledger).close()
+    assert site.ledger.exists()
+    assert not ledgers.begun(site.ledger)
+    assert site.check_ledger() is None
+    ledgers.head_path(site.ledger).touch()
+    assert site.check_ledger() is None
+    with site.open_ledger() as ledger:
+        assert ledger.entries() == []
+    assert ledgers.begun(site.ledger)
+    # What is no ledger, or has a head, is not taken for one that was never begun.
+    path.write_text("not a database, but long enough to be looked at" * 100)
+    assert ledgers.begun(path)
+    path.write_bytes(b"")
+    assert not ledgers.begun(path)
+    ledgers.head_path(path).write_text(json.dumps({"rows": 2, "hash": "0" * 64}) + "\n")
+    assert ledgers.begun(path)
 
 
 def test_only_an_open_reservation_can_be_committed(path: Path) -> None:
@@ -408,7 +493,7 @@ def test_processes_that_race_again_and_again_never_spend_more_than_there_is(path
     racers = [context.Process(target=_race_for_two, args=(path, results)) for _ in range(4)]
     for racer in racers:
         racer.start()
-    outcomes = [results.get(timeout=60) for _ in range(12)]
+    outcomes = [results.get(timeout=600) for _ in range(12)]
     for racer in racers:
         racer.join()
     own = (replace(TEACHING, noise_multiplier=13.5), None)
@@ -422,7 +507,7 @@ def test_processes_that_race_again_and_again_never_spend_more_than_there_is(path
     "schedule",
     [
         (TEACHING, None),
-        (TEACHING, LabelCounts(noise_std=30.0, noise=CountNoise.DISCRETE_GAUSSIAN)),
+        (TEACHING, LabelCounts(noise_std=30.0)),
         (TEACHING, RecordCount(noise_std=30.0)),
         (
             VotesTeaching(

@@ -28,6 +28,7 @@ from typer.testing import CliRunner
 
 from limbeck.cli.main import app
 from limbeck.deployment import status, watch
+from limbeck.deployment.bringup import TEMPLATES
 from limbeck.operators.errors import DataError, RunError, SettingError, TooFewClients
 from limbeck.protos import accounting
 from limbeck.protos.messages import Offer
@@ -35,6 +36,7 @@ from limbeck.server import checkpoint, student
 from limbeck.server.coordinator import Coordinator, Patience
 from limbeck.server.events import Events
 from limbeck.server.pruning import Masks
+from limbeck.simulations.linked import HANG_SECONDS
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
@@ -248,7 +250,7 @@ def served(folder: Path) -> Iterator[int]:
 
 
 def get(port: int, path: str = "/", method: str = "GET", **headers: str) -> tuple[int, dict[str, str], str]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=HANG_SECONDS)
     try:
         connection.request(method, path, headers=headers)
         reply = connection.getresponse()
@@ -307,7 +309,7 @@ def test_what_peers_wrote_is_text(tmp_path: Path) -> None:
 
 
 def test_the_page_loads_nothing_from_elsewhere(folder: Path) -> None:
-    page = watch.page(folder, now=0.0) + "".join((watch.TEMPLATES / name).read_text() for name in ("watch.css", "watch.js"))
+    page = watch.page(folder, now=0.0) + "".join((TEMPLATES / name).read_text() for name in ("watch.css", "watch.js"))
     assert not re.search(r"https?://", page)
     assert sorted(re.findall(r'(?:src|href)="([^"]+)"', page)) == ["/watch.css", "/watch.js", "data:,"]
 
@@ -352,7 +354,7 @@ def test_a_browser_shows_the_page_under_its_policy_and_follows_the_run(width: in
             return text
 
         def go_on() -> None:
-            assert seen.wait(60)
+            assert seen.wait(HANG_SECONDS)
             Events(folder / "events.jsonl").progress("answers 3", 5, 6, reason=None)
 
         with pytest.MonkeyPatch.context() as patch:
@@ -363,7 +365,7 @@ def test_a_browser_shows_the_page_under_its_policy_and_follows_the_run(width: in
                 [*command, "--virtual-time-budget=6000", f"--screenshot={picture}", "--dump-dom", url],
                 check=True,
                 capture_output=True,
-                timeout=120,
+                timeout=HANG_SECONDS,
                 text=True,
             )
             writer.join()

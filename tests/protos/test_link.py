@@ -102,8 +102,9 @@ class End:
     """A station in memory: `todo` is sent, `got` was received."""
 
     def __init__(self, *todo: Transfer, limit: int = 1 << 30) -> None:
-        self.limit, self.assembly, self.todo, self.got = limit, None, list(todo), {}  # type: ignore[var-annotated]
-        self.times_received = 0
+        self.limit, self.todo, self.times_received = limit, list(todo), 0
+        self.assembly: Assembly | None = None
+        self.got: dict[bytes, bytes] = {}
 
     async def next_transfer(self) -> Transfer:
         while not self.todo:
@@ -207,6 +208,53 @@ def test_silence_ends_a_connection() -> None:
         asyncio.run(connect(End(BIG), End(), heartbeat=0.02, mute=True))
 
 
+@pytest.mark.parametrize(
+    ("sends", "beats", "reason"),
+    [(BIG, True, "nothing could be sent"), (BIG, False, "nothing was heard"), (None, True, "nothing could be sent")],
+)
+def test_a_write_that_never_ends_hides_no_silence(sends: Transfer | None, beats: bool, reason: str) -> None:
+    """The other end takes no byte; it is heard all the time, or not at all. A heartbeat alone is stuck like anything else."""
+
+    async def main() -> None:
+        async def write(_: Frame) -> None:
+            await asyncio.Event().wait()
+
+        async def read() -> Frame:
+            await asyncio.sleep(0.005 if beats else 3600)
+            return link.Heartbeat()
+
+        await Connection(End(*([sends] if sends else [])), read, write, heartbeat=0.05).run()
+
+    with pytest.raises(Disconnected, match=reason):
+        asyncio.run(main())
+
+
+def test_a_slow_write_is_no_missed_interval_as_long_as_frames_leave_and_come() -> None:
+    """Each frame takes longer than two intervals."""
+    one, two = End(replace(BIG, data=BIG.data[: 3 * CHUNK])), End()
+
+    async def main() -> None:
+        queues: tuple[asyncio.Queue[Frame | None], asyncio.Queue[Frame | None]] = (asyncio.Queue(), asyncio.Queue())
+
+        async def write(frame: Frame, to: asyncio.Queue[Frame | None]) -> None:
+            await asyncio.sleep(0.11 if isinstance(frame, Chunk) else 0)
+            to.put_nowait(frame)
+
+        ends = (
+            Connection(one, queues[0].get, lambda frame: write(frame, queues[1]), heartbeat=0.05),
+            Connection(two, queues[1].get, lambda frame: write(frame, queues[0]), heartbeat=0.05),
+        )
+        tasks = [asyncio.ensure_future(end.run()) for end in ends]
+        while not two.got and not any(task.done() for task in tasks):
+            await asyncio.sleep(0.01)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(main())
+    assert two.got
+
+
 def test_a_slow_reader_slows_its_sender() -> None:
     """Without a single acknowledgement beyond the first, a window's bytes are under way and no more."""
     sent: list[Chunk] = []
@@ -233,6 +281,8 @@ def test_a_slow_reader_slows_its_sender() -> None:
 
 # Flower messages
 
+LIMIT = 1 << 24
+
 
 def parcel(content: RecordDict | None = None) -> bytes:
     flower_messages.identify(1, 2)
@@ -241,14 +291,14 @@ def parcel(content: RecordDict | None = None) -> bytes:
 
 
 def test_a_flower_message_survives_the_wire() -> None:
-    found = flower_messages.decode(parcel())
+    found = flower_messages.decode(parcel(), limit=LIMIT)
     assert carry.unpack(found.content) == b"hello"
     assert (found.metadata.message_type, found.metadata.group_id, found.metadata.dst_node_id) == ("query.share", "g", 5)
 
 
 def test_an_error_survives_the_wire() -> None:
-    message = flower_messages.decode(parcel())
-    found = flower_messages.decode(flower_messages.encode(Message(Error(8, "gone"), reply_to=message)))
+    message = flower_messages.decode(parcel(), limit=LIMIT)
+    found = flower_messages.decode(flower_messages.encode(Message(Error(8, "gone"), reply_to=message)), limit=LIMIT)
     assert (found.error.code, found.error.reason) == (8, "gone")
     assert found.metadata.reply_to_message_id == message.metadata.message_id
 
@@ -268,14 +318,14 @@ def test_a_parcel_that_was_tampered_with_is_refused(attack: str) -> None:
         case "other id":
             own.object_id = bytes(32)
         case "no message":
-            _, contents = flower_messages.deflate(flower_messages.decode(parcel()))
+            _, contents = flower_messages.deflate(flower_messages.decode(parcel(), limit=LIMIT))
             record = next(key for key, value in contents.items() if value.startswith(b"RecordDict"))
             kept = [value for value in contents.values() if not value.startswith(b"Message")]
             own = pb.Parcel(object_id=bytes.fromhex(record), contents=kept)
         case "empty":
             own = pb.Parcel()
     with pytest.raises(WireError):
-        flower_messages.decode(own.SerializeToString())
+        flower_messages.decode(own.SerializeToString(), limit=LIMIT)
 
 
 @given(st.binary(max_size=200), st.integers(0, 10_000))
@@ -284,4 +334,4 @@ def test_mutated_parcels_are_a_wire_error_or_a_message(noise: bytes, position: i
     position %= len(data)
     for mutated in (noise, data[:position] + noise + data[position:], data[:position], data[:position] + noise):
         with contextlib.suppress(WireError):
-            assert isinstance(flower_messages.decode(mutated), Message)
+            assert isinstance(flower_messages.decode(mutated, limit=LIMIT), Message)

@@ -17,6 +17,7 @@ from limbeck.simulations.data import artefacts
 @pytest.mark.parametrize("name", ["digits", "fashion-mnist-part"])
 def test_no_image_is_in_two_parts(name: str) -> None:
     found = data.load(name)
+    assert isinstance(found.private_x, np.ndarray)
     private, public = ({image.tobytes() for image in x} for x in (found.private_x, found.public_x))
     assert not private & public
     assert len(private) == len(found.private_y) == data.KNOWN[name].private
@@ -52,6 +53,7 @@ def write_idx(folder: Path, compress: bool) -> None:
 def test_a_folder_of_idx_files_is_read(compress: bool, tmp_path: Path) -> None:
     write_idx(tmp_path, compress)
     found = data.load("mnist", folder=tmp_path, private=20, public=10, test=12)
+    assert isinstance(found.private_x, np.ndarray)
     assert found.private_x.shape == (20, 28, 28)
     assert sorted(found.test_y) == sorted(np.arange(12) % 10)
 

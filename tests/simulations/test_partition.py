@@ -9,7 +9,7 @@ from limbeck.operators.errors import SettingError
 from limbeck.simulations.partition import Dirichlet, Iid, Natural, Partition, Quantity, counts
 
 Y = np.arange(600) % 10
-ALL = [Iid(), Dirichlet(alpha=0.5), Quantity(alpha=1.0), Natural(groups_N=np.arange(600) // 120)]
+ALL: list[Partition] = [Iid(), Dirichlet(alpha=0.5), Quantity(alpha=1.0), Natural(groups_N=np.arange(600) // 120)]
 
 
 @pytest.mark.parametrize("partition", ALL)
