@@ -206,6 +206,8 @@ def sampled_mu(rate: float, noise: float, steps: int, slack_S: Array) -> Array:
     coarser = max(widest, deviation * math.sqrt(steps)) / LOSSES
     interval = min(accounting.DISCRETISATION, max(FINENESS * deviation, coarser, LEAST_INTERVAL))
     one = pld.from_gaussian_mechanism(noise, sampling_prob=rate, value_discretization_interval=interval)
+    if composition.deviation([(one._pmf_remove, steps)]) > LARGEST_MU:
+        return np.full(len(slack_S), math.inf)
     mu_S = np.full(len(slack_S), LEAST_SAMPLED_MU)
     for pmf in (one._pmf_remove, one._pmf_add):
         mu_S = np.maximum(mu_S, _mu_above(*_chords(composition.compose([(pmf, steps)]), slack_S.min()), slack_S))

@@ -169,7 +169,9 @@ def test_counts_beside_any_teacher_cost_what_they_cost_alone_or_more(teaching: T
 
 
 def test_hardly_any_noise_costs_infinitely_much_and_no_time() -> None:
-    for teaching in (replace(LINEAR, noise_multiplier=1e-6), replace(CNN, noise_multiplier=0.01)):
+    # The last of these would be a distribution over millions of losses.
+    much = replace(CNN, sampling_rate=0.5, noise_multiplier=0.31, steps=10**5)
+    for teaching in (replace(LINEAR, noise_multiplier=1e-6), replace(CNN, noise_multiplier=0.01), much):
         assert accounting.epsilon(((teaching, None),), 1e-5) == math.inf
 
 

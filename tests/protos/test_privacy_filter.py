@@ -312,7 +312,8 @@ def test_five_plans_of_a_typical_net_cost_hardly_more_than_if_they_had_been_fixe
 
 def test_no_schedule_costs_nothing_and_hardly_any_noise_infinitely_much() -> None:
     assert privacy_filter.spent((), DELTA) == privacy_filter.epsilon((), DELTA) == 0
-    for teaching in (replace(LINEAR, noise_multiplier=1e-6), replace(NET, noise_multiplier=0.01)):
+    much = replace(NET, sampling_rate=0.5, noise_multiplier=0.31, steps=10**5)
+    for teaching in (replace(LINEAR, noise_multiplier=1e-6), replace(NET, noise_multiplier=0.01), much):
         assert privacy_filter.epsilon(((teaching, None),), DELTA) == math.inf
         assert privacy_filter.spent(((LINEAR, None), (teaching, None)), DELTA) == math.inf
 
