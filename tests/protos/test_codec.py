@@ -411,7 +411,7 @@ VARIANTS = [
 ]
 
 
-@settings(max_examples=1500)
+@settings(max_examples=800)
 @given(
     variant=st.sampled_from(VARIANTS),
     seed=st.integers(0, 50),
@@ -436,7 +436,7 @@ def test_a_share_with_bytes_changed_is_refused_or_another_valid_share_in_its_one
     assert codec.encode_reply(found, plan=variant) == bytes(data)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(
     seed=st.integers(0, 10_000),
     k=st.integers(1, 8),
