@@ -292,7 +292,7 @@ def test_a_certificate_of_another_site_or_a_second_daemon_is_refused(keys: Autho
     running = Running(site)
     until((site.link_state / "daemon.lock").exists, 10)
     with pytest.raises(SettingError, match="no other daemon"):
-        asyncio.run(Daemon(site, client_app=APP).run())
+        asyncio.run(asyncio.wait_for(Daemon(site, client_app=APP).run(), 60))
     running.stop()
 
 
