@@ -17,10 +17,10 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from limbeck.client.ledger import Budget
-from limbeck.operators.errors import PolicyError, SettingError
-from limbeck.protos import accounting, codec
-from limbeck.protos.messages import TEACHINGS, Adjacency, Plan, Sampled, TopK, Unit
-from limbeck.protos.settings import Strict, parse_toml, validate
+from limbeck.operators.errors import PolicyError, SettingError, WireError
+from limbeck.protos import accounting, codec, signing
+from limbeck.protos.messages import TEACHINGS, Adjacency, Family, Plan, Sampled, TopK, Unit
+from limbeck.protos.settings import Strict, one_of, parse_toml, validate
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +35,16 @@ def _hexadecimal(value: str) -> str:
     return value
 
 
-def _kind(value: str) -> str:
-    if value not in TEACHINGS:
-        raise ValueError(f"one of {', '.join(TEACHINGS)}")
+def _author(value: str) -> str:
+    try:
+        signing.check_author(bytes.fromhex(_hexadecimal(value)))
+    except WireError:
+        raise ValueError("an Ed25519 public key of large order, as `limbeck keys plan` prints it") from None
     return value
 
 
 Hexadecimal = Annotated[str, AfterValidator(_hexadecimal)]
+Author = Annotated[str, AfterValidator(_author)]
 
 
 class BudgetRules(Strict):
@@ -60,7 +63,7 @@ class PlanRules(Strict):
     answering sites, which the coordinator keeps to; a site cannot count the others.
     """
 
-    authors: list[Hexadecimal] | Literal["any"]
+    authors: list[Author] | Literal["any"]
     transfer_sets: list[Hexadecimal] | Literal["held"]
     minimum_clients: Count
     max_stages: Count
@@ -73,7 +76,7 @@ class AnswerRules(Strict):
     max_tsallis_order: the larger the order, the less "tsallis" softens at one temperature; by default 1, which is power there.
     """
 
-    families: list[Literal["power", "mixing", "hybrid", "tsallis", "entropy-target"]]
+    families: list[Annotated[str, one_of(*(family.value for family in Family))]]
     min_temperature: Positive
     max_tsallis_order: Annotated[float, Field(ge=0, le=4)] = 1.0
     max_k: CountOrNone
@@ -92,7 +95,7 @@ class CountRules(Strict):
 class TeacherRules(Strict):
     """Which teachers. allow_without_dp: whether one may answer whose answers no mechanism protects."""
 
-    kinds: list[Annotated[str, AfterValidator(_kind)]]
+    kinds: list[Annotated[str, one_of(*TEACHINGS)]]
     allow_without_dp: bool = False
 
 
@@ -160,19 +163,20 @@ class Policy(_Common):
         return self.teachers.allow_without_dp
 
     def broken_rules(self, plan: Plan, author: bytes) -> Iterator[str]:
-        """As `_Common.broken_rules`."""
+        """As `_Common.broken_rules`. The author comes first, and alone: what a stranger's plan would cost is not even computed."""
+        if self.plans.authors != "any" and author.hex() not in self.plans.authors:
+            yield f"plans.authors: the plan is {f'signed by {author.hex()}' if author else 'not signed'}, which is not listed"
+            return
         yield from super().broken_rules(plan, author)
-        yield from self._plan_rules(plan, author)
+        yield from self._plan_rules(plan)
         yield from self._answer_rules(plan)
         yield from self._count_rules(plan)
         kind = next(name for name, teaching in TEACHINGS.items() if isinstance(plan.teaching, teaching))
         if kind not in self.teachers.kinds:
             yield f"teachers.kinds = {self.teachers.kinds}: the plan asks for {kind!r}"
 
-    def _plan_rules(self, plan: Plan, author: bytes) -> Iterator[str]:
+    def _plan_rules(self, plan: Plan) -> Iterator[str]:
         rules, stages = self.plans, len(plan.stages)
-        if rules.authors != "any" and author.hex() not in rules.authors:
-            yield f"plans.authors: the plan is {f'signed by {author.hex()}' if author else 'not signed'}, which is not listed"
         if rules.transfer_sets != "held" and plan.transfer_set.hex() not in rules.transfer_sets:
             yield f"plans.transfer_sets: the plan asks about {plan.transfer_set.hex()}, which is not listed"
         if plan.minimum_clients < rules.minimum_clients:

@@ -13,7 +13,7 @@ from limbeck.operators import Sampled as SampledTruncation
 from limbeck.operators import SoftenThenTruncate, TopK, Truncated
 from limbeck.operators.softening import family
 from limbeck.protos import messages
-from limbeck.protos.messages import CountNoise, LabelCounts, Plan, RecordCount, VotesTeaching
+from limbeck.protos.messages import LabelCounts, Plan, RecordCount, VotesTeaching
 
 
 def answers(log_p_NK: Tensor, plan: Plan, temperature: float, noise: Noise) -> Truncated:
@@ -32,13 +32,10 @@ def answers(log_p_NK: Tensor, plan: Plan, temperature: float, noise: Noise) -> T
             return SampledTruncation(draws=draws)(softening.from_log(log_p_NK).exp(), uniforms)
 
 
-def label_counts(y_N: NDArray[np.int64], classes: int, mechanism: LabelCounts, noise: Noise) -> tuple[float, ...]:
-    """K noisy counts: the (discrete) Gaussian mechanism on the label histogram, L2 sensitivity 1 under add/remove of one record."""
+def label_counts(y_N: NDArray[np.int64], classes: int, mechanism: LabelCounts, noise: Noise) -> tuple[int, ...]:
+    """K noisy counts: the discrete Gaussian mechanism on the label histogram, L2 sensitivity 1 under add/remove of one record."""
     counts_K = np.bincount(y_N, minlength=classes)
-    if mechanism.noise is CountNoise.DISCRETE_GAUSSIAN:
-        return tuple(float(count + discrete.gaussian(noise.below, mechanism.noise_std)) for count in counts_K.tolist())
-    noise_K = noise.gaussian(classes, std=mechanism.noise_std)
-    return tuple((torch.from_numpy(counts_K.astype(np.float32)) + noise_K).tolist())
+    return tuple(count + discrete.gaussian(noise.below, mechanism.noise_std) for count in counts_K.tolist())
 
 
 def record_count(y_N: NDArray[np.int64], mechanism: RecordCount, noise: Noise) -> int:

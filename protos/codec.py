@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from typing import TypeVar
 
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.message import DecodeError
+from google.protobuf.unknown_fields import UnknownFieldSet
 from numpy.typing import NDArray
 
 from limbeck.operators import Truncated
@@ -26,13 +28,10 @@ from limbeck.protos import limbeck_pb2 as pb
 from limbeck.protos import packing, signing
 from limbeck.protos.checks import enum as _enum
 from limbeck.protos.checks import no_unknown_fields as _no_unknown_fields
-from limbeck.protos.checks import real as _real
-from limbeck.protos.checks import text as _text
 from limbeck.protos.checks import whole as _whole
 from limbeck.protos.messages import (
-    ARCHITECTURES,
-    FEATURES,
     HASH_BYTES,
+    REPLIES,
     TEACHINGS,
     VERSION,
     Accepted,
@@ -68,12 +67,16 @@ from limbeck.protos.messages import (
     Unit,
     VotesTeaching,
 )
+from limbeck.protos.plan_checks import WHOLES, check_plan
 
-MAX_REQUEST = 1 << 20
+# A plan with all the stages that it may have takes a third of it.
+MAX_REQUEST = 1 << 16
 MAX_SMALL_REPLY = 1 << 20
 MAX_COUNT = 1 << 31
-# Quantised to 8-bit logarithms, a row's mass is off by at most half a step, 2.8 %.
-MASS_TOLERANCE = 0.03
+# Standard deviations: noise beyond has a probability below e^-800.
+MOST_NOISE = 40
+# Of rows that 0.1.0 rounded entry by entry: a mass is off by at most half a code step, 2.8 %.
+FORMER_MASS = (0.97, 1.03)
 # Up to this many kept entries, comparing all pairs of columns is faster than sorting.
 PAIRWISE = 16
 
@@ -97,79 +100,6 @@ def signed_offer(plan: Plan, key: Ed25519PrivateKey) -> Offer:
 
 def _plan_bytes(plan: Plan) -> bytes:
     return _plan_to_pb(plan).SerializeToString(deterministic=True)
-
-
-def check_plan(plan: Plan) -> None:
-    """Raise WireError unless every field has a possible value; the message names the field."""
-    _text("name", plan.name, 200)
-    _hash("transfer_set", plan.transfer_set)
-    _whole("samples", plan.samples, 1, MAX_COUNT)
-    _whole("classes", plan.classes, 2, MAX_COUNT)
-    match plan.truncation:
-        case TopK(k=k):
-            _whole("truncation.k", k, 1, plan.classes)
-        case Sampled(draws=draws):
-            _whole("truncation.draws", draws, 1, 255)
-    _whole("stages", len(plan.stages), 1, 1000)
-    if (plan.tsallis_order is not None) != (plan.family is Family.TSALLIS):
-        raise WireError(f"Expected tsallis_order with family 'tsallis' and only then, got {plan.tsallis_order!r}.")
-    if plan.tsallis_order is not None:
-        _real("tsallis_order", plan.tsallis_order, 0, 4)
-    softens_only = plan.family not in {Family.POWER, Family.HYBRID}
-    previous = 0.0
-    for index, stage in enumerate(plan.stages):
-        _real(f"stages[{index}].sparsity", stage.sparsity, previous, 1, open_above=True)
-        _real(
-            f"stages[{index}].temperature",
-            stage.temperature,
-            1.0 if softens_only else 0.0,
-            1e6,
-            open_below=not softens_only,
-        )
-        previous = stage.sparsity
-    teaching = plan.teaching
-    match teaching:
-        case LinearTeaching():
-            _one_of("teaching.features", teaching.features, FEATURES)
-            _real("teaching.feature_norm", teaching.feature_norm, 0, 1e6, open_below=True)
-            _whole("teaching.average_last", teaching.average_last, 1, teaching.steps)
-        case NetTeaching():
-            _one_of("teaching.architecture", teaching.architecture, ARCHITECTURES)
-            _real("teaching.sampling_rate", teaching.sampling_rate, 0, 1, open_below=True)
-            _whole("teaching.physical_batch", teaching.physical_batch, 1, MAX_COUNT)
-        case VotesTeaching():
-            _whole("teaching.teachers", teaching.teachers, 2, 10**6)
-            # Every sample of the plan is one query; a plan that says less would be charged less than it asks.
-            _whole("teaching.queries", teaching.queries, plan.samples, plan.samples)
-            _text("teaching.features", teaching.features, 64)
-            _real("teaching.feature_norm", teaching.feature_norm, 0, 1e6, open_below=True)
-    _whole("teaching.steps", teaching.steps, 1, 10**6)
-    _real("teaching.momentum", teaching.momentum, 0, 1, open_above=True)
-    for name in ("learning_rate", "noise_multiplier"):
-        _real(f"teaching.{name}", getattr(teaching, name), 0, 1e9, open_below=True)
-    if not isinstance(teaching, VotesTeaching):
-        for name in ("clip", "normaliser"):
-            _real(f"teaching.{name}", getattr(teaching, name), 0, 1e9, open_below=True)
-    if plan.label_counts is not None and plan.record_count is not None:
-        raise WireError("Expected label_counts or record_count, got both: label counts tell the number of records.")
-    for name, counts in (("label_counts", plan.label_counts), ("record_count", plan.record_count)):
-        if counts is not None:
-            _real(f"{name}.noise_std", counts.noise_std, 0, 1e9, open_below=True)
-    _real("privacy.epsilon", plan.privacy.epsilon, 0, 1e6, open_below=True)
-    _real("privacy.delta", plan.privacy.delta, 0, 1, open_below=True, open_above=True)
-    student = plan.student
-    _text("student.architecture", student.architecture, 64)
-    _whole("student.epochs", student.epochs, 1, 10**6)
-    _whole("student.batch", student.batch, 1, MAX_COUNT)
-    _real("student.learning_rate", student.learning_rate, 0, 1e3, open_below=True)
-    _real("student.weight_decay", student.weight_decay, 0, 1e3)
-    _real("student.relabel", student.relabel, 0, 1)
-    _whole("minimum_clients", plan.minimum_clients, 1, 10**6)
-    _whole("public_seed", plan.public_seed, 0, (1 << 63) - 1)
-    if plan.black_box is not None:
-        _whole("black_box.draws", plan.black_box.draws, 1, 255)
-    if plan.encoding is not None:
-        _hash("encoding", plan.encoding)
 
 
 def _plan_to_pb(plan: Plan) -> pb.Plan:
@@ -215,6 +145,11 @@ def _plan_to_pb(plan: Plan) -> pb.Plan:
 def _plan_from_pb(message: pb.Plan) -> Plan:
     if message.version != VERSION:
         raise WireError(f"Expected plan version {VERSION}, got {message.version}.")
+    if message.label_counts.noise == "gaussian":
+        raise WireError(
+            "Expected label_counts.noise 'discrete-gaussian', got 'gaussian': the low bits of floating-point noise tell counts, so it is no"
+            " longer offered; make the plan anew."
+        )
     for part in ("truncation", "teaching"):
         if message.WhichOneof(part) is None:
             raise WireError(f"Expected a plan with a {part}, got none.")
@@ -286,7 +221,7 @@ def encode_request(request: Request) -> bytes:
 
 def decode_request(data: bytes) -> Request:
     """The request in `data`. Raises WireError on anything that is not exactly one."""
-    message = _parse(pb.Request(), data, MAX_REQUEST)
+    message = _parse(pb.Request(), data, MAX_REQUEST, _few_stages)
     kind = message.WhichOneof("kind")
     if kind == "offer":
         own_offer = message.offer
@@ -301,6 +236,11 @@ def decode_request(data: bytes) -> Request:
         _check_ask(ask)
         return ask
     raise WireError("Expected a request with a kind, got none.")
+
+
+def _few_stages(message: pb.Request) -> None:
+    """Before anything is done stage by stage: a message of 64 KiB has room for 30,000 empty ones."""
+    _whole("stages", len(message.offer.plan.stages), 0, WHOLES["stages"][1])
 
 
 @lru_cache(maxsize=8)
@@ -335,19 +275,17 @@ def encode_reply(reply: Reply, *, plan: Plan | None = None) -> bytes:
     match reply:
         case Accepted():
             own = _hash("plan_hash", reply.plan_hash)
-            accepted = pb.Accepted(plan_hash=own, site=_site(reply.site), guarantee=reply.guarantee.value)
+            site, guarantee = _site(reply.site), reply.guarantee.value
+            accepted = pb.Accepted(plan_hash=own, site=site, guarantee=guarantee, replies=REPLIES)
             message = pb.Reply(accepted=accepted)
         case Declined():
             own = _hash("plan_hash", reply.plan_hash)
             message = pb.Reply(declined=pb.Declined(plan_hash=own, reason=reply.reason.name, site=_site(reply.site)))
         case Taught():
-            counts = reply.label_counts
-            if counts is not None and not all(map(math.isfinite, counts)):
-                raise WireError(f"Expected finite label counts, got {counts}.")
             own = _hash("plan_hash", reply.plan_hash)
             taught = pb.Taught(
                 plan_hash=own,
-                label_counts=counts,
+                label_counts=reply.label_counts,
                 record_count=reply.record_count,
                 guarantee=reply.guarantee.value,
             )
@@ -363,12 +301,53 @@ def decode_reply(data: bytes, *, plan: Plan, expecting: Request) -> Reply:
     """The reply in `data` to the request `expecting` under `plan`.
 
     Raises WireError on anything else: another plan's hash, another stage or other samples, another kind of reply, wrong lengths, ids out
-    of range or twice in a row, masses that do not add up, counts that are not finite, unknown fields, too many bytes.
+    of range or twice in a row, masses that do not add up, counts that cannot be meant, unknown fields, too many bytes, any encoding that is
+    not the one of `encode_reply`.
     """
-    limit = MAX_SMALL_REPLY
-    if isinstance(expecting, Ask):
-        limit = max(limit, share_bytes(plan, expecting) + 64)
-    message = _parse(pb.Reply(), data, limit)
+    return _decode_reply(data, plan, expecting, canonical=True)
+
+
+def decode_stored_reply(data: bytes, *, plan: Plan, expecting: Request) -> Reply:
+    """As `decode_reply`, and also what 0.1.0 wrote down: for reading transcripts and stored replies, not for a wire."""
+    return _decode_reply(_renewed(data), plan, expecting, canonical=False)
+
+
+def renew(data: bytes, plan: Plan) -> bytes:
+    """A stored reply as it may be sent: what 0.1.0 stored in the encoding of today, and what this version stored as it is."""
+    reply = decode_stored_reply(data, plan=plan, expecting=implied_request(data, plan))
+    return encode_reply(reply, plan=plan)
+
+
+def _renewed(data: bytes) -> bytes:
+    """A reply of 0.1.0 with the fields of today; any other bytes as they are."""
+    message = pb.Reply()
+    try:
+        message.ParseFromString(data)
+    except DecodeError:
+        return data
+    kind = message.WhichOneof("kind")
+    if kind == "accepted" and not message.accepted.replies:
+        message.accepted.replies = REPLIES
+    elif kind == "taught" and (counts := _float_counts(message.taught)):
+        message.taught.DiscardUnknownFields()
+        message.taught.label_counts.extend(counts)
+    else:
+        return data
+    return message.SerializeToString(deterministic=True)
+
+
+def _float_counts(taught: pb.Taught) -> list[int]:
+    """What 0.1.0 sent as field 2, packed float32, also where it drew integers. Empty where there is nothing of the kind."""
+    fields = UnknownFieldSet(taught)
+    if len(fields) != 1 or fields[0].field_number != 2 or not isinstance(fields[0].data, bytes) or len(fields[0].data) % 4:
+        return []
+    counts = np.frombuffer(fields[0].data, "<f4")
+    # A float32 holds every integer up to 2^24, and of those beyond what 0.1.0 made of them.
+    return [int(count) for count in counts] if ((abs(counts) <= 2 * MAX_COUNT) & (counts == np.rint(counts))).all() else []
+
+
+def _decode_reply(data: bytes, plan: Plan, expecting: Request, *, canonical: bool) -> Reply:
+    message = _parse(pb.Reply(), data, longest_reply(plan, expecting))
     kind = message.WhichOneof("kind")
     if kind is None:
         raise WireError("Expected a reply with a kind, got none.")
@@ -379,19 +358,29 @@ def decode_reply(data: bytes, *, plan: Plan, expecting: Request) -> Reply:
     if kind == "declined":
         names = {reason.name: reason for reason in Reason}
         if message.declined.reason not in names:
-            raise WireError(f"Expected a reason out of {', '.join(names)}, got {message.declined.reason!r}.")
+            raise WireError(f"Expected a reason out of {', '.join(names)}, got {message.declined.reason[:80]!r}.")
         return Declined(plan_hash=expected, reason=names[message.declined.reason], site=_site(message.declined.site))
     wanted = {Offer: "accepted", Teach: "taught", Ask: "share"}[type(expecting)]
     if kind != wanted:
         raise WireError(f"Expected a reply of kind {wanted!r} or 'declined', got {kind!r}.")
     if kind == "accepted":
-        guarantee = _guarantee(message.accepted.guarantee, plan)
-        return Accepted(plan_hash=expected, site=_site(message.accepted.site), guarantee=guarantee)
+        guarantee, site = _guarantee(message.accepted.guarantee, plan), _site(message.accepted.site)
+        if message.accepted.replies != REPLIES:
+            known = message.accepted.replies or 1
+            raise WireError(
+                f"Expected a site that encodes its replies by version {REPLIES}, got {known}: install the same limbeck."
+            )
+        return Accepted(plan_hash=expected, site=site, guarantee=guarantee)
     if kind == "taught":
         return _taught_from_pb(message.taught, plan, expected)
     if not isinstance(expecting, Ask):
         raise WireError(f"Expected no share, got one for {type(expecting).__name__}.")
-    return _share_from_pb(message.share, plan, expecting)
+    return _share_from_pb(message.share, plan, expecting, canonical=canonical)
+
+
+def longest_reply(plan: Plan, expecting: Request) -> int:
+    """Bytes of a reply to `expecting` that are not refused unread."""
+    return max(MAX_SMALL_REPLY, share_bytes(plan, expecting) + 64) if isinstance(expecting, Ask) else MAX_SMALL_REPLY
 
 
 def share_bytes(plan: Plan, ask: Ask) -> int:
@@ -413,7 +402,7 @@ def implied_request(data: bytes, plan: Plan) -> Request:
 
     Raises WireError where `data` is no reply.
     """
-    message = _parse(pb.Reply(), data, MAX_COUNT)
+    message = _parse(pb.Reply(), _renewed(data), MAX_COUNT)
     match message.WhichOneof("kind"):
         case "share":
             own = message.share
@@ -444,16 +433,25 @@ def kept(plan: Plan) -> int:
 
 def _taught_from_pb(message: pb.Taught, plan: Plan, expected: bytes) -> Taught:
     counts, guarantee = tuple(message.label_counts), _guarantee(message.guarantee, plan)
-    wanted = plan.classes if plan.label_counts is not None and guarantee is Guarantee.RECORD_DP else 0
+    wanted = plan.classes if plan.label_counts is not None and guarantee is not Guarantee.NONE else 0
     if len(counts) != wanted:
         raise WireError(f"Expected {wanted} label counts, got {len(counts)}.")
-    if not all(map(math.isfinite, counts)):
-        raise WireError("Expected finite label counts, got NaN or infinity.")
-    wanted_count = plan.record_count is not None and guarantee is Guarantee.RECORD_DP
+    if plan.label_counts is not None:
+        for count in counts:
+            _count("label_counts", count, plan.label_counts.noise_std)
+    wanted_count = plan.record_count is not None and guarantee is not Guarantee.NONE
     if message.HasField("record_count") != wanted_count:
         raise WireError(f"Expected {'a' if wanted_count else 'no'} record count, got the contrary.")
     record_count = message.record_count if message.HasField("record_count") else None
+    if record_count is not None and plan.record_count is not None:
+        _count("record_count", record_count, plan.record_count.noise_std)
     return Taught(plan_hash=expected, label_counts=counts or None, record_count=record_count, guarantee=guarantee)
+
+
+def _count(name: str, value: int, noise_std: float) -> None:
+    """A number of records with noise of this scale: what is beyond can only be a lie."""
+    noise = math.ceil(MOST_NOISE * noise_std)
+    _whole(name, value, -noise, MAX_COUNT + noise)
 
 
 def _guarantee(value: str, plan: Plan) -> Guarantee:
@@ -475,12 +473,14 @@ def _share_to_pb(share: Share, plan: Plan) -> pb.Share:
     if isinstance(plan.truncation, TopK):
         codes_kN = packing.encode_probabilities(p_kN)
         tail_N = answers.tail_N.float().numpy() if answers.kept < plan.classes else np.zeros(len(answers), np.float32)
-        tails = packing.encode_probabilities(tail_N).tobytes()
+        tails_N = packing.encode_probabilities(tail_N)
     else:
-        codes_kN, tails = np.rint(p_kN * plan.truncation.draws).astype(np.uint8), b""
+        codes_kN, tails_N = np.rint(p_kN * plan.truncation.draws).astype(np.uint8), np.zeros(0, np.uint8)
     if not _descending(codes_kN):
         order = np.argsort(-codes_kN.astype(np.int16), axis=0, kind="stable")
         ids_kN, codes_kN = np.take_along_axis(ids_kN, order, 0), np.take_along_axis(codes_kN, order, 0)
+    if isinstance(plan.truncation, TopK):
+        packing.settle(codes_kN, tails_N)
     packed = plan.coding is Coding.PACKED
     return pb.Share(
         plan_hash=_hash("plan_hash", share.plan_hash),
@@ -489,7 +489,7 @@ def _share_to_pb(share: Share, plan: Plan) -> pb.Share:
         count=len(answers),
         ids=packing.pack_ids(ids_kN, plan.classes) if packed else ids_kN.tobytes(),
         codes=codes_kN.tobytes(),
-        tails=tails,
+        tails=tails_N.tobytes(),
     )
 
 
@@ -505,7 +505,7 @@ def _distinct(ids_kN: NDArray[np.unsignedinteger]) -> bool:
     return not bool((ordered[1:] == ordered[:-1]).any())
 
 
-def _share_from_pb(message: pb.Share, plan: Plan, ask: Ask) -> Share:
+def _share_from_pb(message: pb.Share, plan: Plan, ask: Ask, *, canonical: bool) -> Share:
     for name in ("stage", "first", "count"):
         if getattr(message, name) != getattr(ask, name):
             raise WireError(f"Expected {name} = {getattr(ask, name)}, got {getattr(message, name)}.")
@@ -527,13 +527,15 @@ def _share_from_pb(message: pb.Share, plan: Plan, ask: Ask) -> Share:
         raise WireError("Expected distinct ids in every row, got one twice.")
     if isinstance(plan.truncation, TopK):
         p_kN = packing.decode_probabilities(codes_kN)
-        tail_N = packing.decode_probabilities(np.frombuffer(message.tails, np.uint8))
+        tail_codes_N = np.frombuffer(message.tails, np.uint8)
+        tail_N = packing.decode_probabilities(tail_codes_N)
         if k == plan.classes and tail_N.any():
             raise WireError("Expected no tail mass where every class is kept.")
         mass_N = p_kN.sum(0) + tail_N
         low, high = float(mass_N.min()), float(mass_N.max())
-        if low < 1 - MASS_TOLERANCE or high > 1 + MASS_TOLERANCE:
-            raise WireError(f"Expected masses within {MASS_TOLERANCE} of 1, got {low:.4f} to {high:.4f}.")
+        least, most = packing.MASS if canonical else FORMER_MASS
+        if low < least or high > most:
+            raise WireError(f"Expected masses from {least} to {most}, got {low:.5f} to {high:.5f}.")
         p_kN /= mass_N
         tail_N /= mass_N
     else:
@@ -553,13 +555,16 @@ def _share_from_pb(message: pb.Share, plan: Plan, ask: Ask) -> Share:
 # Checks
 
 
-def _parse(message: M, data: bytes, limit: int) -> M:
+def _parse(message: M, data: bytes, limit: int, first: Callable[[M], None] | None = None) -> M:
+    """The message in `data`. first: a check that comes before those that look at every field."""
     if not 0 < len(data) <= limit:
         raise WireError(f"Expected a message of 1 to {limit} bytes, got {len(data)}.")
     try:
         message.ParseFromString(data)
     except DecodeError as error:
         raise WireError(f"Expected a protobuf message: {error}.") from error
+    if first is not None:
+        first(message)
     _no_unknown_fields(message)
     if message.SerializeToString(deterministic=True) != data:
         raise WireError("Expected the canonical encoding of a message, got another.")
@@ -584,8 +589,3 @@ def _site(value: str) -> str:
     if not _SITE.fullmatch(value):
         raise WireError(f"Expected a site name of 1 to 64 characters a-z, A-Z, 0-9, '.', '_', '-', got {value[:80]!r}.")
     return value
-
-
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise WireError(f"Expected {name} out of {', '.join(known)}, got {value[:80]!r}.")

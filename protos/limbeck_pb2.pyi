@@ -231,14 +231,16 @@ class Request(_message.Message):
     def __init__(self, offer: _Optional[_Union[Offer, _Mapping]] = ..., teach: _Optional[_Union[Teach, _Mapping]] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ...) -> None: ...
 
 class Accepted(_message.Message):
-    __slots__ = ("plan_hash", "site", "guarantee")
+    __slots__ = ("plan_hash", "site", "guarantee", "replies")
     PLAN_HASH_FIELD_NUMBER: _ClassVar[int]
     SITE_FIELD_NUMBER: _ClassVar[int]
     GUARANTEE_FIELD_NUMBER: _ClassVar[int]
+    REPLIES_FIELD_NUMBER: _ClassVar[int]
     plan_hash: bytes
     site: str
     guarantee: str
-    def __init__(self, plan_hash: _Optional[bytes] = ..., site: _Optional[str] = ..., guarantee: _Optional[str] = ...) -> None: ...
+    replies: int
+    def __init__(self, plan_hash: _Optional[bytes] = ..., site: _Optional[str] = ..., guarantee: _Optional[str] = ..., replies: _Optional[int] = ...) -> None: ...
 
 class Declined(_message.Message):
     __slots__ = ("plan_hash", "reason", "site")
@@ -257,10 +259,10 @@ class Taught(_message.Message):
     RECORD_COUNT_FIELD_NUMBER: _ClassVar[int]
     GUARANTEE_FIELD_NUMBER: _ClassVar[int]
     plan_hash: bytes
-    label_counts: _containers.RepeatedScalarFieldContainer[float]
+    label_counts: _containers.RepeatedScalarFieldContainer[int]
     record_count: int
     guarantee: str
-    def __init__(self, plan_hash: _Optional[bytes] = ..., label_counts: _Optional[_Iterable[float]] = ..., record_count: _Optional[int] = ..., guarantee: _Optional[str] = ...) -> None: ...
+    def __init__(self, plan_hash: _Optional[bytes] = ..., label_counts: _Optional[_Iterable[int]] = ..., record_count: _Optional[int] = ..., guarantee: _Optional[str] = ...) -> None: ...
 
 class Share(_message.Message):
     __slots__ = ("plan_hash", "stage", "first", "count", "ids", "codes", "tails")

@@ -14,11 +14,16 @@ from enum import Enum
 from limbeck.operators import Truncated
 
 VERSION = 1
+# How a site encodes its replies. 1, in 0.1.0: label counts as floats, and shares in more than one encoding.
+REPLIES = 2
 HASH_BYTES = 32
-# Public features of inputs for linear teachers, and nets that a plan can name: closed lists, so that a site refuses before it is charged.
+# What a plan can name, here and nowhere else: closed lists, so that its author, the coordinator and every site refuse it before anybody is
+# charged. Features of inputs for linear teachers and votes, nets of teachers, students; families, codings, poolings, losses and noises are
+# the enumerations below.
 FEATURES = ("scattering", "hog", "pixels", "rows")
 CUSTOM = "custom"
 ARCHITECTURES = ("mlp", "cnn", "resnet-gn", CUSTOM)
+STUDENTS = ("cnn", "cnn-small", "mlp")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,11 +107,13 @@ class BlackBoxTeaching:
 class Guarantee(Enum):
     """What a site's answers guarantee for its records; it says so itself.
 
-    NONE: they come from a black-box teacher, so no epsilon holds for this site.
+    NONE: they come from a black-box teacher, so no epsilon holds for this site. SEEDED: its noise is seeded, so whoever knows the seed can
+    take it away, and no epsilon holds either; for simulations. Counts leave from such a site as from one with a guarantee.
     """
 
     RECORD_DP = "record-dp"
     NONE = "none"
+    SEEDED = "seeded-noise"
 
 
 class Adjacency(Enum):
@@ -136,9 +143,11 @@ class Privacy:
 
 
 class CountNoise(Enum):
-    """Noise on counts: floats from the normal distribution, or integers exactly from the discrete Gaussian (arXiv 2004.00010)."""
+    """Noise on counts: integers drawn exactly from the discrete Gaussian (arXiv 2004.00010).
 
-    GAUSSIAN = "gaussian"
+    The name "gaussian" is reserved. 0.1.0 had floating-point noise under it, whose low bits tell counts apart; no plan may ask for it.
+    """
+
     DISCRETE_GAUSSIAN = "discrete-gaussian"
 
 
@@ -148,7 +157,7 @@ class LabelCounts:
     (L2 sensitivity 1 under add/remove of one record, which changes one count by 1)."""
 
     noise_std: float
-    noise: CountNoise = CountNoise.GAUSSIAN
+    noise: CountNoise = CountNoise.DISCRETE_GAUSSIAN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,7 +234,7 @@ class Stage:
 class Student:
     """How the coordinator trains the student in every stage.
 
-    architecture: a name in `limbeck.server.student`. epochs: passes over the transfer set per stage. augment: public random
+    architecture: one of STUDENTS. epochs: passes over the transfer set per stage. augment: public random
     affine views of the transfer set. relabel: in [0, 1], the share of the student's own prediction in its targets
     from the second stage on: `limbeck.operators.Anchoring` with alpha = 1 - relabel.
     """
@@ -348,12 +357,12 @@ class Declined:
 class Taught:
     """The teacher is ready.
 
-    label_counts: a release (Gaussian or discrete Gaussian mechanism, in the ledger) of K finite floats, or None. record_count: a release
-    (discrete Gaussian mechanism, in the ledger), or None. A site without a guarantee releases neither.
+    label_counts: a release (discrete Gaussian mechanism, in the ledger) of K integers, or None. record_count: a release (discrete
+    Gaussian mechanism, in the ledger), or None. A site with a black-box teacher releases neither. Noise can make a count negative.
     """
 
     plan_hash: bytes
-    label_counts: tuple[float, ...] | None
+    label_counts: tuple[int, ...] | None
     guarantee: Guarantee
     record_count: int | None = None
 

@@ -16,6 +16,13 @@ LEVELS = 254
 # Ids of at most this many bits are packed by words, eight at a time.
 WORD_BITS = 8
 
+# What the decoded entries of a row may add up to. Scaled to a mass of 1 and encoded again they are then the same codes: no entry moves by
+# half a code step, a factor of 2^(10 / 254) = 1.0277, less half the width of the look-up's keys, 2^-10.
+MASS = (0.9745, 1.0262)
+# By which a row that is moved ends inside of that, lest rounding count.
+ROOM = 1e-5
+MOST_MOVES = 16
+
 _DECODE = np.concatenate([[0.0], 2.0 ** (-BITS_BELOW_ONE * (255 - np.arange(1, 256)) / LEVELS)]).astype(np.float32)
 # The code of a float32 depends on its top 18 bits alone to within a third of a code step, so encoding is one look-up.
 _SHIFT = 14
@@ -44,6 +51,35 @@ def encode_probabilities(p: NDArray[np.float32]) -> NDArray[np.uint8]:
 def decode_probabilities(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Probabilities of log8 codes, any shape."""
     return _DECODE.take(codes)
+
+
+def settle(codes_kN: NDArray[np.uint8], tails_N: NDArray[np.uint8]) -> None:
+    """Make rows of codes, by descending probability, add up to a mass within MASS.
+
+    Rounding can take a row's mass half a code step from 1 where all entries are rounded the same way. Then entries move by one code at a
+    time, in place, as few as will do: down from the smallest on, or up from the largest on, which keeps their order. An entry of zero
+    stays, and so does one whose step would take the mass too far to the other side.
+    """
+    mass_N = _DECODE.take(codes_kN).sum(0) + _DECODE.take(tails_N)
+    odd = np.flatnonzero((mass_N < MASS[0]) | (mass_N > MASS[1]))
+    rows, mass_N = np.concatenate([codes_kN[:, odd], tails_N[None, odd]]), mass_N[odd]
+    low, high = MASS[0] + ROOM, MASS[1] - ROOM
+    for _ in range(MOST_MOVES):
+        if ((mass_N >= low) & (mass_N <= high)).all():
+            break
+        for codes_N in rows[::-1]:
+            _move(codes_N, mass_N, (mass_N > high) & (codes_N > 1), -1)
+        for codes_N in rows:
+            _move(codes_N, mass_N, (mass_N < low) & (codes_N > 0) & (codes_N < 255), 1)
+    codes_kN[:, odd], tails_N[odd] = rows[:-1], rows[-1]
+
+
+def _move(codes_N: NDArray[np.uint8], mass_N: NDArray[np.float32], which_N: NDArray[np.bool_], by: int) -> None:
+    """Move codes by one where that does not take their rows' mass past the other bound, and the mass with them, in place."""
+    moved_N = np.where(which_N, codes_N.astype(np.int16) + by, codes_N).astype(np.uint8)
+    mass_after_N = mass_N + _DECODE.take(moved_N) - _DECODE.take(codes_N)
+    good_N = mass_after_N >= MASS[0] + ROOM if by < 0 else mass_after_N <= MASS[1] - ROOM
+    codes_N[good_N], mass_N[good_N] = moved_N[good_N], mass_after_N[good_N]
 
 
 def id_bits(classes: int) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from limbeck.operators.errors import SettingError
 
@@ -27,6 +27,18 @@ class Strict(BaseModel):
     """A table of settings: no unknown keys, no conversion of types, frozen."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def one_of(*known: str) -> AfterValidator:
+    """A string out of a closed list, for `Annotated`; the list itself is where it belongs."""
+
+    def check(value: str) -> str:
+        if value not in known:
+            *others, last = (repr(own) for own in known)
+            raise ValueError(f"one of {', '.join(others)} or {last}" if others else f"one of {last}")
+        return value
+
+    return AfterValidator(check)
 
 
 def read_toml(path: Path) -> dict[str, Any]:

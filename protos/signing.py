@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -18,6 +18,11 @@ from limbeck.protos.files import check_private, create_private
 # Signed with the message, so that a signature made for another purpose by the same key is none for a plan.
 DOMAIN = b"limbeck.v1 plan\x00"
 KEY_BYTES, SIGNATURE_BYTES = 32, 64
+# Of edwards25519 (RFC 8032): the prime of the field, and the y of all eight points whose order divides 8. The orders of 1 and -1 are 1 and
+# 2, of 0 it is 4, of the others 8. A signature by such a "key" can be made by anybody, for any message.
+PRIME = 2**255 - 19
+_Y8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+SMALL_ORDER_Y = frozenset({1, PRIME - 1, 0, _Y8, PRIME - _Y8})
 
 
 def author_of(key: Ed25519PrivateKey) -> bytes:
@@ -30,15 +35,26 @@ def sign(key: Ed25519PrivateKey, plan: bytes) -> bytes:
     return key.sign(DOMAIN + plan)
 
 
+def check_author(author: bytes) -> None:
+    """Raise WireError where a public key is none that one person holds: of small order, in any of its encodings, or not canonical."""
+    if len(author) != KEY_BYTES:
+        raise WireError(f"Expected an author of {KEY_BYTES} bytes, got {len(author)}.")
+    # The highest bit is the sign of x.
+    y = int.from_bytes(author, "little") & ((1 << 255) - 1)
+    if y >= PRIME or y in SMALL_ORDER_Y:
+        raise WireError(f"Expected an Ed25519 public key of large order in its canonical encoding, got {author.hex()}.")
+
+
 def check(author: bytes, signature: bytes, plan: bytes) -> None:
     """Raise WireError unless `signature` is the author's over this encoded plan."""
     if (len(author), len(signature)) != (KEY_BYTES, SIGNATURE_BYTES):
         raise WireError(
             f"Expected an author of {KEY_BYTES} bytes and a signature of {SIGNATURE_BYTES}, got {len(author)} and {len(signature)}."
         )
+    check_author(author)
     try:
         Ed25519PublicKey.from_public_bytes(author).verify(signature, DOMAIN + plan)
-    except InvalidSignature:
+    except (InvalidSignature, ValueError):
         raise WireError(f"Expected a plan signed by {author.hex()[:16]}, got a signature that does not fit.") from None
 
 
@@ -57,7 +73,7 @@ def read_key(path: Path) -> Ed25519PrivateKey:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except SettingError:
         raise
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise SettingError(f"Expected an Ed25519 private key (PEM) in {path}: {error}.") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise SettingError(f"Expected an Ed25519 private key in {path}, found {type(key).__name__}.")

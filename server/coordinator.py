@@ -25,7 +25,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from limbeck.operators.errors import LimbeckError, TooFewClients, WireError
-from limbeck.protos import carry, codec
+from limbeck.protos import carry, codec, plan_checks
 from limbeck.protos.messages import (
     Accepted,
     Ask,
@@ -39,14 +39,18 @@ from limbeck.protos.messages import (
     Taught,
     Teach,
 )
+from limbeck.protos.printable import printable
 from limbeck.server import checkpoint, distil, export, pooling, student
 from limbeck.server.events import Events
 from limbeck.server.pruning import Masks
-from limbeck.server.record import Record, StageRecord
+from limbeck.server.record import ClientRecord, Record, StageRecord
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.02
+# In a pause: how long after a site declined or failed it is asked again, and at most; twice as long every time. Its owner may have mended
+# what was wrong.
+AGAIN_SECONDS, LONGEST_AGAIN_SECONDS = 60.0, 3600.0
 # How often to look for sites that come late: over some carriers a look is a remote call.
 LOOK_SECONDS = 0.5
 REASONS_SHOWN = 5
@@ -77,6 +81,14 @@ class Acquainted(Protocol):
 
     def connections_of(self, node_id: int) -> int:
         """How often it has connected."""
+
+
+@runtime_checkable
+class Bounding(Protocol):
+    """A Grid that takes no answer beyond a bound, as the link does."""
+
+    def bound_answers(self, size: int) -> None:
+        """Of what is pushed from now on: bytes of an answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -115,6 +127,8 @@ class Coordinator:
         # `_may_answer_now`.
         self._heard: dict[int, int] = {}
         self._lost: set[int] = set()
+        # Of nodes that declined or failed: when to ask again, and how long that was to wait.
+        self._again: dict[int, tuple[float, float]] = {}
         self._unnamed: dict[int, str] = {}
         # When a node was last asked anything: how often it had connected by then.
         self._asked: dict[int, int] = {}
@@ -140,6 +154,9 @@ class Coordinator:
         last = checkpoint.load_last(self.folder / "checkpoints")
         first = 0 if last is None else last.stage + 1
         if first < len(self.plan.stages):
+            # What cannot be carried out is not offered: sites would pay for nothing.
+            plan_checks.check_plan(self.plan)
+            student.rehearse(self.plan, self.transfer_x.numpy())
             self._timed("agree", self._agree)
             self._timed("teach", self._teach)
         model = student.build(
@@ -220,7 +237,8 @@ class Coordinator:
         candidates: Callable[[], Iterable[int]],
         ask: Callable[[list[int]], object],
     ) -> None:
-        """Pause until the plan's minimum of sites is there: ask candidates that are new, back, or have not replied yet.
+        """Pause until the plan's minimum of sites is there: ask candidates that are new, back, have not replied yet, or declined a while
+        ago.
 
         Raises TooFewClients when patience is at its end.
         """
@@ -241,9 +259,12 @@ class Coordinator:
             self.events("continued", phase=phase, sites=have())
 
     def _may_answer_now(self, node: int) -> bool:
-        """Not one that has replied since it connected last, and would say the same again, nor one that is being asked."""
+        """Not one that has replied since it connected last, and would say the same again, nor one that is being asked. One that declined
+        may say something else when its owner has mended a setting, a file or a disk."""
         if any(node in own.open.values() for own in self._entering):
             return False
+        if node in self._again and time.monotonic() >= self._again[node][0]:
+            return True
         return node in self._lost or self._connections(node) != self._heard.get(node)
 
     def _connections(self, node: int) -> int:
@@ -283,9 +304,11 @@ class Coordinator:
         client = self.record.client(site)
         client["label_counts"] = list(reply.label_counts) if reply.label_counts else None
         client["record_count"] = reply.record_count
-        client["guarantee"] = reply.guarantee.value
+        client["guarantee"], client["reason"] = reply.guarantee.value, None
         if reply.guarantee is Guarantee.NONE:
             log.warning("%s answers from a black-box teacher: NO DP GUARANTEE for its records.", site)
+        elif reply.guarantee is Guarantee.SEEDED:
+            log.warning("%s trained with seeded noise: NO DP GUARANTEE for its records.", site)
 
     def _let_in(self) -> None:
         """Bring sites that come late further on their way, without waiting: offer them the plan, teach those that accept."""
@@ -394,7 +417,12 @@ class Coordinator:
             for node, reply in self._ask_all(phase, "query.share", sites, ask):
                 if isinstance(reply, Share):
                     site = self.sites[node]
-                    pool.add(reply.answers, first=reply.first, weights_K=weights.get(site))
+                    try:
+                        pool.add(reply.answers, first=reply.first, weights_K=weights.get(site))
+                    except LimbeckError as error:
+                        self.events("left out", site=site, phase=phase, reason=str(error))
+                        self._leave_out(site, site, phase, str(error))
+                        continue
                     answered.append(site)
 
         collect(self.sites)
@@ -422,19 +450,17 @@ class Coordinator:
         names = sorted(self.sites.values())
         if self.plan.pooling is Pooling.RECORD_COUNTS:
             return self._sizes(names)
-        released = {name: torch.tensor(own) for name in names if (own := self.record.client(name)["label_counts"])}
-        average = torch.stack(list(released.values())).clamp(min=0).mean(0) if released else torch.ones(self.plan.classes)
-        counts = [released.get(name, average) for name in names]
-        return dict(zip(names, pooling.class_weights(counts), strict=True))
+        released = {name: own for name in names if (own := self.record.client(name)["label_counts"])}
+        weights = dict(zip(released, pooling.class_weights(list(released.values())), strict=True)) if released else {}
+        average = torch.stack(list(weights.values())).mean(0) if weights else torch.ones(self.plan.classes)
+        return {name: weights.get(name, average) for name in names}
 
     def _sizes(self, names: list[str]) -> dict[str, Tensor]:
-        """Weights by noisy numbers of records. One can be negative; every site that answers is heard a little."""
-        released = {
-            name: max(1.0, float(own)) for name in names if (own := self.record.client(name)["record_count"]) is not None
-        }
-        average = sum(released.values()) / len(released) if released else 1.0
-        sizes = {name: released.get(name, average) for name in names}
-        return {name: torch.full((self.plan.classes,), size / max(sizes.values())) for name, size in sizes.items()}
+        """Weights by noisy numbers of records."""
+        released = {name: own for name in names if (own := self.record.client(name)["record_count"]) is not None}
+        weights = dict(zip(released, pooling.record_weights(list(released.values())), strict=True)) if released else {}
+        average = sum(weights.values()) / len(weights) if weights else 1.0
+        return {name: torch.full((self.plan.classes,), weights.get(name, average)) for name in names}
 
     def _too_few(self, phase: str, count: int) -> TooFewClients:
         reasons = Counter(client["reason"] for client in self.record.clients.values() if client["reason"])
@@ -473,6 +499,8 @@ class Coordinator:
         data = codec.encode_request(request)
         ttl = min(self.patience.answer, LONGEST_TTL)
         messages = [Message(carry.pack(data), node, kind, ttl=ttl) for node in nodes]
+        if isinstance(self.grid, Bounding):
+            self.grid.bound_answers(codec.longest_reply(self.plan, request))
         asked = dict(zip(self.grid.push_messages(messages), nodes, strict=True))
         for node, name in nodes.items():
             self._asked[node] = self._connections(node)
@@ -487,20 +515,37 @@ class Coordinator:
             client = self.record.client(own.names[node])
             self._heard[node] = self._connections(node)
             self._lost.discard(node)
-            reply: Reply | None
-            try:
-                answer = _unpack(message)
-                client["bytes_up"] += len(answer)
-                reply = codec.decode_reply(answer, plan=self.plan, expecting=own.request)
-                reason = reply.reason.value if isinstance(reply, Declined) else None
-            except WireError as error:
-                reply, reason = None, str(error)
+            reply, reason = self._read(message, own, client)
             client["status"] = "answered"
+            waited = self._again.pop(node, (0.0, AGAIN_SECONDS / 2))[1]
             if reason is not None:
-                client["status"], client["reason"] = "left out", f"{own.phase}: {reason}"
-                name = reply.site if isinstance(reply, Declined) else own.names[node]
-                log.warning("%s is left out of '%s': %s", name, own.phase, reason)
+                wait = min(2 * waited, LONGEST_AGAIN_SECONDS)
+                self._again[node] = time.monotonic() + wait, wait
+                named = reply.site if isinstance(reply, Declined) else own.names[node]
+                self._leave_out(own.names[node], named, own.phase, reason)
             yield node, reply, reason
+
+    def _read(self, message: Message, own: _Round, client: ClientRecord) -> tuple[Reply | None, str | None]:
+        """The checked reply, or None, and why the site is left out, if it is.
+
+        Whatever goes wrong with what one site sent is that site's exclusion: no site can end the run of the others.
+        """
+        try:
+            answer = _unpack(message)
+            client["bytes_up"] += len(answer)
+            reply = codec.decode_reply(answer, plan=self.plan, expecting=own.request)
+        except WireError as error:
+            return None, printable(error)
+        except Exception as error:  # a bug of ours, which a site found
+            log.exception("A reply could not be read.")
+            return None, f"Expected a reply, got one that made the coordinator fail with {type(error).__name__}."
+        return reply, reply.reason.value if isinstance(reply, Declined) else None
+
+    def _leave_out(self, node: str, named: str, phase: str, reason: str) -> None:
+        """Note that a node is left out of a phase, and why. named: what it calls itself, for the log."""
+        client = self.record.client(node)
+        client["status"], client["reason"] = "left out", f"{phase}: {reason}"
+        log.warning("%s is left out of '%s': %s", named, phase, reason)
 
     def _give_up(self, own: _Round) -> None:
         """Those that have not replied are lost, until they do or connect again."""
@@ -514,5 +559,7 @@ class Coordinator:
 def _unpack(message: Message) -> bytes:
     """The bytes of a reply. Raises WireError where the carrier reports an error instead."""
     if message.has_error():
-        raise WireError(f"Expected a reply, got error {message.error.code}: {message.error.reason or 'no reason given'}.")
+        raise WireError(
+            f"Expected a reply, got error {message.error.code}: {printable(message.error.reason or 'no reason given')}."
+        )
     return carry.unpack(message.content)

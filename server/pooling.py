@@ -18,6 +18,10 @@ from limbeck.operators.errors import SettingError
 ROWS = 1024
 SCALE = 1 << 32
 LARGEST_WEIGHT = 1e6
+# Sites of a federation differ in size, by this much and more; the larger, the more a site gains that lies about its own.
+MOST_TIMES_MEDIAN = 3.0
+# Of the weight in a class: far below what matters, far above the resolution of sums (2^-32).
+LEAST_SHARE = 1e-5
 
 
 class Pool:
@@ -63,13 +67,40 @@ class Pool:
         return (pooled_NK / total_N).float()
 
 
-def class_weights(label_counts: Sequence[Tensor]) -> list[Tensor]:
-    """Weights per class of every site from the noisy label counts (K,) that it released.
+def class_weights(claims: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Weights per class of every site, in (0, 1], from the noisy label counts (K,) that it claims.
 
     A site counts for a class in proportion to its share of the records of that class [D]: under label skew, a teacher that has hardly
-    seen a class has nothing to say on it. Negative counts become 0; a class that nobody has is left to all alike.
+    seen a class has nothing to say on it. Negative counts are 0; a class that nobody has is left to all alike.
+
+    Nobody can check a claim, so what it buys is bounded [D]. A site's claims are scaled down to MOST_TIMES_MEDIAN times the median of all
+    sites' totals, and in each class to what all other sites claim together. Whoever claims 10^9 records a class thus weighs as much as
+    MOST_TIMES_MEDIAN sites in the middle, and never more than one half; with fewer than half of the sites lying, the median is an honest
+    one's or between two of them. Every site is heard a little, so that any of them can answer alone.
     """
-    counts_CK = torch.stack(list(label_counts)).clamp(min=0)
+    counts_CK = torch.tensor([list(own) for own in claims], dtype=torch.float64).clamp(min=0)
+    counts_CK = counts_CK * _within_median(counts_CK.sum(1))[:, None]
     total_K = counts_CK.sum(0)
-    even = torch.full_like(counts_CK, 1 / len(counts_CK))
-    return list(torch.where(total_K > 0, counts_CK / total_K.clamp(min=1e-9), even))
+    counts_CK = torch.where(total_K > 0, torch.maximum(counts_CK, LEAST_SHARE * total_K), 1.0)
+    shares_CK = _within_half(counts_CK)
+    return list((shares_CK / shares_CK.sum(0)).clamp(min=LEAST_SHARE).float())
+
+
+def record_weights(claims: Sequence[float]) -> list[float]:
+    """Weights in (0, 1] of every site from the noisy number of records that it claims, bounded as those of `class_weights`."""
+    counts_C = torch.tensor(list(claims), dtype=torch.float64).clamp(min=1)
+    counts_C = _within_half((counts_C * _within_median(counts_C))[:, None])[:, 0]
+    return [float(own) for own in (counts_C / counts_C.max()).clamp(min=LEAST_SHARE)]
+
+
+def _within_median(total_C: Tensor) -> Tensor:
+    """(C,) the factors that bring totals down to MOST_TIMES_MEDIAN times their median, of two in the middle the smaller."""
+    limit = MOST_TIMES_MEDIAN * total_C.median()
+    return torch.where((total_C > limit) & (limit > 0), limit / total_C, 1.0)
+
+
+def _within_half(counts_CK: Tensor) -> Tensor:
+    """(C, K) counts of which none is more than the others of its class together; one site alone stays as it is."""
+    if len(counts_CK) == 1:
+        return counts_CK
+    return torch.minimum(counts_CK, counts_CK.sum(0) - counts_CK)

@@ -18,7 +18,7 @@ class ClientRecord(TypedDict):
     reason: str | None
     bytes_up: int
     bytes_down: int
-    label_counts: list[float] | None
+    label_counts: list[int] | None
     record_count: int | None
     guarantee: str | None
 

@@ -1,13 +1,21 @@
-"""Student architectures, by name. Weights start from a public seed."""
+"""Student architectures, by name. Weights start from a public seed.
+
+Shape legend: N samples, K classes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from limbeck.operators.errors import SettingError
+from limbeck.protos.messages import STUDENTS, Plan
+from limbeck.protos.plan_checks import check_inputs
+from limbeck.server import augment, losses
 
 Shape = tuple[int, ...]
 
@@ -62,13 +70,38 @@ ARCHITECTURES: dict[str, Callable[[Shape, int], nn.Module]] = {
 def build(name: str, input_shape: Sequence[int], classes: int, seed: int) -> nn.Module:
     """A student for inputs of this shape (without N). Raises SettingError for an unknown name or a shape that does not fit."""
     if name not in ARCHITECTURES:
-        raise SettingError(f"Expected student.architecture out of {', '.join(ARCHITECTURES)}, got {name!r}.")
+        raise SettingError(f"Expected student.architecture out of {', '.join(STUDENTS)}, got {name!r}.")
     shape = tuple(input_shape)
     # The only use of torch's global generator: layers draw from it when they are made. It is put back as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         body = ARCHITECTURES[name](shape, classes)
     return Scaled(body, images=len(shape) == 2)
+
+
+def rehearse(plan: Plan, x_N: NDArray[np.generic]) -> None:
+    """One batch through all that a stage will do with it, before a plan is offered: what fails here would fail when all sites have paid.
+
+    x_N: the plan's public inputs. Raises SettingError, naming the field where one is to blame.
+    """
+    check_inputs(plan, x_N)
+    own = plan.student
+    try:
+        model = build(own.architecture, x_N.shape[1:], plan.classes, plan.public_seed)
+        optimiser = torch.optim.AdamW(model.parameters(), lr=own.learning_rate, weight_decay=own.weight_decay)
+        batch = prepare(torch.from_numpy(np.array(x_N[: own.batch])))
+        if own.augment and batch.ndim == 3:
+            batch = augment.affine(batch.unsqueeze(1), torch.Generator().manual_seed(plan.public_seed))
+        target_NK = torch.full((len(batch), plan.classes), 1 / plan.classes)
+        loss = losses.by_name(own.loss, target_NK, model(batch), max(stage.temperature for stage in plan.stages))
+        loss.backward()
+        optimiser.step()
+    except (RuntimeError, ValueError, MemoryError) as error:
+        raise SettingError(
+            f"Expected a student ({own.architecture!r}, {own.loss.value!r}) for the public inputs: {error}."
+        ) from error
+    if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
+        raise SettingError(f"Expected student.loss = {own.loss.value!r} to leave finite weights after a step, got others.")
 
 
 def prepare(x_N: Tensor) -> Tensor:

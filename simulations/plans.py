@@ -15,7 +15,7 @@ from rich.console import Console
 
 from limbeck.client import encoders, encodings, tables
 from limbeck.operators.errors import DataError, SettingError
-from limbeck.protos import accounting, codec, signing
+from limbeck.protos import accounting, codec, plan_checks, signing
 from limbeck.protos.files import write_durably
 from limbeck.protos.messages import Offer
 from limbeck.protos.transfer_set import digest, read_arrays
@@ -54,9 +54,9 @@ def make(
     if encoding is not None:
         encodings.load(encoding)
         plan = replace(plan, encoding=hashlib.sha256(encoding.read_bytes()).digest())
-    codec.check_plan(plan)
+    plan_checks.check_plan(plan)
     # A student that cannot take these inputs would show only after all sites have paid for their answers.
-    student.build(plan.student.architecture, tuple(x_N.shape[1:]), plan.classes, plan.public_seed)
+    student.rehearse(plan, x_N)
     offer = codec.signed_offer(plan, key)
     buffer = io.BytesIO()
     np.savez(buffer, x=x_N)
@@ -81,7 +81,7 @@ def encode_command(
     for path in (out, encoding):
         if path.exists():
             raise SettingError(f"Expected no file at {path} yet, found one; it was left as it is.")
-    cells = tables.read(texts).texts(column)
+    cells = tables.read(texts, public=True).texts(column)
     own = encoders.describe(encoder, Path(), column=column, name=name or Path(encoder).name, tokens=tokens)
     with bars(Console(stderr=True)) as bar:
         task = bar.add_task("Public texts", total=None)

@@ -29,10 +29,10 @@ from limbeck.client import encodings
 from limbeck.client.encoders import Progress
 from limbeck.client.tables import Table
 from limbeck.operators.errors import RunError, SettingError, WireError
-from limbeck.protos import accounting, codec, messages, signing
+from limbeck.protos import accounting, codec, messages, plan_checks, signing
 from limbeck.protos.files import write_durably
 from limbeck.protos.transfer_set import digest
-from limbeck.server import pruning
+from limbeck.server import pruning, student
 from limbeck.simulations import black_box, data, partition
 from limbeck.simulations.scenario import Scenario, check_against
 
@@ -73,6 +73,8 @@ def prepare(
     plan = make_plan(scenario, transfer_set=digest(dataset.public_x), samples=len(dataset.public_x), classes=classes)
     if dataset.encoding is not None:
         plan = replace(plan, encoding=encodings.digest(dataset.encoding))
+    plan_checks.check_plan(plan)
+    student.rehearse(plan, dataset.public_x)
     if sites is not None:
         _check_same_sites(scenario, sites)
     folder.mkdir(parents=True, exist_ok=True)
@@ -176,12 +178,12 @@ def make_plan(scenario: Scenario, *, transfer_set: bytes, samples: int, classes:
 
 def _counts(scenario: Scenario) -> messages.Counts | None:
     """What pooling needs to know about the records, with noise to be calibrated."""
-    match scenario.pooling.kind:
-        case "class-counts":
+    match messages.Pooling(scenario.pooling.kind):
+        case messages.Pooling.CLASS_COUNTS:
             return messages.LabelCounts(noise_std=1.0, noise=messages.CountNoise(scenario.privacy.label_counts_noise))
-        case "record-counts":
+        case messages.Pooling.RECORD_COUNTS:
             return messages.RecordCount(noise_std=1.0)
-        case "mean":
+        case messages.Pooling.MEAN:
             return None
 
 
@@ -321,7 +323,7 @@ def _policy_toml(scenario: Scenario, plan: messages.Plan, site: str, author: byt
             },
             "teachers": {
                 "kinds": [name for name, kind in messages.TEACHINGS.items() if isinstance(plan.teaching, kind)],
-                "allow_without_dp": without_dp and scenario.black_box.allow_without_dp,
+                "allow_without_dp": (without_dp and scenario.black_box.allow_without_dp) or privacy.noise == "UnsafeSeeded",
             },
         }
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,7 +13,8 @@ from pydantic import Field
 
 from limbeck.client.tables import Table
 from limbeck.operators.errors import SettingError
-from limbeck.protos.settings import Strict, read_toml, validate
+from limbeck.protos import messages
+from limbeck.protos.settings import Strict, one_of, read_toml, validate
 from limbeck.protos.teacher import Inputs, kind_of
 from limbeck.simulations.data import KNOWN, DataSet
 
@@ -21,6 +23,10 @@ SHIPPED = Path(__file__).parent / "scenarios"
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+def _values(kind: type[Enum]) -> list[str]:
+    return [str(item.value) for item in kind]
 
 
 class DataSettings(Strict):
@@ -52,14 +58,14 @@ class TeacherSettings(Strict):
     (votes).
     """
 
-    kind: Literal["linear", "mlp", "cnn", "resnet-gn", "custom", "votes"] = "linear"
+    kind: Annotated[str, one_of("linear", *messages.ARCHITECTURES, "votes")] = "linear"
     factory: str | None = None
     steps: Count = 60
     learning_rate: Positive = 4.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     clip: Positive = 1.0
     normaliser: Positive
-    features: Literal["scattering", "hog", "pixels", "rows"] = "scattering"
+    features: Annotated[str, one_of(*messages.FEATURES)] = "scattering"
     feature_norm: Positive = 4.0
     average_last: Count = 20
     sampling_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
@@ -90,25 +96,25 @@ class PrivacySettings(Strict):
     delta: Fraction = 1e-5
     budget_epsilon: Positive | None = None
     label_counts_fraction: Fraction = 0.05
-    label_counts_noise: Literal["gaussian", "discrete-gaussian"] = "discrete-gaussian"
+    label_counts_noise: Annotated[str, one_of(*_values(messages.CountNoise))] = messages.CountNoise.DISCRETE_GAUSSIAN.value
     noise: Literal["system-entropy", "UnsafeSeeded"] = "system-entropy"
 
 
 class ReleaseSettings(Strict):
     """What leaves a client: the softened answers' top k with tail mass, or draws from them. tsallis_order: q, with tsallis alone."""
 
-    softening: Literal["power", "mixing", "hybrid", "tsallis", "entropy-target"] = "power"
+    softening: Annotated[str, one_of(*_values(messages.Family))] = "power"
     tsallis_order: Annotated[float, Field(ge=0, le=4)] | None = None
     truncation: Literal["top-k", "sampled"] = "top-k"
     k: Count = 3
     draws: Annotated[int, Field(ge=1, le=255)] = 16
-    coding: Literal["packed", "bytes"] = "packed"
+    coding: Annotated[str, one_of(*_values(messages.Coding))] = "packed"
 
 
 class PoolingSettings(Strict):
     """How answers are pooled."""
 
-    kind: Literal["mean", "class-counts", "record-counts"] = "mean"
+    kind: Annotated[str, one_of(*_values(messages.Pooling))] = "mean"
 
 
 class StageSettings(Strict):
@@ -123,8 +129,8 @@ class StageSettings(Strict):
 class StudentSettings(Strict):
     """What the coordinator trains per stage. dense_control: also train a dense student the same way, to compare."""
 
-    architecture: Literal["cnn", "cnn-small", "mlp"] = "cnn"
-    loss: Literal["ttm", "hinton", "reverse", "jensen-shannon"] = "ttm"
+    architecture: Annotated[str, one_of(*messages.STUDENTS)] = "cnn"
+    loss: Annotated[str, one_of(*_values(messages.Loss))] = "ttm"
     epochs: Count = 10
     batch: Count = 64
     learning_rate: Positive = 2e-3

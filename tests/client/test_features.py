@@ -1,12 +1,18 @@
 """Features are fixed public functions; scattering has the properties that its docstring states."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from conftest import LINEAR
 from numpy.typing import NDArray
+from torch import Tensor
 
 from limbeck.client import features, scattering
+from limbeck.client.noise import UnsafeSeeded
+from limbeck.client.teachers import linear
 from limbeck.operators.errors import DataError, SettingError
 from limbeck.simulations import data
 
@@ -89,6 +95,52 @@ def test_pixels_and_encoded_rows_are_only_centred_and_constant_public_features_c
     for name in ("pixels", "rows"):
         np.testing.assert_array_equal(features.balance(name, public).weight_D, [1, 1])
     np.testing.assert_array_equal(features.balance("hog", np.ones((3, 2), np.float32)).weight_D, [1, 1])
+
+
+@pytest.mark.parametrize("name", ["pixels", "hog", "scattering"])
+@pytest.mark.parametrize("side", [8, 28])
+def test_a_records_features_are_the_same_to_the_last_bit_whatever_the_other_records_are(name: str, side: int) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (70, side, side), dtype=np.uint8)
+    whole, kept = features.compute(name, images), np.delete(np.arange(70), 5)
+    balance = features.balance(name, whole)
+    np.testing.assert_array_equal(features.compute(name, images[kept]), whole[kept])
+    np.testing.assert_array_equal(features.compute(name, images[66:67]), whole[66:67])
+    np.testing.assert_array_equal(
+        features.normalise(whole[kept], 4.0, balance), features.normalise(whole, 4.0, balance)[kept]
+    )
+
+
+@pytest.mark.parametrize("n", [1, 59, 60, 61, 500])
+@pytest.mark.parametrize("name", ["rows", "scattering", "hog", "pixels"])
+def test_features_of_private_records_are_balanced_by_public_inputs_alone_however_many_there_are(name: str, n: int) -> None:
+    """Of any record, what the teacher is trained on is a function of that record and of public inputs."""
+    generator = np.random.default_rng(n)
+    shape = (3,) if name == "rows" else (8, 8)
+    public, x_N = (generator.normal(size=(own, *shape)).astype(np.float32) for own in (9, n))
+    y_N = np.arange(n) % 2
+    expected = features.balance(name, features.compute(name, public))
+    shown: list[features.Rows] = []
+
+    class Nothing(UnsafeSeeded):
+        def gaussian(self, *shape: int, std: float) -> Tensor:
+            return torch.zeros(shape)
+
+    with pytest.MonkeyPatch.context() as patch:
+        own = linear.with_one
+
+        def with_one(f_ND: features.Rows) -> Tensor:
+            shown.append(f_ND)
+            return own(f_ND)
+
+        patch.setattr(linear, "with_one", with_one)
+        teaching = replace(LINEAR, features=name, steps=1, average_last=1)
+        teacher = linear.train(teaching, x_N, y_N, classes=2, public_x=public, noise=Nothing(0))
+    np.testing.assert_array_equal(teacher.balance.mean_D, expected.mean_D)
+    np.testing.assert_array_equal(teacher.balance.weight_D, expected.weight_D)
+    alone = [
+        features.normalise(features.compute(name, x_N[row : row + 1]), LINEAR.feature_norm, expected) for row in range(n)
+    ]
+    np.testing.assert_array_equal(shown[0], np.concatenate(alone))
 
 
 def test_unknown_features_and_rows_for_images_are_refused() -> None:

@@ -59,7 +59,7 @@ def test_a_plan_within_every_rule_is_accepted(tmp_path: Path) -> None:
         (sites.plan(truncation=TopK(k=4)), "answers.max_k = 3: the plan keeps 4"),
         (sites.plan(truncation=Sampled(draws=1)), "answers.max_draws = 0: the plan draws 1"),
         (sites.plan(truncation=TopK(k=9)), "answers.max_bits = 100"),
-        (sites.plan(label_counts=LabelCounts(noise_std=2.0)), "counts.max_epsilon = 1: the plan's counts alone cost 1.99"),
+        (sites.plan(label_counts=LabelCounts(noise_std=2.0)), "counts.max_epsilon = 1: the plan's counts alone cost 2.01"),
         (sites.plan(label_counts=None, record_count=RecordCount(noise_std=20.0)), "counts.record_count = false"),
         (replace(sites.plan(), teaching=VOTES), "teachers.kinds"),
     ],
@@ -77,6 +77,14 @@ def test_a_plan_that_asks_more_is_refused_by_the_name_of_the_rule(
     assert not site.ledger.exists()
 
 
+def test_the_softest_and_the_sharpest_stage_are_told_apart(tmp_path: Path) -> None:
+    """The sharpest one counts."""
+    stages = tuple(Stage(sparsity=0.5 + 0.2 * index, temperature=own) for index, own in enumerate((4.0, 1.9)))
+    found = ask(sites.make(tmp_path / "s"), sites.offer(sites.plan(stages=stages)))
+    assert isinstance(found, Declined)
+    assert found.reason is Reason.POLICY
+
+
 def test_an_order_of_tsallis_above_the_policys_is_refused_and_by_default_one_above_1(tmp_path: Path) -> None:
     def reply(name: str, order: float, **rules: float) -> Reply:
         site = sites.make(tmp_path / name, answers__families=["tsallis"], **rules)
@@ -86,6 +94,11 @@ def test_an_order_of_tsallis_above_the_policys_is_refused_and_by_default_one_abo
     assert isinstance(reply("b", 1.1), Declined)
     assert isinstance(reply("c", 2.0, answers__max_tsallis_order=2.0), Accepted)
     assert isinstance(reply("d", 0.6, answers__max_tsallis_order=0.5), Declined)
+
+
+def test_the_coldest_stage_of_a_plan_counts(tmp_path: Path) -> None:
+    stages = (Stage(sparsity=0.5, temperature=3.0), Stage(sparsity=0.9, temperature=1.9))
+    assert isinstance(ask(sites.make(tmp_path / "s"), sites.offer(sites.plan(stages=stages))), Declined)
 
 
 def test_label_counts_a_policy_forbids_are_refused(tmp_path: Path) -> None:
@@ -144,7 +157,7 @@ def test_a_policy_that_lacks_a_rule_refuses_everything(tmp_path: Path) -> None:
         ({"budget__unit": "client"}, r"budget.unit = 'client': expected one of 'record'"),
         ({"plans__authors": ["abc"]}, r"expected 64 hexadecimal digits"),
         ({"answers__max_kk": 3}, r"answers.max_kk: unknown key \(did you mean max_k\?\)"),
-        ({"teachers__kinds": ["oracle"]}, r"'oracle': expected one of linear, net, votes"),
+        ({"teachers__kinds": ["oracle"]}, r"'oracle': expected one of 'linear', 'net' or 'votes'"),
         ({"data_set": "a b"}, r"data_set = 'a b': expected a string of the form"),
         ({"policy": "permissive"}, r"policy = 'permissive': expected one of 'UnsafePermissive'"),
     ],

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import grpc
 import joblib
@@ -265,86 +266,183 @@ def test_a_model_that_fails_tells_the_site_nothing_of_why() -> None:
 # Peers that do nothing
 
 
-def idle(address: str, started: threading.Event) -> grpc.StatusCode:
-    """Open a stream, ask one question and then nothing; how it ended."""
-    with grpc.insecure_channel(address) as channel:
-        release = threading.Event()
+class Idle:
+    """A call over a connection of its own that sends these messages and then nothing, until told to end."""
 
-        def questions() -> Iterator[bytes]:
-            yield teacher_codec.encode_batch(Batch(first=0, x_N=X[:2], draws=0, temperature=0.0))
-            started.set()
-            release.wait(HANG_SECONDS)
+    def __init__(self, address: str, method: str, *messages: bytes) -> None:
+        self._release = threading.Event()
+        self._channel = grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
+        self._messages = messages
+        self.call = self._channel.stream_stream(method)(self._questions())
 
-        stream = channel.stream_stream(teacher_codec.ANSWER)(questions())
-        try:
-            list(stream)
-            return grpc.StatusCode.OK
-        except grpc.RpcError as error:
-            return error.code()
-        finally:
-            release.set()
+    def _questions(self) -> Iterator[bytes]:
+        yield from self._messages
+        self._release.wait(60)
 
+    def end(self) -> tuple[grpc.StatusCode, str]:
+        """How the server ended it."""
+        with pytest.raises(grpc.RpcError) as ended:
+            list(self.call)
+        self.close()
+        return ended.value.code(), str(ended.value.details())
 
-class Timers:
-    """The clocks of streams that wait for their peer: time passes when a test says so."""
-
-    def __init__(self) -> None:
-        self.running: set[threading.Timer] = set()
-        self.lock = threading.Lock()
-        running, lock = self.running, self.lock
-
-        class Timer(threading.Timer):
-            def start(self) -> None:
-                with lock:
-                    running.add(self)
-
-            def cancel(self) -> None:
-                with lock:
-                    running.discard(self)
-
-        self.made = Timer
-
-    def pass_by(self) -> None:
-        """Let the time of all that wait be over."""
-        with self.lock:
-            over, running = list(self.running), self.running
-            running.clear()
-        for timer in over:
-            timer.function(*timer.args)
+    def close(self) -> None:
+        self._release.set()
+        self.call.cancel()
+        self._channel.close()
 
 
-@pytest.fixture
-def timers(monkeypatch: pytest.MonkeyPatch) -> Timers:
-    own = Timers()
-    monkeypatch.setattr(serving, "threading", SimpleNamespace(**{**vars(threading), "Timer": own.made}))
-    return own
+QUESTION = teacher_codec.encode_batch(Batch(first=0, x_N=X[:2], draws=0, temperature=0.0))
+CHECK = "/grpc.health.v1.Health/Check"
 
 
-def test_idle_streams_are_ended_so_that_they_cannot_keep_others_out(timers: Timers) -> None:
-    """One for each thread there is: without an end to them nobody else would be answered."""
-    model = serving.estimator_model(FITTED, name="digits", inputs=Inputs.ROWS)
-    server = serving.start(serving.Teacher(model), "127.0.0.1:0", idle_seconds=1.0)
+def healthy(address: str) -> bool:
+    with grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        state = stub.Check(health_pb2.HealthCheckRequest(service=teacher_codec.SERVICE), timeout=60).status
+    return bool(state == health_pb2.HealthCheckResponse.SERVING)
+
+
+@pytest.mark.parametrize(
+    ("method", "messages"),
+    [(teacher_codec.ANSWER, [QUESTION]), (teacher_codec.ANSWER, []), (teacher_codec.DESCRIBE, []), (CHECK, [])],
+    ids=["one question", "no question", "half a description", "half a health check"],
+)
+def test_calls_that_do_nothing_never_keep_others_out(method: str, messages: list[bytes]) -> None:
+    """More of them than there may be calls, of one machine, and no time limit that would help: the next peer is answered all the same."""
+    server = serving.start(served_teacher(), "127.0.0.1:0", idle_seconds=3600.0)
+    idle: list[Idle] = []
     try:
-        with ThreadPoolExecutor(serving.THREADS) as pool:
-            begun = [threading.Event() for _ in range(serving.THREADS)]
-            ended = [pool.submit(idle, server.address, event) for event in begun]
-            assert all(event.wait(HANG_SECONDS) for event in begun)
-            # All wait for their second question, or to be asked for their first answer.
-            until(lambda: len(timers.running) == serving.THREADS)
-            timers.pass_by()
-            assert {one.result(HANG_SECONDS) for one in ended} == {grpc.StatusCode.CANCELLED}
-        own = remote(server.address)
-        (answers,) = own.answers(own.describe(), X[:5], [(0, 5)])
-        assert answers.first == 0
+        for _ in range(serving.CALLS + 8):
+            idle.append(Idle(server.address, method, *messages))
+            if messages:
+                next(idle[-1].call)
+        for _ in range(3):
+            own = remote(server.address)
+            (answers,) = own.answers(own.describe(), X[:5], [(0, 5)])
+            assert answers.first == 0
+            assert healthy(server.address)
+        if messages:
+            code, why = idle[0].end()
+            assert code is grpc.StatusCode.UNAVAILABLE
+            assert "this one was idle longest" in why
+    finally:
+        for each in idle:
+            each.close()
+        server.stop()
+
+
+def served_teacher() -> serving.Teacher:
+    return serving.Teacher(serving.estimator_model(FITTED, name="digits", inputs=Inputs.ROWS))
+
+
+@pytest.mark.parametrize(
+    ("method", "messages", "first", "idle"),
+    [
+        (teacher_codec.ANSWER, [QUESTION], 60.0, 0.5),
+        (teacher_codec.ANSWER, [], 0.5, 3600.0),
+        (teacher_codec.DESCRIBE, [], 0.5, 3600.0),
+        (CHECK, [], 0.5, 3600.0),
+    ],
+)
+def test_a_call_that_does_nothing_is_ended_and_told_why(
+    method: str, messages: list[bytes], first: float, idle: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "FIRST_SECONDS", first)
+    server = serving.start(served_teacher(), "127.0.0.1:0", idle_seconds=idle)
+    try:
+        assert Idle(server.address, method, *messages).end() == (grpc.StatusCode.DEADLINE_EXCEEDED, "idle for 0.5 s")
     finally:
         server.stop()
 
 
-def test_the_time_that_a_model_takes_is_not_idle(timers: Timers) -> None:
-    seen: list[int] = []
+def test_calls_whose_questions_are_being_answered_are_not_ended_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "CALLS", 2)
+    begun, go_on = threading.Event(), threading.Event()
 
     def slow(x_N: np.ndarray) -> np.ndarray:
-        seen.append(len(timers.running))
+        begun.set()
+        assert go_on.wait(60)
+        return np.full((len(x_N), 2), 0.5, np.float32)
+
+    model = serving.Model(name="m", labels=("a", "b"), inputs=Inputs.ROWS, probabilities=slow)
+    server = serving.start(serving.Teacher(model), "127.0.0.1:0")
+    calls = server._service.calls
+    busy = [Idle(server.address, teacher_codec.ANSWER, QUESTION) for _ in range(2)]
+    try:
+        assert begun.wait(60)
+        until(lambda: (len(calls._calls) == 2 and all(own.waiting is None for own in calls._calls)) or None)
+        with pytest.raises(TeacherError, match="UNAVAILABLE: the teacher is busy with others"):
+            remote(server.address).describe()
+        go_on.set()
+        assert all(next(each.call) for each in busy)
+        assert remote(server.address).describe().model == "m"
+    finally:
+        go_on.set()
+        for each in busy:
+            each.close()
+        server.stop()
+
+
+def test_one_address_takes_its_share_of_calls_and_no_more() -> None:
+    async def scenario() -> None:
+        calls = serving._Calls(4, 2)
+        first, second, other = (calls.begin(peer) for peer in ("192.0.2.1", "192.0.2.1", "192.0.2.2"))
+        assert first is not None
+        assert second is not None
+        assert other is not None
+        # None of the greedy peer's waits: its third call has to, and another's has not.
+        assert calls.begin("192.0.2.1") is None
+        second.waiting, other.waiting = 2.0, 1.0
+        assert calls.begin("192.0.2.1") is not None
+        assert second.ended.done()
+        assert not other.ended.done()
+        # All are open now but one; of this machine more than a share are let in, and of all others the longest idle makes room.
+        assert calls.begin("127.0.0.1") is not None
+        first.waiting = 3.0
+        assert calls.begin("127.0.0.1") is not None
+        assert other.ended.done()
+        assert not first.ended.done()
+        assert calls.begin("127.0.0.1") is not None
+        assert first.ended.done()
+        assert calls.begin("127.0.0.1") is None
+        assert len(calls._calls) == 4
+
+    asyncio.run(scenario())
+
+
+def test_connections_that_say_nothing_are_bounded_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than there may be: nobody's descriptors run out, and those who have something to ask come in when the silent ones are ended."""
+    monkeypatch.setattr(serving, "CONNECTIONS", 20)
+    monkeypatch.setattr(serving, "HANDSHAKE_SECONDS", 2.0)
+    server = serving.start(served_teacher(), "127.0.0.1:0")
+    host, _, port = server.address.rpartition(":")
+    before = len(os.listdir("/proc/self/fd"))
+    silent = [socket.create_connection((host, int(port))) for _ in range(200)]
+    try:
+        # 200 are ours, and of the other ends no more than may be.
+        until(lambda: len(os.listdir("/proc/self/fd")) - before < 200 + 40 or None)
+        own = Remote(Link(address=server.address, ca=None, certificate=None, key=None, deadline=20, attempts=60))
+        assert own.describe().model == "digits"
+        until(lambda: len(os.listdir("/proc/self/fd")) - before < 200 + 10 or None)
+    finally:
+        for each in silent:
+            each.close()
+        server.stop()
+
+
+def test_a_key_that_others_can_read_is_not_served_with(keys: Path, tmp_path: Path) -> None:
+    (tmp_path / "server.key").write_bytes((keys / "server.key").read_bytes())
+    (tmp_path / "server.key").chmod(0o640)
+    with pytest.raises(SettingError, match="got mode 640"):
+        serving.start(served_teacher(), "127.0.0.1:0", certificate=keys / "server.pem", key=tmp_path / "server.key")
+
+
+def test_the_time_that_a_model_takes_is_not_idle() -> None:
+    seen: list[float | None] = []
+
+    def slow(x_N: np.ndarray) -> np.ndarray:
+        seen.extend(own.waiting for own in server._service.calls._calls)
         return np.full((len(x_N), 2), 0.5, np.float32)
 
     model = serving.Model(name="m", labels=("a", "b"), inputs=Inputs.ROWS, probabilities=slow)
@@ -352,7 +450,7 @@ def test_the_time_that_a_model_takes_is_not_idle(timers: Timers) -> None:
     try:
         own = remote(server.address)
         assert [answers.first for answers in own.answers(own.describe(), X[:4], [(0, 2), (2, 4)])] == [0, 2]
-        assert seen == [0, 0]
+        assert seen == [None, None]
     finally:
         server.stop()
 

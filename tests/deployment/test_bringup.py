@@ -20,6 +20,7 @@ from limbeck.deployment import bringup, certificates, keys
 from limbeck.deployment.certificates import Role
 from limbeck.operators.errors import PolicyError, SettingError
 from limbeck.protos import signing
+from limbeck.server import door
 
 FEDERATION = bringup.Federation(server=("localhost",), sites=("A", "B", "C"), addresses=("127.0.0.1",))
 SYSTEMD = shutil.which("systemd-analyze")
@@ -154,6 +155,12 @@ def test_start_scripts_are_shell_and_stop_where_the_doctor_finds_a_fault(out: Pa
         done = subprocess.run([str(out / "sites" / "A" / "start.sh")], env=environment, cwd="/", check=False)
         assert done.returncode == health
         assert (tmp_path / f"calls{health}").read_text().splitlines() == calls
+
+
+def test_a_coordinators_unit_gives_it_more_descriptors_than_peers_can_take(out: Path) -> None:
+    (unit,) = (out / "coordinator").glob("*.service")
+    (limit,) = re.findall(r"^LimitNOFILE=(\d+)$", unit.read_text(), re.MULTILINE)
+    assert int(limit) >= door.ENOUGH
 
 
 @pytest.mark.skipif(SYSTEMD is None, reason="systemd-analyze is not installed")

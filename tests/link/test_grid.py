@@ -13,21 +13,27 @@ from pathlib import Path
 
 import grpc
 import pytest
+import torch
+from conftest import PLAN
 from flwr.app import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from limbeck.operators.errors import DataError, RunError, SettingError
-from limbeck.protos import carry, flower_messages, link, link_codec
+from limbeck.protos import carry, codec, flower_messages, link, link_codec
 from limbeck.protos import link_pb2 as pb
 from limbeck.protos.link import Ack, Announce, Chunk, Frame, Hello, Problem, Transfer
+from limbeck.protos.messages import Ask, Offer, Teach
 from limbeck.server import link as server_link
+from limbeck.server.coordinator import Coordinator, Patience
 from limbeck.server.link import Access, Keys, LinkGrid
+from limbeck.simulations import fuzz
 from limbeck.simulations.linked import HANG_SECONDS, until
 from limbeck.simulations.throwaway_keys import SERVER, Authority
 
 SITES = ["a", "b"]
+LIMIT = 1 << 25
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +63,7 @@ class RawSite:
     def __init__(self, grid: LinkGrid, keys: Authority, name: str, *, ca: str = "ca", greet: bool = True) -> None:
         self.channel = self.dial(grid.address, keys, name, ca)
         self.to_send: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self.call = self.channel.stream_stream(link_codec.CONNECT)(iter(self.to_send.get, None))
+        self.call = self.channel.stream_stream(link_codec.CONNECT)(iter(self.to_send.get, None), timeout=120)
         if greet:
             self.send(link.hello())
             assert isinstance(self.next(), Hello)
@@ -82,7 +88,7 @@ class RawSite:
         assert isinstance(announce, Announce)
         assert isinstance(chunk, Chunk)
         self.send(Ack(id=announce.id, received=announce.total))
-        return flower_messages.decode(chunk.data)
+        return flower_messages.decode(chunk.data, limit=LIMIT)
 
     def answer(self, message: Message, data: bytes | None = None, *, message_id: str | None = None) -> None:
         """Send an answer, to this question unless told otherwise, and wait until it is acknowledged."""
@@ -90,7 +96,8 @@ class RawSite:
             data = flower_messages.encode(Message(carry.pack(b"answer"), reply_to=message))
         own = Transfer(id=bytes.fromhex(message_id or message.metadata.message_id), data=data)
         self.send(own.announcement)
-        self.send(Chunk(id=own.id, offset=0, data=data))
+        for offset in range(0, len(data), link.CHUNK):
+            self.send(Chunk(id=own.id, offset=offset, data=data[offset : offset + link.CHUNK]))
         while True:
             frame = self.next()
             if isinstance(frame, Ack) and frame.id == own.id and frame.received == len(data):
@@ -291,8 +298,8 @@ def test_random_bytes_end_the_senders_connection_and_nobody_elses(
 
 def test_frames_that_make_no_sense_where_they_come_end_the_connection(grid: LinkGrid, keys: Authority) -> None:
     stray = Chunk(id=bytes(32), offset=7, data=b"x")
-    senseless: tuple[list[Frame], ...] = ([stray], [link.hello()], [Ack(id=bytes(32), received=1), stray])
-    for frames in senseless:
+    wrong: list[list[Frame]] = [[stray], [link.hello()], [Ack(id=bytes(32), received=1), stray]]
+    for frames in wrong:
         site = RawSite(grid, keys, "a")
         for frame in frames:
             site.send(frame)
@@ -319,6 +326,45 @@ def test_an_answer_beyond_the_limit_is_refused_by_its_announcement(grid: LinkGri
     assert site.end() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+def test_an_answer_is_as_long_as_its_question_allows_and_no_longer(grid: LinkGrid, keys: Authority) -> None:
+    site = RawSite(grid, keys, "a")
+    grid.bound_answers(100)
+    bounded = ask(grid, "a", b"bounded")
+    grid.bound_answers(1 << 30)
+    free = ask(grid, "a", b"free")
+    first, second = site.take(), site.take()
+    for message, size in ((second, 2 << 20), (first, 100)):
+        site.answer(message, flower_messages.encode(Message(carry.pack(bytes(size)), reply_to=message)))
+    assert len(carry.unpack(pull(grid, free).content)) == 2 << 20
+    assert len(carry.unpack(pull(grid, bounded).content)) == 100
+    grid.bound_answers(100)
+    bounded = ask(grid, "a", b"bounded again")
+    message = site.take()
+    site.answer(message, flower_messages.encode(Message(carry.pack(bytes(101)), reply_to=message)))
+    assert pull(grid, bounded).error.reason == "Expected the length of content in [1, 100], got 101."
+    bounded = ask(grid, "a", b"and again")
+    most = flower_messages.encoded_at_most(100)
+    site.send(Announce(id=bytes.fromhex(site.take().metadata.message_id), total=most + 1, sha256=bytes(32)))
+    problem = site.next()
+    assert isinstance(problem, Problem)
+    assert f"at most {most} bytes to this question" in problem.text
+    assert site.end() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_the_coordinator_says_how_long_an_answer_can_be(tmp_path: Path) -> None:
+    bounds: list[int] = []
+
+    class Bounded(fuzz.SameAnswer):
+        def bound_answers(self, size: int) -> None:
+            bounds.append(size)
+
+    nodes = Bounded(1)
+    own = Coordinator(nodes, Offer(plan=PLAN), torch.zeros(20, 8, 8), tmp_path, Patience(expected=1))
+    for request in (Teach(plan_hash=own.plan_hash), Ask(plan_hash=own.plan_hash, stage=0, first=0, count=20)):
+        assert list(own._ask_all("a phase", "query.agree", {100: "site-100"}, request)) == []
+        assert bounds.pop() == codec.longest_reply(PLAN, request)
+
+
 def test_an_answer_that_is_no_message_is_that_sites_error(grid: LinkGrid, keys: Authority) -> None:
     site = RawSite(grid, keys, "a")
     for content in (b"garbage", flower_messages.encode(Message(carry.pack(b"x"), 5, "query.agree"))):
@@ -326,7 +372,7 @@ def test_an_answer_that_is_no_message_is_that_sites_error(grid: LinkGrid, keys: 
         site.answer(site.take(), content)
         reply = pull(grid, message_id)
         assert reply.has_error()
-        assert (reply.error.reason or "").startswith("Expected")
+        assert str(reply.error.reason).startswith("Expected")
     site.close()
 
 

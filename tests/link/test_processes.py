@@ -26,7 +26,7 @@ def student(folder: Path) -> bytes:
 def charges(site: Path) -> list[str]:
     own = Site(site)
     with Ledger(own.ledger, own.budget) as ledger:
-        return [entry.state for entry in ledger.entries() if entry.state != "free"]
+        return [entry.state for entry in ledger.entries() if entry.schedule is not None]
 
 
 @pytest.fixture(scope="module")

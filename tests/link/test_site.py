@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, tzinfo
 from pathlib import Path
 
 import pytest
-from flwr.app import Message
-from test_grid import SITES, ask, listen, pull
+from answering import megabytes
+from flwr.app import Error, Message
+from test_grid import LIMIT, SITES, ask, listen, pull
 
 from limbeck.client import link as client_link
-from limbeck.client.child import DIED, FAILED, LATE, Child
+from limbeck.client.child import DIED, FAILED, LATE, MAX_QUESTION, NO_QUESTION, Child, Question
 from limbeck.client.link import Daemon
 from limbeck.client.site import Site
 from limbeck.operators.errors import SettingError, WireError
 from limbeck.protos import carry, flower_messages
-from limbeck.protos.link import Announce, Transfer
+from limbeck.protos.link import Announce
 from limbeck.server import link as server_link
 from limbeck.server.link import LinkGrid
 from limbeck.simulations.linked import HANG_SECONDS, until
@@ -90,17 +91,24 @@ def calls(site: Site) -> int:
 # A process per question
 
 
-def answer_in_child(folder: Path, content: bytes, *, seconds: float = HANG_SECONDS, memory: int = 2 << 30) -> Message:
+def asking(message: Message) -> Question:
+    data = flower_messages.encode(message)
+    return Question(id=bytes.fromhex(message.metadata.message_id), node=message.metadata.dst_node_id, data=data)
+
+
+def answer_in_child(
+    folder: Path, content: bytes, *, seconds: float = HANG_SECONDS, memory: int = 2 << 30, group: str = ""
+) -> Message:
     flower_messages.identify(1, 1)
-    message = Message(carry.pack(content), 5, "query.agree")
+    message = Message(carry.pack(content), 5, "query.agree", group_id=group)
     flower_messages.name_by_content(message)
     path = folder / "answer"
     child = Child(folder, folder, memory, APP)
     try:
-        child.answer(message, flower_messages.encode(message), path, seconds)
+        child.answer(asking(message), path, seconds)
     finally:
         child.stop()
-    return flower_messages.decode(path.read_bytes())
+    return flower_messages.decode(path.read_bytes(), limit=LIMIT)
 
 
 @pytest.mark.parametrize(("content", "reason"), [(b"raise", FAILED), (b"die", DIED), (b"sleep", LATE), (b"eat", FAILED)])
@@ -112,6 +120,27 @@ def test_an_app_that_fails_dies_is_late_or_takes_too_much_is_an_error_in_fixed_w
     assert reply.error.reason == reason
 
 
+def test_the_memory_of_a_process_is_bounded_as_it_is_set(tmp_path: Path) -> None:
+    assert carry.unpack(answer_in_child(tmp_path, b"limit", memory=1234 << 20).content) == b"%d" % (1234 << 20)
+
+
+def test_nothing_in_a_message_says_what_is_run(tmp_path: Path) -> None:
+    assert carry.unpack(answer_in_child(tmp_path, b"hello", group="os:abort").content) == b"hello"
+
+
+def test_a_site_has_no_more_questions_open_than_it_has_room_for(keys: Authority, tmp_path: Path) -> None:
+    daemon = Daemon(make_site(tmp_path / "a", keys, 1, max_message_mb=2), client_app=APP)
+    announce = Announce(id=bytes(range(32)), total=1 << 20, sha256=bytes(32))
+    daemon._open = {bytes([index]): 1 for index in range(client_link.OPEN - 1)}
+    assert daemon.wants(announce)
+    daemon._open[b"last"] = 1
+    with pytest.raises(WireError, match=f"at most {client_link.OPEN} open questions"):
+        daemon.wants(announce)
+    daemon._open = {b"large": (1 << 20) + 1}
+    with pytest.raises(WireError, match=r"2097152 bytes in all"):
+        daemon.wants(announce)
+
+
 def test_what_the_app_says_is_the_answer(tmp_path: Path) -> None:
     assert carry.unpack(answer_in_child(tmp_path, b"hello").content) == b"hello"
 
@@ -121,14 +150,13 @@ def test_a_child_without_its_daemon_finishes_and_the_next_one_finds_its_answer(t
     flower_messages.identify(1, 1)
     message = Message(carry.pack(b"slowly"), 5, "query.agree")
     flower_messages.name_by_content(message)
-    data, path = flower_messages.encode(message), tmp_path / "answer"
+    question, path = asking(message), tmp_path / "answer"
     orphan, second = (Child(tmp_path, tmp_path, 2 << 30, APP) for _ in range(2))
-    orphan._connection.send_bytes(str(path).encode())
-    orphan._connection.send_bytes(data)
+    orphan._connection.send((str(path), question))
     until((tmp_path / "calls").exists)
     orphan._connection.close()
-    second.answer(message, data, path, HANG_SECONDS)
-    assert carry.unpack(flower_messages.decode(path.read_bytes()).content) == b"slowly"
+    second.answer(question, path, HANG_SECONDS)
+    assert carry.unpack(flower_messages.decode(path.read_bytes(), limit=LIMIT).content) == b"slowly"
     assert (tmp_path / "calls").read_text() == "call\n"
     second.stop()
     orphan._process.join(HANG_SECONDS)
@@ -161,18 +189,16 @@ def test_through_cuts_in_mid_message_everything_arrives_once(grid: LinkGrid, key
     site = make_site(tmp_path / "a", keys, relay.port)
     running = Running(site)
     until(lambda: grid.connected)
-    content = random.Random(0).randbytes(24 << 20)
+    content = megabytes(24)
     relay.cut_after(10 << 20)
-    message_id = ask(grid, "a", content)
+    message_id = ask(grid, "a", b"24 megabytes")
     until(lambda: relay.cuts == 1)
-    # The question is 24 MiB, and so is its answer: this one hits the answer.
-    until(lambda: calls(site) == 1)
     relay.cut_after(10 << 20)
     assert carry.unpack(pull(grid, message_id).content) == content
     assert calls(site) == 1
     assert relay.cuts == 2
     # What was there before a cut did not pass again: two cuts cost two windows and what was on the way, no whole message.
-    assert relay.passed < 2 * len(content) + (20 << 20)
+    assert relay.passed < len(content) + (20 << 20)
     running.stop()
     relay.close()
 
@@ -230,15 +256,33 @@ def test_past_its_grace_it_gives_up(grid: LinkGrid, keys: Authority, tmp_path: P
     running.stop()
 
 
-def test_a_question_to_another_node_is_refused(keys: Authority, tmp_path: Path) -> None:
-    daemon = Daemon(make_site(tmp_path / "a", keys, 1), client_app=APP)
+def test_what_is_no_question_to_this_site_is_an_error_in_fixed_words(tmp_path: Path) -> None:
     flower_messages.identify(1, 1)
-    message = Message(carry.pack(b"x"), 5, "query.agree")
-    own = Transfer(id=bytes.fromhex(flower_messages.name_by_content(message)), data=flower_messages.encode(message))
-    with pytest.raises(WireError, match="to another node"):
-        daemon.receive(own.id, own.data)
-    with pytest.raises(WireError, match="under the id that was announced"):
-        daemon.receive(bytes(32), own.data)
+    message = Message(carry.pack(b"hello"), 5, "query.agree")
+    flower_messages.name_by_content(message)
+    good = asking(message)
+    error = flower_messages.encode(Message(Error(2, "an error"), reply_to=message))
+    bad = [replace(good, node=6), replace(good, id=bytes(32)), replace(good, data=b"garbage"), replace(good, data=error)]
+    for index, question in enumerate(bad):
+        child, path = Child(tmp_path, tmp_path, 2 << 30, APP), tmp_path / f"answer-{index}"
+        child.answer(question, path, 20.0)
+        child.stop()
+        reply = flower_messages.decode(path.read_bytes(), limit=LIMIT)
+        assert (reply.error.reason, reply.metadata.reply_to_message_id) == (NO_QUESTION, question.id.hex())
+        assert reply.metadata.src_node_id == question.node
+    assert not (tmp_path / "calls").exists()
+
+
+def test_the_daemon_reads_no_question_and_takes_none_that_is_longer_than_a_request_can_be(
+    keys: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon = Daemon(make_site(tmp_path / "a", keys, 1), client_app=APP)
+    monkeypatch.setattr(flower_messages, "decode", lambda *_, **__: pytest.fail("read in the daemon"))
+    daemon.receive(bytes(32), b"garbage")
+    assert daemon._todo.qsize() == 1
+    assert daemon.wants(Announce(id=bytes(range(32)), total=MAX_QUESTION, sha256=bytes(32)))
+    with pytest.raises(WireError, match=f"at most {MAX_QUESTION} bytes"):
+        daemon.wants(Announce(id=bytes(range(32)), total=MAX_QUESTION + 1, sha256=bytes(32)))
 
 
 def test_a_certificate_of_another_site_or_a_second_daemon_is_refused(keys: Authority, tmp_path: Path) -> None:
@@ -248,7 +292,7 @@ def test_a_certificate_of_another_site_or_a_second_daemon_is_refused(keys: Autho
     running = Running(site)
     until((site.link_state / "daemon.lock").exists)
     with pytest.raises(SettingError, match="no other daemon"):
-        asyncio.run(Daemon(site, client_app=APP).run())
+        asyncio.run(asyncio.wait_for(Daemon(site, client_app=APP).run(), 60))
     running.stop()
 
 

@@ -5,11 +5,13 @@ from dataclasses import replace
 
 import pytest
 from conftest import LINEAR
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from limbeck.operators.errors import SettingError
 from limbeck.protos import accounting
-from limbeck.protos.messages import CountNoise, LabelCounts, NetTeaching, RecordCount, Teaching, VotesTeaching
+from limbeck.protos.messages import Counts, LabelCounts, NetTeaching, RecordCount, Teaching, VotesTeaching
 
 CNN = NetTeaching(
     architecture="cnn",
@@ -69,6 +71,11 @@ def test_calibration_meets_its_target_and_never_exceeds_it(
     assert (schedule[1] is None) == (fraction is None)
 
 
+@given(st.floats(1e-6, 1e9))
+def test_what_calibration_finds_is_rounded_towards_more_noise(noise: float) -> None:
+    assert noise <= accounting._round_up(noise) <= noise * 1.0011
+
+
 def test_no_schedule_costs_nothing() -> None:
     assert accounting.epsilon((), 1e-5) == 0
 
@@ -83,7 +90,7 @@ def test_composition_by_mechanism_agrees_with_the_pld_accountant() -> None:
     import dp_accounting as dp
     from dp_accounting.pld import PLDAccountant
 
-    schedules: list[tuple[Teaching, LabelCounts | None]] = [
+    schedules: list[tuple[Teaching, Counts | None]] = [
         (LINEAR, LabelCounts(noise_std=6.2)),
         (CNN, None),
         (replace(LINEAR, noise_multiplier=20.0), None),
@@ -92,8 +99,11 @@ def test_composition_by_mechanism_agrees_with_the_pld_accountant() -> None:
     accountant = PLDAccountant(
         neighboring_relation=dp.NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=1e-3
     )
-    for schedule in schedules:
-        accountant.compose(accounting.event(*schedule))
+    for teaching, counts in schedules:
+        accountant.compose(accounting.event(teaching, None))
+        if counts is not None:
+            # It knows no discrete Gaussian; from this scale on the two cost the same to four digits.
+            accountant.compose(dp.GaussianDpEvent(counts.noise_std))
     found, expected = accounting.epsilon(tuple(schedules), 1e-5), accountant.get_epsilon(1e-5)
     # Fewer roundings, each of them upwards: never above, and below by no more than they can add up to.
     assert 0.99 * expected <= found <= expected + 1e-6
@@ -111,8 +121,38 @@ def test_discrete_gaussian_counts_cost_what_their_own_probabilities_say(sigma: f
         return sum(max(0.0, p[k] - math.exp(epsilon) * p[k - 1]) for k in x)
 
     assert delta(epsilon) <= 1e-5 * (1 + 1e-9) <= delta(epsilon - 0.01)
-    discrete = LabelCounts(noise_std=sigma, noise=CountNoise.DISCRETE_GAUSSIAN)
-    assert accounting.counts_epsilon(discrete, 1e-5) == epsilon
+    assert accounting.counts_epsilon(LabelCounts(noise_std=sigma), 1e-5) == epsilon
+
+
+@pytest.mark.parametrize("teaching", [LINEAR, CNN, VOTES])
+@pytest.mark.parametrize("counts", [LabelCounts(noise_std=1.5), RecordCount(noise_std=1.5)])
+def test_counts_are_charged_beside_every_kind_of_teacher(teaching: Teaching, counts: Counts) -> None:
+    """By an accountant that knows no discrete Gaussian: at this scale it costs a little less than a continuous one."""
+    import dp_accounting as dp
+    from dp_accounting.pld import PLDAccountant
+
+    accountant = PLDAccountant(neighboring_relation=dp.NeighboringRelation.ADD_OR_REMOVE_ONE)
+    accountant.compose(accounting.event(teaching, None))
+    alone = accountant.get_epsilon(1e-5)
+    accountant.compose(dp.GaussianDpEvent(counts.noise_std))
+    expected, found = accountant.get_epsilon(1e-5), accounting.epsilon(((teaching, counts),), 1e-5)
+    assert found > 1.05 * alone
+    assert found == pytest.approx(expected, rel=0.02)
+
+
+def test_every_plan_in_a_ledger_is_charged_with_its_counts() -> None:
+    """Two of a kind cost more than one, and more than two without counts."""
+    one, two = (accounting.epsilon(((CNN, LabelCounts(noise_std=1.5)),) * n, 1e-5) for n in (1, 2))
+    bare = accounting.epsilon(((CNN, None),) * 2, 1e-5)
+    assert max(one, bare) * 1.1 < two
+
+
+def test_a_schedule_that_goes_beyond_all_bounds_costs_infinitely_much_and_no_memory() -> None:
+    """Of a thousand nats and more nothing is composed."""
+    for steps, noise in ((10**5, 0.3), (10**5, 3.0)):
+        teaching = replace(CNN, sampling_rate=1.0, steps=steps, noise_multiplier=noise)
+        assert accounting.epsilon(((teaching, None),), 1e-5) == math.inf
+    assert accounting.epsilon(((replace(CNN, sampling_rate=0.5, steps=2000, noise_multiplier=1.0), None),), 1e-5) < math.inf
 
 
 def test_votes_cost_one_gaussian_mechanism_per_query() -> None:
@@ -121,8 +161,17 @@ def test_votes_cost_one_gaussian_mechanism_per_query() -> None:
     assert exact_epsilon(mu, 1e-5) <= found <= exact_epsilon(mu, 1e-5) * 1.01
 
 
+@pytest.mark.parametrize("teaching", [LINEAR, CNN, VOTES])
+def test_counts_beside_any_teacher_cost_what_they_cost_alone_or_more(teaching: Teaching) -> None:
+    counts = LabelCounts(noise_std=3.0)
+    alone, without = accounting.counts_epsilon(counts, 1e-5), accounting.epsilon(((teaching, None),), 1e-5)
+    assert accounting.epsilon(((teaching, counts),), 1e-5) > 1.02 * max(alone, without)
+
+
 def test_hardly_any_noise_costs_infinitely_much_and_no_time() -> None:
-    for teaching in (replace(LINEAR, noise_multiplier=1e-6), replace(CNN, noise_multiplier=0.01)):
+    # The last of these would be a distribution over millions of losses.
+    much = replace(CNN, sampling_rate=0.5, noise_multiplier=0.31, steps=10**5)
+    for teaching in (replace(LINEAR, noise_multiplier=1e-6), replace(CNN, noise_multiplier=0.01), much):
         assert accounting.epsilon(((teaching, None),), 1e-5) == math.inf
 
 

@@ -5,7 +5,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from limbeck.protos import limbeck_pb2 as pb
 
 PUBLIC = "public"
-COUNTS = "release: (discrete) Gaussian mechanism on counts, charged at teaching"
+COUNTS = "release: discrete Gaussian mechanism on counts, charged at teaching"
 # Or, where the owner allows it, of a black-box teacher: the ledger declares that no guarantee holds.
 ANSWERS = "release: post-processing of what teaching was charged for, on public inputs"
 # Every field that leaves a site, by message. Before adding a line: is it computed from records? Then by which mechanism in the ledger?
@@ -13,6 +13,7 @@ DECLARED = {
     "Accepted.plan_hash": PUBLIC,
     "Accepted.site": PUBLIC,
     "Accepted.guarantee": PUBLIC,
+    "Accepted.replies": PUBLIC,
     "Declined.plan_hash": PUBLIC,
     "Declined.reason": PUBLIC,
     "Declined.site": PUBLIC,

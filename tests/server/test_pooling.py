@@ -10,7 +10,7 @@ from torch import Tensor
 
 from limbeck.operators import TopK, Truncated
 from limbeck.operators.errors import SettingError
-from limbeck.server.pooling import Pool, class_weights
+from limbeck.server.pooling import LEAST_SHARE, Pool, class_weights, record_weights
 
 
 def answers(seed: int, n: int = 5, classes: int = 4, k: int = 2) -> Truncated:
@@ -76,5 +76,48 @@ def test_answers_outside_the_transfer_set_are_refused() -> None:
 
 
 def test_a_site_weighs_in_a_class_by_its_share_of_the_records_of_that_class() -> None:
-    weights = class_weights([torch.tensor([30.0, -2.0, 0.0]), torch.tensor([10.0, 5.0, 0.0])])
-    assert [weight.tolist() for weight in weights] == [[0.75, 0.0, 0.5], [0.25, 1.0, 0.5]]
+    weights = class_weights([[30, -2, 0], [20, 5, 0], [40, 5, 0]])
+    torch.testing.assert_close(
+        torch.stack(weights), torch.tensor([[3.0, 1e-5, 3], [2, 4.5, 3], [4, 4.5, 3]]) / 9, atol=1e-5, rtol=0
+    )
+
+
+@given(
+    honest=st.lists(st.lists(st.integers(-50, 5_000), min_size=4, max_size=4), min_size=2, max_size=9),
+    lie=st.lists(st.integers(-(10**6), 2**31 + 10**6), min_size=4, max_size=4),
+)
+def test_no_claim_buys_a_site_more_than_half_of_a_class_and_no_site_is_silenced(
+    honest: list[list[int]], lie: list[int]
+) -> None:
+    weights_CK = torch.stack(class_weights([*honest, lie])).double()
+    assert bool((weights_CK >= LEAST_SHARE * 0.999).all())
+    assert bool((weights_CK[-1] <= weights_CK[:-1].sum(0) * (1 + 1e-4)).all())
+    weights = record_weights([sum(own) for own in [*honest, lie]])
+    assert all(LEAST_SHARE <= own <= 1 for own in weights)
+    assert weights[-1] <= sum(weights[:-1]) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("sites", [4, 8, 20])
+def test_a_claim_of_a_thousand_million_records_counts_as_three_sites_in_the_middle(sites: int) -> None:
+    """In the issue it had 0.91 of every class, and two of them ended the run."""
+    honest, lie = [[100, 200, 300, 400]] * (sites - 1), [10**9] * 4
+    weights_CK = torch.stack(class_weights([*honest, lie])).double()
+    # Of the middle site's 1,000 records, three times as many, evenly over four classes.
+    share_K = weights_CK[-1] / weights_CK.sum(0)
+    expected_K = [min(0.5, 750 / (750 + (sites - 1) * own)) for own in honest[0]]
+    torch.testing.assert_close(share_K, torch.tensor(expected_K, dtype=torch.float64), atol=1e-4, rtol=0)
+    weights = record_weights([*(sum(own) for own in honest), 4 * 10**9])
+    assert weights[-1] / sum(weights) == pytest.approx(min(0.5, 3 / (sites + 2)))
+
+
+def test_claims_of_honest_sites_of_different_sizes_are_left_as_they_are() -> None:
+    claims = torch.tensor([[100, 40, 7], [80, 30, 60], [60, 30, 60], [150, 60, 120]])
+    torch.testing.assert_close(torch.stack(class_weights(claims.tolist())), claims / claims.sum(0))
+
+
+def test_a_site_that_claims_nothing_can_answer_alone() -> None:
+    """As where all others fall silent: the run goes on with what it has."""
+    weights = class_weights([[-3, -1, 0, -2], [90, 80, 70, 60], [2**31] * 4])
+    pool = Pool(samples=5, classes=4)
+    pool.add(answers(0), weights_K=weights[0])
+    torch.testing.assert_close(pool.result(), answers(0).dense(), atol=1e-3, rtol=0)

@@ -24,27 +24,26 @@ from limbeck.server.record import Record
 def test_a_site_that_released_no_counts_weighs_as_the_average_of_those_that_did(tmp_path: Path) -> None:
     plan = replace(PLAN, classes=2, pooling=Pooling.CLASS_COUNTS)
     own = Coordinator(cast(Any, None), Offer(plan=plan), torch.zeros(20, 8, 8), tmp_path, Patience(expected=3))
-    own.sites = {1: "a", 2: "b", 3: "black-box"}
-    own.record.client("a")["label_counts"] = [30.0, 10.0]
-    own.record.client("b")["label_counts"] = [10.0, -2.0]
+    own.sites = {1: "a", 2: "b", 3: "c", 4: "black-box"}
+    for site, claims in (("a", [30, 10]), ("b", [10, 12]), ("c", [20, 8])):
+        own.record.client(site)["label_counts"] = claims
     own.record.client("black-box")["label_counts"] = None
     weights = own._weights()
     torch.testing.assert_close(weights["black-box"], torch.tensor([1 / 3, 1 / 3]))
-    torch.testing.assert_close(weights["a"], torch.tensor([0.5, 2 / 3]))
+    torch.testing.assert_close(weights["a"], torch.tensor([1 / 2, 1 / 3]))
 
 
-def test_by_numbers_of_records_every_site_is_heard_a_little_and_none_beyond_its_share(tmp_path: Path) -> None:
+def test_the_same_by_numbers_of_records(tmp_path: Path) -> None:
     plan = replace(
-        PLAN, classes=2, label_counts=None, record_count=RecordCount(noise_std=3.0), pooling=Pooling.RECORD_COUNTS
+        PLAN, classes=2, pooling=Pooling.RECORD_COUNTS, label_counts=None, record_count=RecordCount(noise_std=5.0)
     )
     own = Coordinator(cast(Any, None), Offer(plan=plan), torch.zeros(20, 8, 8), tmp_path, Patience(expected=3))
-    own.sites = {1: "a", 2: "b", 3: "black-box"}
-    for name, count in (("a", 100), ("b", -7), ("black-box", None)):
-        own.record.client(name)["record_count"] = count
-    weights = {name: found.tolist() for name, found in own._weights().items()}
-    assert weights["a"] == [1.0, 1.0]
-    assert weights["b"] == pytest.approx([0.01, 0.01])
-    assert weights["black-box"] == pytest.approx([0.505, 0.505])
+    own.sites = {1: "a", 2: "b", 3: "c", 4: "black-box"}
+    for site, claim in (("a", 200), ("b", 300), ("c", 400)):
+        own.record.client(site)["record_count"] = claim
+    weights = own._weights()
+    torch.testing.assert_close(weights["black-box"], torch.tensor([0.75, 0.75]))
+    torch.testing.assert_close(weights["a"], torch.tensor([0.5, 0.5]))
 
 
 def test_a_record_of_another_plan_is_never_gone_on_with(tmp_path: Path) -> None:

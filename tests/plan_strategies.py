@@ -1,0 +1,168 @@
+"""Any plan that may be: a hypothesis strategy over all that `limbeck.protos.plan_checks` lets through, its bounds included."""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import strategies as st
+
+from limbeck.protos.accounting import SMALLEST_SAMPLED_NOISE
+from limbeck.protos.messages import (
+    ARCHITECTURES,
+    FEATURES,
+    STUDENTS,
+    Adjacency,
+    BlackBoxTeaching,
+    Coding,
+    Family,
+    LabelCounts,
+    LinearTeaching,
+    Loss,
+    NetTeaching,
+    Plan,
+    Pooling,
+    Privacy,
+    RecordCount,
+    Sampled,
+    Stage,
+    Student,
+    Teaching,
+    TopK,
+    Unit,
+    VotesTeaching,
+)
+from limbeck.protos.plan_checks import CELLS, GAIN, REALS, SOFTEN_OR_SHARPEN, VOTES_LEARNING_RATE, WHOLES
+
+# Sparsities and hashes are not in a table.
+HASHES = st.binary(min_size=32, max_size=32)
+
+
+def whole(name: str, *, most: int | None = None) -> st.SearchStrategy[int]:
+    """An integer within its bounds; the bounds themselves come often."""
+    low, high = WHOLES[name]
+    high = high if most is None else min(high, most)
+    return st.sampled_from([low, high]) | st.integers(low, high)
+
+
+def real(name: str, *, least: float | None = None, most: float | None = None) -> st.SearchStrategy[float]:
+    """A number within its bounds, evenly over the orders of magnitude; the bounds themselves come often."""
+    low, high = REALS[name]
+    low, high = low if least is None else max(low, least), high if most is None else min(high, most)
+    ends = st.sampled_from([low, high])
+    if low <= 0:
+        return ends | st.floats(low, high, width=64).map(abs)
+    return ends | st.floats(math.log(low), math.log(high)).map(lambda own: min(max(math.exp(own), low), high))
+
+
+@st.composite
+def linear(draw: st.DrawFn, steps: int | None = None) -> LinearTeaching:
+    """A schedule of a linear teacher. steps: at most."""
+    taken = draw(whole("teaching.steps", most=steps))
+    clip, normaliser, learning_rate = _gain(draw)
+    return LinearTeaching(
+        features=draw(st.sampled_from(FEATURES)),
+        feature_norm=draw(real("teaching.feature_norm")),
+        steps=taken,
+        learning_rate=learning_rate,
+        momentum=draw(real("teaching.momentum")),
+        clip=clip,
+        noise_multiplier=draw(real("teaching.noise_multiplier")),
+        normaliser=normaliser,
+        average_last=draw(st.integers(1, taken)),
+    )
+
+
+@st.composite
+def net(draw: st.DrawFn, steps: int | None = None) -> NetTeaching:
+    """A schedule of a net. steps: at most."""
+    clip, normaliser, learning_rate = _gain(draw)
+    return NetTeaching(
+        architecture=draw(st.sampled_from(ARCHITECTURES)),
+        sampling_rate=draw(real("teaching.sampling_rate")),
+        steps=draw(whole("teaching.steps", most=steps)),
+        learning_rate=learning_rate,
+        momentum=draw(real("teaching.momentum")),
+        clip=clip,
+        noise_multiplier=draw(real("teaching.noise_multiplier", least=SMALLEST_SAMPLED_NOISE)),
+        normaliser=normaliser,
+        physical_batch=draw(whole("teaching.physical_batch")),
+    )
+
+
+@st.composite
+def votes(draw: st.DrawFn, queries: int, steps: int | None = None, teachers: int | None = None) -> VotesTeaching:
+    """A schedule of votes on `queries` inputs. steps, teachers: at most."""
+    return VotesTeaching(
+        teachers=draw(whole("teaching.teachers", most=teachers)),
+        queries=queries,
+        features=draw(st.sampled_from(FEATURES)),
+        feature_norm=draw(real("teaching.feature_norm")),
+        steps=draw(whole("teaching.steps", most=steps)),
+        learning_rate=draw(real("teaching.learning_rate", most=VOTES_LEARNING_RATE)),
+        momentum=draw(real("teaching.momentum")),
+        noise_multiplier=draw(real("teaching.noise_multiplier")),
+    )
+
+
+def _gain(draw: st.DrawFn) -> tuple[float, float, float]:
+    """Clip, normaliser and a learning rate that goes with them."""
+    clip, normaliser = draw(real("teaching.clip")), draw(real("teaching.normaliser"))
+    # A rounding error below, since the product is rounded too.
+    return clip, normaliser, draw(real("teaching.learning_rate", most=GAIN * normaliser / clip * (1 - 1e-12)))
+
+
+@st.composite
+def plans(draw: st.DrawFn, *, most_stages: int = 6) -> Plan:
+    """Any plan within the bounds. most_stages: so many are drawn, or now and then as many as there may be."""
+    samples = draw(whole("samples"))
+    classes = draw(whole("classes", most=max(2, CELLS // samples)))
+    family = draw(st.sampled_from(Family))
+    least = None if family in SOFTEN_OR_SHARPEN else 1.0
+    count = draw(st.integers(1, most_stages))
+    sparsities = sorted(draw(st.lists(st.floats(0, 1, exclude_max=True).map(abs), min_size=count, max_size=count)))
+    temperatures = draw(st.lists(real("temperature", least=least), min_size=count, max_size=count))
+    counts = draw(st.sampled_from([None, LabelCounts, RecordCount]))
+    released = counts(noise_std=draw(real("noise_std"))) if counts is not None else None
+    poolings = {
+        None: [Pooling.MEAN],
+        LabelCounts: [Pooling.MEAN, Pooling.CLASS_COUNTS],
+        RecordCount: [Pooling.RECORD_COUNTS],
+    }
+    teaching: Teaching = draw(linear() | net() | votes(samples))
+    return Plan(
+        name=draw(st.text("abc äß-_.", min_size=1, max_size=20)),
+        transfer_set=draw(HASHES),
+        samples=samples,
+        classes=classes,
+        family=family,
+        tsallis_order=draw(real("tsallis_order")) if family is Family.TSALLIS else None,
+        truncation=draw(
+            st.integers(1, classes).map(lambda k: TopK(k=k)) | whole("truncation.draws").map(lambda m: Sampled(draws=m))
+        ),
+        coding=draw(st.sampled_from(Coding)),
+        pooling=draw(st.sampled_from(poolings[counts])),
+        stages=tuple(Stage(sparsity=s, temperature=t) for s, t in zip(sparsities, temperatures, strict=True)),
+        teaching=teaching,
+        label_counts=released if isinstance(released, LabelCounts) else None,
+        record_count=released if isinstance(released, RecordCount) else None,
+        privacy=Privacy(
+            epsilon=draw(real("privacy.epsilon")),
+            delta=draw(real("privacy.delta")),
+            unit=Unit.RECORD,
+            adjacency=Adjacency.ADD_REMOVE_ONE,
+        ),
+        student=Student(
+            architecture=draw(st.sampled_from(STUDENTS)),
+            loss=draw(st.sampled_from(Loss)),
+            epochs=draw(whole("student.epochs")),
+            batch=draw(whole("student.batch")),
+            learning_rate=draw(real("student.learning_rate")),
+            weight_decay=draw(real("student.weight_decay")),
+            augment=draw(st.booleans()),
+            relabel=draw(real("student.relabel")),
+        ),
+        minimum_clients=draw(whole("minimum_clients")),
+        public_seed=draw(whole("public_seed")),
+        black_box=draw(st.none() | whole("black_box.draws").map(lambda m: BlackBoxTeaching(draws=m))),
+        encoding=draw(st.none() | HASHES),
+    )

@@ -1,0 +1,388 @@
+"""Every field of a plan has bounds with a reason; what is outside of them is refused by its name, at every side and before anybody pays."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from conftest import PLAN
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from plan_strategies import linear, plans, votes
+
+from limbeck.client import features
+from limbeck.client.teachers import architectures
+from limbeck.client.teachers import linear as linear_teacher
+from limbeck.client.teachers.votes import vote
+from limbeck.operators.errors import LimbeckError, SettingError, WireError
+from limbeck.protos import codec, plan_checks
+from limbeck.protos import limbeck_pb2 as pb
+from limbeck.protos.link import MAX_TRANSFER
+from limbeck.protos.messages import (
+    ARCHITECTURES,
+    CUSTOM,
+    FEATURES,
+    STUDENTS,
+    Ask,
+    BlackBoxTeaching,
+    Family,
+    LabelCounts,
+    LinearTeaching,
+    NetTeaching,
+    Offer,
+    Plan,
+    Pooling,
+    RecordCount,
+    Sampled,
+    Stage,
+    TopK,
+    VotesTeaching,
+)
+from limbeck.server import student
+
+LINEAR: LinearTeaching = cast(LinearTeaching, PLAN.teaching)
+NET = NetTeaching(
+    architecture="mlp",
+    sampling_rate=0.1,
+    steps=5,
+    learning_rate=1.0,
+    momentum=0.0,
+    clip=0.1,
+    noise_multiplier=1.0,
+    normaliser=64.0,
+    physical_batch=32,
+)
+VOTES = VotesTeaching(
+    teachers=9,
+    queries=20,
+    features="pixels",
+    feature_norm=4.0,
+    steps=3,
+    learning_rate=1.0,
+    momentum=0.0,
+    noise_multiplier=20.0,
+)
+NAN, INF = math.nan, math.inf
+
+
+def outside(name: str) -> list[float]:
+    """Values just beyond and far beyond the bounds of a field, and none at all."""
+    if name in plan_checks.WHOLES:
+        least, most = plan_checks.WHOLES[name]
+        return [least - 1, most + 1]
+    low, high = plan_checks.REALS[name]
+    beyond = [math.nextafter(low, -INF), math.nextafter(high, INF), -high, 1e300, NAN, INF, -INF]
+    return beyond + ([1e-45, 5e-324, 0.0] if low > 0 else [-0.0])
+
+
+def spoilt() -> Iterator[tuple[str, Plan]]:
+    """Names of fields, and plans that have an impossible value there."""
+    for table in (plan_checks.WHOLES, plan_checks.REALS):
+        for path in table:
+            for value in outside(path):
+                yield from ((path, own) for own in _with(path, value))
+    for architecture in ("vit", "", "cnn ", CUSTOM):
+        yield "student.architecture", _student(architecture=architecture)
+    for name in ("sift", "", "Scattering"):
+        yield "teaching.features", replace(PLAN, teaching=replace(LINEAR, features=name))
+        yield "teaching.features", replace(PLAN, teaching=replace(VOTES, features=name))
+        yield "teaching.architecture", replace(PLAN, teaching=replace(NET, architecture=name))
+    yield "teaching.average_last", replace(PLAN, teaching=replace(LINEAR, average_last=LINEAR.steps + 1))
+    yield "teaching.average_last", replace(PLAN, teaching=replace(LINEAR, average_last=0))
+    yield "teaching.queries", replace(PLAN, teaching=replace(VOTES, queries=19))
+    yield "teaching.queries", replace(PLAN, teaching=replace(VOTES, queries=21))
+    yield "teaching.noise_multiplier", replace(PLAN, teaching=replace(NET, noise_multiplier=0.29))
+    yield "teaching.learning_rate", replace(PLAN, teaching=replace(VOTES, learning_rate=1001.0))
+    # The step by which the plan of the issue told every record: each value alone is within its bounds.
+    gain = r"teaching.learning_rate \* clip / normaliser"
+    yield gain, replace(PLAN, teaching=replace(LINEAR, learning_rate=301.0, clip=10.0))
+    yield gain, replace(PLAN, teaching=replace(NET, learning_rate=641.0, clip=1.0))
+    yield "samples \\* classes", replace(PLAN, samples=1 << 20, classes=1 << 16)
+    for k in (0, 11):
+        yield "truncation.k", replace(PLAN, truncation=TopK(k=k))
+    for sparsity in (-0.1, 1.0, NAN, 0.4):
+        yield r"stages\[1\].sparsity", replace(PLAN, stages=(PLAN.stages[0], Stage(sparsity=sparsity, temperature=2.0)))
+    for family in (Family.MIXING, Family.TSALLIS, Family.ENTROPY_TARGET):
+        order = 0.5 if family is Family.TSALLIS else None
+        cold = (Stage(sparsity=0.5, temperature=0.99),)
+        yield r"stages\[0\].temperature", replace(PLAN, family=family, tsallis_order=order, stages=cold)
+    yield "tsallis_order", replace(PLAN, family=Family.TSALLIS)
+    yield "tsallis_order", replace(PLAN, tsallis_order=0.5)
+    yield "label_counts or record_count", replace(PLAN, record_count=RecordCount(noise_std=3.0))
+    yield "label_counts with pooling 'class-counts'", replace(PLAN, label_counts=None, pooling=Pooling.CLASS_COUNTS)
+    yield "record_count with pooling 'record-counts'", replace(PLAN, pooling=Pooling.RECORD_COUNTS)
+    for name in ("", "a\nb", "x" * 201):
+        yield "name", replace(PLAN, name=name)
+    for wrong in (b"", bytes(31), bytes(33)):
+        yield "transfer_set", replace(PLAN, transfer_set=wrong)
+        yield "encoding", replace(PLAN, encoding=wrong)
+
+
+def _student(**changes: Any) -> Plan:
+    return replace(PLAN, student=replace(PLAN.student, **changes))
+
+
+def _with(path: str, value: float) -> Iterator[Plan]:
+    """Plans with this value in the field that bounds name so: in every kind of teaching that has it."""
+    table, _, name = path.rpartition(".")
+    match table, name:
+        case "", "stages":
+            yield replace(PLAN, stages=PLAN.stages[:1] * int(value) if value > 0 else ())
+        case "", "temperature":
+            yield replace(PLAN, stages=(Stage(sparsity=0.5, temperature=value),))
+        case "", "tsallis_order":
+            yield replace(PLAN, family=Family.TSALLIS, tsallis_order=value)
+        case "", "noise_std":
+            yield replace(PLAN, label_counts=LabelCounts(noise_std=value))
+            yield replace(PLAN, label_counts=None, record_count=RecordCount(noise_std=value))
+        case "", _:
+            yield replace(PLAN, **{name: value})  # type: ignore[arg-type]
+        case "truncation", _:
+            yield replace(PLAN, truncation=Sampled(draws=int(value)))
+        case "black_box", _:
+            yield replace(PLAN, black_box=BlackBoxTeaching(draws=int(value)))
+        case "privacy", _:
+            yield replace(PLAN, privacy=replace(PLAN.privacy, **{name: value}))  # type: ignore[arg-type]
+        case "student", _:
+            yield _student(**{name: value})
+        case _:
+            for teaching in (LINEAR, NET, VOTES):
+                if name in {own.name for own in fields(teaching)}:
+                    yield replace(PLAN, teaching=replace(teaching, **{name: value}))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("field", "plan"), [pytest.param(*own, id=f"{n}-{own[0]}") for n, own in enumerate(spoilt())])
+def test_a_value_that_cannot_be_meant_is_refused_by_the_name_of_its_field(field: str, plan: Plan) -> None:
+    with pytest.raises(WireError, match=f"Expected .*{field}"):
+        codec.encode_request(Offer(plan=plan))
+
+
+def test_every_field_of_a_plan_has_an_impossible_value_in_these_tests() -> None:
+    """A new field is not forgotten: its values are checked, or it is a flag, or its values are a closed list on the wire."""
+    checked = {field.replace("\\", "") for field, _ in spoilt()}
+    listed = {"family", "coding", "pooling", "privacy.unit", "privacy.adjacency", "student.loss", "label_counts.noise"}
+    flags = {"student.augment", "version"}
+    elsewhere = {
+        "stages.sparsity": "stages[1].sparsity",
+        "stages.temperature": "temperature",
+        "top_k.k": "truncation.k",
+        "sampled.draws": "truncation.draws",
+        "label_counts.noise_std": "noise_std",
+        "record_count.noise_std": "noise_std",
+    }
+    for field in pb.Plan.DESCRIPTOR.fields:
+        inner = field.message_type.fields if field.message_type is not None else ()
+        paths = [f"{field.name}.{own.name}" for own in inner] or [field.name]
+        for path in paths:
+            named = re.sub("^(linear|net|votes)[.]", "teaching.", path)
+            assert elsewhere.get(named, named) in checked | listed | flags, path
+
+
+@pytest.mark.parametrize(
+    ("table", "name"),
+    [
+        ("", "family"),
+        ("", "coding"),
+        ("", "pooling"),
+        ("privacy", "unit"),
+        ("privacy", "adjacency"),
+        ("student", "loss"),
+        ("label_counts", "noise"),
+    ],
+)
+@pytest.mark.parametrize("value", ["", "Mean", "os:system", "gaussian"])
+def test_a_name_outside_a_closed_list_is_refused_on_the_wire(table: str, name: str, value: str) -> None:
+    message = pb.Request.FromString(codec.encode_request(Offer(plan=PLAN)))
+    setattr(getattr(message.offer.plan, table) if table else message.offer.plan, name, value)
+    with pytest.raises(WireError, match=f"Expected {f'{table}.' if table else ''}{name}"):
+        codec.decode_request(message.SerializeToString(deterministic=True))
+
+
+def test_closed_lists_are_those_that_can_be_carried_out() -> None:
+    assert set(FEATURES) == set(features.FEATURES)
+    assert set(STUDENTS) == set(student.ARCHITECTURES)
+    assert set(plan_checks.GREY_FEATURES) <= set(FEATURES)
+    assert set(plan_checks.IMAGE_TEACHERS) <= set(ARCHITECTURES)
+    assert set(plan_checks.GREY_STUDENTS) <= set(STUDENTS)
+
+
+@given(plan=plans())
+def test_a_plan_within_all_bounds_is_accepted_and_survives_the_wire(plan: Plan) -> None:
+    found = codec.decode_request(codec.encode_request(Offer(plan=plan)))
+    assert found == Offer(plan=plan)
+    # An answer that no carrier takes would be paid for and never arrive.
+    ask = Ask(plan_hash=codec.plan_hash(plan), stage=0, first=0, count=plan.samples)
+    assert codec.share_bytes(plan, ask) < MAX_TRANSFER
+
+
+def test_a_zero_with_a_sign_is_no_second_encoding_of_a_plan() -> None:
+    """It equals the plan without, and has another hash: whoever looks hashes up by the plan would find the other's."""
+    for plan in (replace(PLAN, teaching=replace(LINEAR, momentum=-0.0)), _student(relabel=-0.0)):
+        with pytest.raises(WireError, match=r"momentum|relabel"):
+            codec.encode_request(Offer(plan=plan))
+
+
+def test_the_largest_seed_of_a_plan_seeds_every_stage() -> None:
+    last = plan_checks.WHOLES["stages"][1]
+    torch.Generator().manual_seed(plan_checks.WHOLES["public_seed"][1] * 1_000_003 + last)
+
+
+def test_a_plan_with_as_many_stages_as_there_may_be_fits_a_request() -> None:
+    stage = Stage(sparsity=0.123456789, temperature=1.23456789)
+    plan = replace(PLAN, name="x" * 200, stages=(stage,) * plan_checks.WHOLES["stages"][1])
+    assert codec.decode_request(codec.encode_request(Offer(plan=plan))) == Offer(plan=plan)
+
+
+def test_a_message_with_more_stages_is_refused_before_any_stage_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = pb.Request.FromString(codec.encode_request(Offer(plan=PLAN)))
+    message.offer.plan.stages.extend(pb.Stage() for _ in range(30_000))
+    looked: list[object] = []
+    monkeypatch.setattr(codec, "_no_unknown_fields", looked.append)
+    data = message.SerializeToString(deterministic=True)
+    assert len(data) < codec.MAX_REQUEST
+    with pytest.raises(WireError, match="Expected stages in "):
+        codec.decode_request(data)
+    assert not looked
+    message.offer.plan.stages.extend(pb.Stage() for _ in range(450_000))
+    with pytest.raises(WireError, match="Expected a message of 1 to 65536 bytes"):
+        codec.decode_request(message.SerializeToString(deterministic=True))
+
+
+# Against the public inputs
+
+GREY = np.zeros((20, 8, 8), np.uint8)
+ROWS = np.zeros((20, 8), np.float32)
+COLOUR = np.zeros((20, 8, 8, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "x_N", "named"),
+    [
+        ({}, GREY[:19], "samples = 20"),
+        ({}, np.zeros(20), "transfer_set of rows"),
+        ({}, np.zeros((20, 0), np.float32), "transfer_set of rows"),
+        ({}, np.zeros((20, 2, 2, 2, 2)), "transfer_set of rows"),
+        ({}, np.zeros((20, 8), np.complex64), "transfer_set of rows"),
+        ({}, np.full((20, 8), "text"), "transfer_set of rows"),
+        *(({}, np.full((20, 8), value), "transfer_set of finite numbers") for value in (NAN, INF, -INF, 1e39)),
+        *(({"student": name}, ROWS, f"student.architecture = '{name}'") for name in plan_checks.GREY_STUDENTS),
+        *(({"student": name}, COLOUR, f"student.architecture = '{name}'") for name in plan_checks.GREY_STUDENTS),
+        *(({"student": name}, GREY[:, :, :3], f"student.architecture = '{name}'") for name in plan_checks.GREY_STUDENTS),
+        *(
+            ({"teaching": replace(own, features=name)}, x_N, f"teaching.features = '{name}'")
+            for own in (LINEAR, VOTES)
+            for name in plan_checks.GREY_FEATURES
+            for x_N in (ROWS, COLOUR, GREY[:, :3])
+        ),
+        *(({"teaching": replace(own, features="rows")}, GREY, "teaching.features = 'rows'") for own in (LINEAR, VOTES)),
+        *(
+            ({"teaching": replace(NET, architecture=name)}, x_N, f"teaching.architecture = '{name}'")
+            for name in plan_checks.IMAGE_TEACHERS
+            for x_N in (ROWS, GREY[:, :3], COLOUR[:, :, :3])
+        ),
+    ],
+)
+def test_a_plan_that_does_not_go_with_its_public_inputs_is_refused_by_the_name_of_the_field(
+    changes: dict[str, Any], x_N: np.ndarray[Any, np.dtype[np.generic]], named: str
+) -> None:
+    own = _student(architecture=changes.get("student", "mlp"))
+    with pytest.raises(SettingError, match=f"Expected .*{named}"):
+        plan_checks.check_inputs(replace(own, teaching=changes.get("teaching", LINEAR)), x_N)
+
+
+SHAPES = [
+    (1,),
+    (8,),
+    (1, 1),
+    (3, 4),
+    (4, 4),
+    (4, 30),
+    (30, 4),
+    (17, 17),
+    (28, 28),
+    (4, 4, 1),
+    (8, 8, 3),
+    (3, 8, 3),
+    (1, 1, 1),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_goes_with_public_inputs_by_these_checks_can_be_made_for_them(shape: tuple[int, ...]) -> None:
+    """The check is pure and knows no net: this holds it to what is built, in both directions."""
+    x_N = np.random.default_rng(0).integers(0, 255, (20, *shape), dtype=np.uint8)
+
+    def fits(own: Plan) -> bool:
+        try:
+            plan_checks.check_inputs(own, x_N)
+        except SettingError:
+            return False
+        return True
+
+    def works(attempt: Callable[[], object]) -> bool:
+        try:
+            attempt()
+        except (LimbeckError, ValueError, RuntimeError, IndexError):
+            return False
+        return True
+
+    for name in STUDENTS:
+        own = _student(architecture=name)
+        built = student.build(name, shape, 10, 1) if fits(own) else None
+        assert built is None or built(student.prepare(torch.from_numpy(x_N))).shape == (20, 10)
+        assert works(lambda own=own: student.rehearse(own, x_N)) == fits(own)  # type: ignore[misc]
+    for name in FEATURES:
+        if fits(replace(PLAN, teaching=replace(LINEAR, features=name))):
+            assert features.compute(name, x_N).shape[1] > 0
+    for name in set(ARCHITECTURES) - {CUSTOM}:
+        if fits(replace(PLAN, teaching=replace(NET, architecture=name))):
+            tensor = architectures.tensors(x_N)
+            assert architectures.build(name, tuple(tensor.shape[1:]), 10)(tensor).shape == (20, 10)
+
+
+# What the bounds are for
+
+
+RECORDS = st.integers(0, 2**32 - 1).map(np.random.default_rng)
+
+
+@settings(max_examples=200)
+@given(teaching=linear(steps=4), generator=RECORDS, classes=st.integers(2, 12), width=st.integers(1, 20))
+def test_one_record_moves_a_linear_step_by_at_most_the_clip_whatever_the_plan(
+    teaching: LinearTeaching, generator: np.random.Generator, classes: int, width: int
+) -> None:
+    """Along a training, noise and all, at the weights that it comes to: the sum with one more record less the sum without."""
+    rows = (generator.normal(size=(4, width)) * 10.0 ** generator.uniform(-30, 30, (4, 1))).astype(np.float32)
+    balance = features.Balance(mean_D=np.zeros(width, np.float32), weight_D=np.ones(width, np.float32))
+    scaled = torch.from_numpy(features.normalise(rows, teaching.feature_norm, balance))
+    x_ND = torch.nn.functional.pad(scaled, (0, 1), value=1)
+    labels_N, norm_N = torch.from_numpy(generator.integers(0, classes, 4)), linear_teacher.norms(x_ND)
+    weight = torch.zeros(classes, width + 1, dtype=torch.float64)
+    velocity = torch.zeros_like(weight)
+    for _ in range(teaching.steps):
+        for n in range(4):
+            one = slice(n, n + 1)
+            alone = linear_teacher.clipped_sum(weight, x_ND[one], norm_N[one], labels_N[one], teaching.clip)
+            assert bool(alone.isfinite().all())
+            assert float(alone.double().norm()) <= teaching.clip * (1 + 1e-6)
+        noise = torch.from_numpy(generator.normal(size=weight.shape)).float() * (teaching.clip * teaching.noise_multiplier)
+        gradient = linear_teacher.clipped_sum(weight, x_ND, norm_N, labels_N, teaching.clip) + noise
+        velocity = teaching.momentum * velocity + gradient / teaching.normaliser
+        weight = weight - teaching.learning_rate * velocity
+        assert bool(weight.isfinite().all())
+
+
+@settings(max_examples=25)
+@given(data=st.data(), generator=RECORDS)
+def test_a_head_that_votes_stays_finite_whatever_the_plan(data: st.DataObject, generator: np.random.Generator) -> None:
+    teaching = data.draw(votes(20, steps=6))
+    x_nD = torch.from_numpy(generator.normal(size=(6, 5))).float()
+    x_nD = torch.nn.functional.pad(x_nD * teaching.feature_norm / x_nD.norm(dim=1, keepdim=True), (0, 1), value=1)
+    found = vote(teaching, x_nD, torch.from_numpy(generator.integers(0, 3, 6)), x_nD, 3)
+    assert bool((found.sum(1) == 1).all())
