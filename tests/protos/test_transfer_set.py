@@ -27,7 +27,7 @@ MUTATIONS = 400
 
 
 def npz(path: Path, *, compressed: bool = True, **arrays: NDArray[np.generic]) -> Path:
-    (np.savez_compressed if compressed else np.savez)(path, allow_pickle=True, **arrays)  # type: ignore[arg-type]
+    (np.savez_compressed if compressed else np.savez)(path, allow_pickle=True, **arrays)
     return path
 
 
