@@ -299,7 +299,7 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except grpc.aio.AioRpcError as error:
-        raise Disconnected(f"{error.code().name}: {str(error.details())[:300]}") from error
+        raise Disconnected(f"{error.code().name}: {link_codec.printable(str(error.details()))}") from error
     except (asyncio.InvalidStateError, grpc.aio.UsageError) as error:
         raise Disconnected("the stream has ended") from error
 

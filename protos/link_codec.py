@@ -33,7 +33,7 @@ def encode_frame(frame: Frame) -> bytes:
         case Heartbeat():
             own = pb.Frame(heartbeat=pb.Heartbeat())
         case Problem():
-            own = pb.Frame(problem=pb.Problem(text=_printable(frame.text)))
+            own = pb.Frame(problem=pb.Problem(text=printable(frame.text)))
     return own.SerializeToString(deterministic=True)
 
 
@@ -89,6 +89,7 @@ def _id(data: bytes) -> bytes:
     return data
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Text of any origin as a frame, or a line of a log, may hold it: on one line, cut, never empty."""
     kept = "".join(letter if letter.isprintable() else " " for letter in text[:TEXT_LENGTH])
     return kept or "no reason given"
