@@ -8,6 +8,7 @@ from limbeck.operators.errors import WireError
 from limbeck.protos import checks
 from limbeck.protos import link_pb2 as pb
 from limbeck.protos.link import CHUNK, MAX_FRAME, VERSION, Ack, Announce, Chunk, Frame, Heartbeat, Hello, Problem
+from limbeck.protos.printable import printable
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Link"].full_name
 CONNECT = f"/{SERVICE}/Connect"
