@@ -137,7 +137,9 @@ def shape(entry: dict[str, Any]) -> str | None:
     if extra := entry.keys() - wanted.keys() - {"may_hang"}:
         return f"unknown keys: {', '.join(sorted(extra))}"
     if not all(isinstance(test, str) and test.startswith("tests/") for test in without_selection(entry["tests"])):
-        return f"expected tests as paths below tests/, with ::names where wanted, and -k with an expression: {entry['tests']}"
+        return (
+            f"expected tests as paths below tests/, with ::names where wanted, and -k with an expression: {entry['tests']}"
+        )
     return None if isinstance(entry.get("may_hang", False), bool) else "expected may_hang as true or false"
 
 
@@ -161,7 +163,9 @@ def misfit(entry: dict[str, Any], root: Path) -> str | None:
             compile(text.replace(entry["old"], entry["new"]), entry["file"], "exec", dont_inherit=True)
         except SyntaxError as error:
             return f"the mutant is not Python: {error}"
-    return next((f"there is no such test: {test}" for test in without_selection(entry["tests"]) if not exists(test, root)), None)
+    return next(
+        (f"there is no such test: {test}" for test in without_selection(entry["tests"]) if not exists(test, root)), None
+    )
 
 
 def exists(test: str, root: Path) -> bool:
