@@ -165,6 +165,11 @@ def test_an_image_that_takes_too_much_memory_is_left_out_alone(images: Path, mon
             assert read_images(images)[1].tolist() == []
             patch.setattr(records, limit, 1 << 16)
             assert len(read_images(images)[1]) == 5
+    # Not cut to the limit either, with which it would be an image.
+    data = saved("PNG")
+    monkeypatch.setattr(records, "LARGEST_IMAGE_FILE", len(data) + 5000)
+    for more, kept in [(5000, 1), (5001, 0)]:
+        assert with_file(images, "m.png", lambda path, more=more: path.write_bytes(data + bytes(more))) == kept  # type: ignore[misc]
 
 
 # CSV
@@ -282,6 +287,10 @@ def test_a_line_break_within_quotes_ends_a_record_and_its_parts_are_left_out(tab
 def test_a_longest_line_is_a_bound_for_one_record(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "LONGEST_LINE", 40)
     assert_no_line_changes_another(table, b"61,1," + b"x" * 100 + b",1", 1)
+    own = RecordSettings(path="r.csv", label="sick", columns=("age",))
+    for spaces, kept in [(23, 1), (24, 0)]:
+        (table / "r.csv").write_bytes(HEADER + b" " * spaces + b"61," + b" " * 10 + b",x,1\n")
+        assert len(records.read(own, table, 2, np.zeros((0, 1), np.float32))[1]) == kept
 
 
 def test_a_csv_file_may_hold_a_header_alone_and_end_without_a_line_end(table: Path) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import shutil
-from collections.abc import Callable
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import sites
@@ -615,46 +619,61 @@ def test_a_copy_in_the_same_folder_under_another_name_is_refused_and_other_recor
 # Reading where nothing can be written
 
 
-def test_a_ledger_is_shown_verified_and_exported_where_nothing_can_be_written(tmp_path: Path) -> None:
+@pytest.fixture
+def open_to_all() -> Iterator[Path]:
+    """A folder that any user can enter, as pytest's own need not be."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def test_a_ledger_is_shown_verified_and_exported_where_nothing_can_be_written(open_to_all: Path) -> None:
     """In a process without the right to write, as an auditor's: root's is given up."""
-    site = spend(tmp_path / "site")
+    site = spend(open_to_all / "site")
     limbeck("ledger", "show", site.folder)  # so that everything is imported
     with site.open_ledger():
         pass
-    for live in (False, True):
-        if not live:
-            ledgers.close_idle()
-        assert site.ledger.with_name(site.ledger.name + "-wal").exists() == live
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                ledgers._idle.clear()
-                for path in [site.folder, *site.folder.rglob("*")]:
-                    path.chmod(0o555 if path.is_dir() else 0o444)
-                if os.geteuid() == 0:
-                    for path in (tmp_path, *(own for own in tmp_path.parents if own.name.startswith("pytest-"))):
-                        path.chmod(path.stat().st_mode | 0o055)
-                    os.setgroups([])
-                    os.setgid(65534)
-                    os.setuid(65534)
-                assert not os.access(site.folder, os.W_OK)
-                assert "committed" in limbeck("ledger", "show", site.folder)
-                assert limbeck("ledger", "verify", site.folder).startswith("4 rows, head ")
-                assert len(json.loads(limbeck("ledger", "export", site.ledger))["rows"]) == 4
-                assert "Noisy counts" in limbeck("transcript", "show", site.folder, "--message", 2)
-                status = 0
-            except BaseException:
-                import traceback
+    ledgers.close_idle()
+    for rows in (4, 5):
+        # While another process has it open, the last rows are in a file beside it.
+        with site.open_ledger() if rows == 5 else contextlib.nullcontext() as ledger:
+            if ledger is not None:
+                ledger.record_free(bytes(32), "answers of another plan", "why")
+            assert site.ledger.with_name(site.ledger.name + "-wal").exists() == (rows == 5)
+            before = _contents(site)
+            child = os.fork()
+            if child == 0:
+                _look_without_leave_to_write(site, rows)
+            assert os.waitpid(child, 0)[1] == 0
+            for path in [site.folder, *site.folder.rglob("*")]:
+                path.chmod(0o755 if path.is_dir() else 0o644)
+            assert _contents(site) == before
 
-                traceback.print_exc()
-            finally:
-                os._exit(status)
-        assert os.waitpid(child, 0)[1] == 0
+
+def _contents(site: Site) -> dict[str, bytes]:
+    """Of the ledger's files, but for what its readers share in memory."""
+    return {path.name: path.read_bytes() for path in files_of(site.ledger) if not path.name.endswith("-shm")}
+
+
+def _look_without_leave_to_write(site: Site, rows: int) -> NoReturn:
+    status = 1
+    try:
         for path in [site.folder, *site.folder.rglob("*")]:
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        with site.open_ledger():
-            pass
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+        assert not os.access(site.folder, os.W_OK)
+        assert "committed" in limbeck("ledger", "show", site.folder)
+        assert limbeck("ledger", "verify", site.folder).startswith(f"{rows} rows, head ")
+        assert len(json.loads(limbeck("ledger", "export", site.ledger))["rows"]) == rows
+        assert "Noisy counts" in limbeck("transcript", "show", site.folder, "--message", 2)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
 
 
 def test_nothing_that_only_looks_makes_a_folder(tmp_path: Path) -> None:

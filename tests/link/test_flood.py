@@ -370,6 +370,23 @@ def test_a_process_takes_the_descriptors_that_it_may_have(monkeypatch: pytest.Mo
     assert limits[-1] == (door.ENOUGH, resource.RLIM_INFINITY)
 
 
+def test_a_name_of_several_addresses_is_listened_at_on_one_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    two = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{index}", 0)) for index in (2, 3)]
+    # An address that this machine does not have, as that of IPv6 may be.
+    missing = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 0))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [missing, *two])
+    own = Door("several:0", 1)
+    assert [listener.getsockname() for listener in own._listeners] == [(f"127.0.0.{index}", own.port) for index in (2, 3)]
+    taken = [(family, kind, number, name, (host, own.port)) for family, kind, number, name, (host, _) in two]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: taken)
+    with pytest.raises(OSError, match="in use"):
+        Door(f"several:{own.port}", 1)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [missing])
+    with pytest.raises(OSError, match="assign"):
+        Door("several:0", 1)
+    own.close()
+
+
 def test_too_few_descriptors_for_all_sites_are_said_before_anybody_connects(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door, "raise_descriptor_limit", lambda: 256)
     Door("127.0.0.1:0", 41).close()

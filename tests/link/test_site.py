@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import datetime, tzinfo
 from pathlib import Path
 
+import grpc
 import pytest
 from answering import megabytes
 from flwr.app import Error, Message
@@ -21,7 +22,7 @@ from limbeck.client.link import Daemon
 from limbeck.client.site import Site
 from limbeck.operators.errors import SettingError, WireError
 from limbeck.protos import carry, flower_messages
-from limbeck.protos.link import Announce
+from limbeck.protos.link import Announce, Disconnected
 from limbeck.server import link as server_link
 from limbeck.server.link import LinkGrid
 from limbeck.simulations.linked import HANG_SECONDS, until
@@ -218,6 +219,14 @@ def test_a_question_that_comes_again_while_it_is_being_answered_is_not_begun_twi
     assert calls(site) == 1
     running.stop()
     relay.close()
+
+
+def test_what_a_coordinator_says_as_it_ends_is_one_line_of_the_log() -> None:
+    details = "gone\nERROR forged\x1b[2J"
+    error = grpc.aio.AioRpcError(grpc.StatusCode.ABORTED, grpc.aio.Metadata(), grpc.aio.Metadata(), details=details)
+    with pytest.raises(Disconnected) as ended, client_link._explained():
+        raise error
+    assert str(ended.value) == "ABORTED: gone ERROR forged [2J"
 
 
 def test_nothing_that_is_known_passes_in_plaintext(grid: LinkGrid, keys: Authority, tmp_path: Path) -> None:

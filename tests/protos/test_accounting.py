@@ -141,10 +141,12 @@ def test_counts_are_charged_beside_every_kind_of_teacher(teaching: Teaching, cou
 
 
 def test_every_plan_in_a_ledger_is_charged_with_its_counts() -> None:
-    """Two of a kind cost more than one, and more than two without counts."""
-    one, two = (accounting.epsilon(((CNN, LabelCounts(noise_std=1.5)),) * n, 1e-5) for n in (1, 2))
-    bare = accounting.epsilon(((CNN, None),) * 2, 1e-5)
-    assert max(one, bare) * 1.1 < two
+    """Counts of the same scale twice cost more than once, and once more than not at all."""
+    counted: accounting.Schedule = (CNN, LabelCounts(noise_std=1.5))
+    costs = [accounting.epsilon(((CNN, None), (CNN, None)), 1e-5)]
+    costs += [accounting.epsilon((counted, (CNN, None)), 1e-5), accounting.epsilon((counted, counted), 1e-5)]
+    assert costs[0] * 1.02 < costs[1]
+    assert costs[1] * 1.02 < costs[2]
 
 
 def test_a_schedule_that_goes_beyond_all_bounds_costs_infinitely_much_and_no_memory() -> None:
