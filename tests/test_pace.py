@@ -56,13 +56,10 @@ def complaints(source: str) -> list[str]:
     tree = ast.parse(source)
     found = [f"line {node.lineno}: a clock is read at import" for node in at_import(tree) if clock(node)]
     for node in ast.walk(tree):
-        sums = (
-            [part for part in ast.walk(node.test) if isinstance(part, ast.BinOp | ast.Compare)]
-            if isinstance(node, ast.Assert)
-            else []
-        )
-        if any(clock(part) for own in sums for part in ast.iter_child_nodes(own)):
-            found.append(f"line {node.lineno}: an assertion about how long something took")
+        if isinstance(node, ast.Assert):
+            sums = [part for part in ast.walk(node.test) if isinstance(part, ast.BinOp | ast.Compare)]
+            if any(clock(part) for own in sums for part in ast.iter_child_nodes(own)):
+                found.append(f"line {node.lineno}: an assertion about how long something took")
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
             found += [f"line {call.lineno}: a test waits a while" for call in naps(node)]
     return found
