@@ -196,7 +196,9 @@ def _versions() -> Findings:
         if installed is None or not own.specifier.contains(installed, prereleases=True):
             problems.append(f"{own.name}{own.specifier}, got {installed or 'none'}")
     if problems:
-        advice = "Install what limbeck was tested with: pip install --constraint constraints.txt limbeck."
+        advice = (
+            "Install what limbeck was tested with, the versions of constraints.txt: docs/operate.md, Upgrading, says how."
+        )
         yield Finding(check="versions", outcome=Outcome.FAIL, found=f"Expected {'; '.join(problems)}.", advice=advice)
         return
     yield Finding(

@@ -29,7 +29,8 @@ from limbeck.protos.messages import (
 
 DISCRETISATION = 1e-3
 HIGHEST_NOISE = 1e6
-# Beyond these, privacy loss distributions are huge and epsilon is in the hundreds: reported as infinite.
+# Beyond these, privacy loss distributions are huge and epsilon is in the hundreds: reported as infinite. LARGEST_MU is also the largest
+# standard deviation of all losses together, which bounds what composing sampled steps may take.
 LARGEST_MU = 30.0
 SMALLEST_SAMPLED_NOISE = 0.3
 
@@ -130,6 +131,9 @@ def _epsilon_of(composed: Any, delta: float) -> float:
         found.append((_once(leaf), count))
     if not found:
         return 0.0
+    # For a Gaussian mechanism this is mu itself.
+    if composition.deviation([(one._pmf_remove, count) for one, count in found]) > LARGEST_MU * (1 + 1e-6):
+        return math.inf
     removed = composition.compose([(one._pmf_remove, count) for one, count in found])
     if all(one._symmetric for one, _ in found):
         return float(removed.get_epsilon_for_delta(delta))

@@ -1,7 +1,7 @@
 """A privacy filter: what charges cost together when each plan may be chosen after seeing what earlier ones released.
 
 Composing privacy loss distributions (`limbeck.protos.accounting.epsilon`) is right only for plans that were all fixed beforehand. A
-coordinator that waits for the first student and then picks the second plan by it can do better: with sampled nets a sum of 3 became 3.16
+coordinator that waits for the first student and then picks the second plan by it can do better: with sampled nets a sum of 3 became 3.15
 (`tests/protos/test_privacy_filter.py` plays that attack). That natural filter is invalid for trade-off functions in general
 [F: arXiv 2602.06756]. For Gaussian mechanisms it is valid [F: arXiv 2210.17520, and 2209.15596], and the proof carries over to anything
 that a fixed process dominates, which is how this filter counts.
@@ -118,7 +118,7 @@ def epsilon(schedules: tuple[Schedule, ...], delta: float) -> float:
         return gaussian / squared_mu + float(uses_C @ np.maximum(squared_CS / squared_mu, PARTS_S).min(1))
 
     low, high = gaussian or 1e-30, LARGEST_MU**2
-    if gaussian > high or time(high) > 1:
+    if gaussian > high or not time(high) <= 1:
         return math.inf
     if not charges:
         high = gaussian
@@ -206,6 +206,8 @@ def sampled_mu(rate: float, noise: float, steps: int, slack_S: Array) -> Array:
     coarser = max(widest, deviation * math.sqrt(steps)) / LOSSES
     interval = min(accounting.DISCRETISATION, max(FINENESS * deviation, coarser, LEAST_INTERVAL))
     one = pld.from_gaussian_mechanism(noise, sampling_prob=rate, value_discretization_interval=interval)
+    if composition.deviation([(one._pmf_remove, steps)]) > LARGEST_MU:
+        return np.full(len(slack_S), math.inf)
     mu_S = np.full(len(slack_S), LEAST_SAMPLED_MU)
     for pmf in (one._pmf_remove, one._pmf_add):
         mu_S = np.maximum(mu_S, _mu_above(*_chords(composition.compose([(pmf, steps)]), slack_S.min()), slack_S))
@@ -228,8 +230,8 @@ def _chords(pmf: Any, least: float) -> tuple[Array, Array]:
     q_above_L = _sums_above(p_L * np.exp(-loss_L))
     start = max(0, min(-first, len(p_L) - 1))
     # Losses past LARGEST_LOSS are of no use to any budget, and their odds are no double any more: what is above counts as infinite.
-    stop = max(start + 1, int(np.count_nonzero((p_above_L > least) & (loss_L < LARGEST_LOSS))))
-    some = np.unique(np.linspace(start, min(stop, len(p_L) - 1), BREAKPOINTS).astype(np.int64))
+    last = min(int(np.count_nonzero(p_above_L > least)), int(np.count_nonzero(loss_L < LARGEST_LOSS)) - 1, len(p_L) - 1)
+    some = np.unique(np.linspace(start, max(start, last), BREAKPOINTS).astype(np.int64))
     odds_J = np.exp(loss_L[some])
     curve_J = p_above_L[some] - odds_J * q_above_L[some]
     wrong_J = np.maximum(0.0, curve_J[:-1] - curve_J[1:]) / np.diff(odds_J)
@@ -249,7 +251,8 @@ def _mu_above(wrong_J: Array, right_J: Array, slack_S: Array) -> Array:
     """
     kept_S = 1 - slack_S[:, None]
     wrong_SJ, right_SJ = wrong_J / kept_S, np.minimum((right_J - slack_S[:, None]) / kept_S, 1.0)
-    needed_SJ = (right_SJ > 0) & (wrong_SJ < 1)
+    # What is no number is needed, and then makes the charge infinite.
+    needed_SJ = ~((right_SJ <= 0) | (wrong_SJ >= 1))
     mu_SJ = ndtri(np.where(needed_SJ, right_SJ, 0.5)) - ndtri(np.where(needed_SJ, wrong_SJ, 0.5))
     mu_S: Array = mu_SJ.max(1, initial=0.0)
     return mu_S

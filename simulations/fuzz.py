@@ -349,7 +349,7 @@ def site(folder: Path) -> Target:
     return Target(name="site", good=good, read=read, share=0.02)
 
 
-class _Grid(Grid):
+class SameAnswer(Grid):
     """Nodes that all answer with the same bytes, at once."""
 
     def __init__(self, nodes: int) -> None:
@@ -396,7 +396,7 @@ def coordinator(folder: Path) -> Target:
     plan = codec.decode_offer((folder / "plan.pb").read_bytes()).plan
     questions = list(_questions(plan))
     good = [bytes([index]) + data for index, request in enumerate(questions) for data in _answers(plan, request)]
-    grid = _Grid(2)
+    grid = SameAnswer(2)
     patience = Patience(expected=2, join=0.0, answer=10.0, pause=0.0)
     own = Coordinator(grid, Offer(plan=plan), torch.zeros(plan.samples, 8, 8), folder / "coordinator", patience)
     names = {node: grid.site_of(node) for node in grid.get_node_ids()}

@@ -66,6 +66,16 @@ def test_what_an_error_says_never_leaves_the_site(tmp_path: Path, monkeypatch: p
     assert found == Declined(plan_hash=teach.plan_hash, site="site-00", reason=Reason.FAILED)
 
 
+def test_a_plan_whose_hash_begins_like_an_accepted_ones_is_not_that_one(tmp_path: Path) -> None:
+    """Folders of plans are named by the first half of a hash."""
+    site, plan = sites.make(tmp_path), sites.plan()
+    respond(site, codec.encode_request(sites.offer(plan)))
+    other = Teach(plan_hash=codec.plan_hash(plan)[:16] + bytes(16))
+    assert Reason.PLAN.name.encode() in respond(site, codec.encode_request(other))
+    with Ledger(site.ledger, site.budget) as ledger:
+        assert list(ledger.entries()) == []
+
+
 CELLS = Table(columns={"age": ["50", "70", None], "sex": ["m", "f", "f"]}, source="public")
 ENCODING = encodings.fit_table(CELLS, numbers=["age"], categories=["sex"])
 

@@ -67,7 +67,7 @@ NET = NetTeaching(
     normaliser=64,
     physical_batch=64,
 )
-# Both fit a budget of 3 had they been fixed beforehand, and an attacker that chooses the second by the answers of the first gets 3.2.
+# Both fit a budget of 3 had they been fixed beforehand, and an attacker that chooses the second by the answers of the first gets past 3.1.
 SECOND = replace(NET, sampling_rate=0.01, steps=100, noise_multiplier=0.71)
 
 

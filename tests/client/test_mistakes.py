@@ -25,12 +25,13 @@ from limbeck.client import ledger as ledgers
 from limbeck.client.app import respond
 from limbeck.client.site import Site
 from limbeck.protos import codec
-from limbeck.protos.messages import Accepted, Declined, Plan, Reason, Reply, Request, Taught, Teach, TopK
+from limbeck.protos.messages import Accepted, Declined, LinearTeaching, Plan, Reason, Reply, Request, Taught, Teach, TopK
 from limbeck.protos.transfer_set import digest
 
 Change = Callable[[Path], object]
 IMAGES = np.random.default_rng(0).integers(0, 255, (30, 8, 8), dtype=np.uint8)
 CELLS = tables.Table(columns={"a": ["50", "70", None], "b": ["1", "2", "3"]}, source="public")
+WORDS = tables.Table(columns={"a": ["film film"]}, source="public")
 ENCODING = encodings.fit_table(CELLS, numbers=["a"], categories=["b"])
 ROWS = np.array([[1, 2], [0, 1], [3, 3]], np.float32)
 READER = "import numpy as np\ndef read(folder): return np.zeros((3, 8, 8), 'u1'), np.arange(3)\nnumber = 1\ndef two(folder, more): pass\n"
@@ -43,7 +44,8 @@ def write_settings(folder: Path, own: dict[str, Any], **site: Any) -> None:
 
 def with_rows(rows: np.ndarray, **changes: Any) -> Plan:
     plan = sites.plan(classes=2, samples=len(rows), truncation=TopK(k=2), **changes)
-    return replace(plan, transfer_set=digest(rows), teaching=replace(plan.teaching, features="rows"))  # type: ignore[type-var]
+    assert isinstance(plan.teaching, LinearTeaching)
+    return replace(plan, transfer_set=digest(rows), teaching=replace(plan.teaching, features="rows"))
 
 
 def arrays(folder: Path) -> Plan:
@@ -125,6 +127,11 @@ def pipe(folder: Path) -> None:
     os.mkfifo(folder / "records.npz")
 
 
+def folder_instead(folder: Path) -> None:
+    (folder / "r.csv").unlink()
+    (folder / "r.csv").mkdir()
+
+
 def spreadsheet(folder: Path) -> None:
     """An archive like an NPZ file, of other things."""
     with ZipFile(folder / "r.xlsx", "w") as file:
@@ -200,7 +207,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Plan], Change, str]] = {
     "CSV with a Parquet's name": (table, moved(TABLE, "r.csv", "r.parquet"), r"a Parquet file at .*r.parquet"),
     "a folder with a table's name": (
         table,
-        lambda folder: ((folder / "r.csv").unlink(), (folder / "r.csv").mkdir()),
+        folder_instead,
         r"one folder per class in .*r.csv, found none",
     ),
     "a column of the encoding": (encoded, text("a,sick\n1,0\n"), r"a column 'b' in .*r.csv for records.encoding"),
@@ -345,9 +352,6 @@ def test_a_missing_or_another_encoding_is_declined_with_nothing_charged(change: 
         found = ask(Site(tmp_path), plan, question)
         assert found == Declined(plan_hash=codec.plan_hash(plan), site="site", reason=Reason.ENCODING)
     assert charges(tmp_path) == []
-
-
-WORDS = tables.Table(columns={"a": ["film film"]}, source="public")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -226,6 +226,12 @@ def test_one_record_changes_one_vote_per_input_whatever_it_is_and_however_heads_
     assert float((found[0] - found[1]).norm(dim=1).max()) <= math.sqrt(2) * SLACK
 
 
+def test_weights_saturate() -> None:
+    values = torch.tensor([torch.nan, torch.inf, -torch.inf, 1e300, -3.0], dtype=torch.float64)
+    bound = linear.LARGEST
+    assert linear.saturated(values).tolist() == [0.0, bound, -bound, bound, -3.0]
+
+
 @given(
     row=rows,
     label=labels,

@@ -141,10 +141,12 @@ def test_counts_are_charged_beside_every_kind_of_teacher(teaching: Teaching, cou
 
 
 def test_every_plan_in_a_ledger_is_charged_with_its_counts() -> None:
-    """Two of a kind cost more than one, and more than two without counts."""
-    one, two = (accounting.epsilon(((CNN, LabelCounts(noise_std=1.5)),) * n, 1e-5) for n in (1, 2))
-    bare = accounting.epsilon(((CNN, None),) * 2, 1e-5)
-    assert max(one, bare) * 1.1 < two
+    """Counts of the same scale twice cost more than once, and once more than not at all."""
+    counted: accounting.Schedule = (CNN, LabelCounts(noise_std=1.5))
+    costs = [accounting.epsilon(((CNN, None), (CNN, None)), 1e-5)]
+    costs += [accounting.epsilon((counted, (CNN, None)), 1e-5), accounting.epsilon((counted, counted), 1e-5)]
+    assert costs[0] * 1.02 < costs[1]
+    assert costs[1] * 1.02 < costs[2]
 
 
 def test_a_schedule_that_goes_beyond_all_bounds_costs_infinitely_much_and_no_memory() -> None:
@@ -169,7 +171,9 @@ def test_counts_beside_any_teacher_cost_what_they_cost_alone_or_more(teaching: T
 
 
 def test_hardly_any_noise_costs_infinitely_much_and_no_time() -> None:
-    for teaching in (replace(LINEAR, noise_multiplier=1e-6), replace(CNN, noise_multiplier=0.01)):
+    # The last of these would be a distribution over millions of losses.
+    much = replace(CNN, sampling_rate=0.5, noise_multiplier=0.31, steps=10**5)
+    for teaching in (replace(LINEAR, noise_multiplier=1e-6), replace(CNN, noise_multiplier=0.01), much):
         assert accounting.epsilon(((teaching, None),), 1e-5) == math.inf
 
 

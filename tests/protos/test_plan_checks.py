@@ -23,11 +23,13 @@ from limbeck.client.teachers.votes import vote
 from limbeck.operators.errors import LimbeckError, SettingError, WireError
 from limbeck.protos import codec, plan_checks
 from limbeck.protos import limbeck_pb2 as pb
+from limbeck.protos.link import MAX_TRANSFER
 from limbeck.protos.messages import (
     ARCHITECTURES,
     CUSTOM,
     FEATURES,
     STUDENTS,
+    Ask,
     BlackBoxTeaching,
     Family,
     LabelCounts,
@@ -214,6 +216,9 @@ def test_closed_lists_are_those_that_can_be_carried_out() -> None:
 def test_a_plan_within_all_bounds_is_accepted_and_survives_the_wire(plan: Plan) -> None:
     found = codec.decode_request(codec.encode_request(Offer(plan=plan)))
     assert found == Offer(plan=plan)
+    # An answer that no carrier takes would be paid for and never arrive.
+    ask = Ask(plan_hash=codec.plan_hash(plan), stage=0, first=0, count=plan.samples)
+    assert codec.share_bytes(plan, ask) < MAX_TRANSFER
 
 
 def test_a_zero_with_a_sign_is_no_second_encoding_of_a_plan() -> None:

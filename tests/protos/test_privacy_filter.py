@@ -183,6 +183,7 @@ class Losses:
             sampling_prob=teaching.sampling_rate,
             value_discretization_interval=1e-3,
             pessimistic_estimate=pessimistic,
+            use_connect_dots=pessimistic,
         )
         pmf = one._pmf_add if added else one._pmf_remove
         own = composition.compose([(pmf, teaching.steps)]).to_dense_pmf()
@@ -235,7 +236,7 @@ def test_a_sum_of_privacy_losses_is_passed_by_an_attacker_that_chooses_later_pla
         assert 2.97 < accounting.epsilon(((NET, None), (option, None)), DELTA) <= 3.0
         assert privacy_filter.spent(((NET, None), (option, None)), DELTA) > 3.0
     assert adaptive_epsilon(NET, options[:1], pessimistic=False) <= 3.0
-    assert adaptive_epsilon(NET, options, pessimistic=False) > 3.15
+    assert adaptive_epsilon(NET, options, pessimistic=False) > 3.14
 
 
 @pytest.mark.parametrize(
@@ -312,9 +313,39 @@ def test_five_plans_of_a_typical_net_cost_hardly_more_than_if_they_had_been_fixe
 
 def test_no_schedule_costs_nothing_and_hardly_any_noise_infinitely_much() -> None:
     assert privacy_filter.spent((), DELTA) == privacy_filter.epsilon((), DELTA) == 0
-    for teaching in (replace(LINEAR, noise_multiplier=1e-6), replace(NET, noise_multiplier=0.01)):
+    much = replace(NET, sampling_rate=0.5, noise_multiplier=0.31, steps=10**5)
+    for teaching in (replace(LINEAR, noise_multiplier=1e-6), replace(NET, noise_multiplier=0.01), much):
         assert privacy_filter.epsilon(((teaching, None),), DELTA) == math.inf
         assert privacy_filter.spent(((LINEAR, None), (teaching, None)), DELTA) == math.inf
+
+
+def test_the_work_that_a_plan_can_ask_for_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps whose losses would be a distribution over millions of values are never composed: they cost infinitely much anyway."""
+    monkeypatch.setattr(composition, "compose", lambda _: pytest.fail("composed"))
+    assert np.all(privacy_filter.sampled_mu(0.5, 0.31, 10**5, SLACK_S) == math.inf)
+
+
+@pytest.mark.filterwarnings("error")
+def test_losses_whose_odds_are_no_double_count_as_infinite() -> None:
+    p_L = np.full(3, 1 / 3)
+    pmf = pld_pmf.DensePLDPmf(400.0, 0, p_L, 0.0, True)
+    mu_S = privacy_filter._mu_above(*privacy_filter._chords(pmf, SLACK_S.min()), SLACK_S)
+    assert np.all(mu_S == math.inf)
+
+
+@pytest.mark.parametrize(("wrong", "right"), [(math.nan, 0.5), (0.1, math.nan), (math.nan, math.nan)])
+def test_a_curve_that_is_no_number_costs_infinitely_much(
+    wrong: float, right: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = privacy_filter._mu_above(np.array([0.1, wrong]), np.array([0.2, right]), SLACK_S)
+    assert np.all(np.isnan(found))
+    privacy_filter._squared_mu.cache_clear()
+    privacy_filter.epsilon.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(privacy_filter, "sampled_mu", lambda *_: np.full(len(privacy_filter.PARTS_S), math.nan))
+        assert privacy_filter.epsilon(((NET, None),), DELTA) == math.inf
+    privacy_filter._squared_mu.cache_clear()
+    privacy_filter.epsilon.cache_clear()
 
 
 @pytest.mark.parametrize("delta", [0.0, 1.0, math.nan])

@@ -155,6 +155,14 @@ def test_a_directory_that_lies_about_sizes_is_refused_or_harmless(place: int, si
             read_arrays(path, "x")
 
 
+def test_a_changed_byte_of_an_array_is_noticed(tmp_path: Path) -> None:
+    path = npz(tmp_path / "a.npz", compressed=False, x=VALUES)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(VALUES.tobytes(), (VALUES + 1).tobytes()))
+    with pytest.raises(DataError, match="CRC"):
+        read_arrays(path, "x")
+
+
 def test_more_than_can_come_out_of_so_few_bytes_is_refused_before_memory_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

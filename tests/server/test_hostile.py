@@ -197,7 +197,7 @@ def contents(draw: st.DrawFn, plan: Plan, request: Request) -> Content:
     return cast(Content, draw(valid | valid | valid | broken))
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data(), kind=st.sampled_from(POOLINGS), known=st.booleans())
 def test_whatever_one_site_sends_the_run_of_the_others_ends_well(
     data: st.DataObject, kind: str, known: bool, prepared: dict[str, Prepared], tmp_path: Path

@@ -251,6 +251,16 @@ def test_a_late_site_that_declines_is_asked_again_only_when_it_has_connected_ane
     assert charges(folder, C) == ["committed"]
 
 
+def test_a_late_site_that_declines_and_stays_connected_is_asked_once(fresh: Prepared, tmp_path: Path) -> None:
+    folder = fresh(tmp_path / "run")
+    rules = folder / "sites" / C / "policy.toml"
+    rules.write_text(rules.read_text().replace("max_stages = 2", "max_stages = 1"))
+    grid = joined(Consortium, folder, at=("teach", B))
+    run(folder, grid, join=5.0)
+    assert participants(folder) == [[A, B]] * 2
+    assert [kind for kind, site in grid.asked if site == C] == ["agree"]
+
+
 def test_a_late_site_that_does_not_finish_its_teacher_in_time_is_left_out_and_the_run_goes_on(
     fresh: Prepared, tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from limbeck.operators.errors import WireError
+from limbeck.protos import link, link_codec
 from limbeck.simulations import fuzz, mutations
 from limbeck.simulations.fuzz import Fault, Target
 
@@ -62,6 +63,14 @@ def too_much(_: bytes) -> str:
 def for_ever(_: bytes) -> str:
     while True:
         pass
+
+
+def test_a_value_that_encodes_to_other_bytes_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = fuzz.frames(Path())
+    monkeypatch.setattr(link_codec, "encode_frame", lambda _: b"other")
+    monkeypatch.setattr(link_codec, "decode_frame", lambda _: link.Heartbeat())
+    with pytest.raises(Fault, match="a frame encodes to other bytes"):
+        own.read(own.good[0])
 
 
 def test_what_is_refused_is_no_failure(tmp_path: Path) -> None:
