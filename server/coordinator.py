@@ -559,7 +559,5 @@ class Coordinator:
 def _unpack(message: Message) -> bytes:
     """The bytes of a reply. Raises WireError where the carrier reports an error instead."""
     if message.has_error():
-        raise WireError(
-            f"Expected a reply, got error {message.error.code}: {printable(message.error.reason or 'no reason given')}."
-        )
+        raise WireError(f"Expected a reply, got error {message.error.code}: {message.error.reason or 'no reason given'}.")
     return carry.unpack(message.content)

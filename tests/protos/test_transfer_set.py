@@ -155,11 +155,28 @@ def test_a_directory_that_lies_about_sizes_is_refused_or_harmless(place: int, si
             read_arrays(path, "x")
 
 
-def test_a_changed_byte_of_an_array_is_noticed(tmp_path: Path) -> None:
-    path = npz(tmp_path / "a.npz", compressed=False, x=VALUES)
-    data = path.read_bytes()
-    path.write_bytes(data.replace(VALUES.tobytes(), (VALUES + 1).tobytes()))
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("count", [24, 5000, 1 << 18, (1 << 18) + 1])
+def test_a_checksum_that_is_another_is_noticed(count: int, compressed: bool, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=count).astype(np.float32)
+    path = npz(tmp_path / "a.npz", compressed=compressed, x=values)
+    data = bytearray(path.read_bytes())
+    data[data.rindex(b"PK\1\2") + 16] ^= 1
+    path.write_bytes(data)
     with pytest.raises(DataError, match="CRC"):
+        read_arrays(path, "x")
+
+
+@pytest.mark.parametrize("there", [8, 30_000])
+def test_an_array_that_ends_early_is_refused_and_not_filled_with_what_memory_held(there: int, tmp_path: Path) -> None:
+    """Directory and header agree on more than is there."""
+    header = member(head(shape=(10_000,)))
+    path = archive(tmp_path / "a.npz", ("x.npy", header + bytes(there)))
+    data = bytearray(path.read_bytes())
+    entry = data.rindex(b"PK\1\2")
+    data[entry + 24 : entry + 28] = struct.pack("<I", len(header) + 40_000)
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=f"Expected 40000 bytes of array x in .*, got {there}"):
         read_arrays(path, "x")
 
 
