@@ -181,7 +181,7 @@ def _agree(site: Site, offer: Offer, plan_hash: bytes) -> bytes:
         guarantee = Guarantee.NONE
         _check_black_box(site, plan, x_N)
     else:
-        guarantee = _guarantee_of(site.noise())
+        guarantee = _guarantee_of(_noise(site))
         _check_seeded(site, guarantee)
         _check_encoding(site, plan)
         _check_records(site, plan, x_N)
@@ -229,6 +229,16 @@ def _check_ledger(site: Site) -> None:
         site.check_ledger()
     except LedgerError as error:
         raise _Decline(Reason.FAILED) from error
+    except SettingError as error:
+        raise _Decline(Reason.DATA) from error
+
+
+def _noise(site: Site) -> Noise:
+    """The site's source of noise; declines where its settings do not say which."""
+    try:
+        return site.noise()
+    except SettingError as error:
+        raise _Decline(Reason.DATA) from error
 
 
 def _guarantee_of(noise: Noise) -> Guarantee:
@@ -352,7 +362,7 @@ def _train(site: Site, plan: Plan, plan_hash: bytes, state: Path) -> bytes:
     A plan is charged once, whatever the budget would allow; a training that came to nothing is done again under the same charge, as long
     as nothing trained has left (above).
     """
-    unsent, noise = state / UNSENT, site.noise()
+    unsent, noise = state / UNSENT, _noise(site)
     guarantee = _guarantee_of(noise)
     _check_seeded(site, guarantee)
     _check_encoding(site, plan)
@@ -530,7 +540,7 @@ def _answer_stage(site: Site, plan: Plan, request: Ask, stored: Answers, taught:
             teacher = teachers.load(state / TEACHER, factory=site.factory)
             public_x = site.read_transfer_set(plan.transfer_set, plan.samples)
             log_p_NK = teacher.log_probabilities(public_x, cache=site.cache)
-        stored.write(release.answers(log_p_NK, plan, temperature, site.noise()))
+        stored.write(release.answers(log_p_NK, plan, temperature, _noise(site)))
     return entry
 
 

@@ -200,10 +200,13 @@ class Site:
     def ledger(self) -> Path:
         """The ledger's file: beside the records themselves, whatever links lead to them, hard ones within their folder included.
 
-        Raises SettingError where a reader brings the records and `ledger` does not say which file keeps their account.
+        Raises SettingError where a reader brings the records and `ledger` does not say which file keeps their account, or nothing brings
+        them.
         """
         if self.settings.ledger is not None:
             return self.folder / self.settings.ledger
+        if self._records.path is None and self._records.reader is None:
+            raise SettingError("Expected records.path or records.reader, one of them.")
         if self._records.path is None:
             raise SettingError(
                 f"Expected `ledger` to name a file for the records that {self._records.reader} reads, got none."
