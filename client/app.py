@@ -321,7 +321,8 @@ def _accepted_plan(site: Site, plan_hash: bytes) -> Plan:
         raise _Decline(Reason.PLAN)
     offer = codec.decode_offer(path.read_bytes())
     if codec.plan_hash(offer.plan) != plan_hash:
-        raise DataError(f"Expected the accepted plan {plan_hash.hex()} in {path}, found another.")
+        # Folders are named by the first half of a hash only.
+        raise _Decline(Reason.PLAN) from DataError(f"Expected the accepted plan {plan_hash.hex()} in {path}, found another.")
     _check_policy(site, offer)
     _check_ledger(site)
     return offer.plan
@@ -546,8 +547,12 @@ def _send(
 
 def _send_again(site: Site, what: str, plan: Plan, done: Path) -> bytes:
     """What was sent before, byte for byte, or as today's encoding of what 0.1.0 sent; noted in the transcript once more."""
-    data = codec.renew(done.read_bytes(), plan)
-    _note(site, what, codec.plan_hash(plan), None, data, again=True)
+    stored = done.read_bytes()
+    data = codec.renew(stored, plan)
+    # In another encoding these bytes have not left yet: they are noted whole once, and are what is stored from then on.
+    _note(site, what, codec.plan_hash(plan), None, data, again=data == stored)
+    if data != stored:
+        write_durably(done, data)
     return data
 
 

@@ -18,7 +18,7 @@ from limbeck.client import policy as policies
 from limbeck.client import recovery
 from limbeck.client.site import Site
 from limbeck.client.transcript import Sent, Transcript
-from limbeck.operators.errors import DataError, LedgerError, SettingError, TranscriptError
+from limbeck.operators.errors import DataError, LedgerError, SettingError, TranscriptError, WireError
 from limbeck.protos import accounting, codec, privacy_filter
 from limbeck.protos.messages import Offer, Plan, Share, Taught
 from limbeck.protos.printable import plain_console
@@ -322,6 +322,8 @@ def _offer(path: Path) -> Offer:
         return codec.decode_offer(path.read_bytes())
     except OSError as error:
         raise DataError(f"Expected a plan at {path}: {error}.") from error
+    except WireError as error:
+        raise DataError(f"Expected a plan in {path}: {error}") from error
 
 
 def _policy_path(path: Path) -> Path:

@@ -273,7 +273,7 @@ class Ledger:
             if not (rows := self._rows()):
                 with self._transaction() as rows:
                     if not rows:
-                        self._append(rows, "open", {**_terms_to_json(budget), "filter": privacy_filter.FIXED})
+                        self._append(rows, "open", _opening(budget))
             if (found := terms(rows, path)) != (wanted := _only_terms(budget)):
                 raise LedgerError(
                     f"Expected a ledger of {wanted.data_set!r} ({wanted}) in {path}, found {found.data_set!r} ({found})."
@@ -574,7 +574,12 @@ def next_row(rows: Sequence[Row], kind: str, content: dict[str, object]) -> Row:
 
 def first_row(terms: Terms) -> Row:
     """The row with which a ledger of these terms begins."""
-    return next_row([], "open", _terms_to_json(terms))
+    return next_row([], "open", _opening(terms))
+
+
+def _opening(terms: Terms) -> dict[str, object]:
+    """What the first row holds: the terms, and what is fixed of the filter that a budget is held to."""
+    return {**_terms_to_json(terms), "filter": privacy_filter.FIXED}
 
 
 def charge_row(rows: Sequence[Row], plan_hash: bytes, what: str, schedule: Schedule, site: str) -> Row:

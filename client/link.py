@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import random
 import signal
@@ -25,7 +24,7 @@ from limbeck.client.child import CLIENT_APP, MAX_QUESTION, Child, Question
 from limbeck.client.site import Site
 from limbeck.operators.errors import DataError, LimbeckError, SettingError, WireError
 from limbeck.protos import flower_messages, link, link_codec, tls
-from limbeck.protos.files import check_private
+from limbeck.protos.files import alone, check_private
 from limbeck.protos.link import Announce, Assembly, Connection, Disconnected, Frame, Hello, Transfer
 from limbeck.protos.printable import printable
 
@@ -141,13 +140,7 @@ class Daemon:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Two daemons of one site would take turns to cut each other off."""
-        with (self.site.link_state / DAEMON_LOCK).open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise SettingError(
-                    f"Expected no other daemon of the site in {self.site.folder}, found one running."
-                ) from None
+        with alone(self.site.link_state / DAEMON_LOCK, "daemon of the site"):
             yield
 
     # Answering

@@ -25,7 +25,7 @@ def run(
     from limbeck.client.site import Site
 
     logging.getLogger("limbeck").setLevel(logging.INFO)
-    own = Site(site if site.is_dir() else site.parent)
+    own = Site(site.parent if site.name == "site.toml" else site)
     own.check_ledger()
     link.run(own)
 
@@ -37,7 +37,7 @@ def encode(
     """Put the records through the public encoder now, so that no plan waits for it. Nothing leaves; stopped, it goes on from there."""
     from limbeck.client.site import Site
 
-    own = Site(site if site.is_dir() else site.parent)
+    own = Site(site.parent if site.name == "site.toml" else site)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(own.name, total=None)

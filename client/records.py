@@ -36,6 +36,7 @@ from limbeck.client.encodings import EncoderEncoding, Encoding
 from limbeck.client.tables import Names
 from limbeck.client.teachers.architectures import load_factory
 from limbeck.operators.errors import DataError, SettingError
+from limbeck.protos.files import create_private_folder
 from limbeck.protos.transfer_set import KINDS, Header, read_arrays, read_headers
 
 log = logging.getLogger(__name__)
@@ -160,6 +161,13 @@ def _check_table(settings: RecordSettings, path: Path, folder: Path, public_x: N
     else:
         tables.require(header, encoding.reads, f"{path} for records.encoding")
         _check_shape((encoding.dimensions,), public_x, f"records.encoding of {path}")
+    if isinstance(encoding, EncoderEncoding):
+        try:
+            create_private_folder(folder / settings.encoded)
+        except OSError as error:
+            raise DataError(
+                f"Expected a folder as records.encoded at {folder / settings.encoded}: {error.strerror}."
+            ) from error
 
 
 def _check_arrays(x: Header, y: Header, path: Path, public_x: NDArray[np.generic]) -> None:

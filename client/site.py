@@ -220,8 +220,8 @@ class Site:
     def open_ledger(self) -> Ledger:
         """The ledger, which holds all that this site knows was spent. Raises LedgerError where it does not, or is not to be trusted."""
         path, budget = self.ledger, self.budget
+        self._check_one_account(path)
         if not ledgers.begun(path):
-            self.witness.check([], path)
             self._check_no_other_ledger(path, budget.data_set)
         return Ledger(path, budget, self.witness)
 
@@ -240,6 +240,7 @@ class Site:
 
     def _compare_ledger(self, every_line: bool) -> Book | None:
         path = self.ledger
+        self._check_one_account(path)
         compare = self.witness.check_all if every_line else self.witness.check
         if not ledgers.begun(path):
             compare([], path)
@@ -249,6 +250,15 @@ class Site:
         book = ledgers.read(path)
         compare(book.rows, path)
         return book
+
+    def _check_one_account(self, path: Path) -> None:
+        """Raise LedgerError where another name of the same records, in their folder, has another ledger."""
+        if self.settings.ledger is None:
+            for other in _of_hard_links(path.with_name(path.name.removesuffix(LEDGER))):
+                raise LedgerError(
+                    f"Expected one ledger for one file of records, found {path} and {other} (hard links): make them one account. Put one"
+                    " of the two aside, and run limbeck ledger declare-lost SITE with what it held."
+                )
 
     def _check_no_other_ledger(self, path: Path, data_set: str) -> None:
         """Before a new one is made. Raises LedgerError where records of this name have one, or these records another name elsewhere."""

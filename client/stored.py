@@ -40,7 +40,7 @@ class Answers:
         # The oldest last: a row has the answer that it had first.
         for rows, path in sorted(earlier.items(), key=lambda own: -own[1].stat().st_mtime_ns):
             ask = Ask(plan_hash=codec.plan_hash(self._plan), stage=self._stage, first=rows[0], count=rows[1] - rows[0])
-            share = codec.decode_reply(path.read_bytes(), plan=self._plan, expecting=ask)
+            share = codec.decode_stored_reply(path.read_bytes(), plan=self._plan, expecting=ask)
             if isinstance(share, Share):
                 ids[rows[0] : rows[1]] = share.answers.ids_Nk
                 p[rows[0] : rows[1]] = share.answers.p_Nk

@@ -175,7 +175,8 @@ def _lines(data: bytes) -> Iterator[bytes]:
 
 def _cells(line: bytes) -> list[str] | None:
     """The cells of one line, by nothing but its own bytes; None where it is no CSV on its own."""
-    if len(line) > LONGEST_LINE:
+    # Marks that do not balance: of a cell that goes on in another line, both the first part and the last.
+    if len(line) > LONGEST_LINE or line.count(b'"') % 2:
         return None
     # No cell is longer than its line.
     csv.field_size_limit(LONGEST_LINE)

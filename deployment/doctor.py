@@ -145,6 +145,7 @@ def _of_site(folder: Path, now: datetime, network: bool, seconds: float) -> Chec
         ("transcript", lambda: _transcript(site)),
         ("records", lambda: _records(site)),
         ("public inputs", lambda: _transfer_sets(folder / site.settings.transfer_sets)),
+        ("files", lambda: _files(folder, _of_records(site))),
         ("disk", lambda: _disk({"state and transcript": folder, "ledger": site.ledger.parent})),
     ]
 
@@ -165,6 +166,7 @@ def _of_coordinator(folder: Path, now: datetime, network: bool, seconds: float) 
         *checks,
         ("plan", lambda: _plan(folder, own)),
         ("public inputs", lambda: _transfer_sets(folder / own.transfer_sets)),
+        ("files", lambda: _files(folder, (folder / own.folder,))),
         ("disk", lambda: _disk({"run": folder / own.folder})),
     ]
 
@@ -194,7 +196,9 @@ def _versions() -> Findings:
         if installed is None or not own.specifier.contains(installed, prereleases=True):
             problems.append(f"{own.name}{own.specifier}, got {installed or 'none'}")
     if problems:
-        advice = "Install what limbeck was tested with: pip install --constraint constraints.txt limbeck."
+        advice = (
+            "Install what limbeck was tested with, the versions of constraints.txt: docs/operate.md, Upgrading, says how."
+        )
         yield Finding(check="versions", outcome=Outcome.FAIL, found=f"Expected {'; '.join(problems)}.", advice=advice)
         return
     yield Finding(
@@ -278,6 +282,49 @@ def _disk(folders: dict[str, Path]) -> Findings:
             found=f"{what}: {_bytes(free)} free in {there}",
             advice="Make room: what cannot be written durably is not sent, and the run waits." if low else "",
         )
+
+
+def _files(folder: Path, private: Sequence[Path]) -> Findings:
+    """Whether others than the owner can change a file here, or read what is in `private`: files, those beside them that begin with their
+    names, and folders. What is private to begin with limbeck makes so; an older one did not, and a copy may not be."""
+    if _shielded(folder):
+        return
+    changed, read = [], []
+    for path in _below(folder):
+        mode = stat.S_IMODE(path.lstat().st_mode)
+        if path.is_symlink() or not mode & OTHERS:
+            continue
+        if mode & (stat.S_IWGRP | stat.S_IWOTH):
+            changed.append(path)
+        elif any(own in path.parents or (path.parent == own.parent and path.name.startswith(own.name)) for own in private):
+            read.append(path)
+    for found, what, outcome in ((changed, "change", Outcome.FAIL), (read, "read", Outcome.WARN)):
+        if found:
+            more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+            yield Finding(
+                check="files",
+                outcome=outcome,
+                found=f"Others than its owner can {what} {found[0]}{more}.",
+                advice=f"chmod -R go= {folder}, and find out who was on this machine.",
+            )
+
+
+def _of_records(site: Site) -> list[Path]:
+    """What a site keeps that comes from its records."""
+    own = site.settings
+    return [site.ledger, site.folder / own.transcript, site.folder / own.state, *([site.cache] if site.cache else [])]
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for looked, path in enumerate(folder.rglob("*")):
+        if looked >= FILES_LOOKED_AT:
+            return
+        yield path
+
+
+def _shielded(path: Path) -> bool:
+    """Whether others than the owner cannot even come to a folder: what lies below they can do nothing with."""
+    return any(not stat.S_IMODE(own.stat().st_mode) & OTHERS for own in (path.resolve(), *path.resolve().parents))
 
 
 def _transfer_sets(folder: Path) -> Findings:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from limbeck.deployment import certificates, keys
-from limbeck.operators.errors import CertificateError, DataError, SettingError
+from limbeck.operators.errors import CertificateError, DataError, SettingError, WireError
 from limbeck.protos import codec, signing
 from limbeck.protos.files import check_private, write_durably
 from limbeck.protos.printable import plain_console
@@ -204,7 +204,10 @@ def _described(path: Path) -> list[str]:
         if isinstance(key, Ed25519PrivateKey):
             return ["key that signs plans; in policy.toml:", _author_line(key)]
         return [f"private key, {type(key).__name__}; its certificate shows the fingerprint"]
-    offer = codec.decode_offer(data)
+    try:
+        offer = codec.decode_offer(data)
+    except WireError as error:
+        raise SettingError(f"Expected a certificate, a request, a key or a plan in {path}: {error}") from error
     author = (
         f'signed; in policy.toml:\nauthors = ["{offer.author.hex()}"]'
         if offer.author

@@ -170,7 +170,7 @@ def _once(leaf: Any) -> Any:
 
 def calibrate(
     teaching: Teaching, *, epsilon: float, delta: float, label_counts_fraction: float | None, counts: Counts | None = None
-) -> Schedule:
+) -> tuple[Teaching, Counts | None]:
     """The least noise with which training, and noisy counts if a fraction is given, cost at most `epsilon` at `delta`.
 
     label_counts_fraction: in (0, 1), the counts' share of the squared Gaussian-DP parameter mu of the whole. counts: which counts, with

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
 import stat
@@ -107,6 +108,21 @@ def create_private_folder(path: Path) -> None:
     """Make a folder that its owner alone can enter (mode 700), and those above it that are missing; one that is there stays as it is."""
     for folder in [path, *path.parents][::-1]:
         folder.mkdir(mode=stat.S_IRWXU, exist_ok=True)
+
+
+@contextmanager
+def alone(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock in the file `path`, which is made if need be and stays. what: two of which would undo each other's work here.
+
+    Raises SettingError where another process holds it; one that died holds none.
+    """
+    create_private_folder(path.parent)
+    with path.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SettingError(f"Expected no other {what} in {path.parent}, found one running.") from None
+        yield
 
 
 def check_private(path: Path) -> None:

@@ -26,6 +26,7 @@ LARGEST = 4 << 30
 LARGEST_INPUT = 1 << 20
 # Numbers, truth values and texts; no objects (pickles), no records of several fields, no times.
 KINDS = "biufcUS"
+MOST_AXES = 32
 # Bytes of an array's header, which takes about 100.
 LONGEST_HEADER = 10_000
 # Deflate makes at most 1,032 bytes of one.
@@ -134,8 +135,8 @@ def _header(head: bytes, what: str) -> Header:
         shape, fortran, dtype = read(buffer, max_header_size=LONGEST_HEADER)
     if dtype.kind not in KINDS or dtype.itemsize == 0 or dtype.subdtype is not None:
         raise DataError(f"Expected numbers as {what}, got dtype {dtype}: objects are pickles, which are not read.")
-    if any(type(size) is not int or size < 0 for size in shape):
-        raise DataError(f"Expected sizes of at least 0 as the shape of {what}, got {shape}.")
+    if len(shape) > MOST_AXES or any(type(size) is not int or size < 0 for size in shape):
+        raise DataError(f"Expected at most {MOST_AXES} sizes of at least 0 as the shape of {what}, got {str(shape)[:80]}.")
     return Header(shape=tuple(shape), dtype=dtype, fortran=bool(fortran), start=buffer.tell())
 
 

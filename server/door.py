@@ -293,18 +293,26 @@ def _listen(listen: str) -> list[socket.socket]:
         )
     )
     listeners: list[socket.socket] = []
+    missing: OSError | None = None
     try:
         for family, address in found:
             both = host == "::" and socket.has_dualstack_ipv6()
-            own = socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=both)
-            own.setblocking(False)
-            listeners.append(own)
-            if port == "0":
-                break  # any port: two addresses would get two
+            # A name may stand for several addresses, which then share the port that the first one got.
+            where = (address[0], listeners[0].getsockname()[1] if listeners else int(port), *address[2:])
+            try:
+                listeners.append(socket.create_server(where, family=family, backlog=BACKLOG, dualstack_ipv6=both))
+            except OSError as error:
+                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    raise
+                missing = error  # such as IPv6, where there is none
+            else:
+                listeners[-1].setblocking(False)
     except OSError:
-        for own in listeners:
-            own.close()
+        for listener in listeners:
+            listener.close()
         raise
+    if missing is not None and not listeners:
+        raise missing
     return listeners
 
 

@@ -463,8 +463,11 @@ class LinkGrid(Grid):
                 before.replaced.set()
                 await before.over.wait()
             session.begin()
-            async with asyncio.timeout(HELLO_SECONDS):
-                await write(link.hello(self._heartbeat))
+            try:
+                async with asyncio.timeout(HELLO_SECONDS):
+                    await write(link.hello(self._heartbeat))
+            except TimeoutError:
+                raise Disconnected(f"it took no greeting within {HELLO_SECONDS:g} s") from None
             log.info("%s is connected (limbeck %s there).", name, found.limbeck)
             await Connection(session, read, write, heartbeat=self._heartbeat).run()
 
@@ -486,9 +489,7 @@ class LinkGrid(Grid):
         if isinstance(reason, WireError):
             await link.say_why(write, reason)
             raise reason
-        if reason is not None and not isinstance(
-            reason, Disconnected | TimeoutError | asyncio.InvalidStateError | grpc.aio.UsageError
-        ):
+        if reason is not None and not isinstance(reason, Disconnected | asyncio.InvalidStateError | grpc.aio.UsageError):
             log.error("The connection of %s met an error.", name, exc_info=reason)
 
     async def _until_replaced(self, current: _Current) -> None:

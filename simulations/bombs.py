@@ -43,10 +43,10 @@ def flower_messages() -> Iterator[tuple[str, bytes]]:
     yield "records in records, ten thousand deep", _nested(10_000)
     yield "one record under twenty thousand names", _names(12_000)
     yield "a record that names its message", _cycle()
-    yield "a message with a megabyte of metadata", _parcel([_object("Message", [], _metadata(group_id="g" * SIZE))])
-    yield "an error of a megabyte", _parcel([_object("Message", [], _metadata(error=ProtoError(code=8, reason="r" * SIZE)))])
-    yield "a head of a megabyte", _parcel([b"Message " + b"a" * SIZE + b" 0\0"])
-    yield "a head without an end", _parcel([b"Message " + b"," * SIZE])
+    yield "a message with a megabyte of metadata", parcel([_object("Message", [], _metadata(group_id="g" * SIZE))])
+    yield "an error of a megabyte", parcel([_object("Message", [], _metadata(error=ProtoError(code=8, reason="r" * SIZE)))])
+    yield "a head of a megabyte", parcel([b"Message " + b"a" * SIZE + b" 0\0"])
+    yield "a head without an end", parcel([b"Message " + b"," * SIZE])
 
 
 def _object(kind: str, children: Sequence[str], body: bytes) -> bytes:
@@ -61,8 +61,8 @@ def _parcel_head(object_id: bytes) -> bytes:
     return b"\x0a\x20" + object_id
 
 
-def _parcel(objects: Sequence[bytes]) -> bytes:
-    """All of it: the message is the last."""
+def parcel(objects: Sequence[bytes]) -> bytes:
+    """Objects as the link carries them, the last of which is the message."""
     return _parcel_head(hashlib.sha256(objects[-1]).digest()) + b"".join(_bytes_field(0x12, item) for item in objects)
 
 
@@ -83,7 +83,7 @@ def _metadata(error: ProtoError | None = None, **fields: str) -> bytes:
 def _message(objects: list[bytes]) -> bytes:
     """A message around these objects, of which the last is its record."""
     records = _object("RecordDict", [_id(objects[-1])], json.dumps({carry.KEY: _id(objects[-1])}).encode())
-    return _parcel([*objects, records, _object("Message", [_id(records)], _metadata())])
+    return parcel([*objects, records, _object("Message", [_id(records)], _metadata())])
 
 
 def _array(
@@ -134,14 +134,14 @@ def _nested(depth: int) -> bytes:
     objects = [_object("ConfigRecord", [], b"")]
     for _ in range(depth):
         objects.append(_object("RecordDict", [_id(objects[-1])], json.dumps({carry.KEY: _id(objects[-1])}).encode()))
-    return _parcel([*objects, _object("Message", [_id(objects[-1])], _metadata())])
+    return parcel([*objects, _object("Message", [_id(objects[-1])], _metadata())])
 
 
 def _names(count: int) -> bytes:
     record = _object("ConfigRecord", [], b"")
     body = json.dumps({str(index): _id(record) for index in range(count)}).encode()
     records = _object("RecordDict", [_id(record)], body)
-    return _parcel([record, records, _object("Message", [_id(records)], _metadata())])
+    return parcel([record, records, _object("Message", [_id(records)], _metadata())])
 
 
 def _cycle() -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,7 +47,8 @@ def simulate(
             raise SettingError(
                 "Expected --resume with --out DIR and nothing else but --carrier: the run's folder holds its scenario."
             )
-        metrics = run.resume(out, carrier=carrier, console=console)
+        with _hint(console, out):
+            metrics = run.resume(out, carrier=carrier, console=console)
     else:
         settings = load(scenario or "default", set_ or [])
         out = out or Path("runs") / f"{settings.name}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -54,13 +57,20 @@ def simulate(
             bundle = run.prepare_only(settings, out, sites=sites, console=console)
             console.print(f"Run:    {escape(str(out))}\nBundle: {escape(str(bundle))}", highlight=False, soft_wrap=True)
             return
-        try:
+        with _hint(console, out):
             metrics = run.simulate(settings, out, carrier=carrier, sites=sites, console=console)
-        except KeyboardInterrupt:
-            console.print(f"Interrupted. Go on with: limbeck simulate --resume --out {escape(str(out))}", highlight=False)
-            raise
     _summary(console, metrics)
     console.print(f"Report: {escape(str(out / 'report.html'))}\nRun:    {escape(str(out))}", highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _hint(console: Console, out: Path) -> Iterator[None]:
+    """After Ctrl-C, say how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print(f"Interrupted. Go on with: limbeck simulate --resume --out {escape(str(out))}", highlight=False)
+        raise
 
 
 def scenarios() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import time
 from pathlib import Path
 
@@ -35,6 +36,9 @@ def answer(message: Message, context: Context) -> Message:
             time.sleep(3600)
         case b"eat":
             return Message(carry.pack(bytes(4 << 30)), reply_to=message)
+        case b"limit":
+            limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+            return Message(carry.pack(b"%d" % limit), reply_to=message)
         case b"slowly":
             time.sleep(1.5)
         case b"24 megabytes":

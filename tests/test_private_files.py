@@ -48,6 +48,7 @@ def test_a_site_and_its_coordinator_leave_nothing_that_others_can_read(tmp_path:
         assert site.wait(60) == 0
     made = {path.name for path in folder.rglob("*") if path not in known}
     assert {"daemon.lock", "working.lock", "transcript.jsonl", "events.jsonl", "answers", "records.npz.ledger.head"} <= made
+    assert {".ledger", ".onnx", ".safetensors", ".lock"} <= {path.suffix for path in folder.rglob("*") if path not in known}
     assert open_now == open_to_others(folder, known) == {}
 
 
@@ -69,7 +70,7 @@ COMMANDS = [
     "keys plan deep/author/plan.key",
     "policy init policy.toml",
     "teacher init my_teacher.py",
-    " ".join(["simulate digits-tiny --out deep/run", *(f"--set {setting}" for setting in SETTINGS)]),
+    " ".join(["simulate digits-tiny --prepare-only --out deep/run", *(f"--set {setting}" for setting in SETTINGS)]),
 ]
 
 
@@ -78,6 +79,5 @@ def test_what_commands_write_is_their_users_alone(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     subprocess.run([sys.executable, "-c", EACH, *COMMANDS], cwd=tmp_path, check=True, capture_output=True)
     assert {path.name for path in tmp_path.iterdir()} == {"deployed", "authority", "deep", "policy.toml", "my_teacher.py"}
-    assert len(list((tmp_path / "deep" / "run").rglob("*.ledger"))) == 3
-    assert list((tmp_path / "deep" / "run").rglob("*.onnx"))
+    assert len(list((tmp_path / "deep" / "run").rglob("records.npz"))) == 3
     assert open_to_others(tmp_path) == {}

@@ -62,7 +62,13 @@ def build(name: str, shape: Shape, classes: int, factory: Factory | None = None)
                 raise SettingError(
                     "Expected the site's settings to name a net of its own (teacher = 'module:factory'), got none."
                 )
-            net = factory(shape, classes)
+            try:
+                net = factory(shape, classes)
+            except Exception as error:  # whatever a site's own function raises
+                raise SettingError(
+                    f"Expected the site's factory to make a net for inputs of shape {shape} and {classes} classes:"
+                    f" {type(error).__name__}: {error}."
+                ) from error
             if not isinstance(net, nn.Module):
                 raise SettingError(f"Expected the factory to return a torch.nn.Module, got {type(net).__name__}.")
             return net

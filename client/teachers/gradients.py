@@ -144,11 +144,14 @@ class Functional:
         try:
             found = self.gradients(x_N, y_N)
         except Exception as error:  # whatever a site's own net raises
+            totals = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in self.parameters]
             if len(x_N) > 1:
-                parts = [self.clipped_sums(x, y, clip) for x, y in zip(x_N.split(1), y_N.split(1), strict=True)]
-                return [torch.stack(own).sum(0) for own in zip(*parts, strict=True)]
-            log.warning("A record has no gradient and counts as zero: %s: %s", type(error).__name__, error)
-            return [torch.zeros_like(parameter, dtype=torch.float64) for parameter in self.parameters]
+                for x, y in zip(x_N.split(1), y_N.split(1), strict=True):
+                    for total, part in zip(totals, self.clipped_sums(x, y, clip), strict=True):
+                        total.add_(part)
+            else:
+                log.warning("A record has no gradient and counts as zero: %s: %s", type(error).__name__, error)
+            return totals
         return _sums_of(found, self.parameters, clip)
 
 

@@ -66,6 +66,16 @@ def test_what_an_error_says_never_leaves_the_site(tmp_path: Path, monkeypatch: p
     assert found == Declined(plan_hash=teach.plan_hash, site="site-00", reason=Reason.FAILED)
 
 
+def test_a_plan_whose_hash_begins_like_an_accepted_ones_is_not_that_one(tmp_path: Path) -> None:
+    """Folders of plans are named by the first half of a hash."""
+    site, plan = sites.make(tmp_path), sites.plan()
+    respond(site, codec.encode_request(sites.offer(plan)))
+    other = Teach(plan_hash=codec.plan_hash(plan)[:16] + bytes(16))
+    assert Reason.PLAN.name.encode() in respond(site, codec.encode_request(other))
+    with Ledger(site.ledger, site.budget) as ledger:
+        assert list(ledger.entries()) == []
+
+
 CELLS = Table(columns={"age": ["50", "70", None], "sex": ["m", "f", "f"]}, source="public")
 ENCODING = encodings.fit_table(CELLS, numbers=["age"], categories=["sex"])
 
@@ -160,11 +170,12 @@ def test_seeded_noise_is_declared_before_a_record_is_read_and_in_every_reply(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site, plan = seeded(sites.make(tmp_path, teachers__allow_without_dp=True)), sites.plan()
-    own, seen, real = codec.plan_hash(plan), [], Site.read_records
+    own, real = codec.plan_hash(plan), Site.read_records
+    seen: list[str] = []
 
-    def look(self: Site, classes: int, public_x: np.ndarray) -> object:
+    def look(self: Site, *arguments: Any) -> Any:
         seen.extend(entry.state for entry in ledgers.read(self.ledger).entries)
-        return real(self, classes, public_x)
+        return real(self, *arguments)
 
     monkeypatch.setattr(Site, "read_records", look)
     accepted, taught = ask(site, plan, sites.offer(plan)), ask(site, plan, Teach(plan_hash=own))
@@ -215,17 +226,17 @@ def test_when_the_first_record_is_read_the_cost_is_in_the_ledger(tmp_path: Path,
     """As another process would find it, which is what a crash leaves."""
     site, plan = sites.make(tmp_path), sites.plan()
     assert isinstance(ask(site, plan, sites.offer(plan)), Accepted)
-    seen: list[tuple[str, float]] = []
+    seen: list[list[tuple[str, float]]] = []
     real = Site.read_records
 
     def look(own: Site, classes: int, public_x: np.ndarray) -> object:
         book = ledgers.read(own.ledger)
-        seen.extend((entry.state, book.spent()) for entry in book.entries)
+        seen.append([(entry.state, book.spent()) for entry in book.entries])
         return real(own, classes, public_x)
 
     monkeypatch.setattr(Site, "read_records", look)
     assert isinstance(ask(site, plan, Teach(plan_hash=codec.plan_hash(plan))), Taught)
-    ((state, spent),) = seen
+    (((state, spent),),) = seen
     assert state == "reserved"
     assert spent == pytest.approx(accounting.epsilon(((plan.teaching, plan.counts),), 1e-5))
 
@@ -531,22 +542,39 @@ def test_stages_are_drawn_apart_and_answers_are_on_the_disk_before_one_is_sent(
 
 
 def test_what_limbeck_0_1_sent_by_ranges_stays_what_it_was(tmp_path: Path) -> None:
+    """It drew for each range: where two overlap, a row has the answer that it had first."""
     site, plan = of_draws(tmp_path / "old")
-    donor, _ = of_draws(tmp_path / "donor")
-    own, earlier = codec.plan_hash(plan), {}
-    for first, stop in ((0, 8), (5, 12)):
+    own, earlier, known = codec.plan_hash(plan), {}, []
+    for age, (first, stop) in enumerate([(0, 8), (5, 12)]):
+        donor, _ = of_draws(tmp_path / f"donor-{first}")
         question = Ask(plan_hash=own, stage=0, first=first, count=stop - first)
-        data = respond(donor, codec.encode_request(question))
-        earlier[first, stop] = data
+        earlier[question] = respond(donor, codec.encode_request(question))
+        known.append(rows_of(donor, plan, 0, 0, 20))
         path = site.state(own) / f"share-0-{first}-{stop}.pb"
-        path.write_bytes(data)
-        os.utime(path, ns=(first, first))
-    known = rows_of(donor, plan, 0, 0, 12)
-    assert rows_of(site, plan, 0, 0, 20)[:12] == known
-    assert rows_of(site, plan, 0, 3, 11) == known[3:11]
-    for (first, stop), data in earlier.items():
-        question = Ask(plan_hash=own, stage=0, first=first, count=stop - first)
+        path.write_bytes(earlier[question])
+        os.utime(path, ns=(age, age))
+    wanted = [*known[0][:8], *known[1][8:12]]
+    assert wanted != known[1][:12]
+    assert rows_of(site, plan, 0, 0, 20)[:12] == wanted
+    assert rows_of(site, plan, 0, 3, 11) == wanted[3:11]
+    for question, data in earlier.items():
         assert respond(site, codec.encode_request(question)) == data
+
+
+def test_a_reply_that_0_1_0_stored_is_in_the_transcript_as_it_leaves_now(tmp_path: Path) -> None:
+    site, plan = sites.make(tmp_path), sites.plan()
+    teach = Teach(plan_hash=codec.plan_hash(plan))
+    ask(site, plan, sites.offer(plan))
+    taught = ask(site, plan, teach)
+    assert isinstance(taught, Taught)
+    assert taught.label_counts is not None
+    packed = np.array(taught.label_counts, "<f4").tobytes()
+    inner = b"\x0a\x20" + teach.plan_hash + b"\x12" + bytes([len(packed)]) + packed + b"\x4a\x09record-dp"
+    (site.state(teach.plan_hash) / "taught.pb").write_bytes(b"\x1a" + bytes([len(inner)]) + inner)
+    (tmp_path / "transcript.jsonl").unlink()
+    left = [respond(site, codec.encode_request(teach)) for _ in range(3)]
+    assert len(set(left)) == 1
+    assert [(own.data, own.again) for own in site.transcript] == [(left[0], False), (left[0], True), (left[0], True)]
 
 
 # What anybody could fill a disk with

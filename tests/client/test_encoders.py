@@ -315,6 +315,18 @@ def test_a_site_whose_encoder_is_another_declines_before_a_record_is_read_or_any
         assert ledger.entries() == []
 
 
+def test_a_site_that_cannot_keep_encoded_records_declines_with_nothing_charged(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    site, plan = of_reviews(tmp_path, model)
+    (tmp_path / "encoded").write_text("a file")
+    with caplog.at_level(logging.WARNING, "limbeck"):
+        found = ask(site, plan, sites.offer(plan))
+    assert found == Declined(plan_hash=codec.plan_hash(plan), site="site", reason=Reason.DATA)
+    assert "Expected a folder as records.encoded" in caplog.text
+    assert not site.ledger.exists()
+
+
 def test_an_owner_encodes_ahead_of_any_plan_and_the_run_finds_the_rows(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,6 +111,12 @@ def test_an_image_of_another_kind_is_one_record_and_changes_no_other(
     assert with_file(images, name, lambda path: path.write_bytes(data), like) == 1
 
 
+@pytest.mark.parametrize("kind", ["ICO", "TGA", "PCX", "JPEG2000"])
+def test_only_the_listed_kinds_of_images_are_read(kind: str, images: Path) -> None:
+    """Whatever name they have."""
+    assert with_file(images, "m.png", lambda path: path.write_bytes(saved(kind))) == 0
+
+
 @pytest.mark.parametrize("kind", ["PNG", "PPM", "TIFF"])
 def test_of_16_bits_a_pixel_the_upper_eight_are_taken(kind: str) -> None:
     assert (records._grey(of_16_bits(kind), 8, 8) == 0x43).all()
@@ -127,6 +133,12 @@ def test_of_16_bits_a_pixel_the_upper_eight_are_taken(kind: str) -> None:
 )
 def test_what_is_no_file_is_left_out_alone(write: Callable[[Path], object], images: Path) -> None:
     assert with_file(images, "m.png", write) == 0
+
+
+def test_what_is_no_regular_file_is_never_read(tmp_path: Path) -> None:
+    (tmp_path / "m.png").symlink_to("/dev/null")
+    with pytest.raises(ValueError, match="no regular file"):
+        records._contents(tmp_path / "m.png")
 
 
 def test_a_pipe_is_left_out_alone_and_not_waited_for(images: Path) -> None:
@@ -153,6 +165,11 @@ def test_an_image_that_takes_too_much_memory_is_left_out_alone(images: Path, mon
             assert read_images(images)[1].tolist() == []
             patch.setattr(records, limit, 1 << 16)
             assert len(read_images(images)[1]) == 5
+    # Not cut to the limit either, with which it would be an image.
+    data = saved("PNG")
+    monkeypatch.setattr(records, "LARGEST_IMAGE_FILE", len(data) + 5000)
+    for more, kept in [(5000, 1), (5001, 0)]:
+        assert with_file(images, "m.png", lambda path, more=more: path.write_bytes(data + bytes(more))) == kept  # type: ignore[misc]
 
 
 # CSV
@@ -259,6 +276,10 @@ def test_a_line_break_within_quotes_ends_a_record_and_its_parts_are_left_out(tab
         own = RecordSettings(path="r.csv", label="sick", columns=("age",))
         found.append(records.read(own, table, 2, np.zeros((0, 1), np.float32)))
     assert assert_same_but_one(found[0], found[1]) == 0
+    # Also where the last part has all cells that a record has.
+    (table / "r.csv").write_bytes(b'note,age,sick\n"first\nlast",61,1\n"",40,0\n')
+    own = RecordSettings(path="r.csv", label="sick", columns=("age",))
+    assert records.read(own, table, 2, np.zeros((0, 1), np.float32))[0].tolist() == [[40]]
     # Of a public table, whose records are nobody's secret, it is a cell.
     assert tables.from_csv(HEADER + spread, "t", public=True).texts("note")[2] == "first\nsecond, of the note\nthird"
 
@@ -266,6 +287,10 @@ def test_a_line_break_within_quotes_ends_a_record_and_its_parts_are_left_out(tab
 def test_a_longest_line_is_a_bound_for_one_record(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "LONGEST_LINE", 40)
     assert_no_line_changes_another(table, b"61,1," + b"x" * 100 + b",1", 1)
+    own = RecordSettings(path="r.csv", label="sick", columns=("age",))
+    for spaces, kept in [(23, 1), (24, 0)]:
+        (table / "r.csv").write_bytes(HEADER + b" " * spaces + b"61," + b" " * 10 + b",x,1\n")
+        assert len(records.read(own, table, 2, np.zeros((0, 1), np.float32))[1]) == kept
 
 
 def test_a_csv_file_may_hold_a_header_alone_and_end_without_a_line_end(table: Path) -> None:
@@ -419,6 +444,30 @@ def test_one_record_more_or_less_of_any_types_changes_no_other(
 
         everything = list(range(len(inputs)))
         assert_same_but_one(kept([row for row in everything if row != place]), kept(everything))
+
+
+def test_images_that_are_dark_are_no_images_of_another_scale(tmp_path: Path) -> None:
+    dark = np.stack([np.zeros((8, 8)), np.eye(8)])
+    np.testing.assert_array_equal(as_npz(tmp_path, dark, np.array([0, 1]), BYTES)[0], dark)
+
+
+def test_one_pixel_that_cannot_be_meant_leaves_out_its_image(tmp_path: Path) -> None:
+    own = IMAGE.astype(np.float64)
+    own[1, 3, 3] = 0.5
+    x_N, y_N = as_npz(tmp_path, own, np.array([0, 1, 1, 0]), BYTES)
+    np.testing.assert_array_equal(x_N, IMAGE[[0, 2, 3]])
+    assert y_N.tolist() == [0, 1, 0]
+
+
+def test_labels_are_read_to_the_last_digit(tmp_path: Path) -> None:
+    """Half a millionth more than a class is none."""
+    x_N, y_N = as_npz(tmp_path, IMAGE, np.array([1.0, 1 + 1e-9, 1 - 1e-9, 0.0]), BYTES)
+    assert (len(x_N), y_N.tolist()) == (2, [1, 0])
+
+
+def test_names_that_are_alike_are_told_apart() -> None:
+    names = tables.Names([("1", 0), ("1.0", 1), (" 2", 2), ("x.0", 3)])
+    assert [names[cell] for cell in ("1", "1.0", "1.00", "2", "2.", "x.0", "x")] == [0, 1, None, 2, 2, 3, None]
 
 
 READER = """

@@ -24,7 +24,7 @@ from limbeck.client.site import Site
 from limbeck.operators.errors import BudgetError, LedgerError, SettingError
 from limbeck.protos import accounting, privacy_filter
 from limbeck.protos.files import outliving_power_cuts
-from limbeck.protos.messages import LabelCounts, NetTeaching, RecordCount, VotesTeaching
+from limbeck.protos.messages import Counts, LabelCounts, NetTeaching, RecordCount, Teaching, VotesTeaching
 
 
 @pytest.fixture
@@ -503,6 +503,17 @@ def test_processes_that_race_again_and_again_never_spend_more_than_there_is(path
         assert ledger.spent() <= BUDGET.epsilon
 
 
+def test_counts_that_0_1_0_charged_with_float_noise_still_count_and_can_be_charged_no_more() -> None:
+    """No plan can ask for them, but an old ledger holds what they cost."""
+    content = ledgers._schedule_to_json((TEACHING, LabelCounts(noise_std=4.0)))
+    content["counts"] = {"kind": "label_counts", "noise_std": 4.0, "noise": "gaussian"}
+    former = ledgers._schedule_from_json(content)
+    assert former == (TEACHING, accounting.FormerCounts(noise_std=4.0))
+    now, bare = (accounting.epsilon(((TEACHING, own),), 1e-5) for own in (LabelCounts(noise_std=4.0), None))
+    assert accounting.epsilon((former,), 1e-5) == pytest.approx(now, rel=5e-3)
+    assert accounting.epsilon((former,), 1e-5) > 1.05 * bare
+
+
 @pytest.mark.parametrize(
     "schedule",
     [
@@ -524,7 +535,7 @@ def test_processes_that_race_again_and_again_never_spend_more_than_there_is(path
         ),
     ],
 )
-def test_every_kind_of_charge_is_read_back_as_it_was_made(path: Path, schedule: accounting.Schedule) -> None:
+def test_every_kind_of_charge_is_read_back_as_it_was_made(path: Path, schedule: tuple[Teaching, Counts | None]) -> None:
     with Ledger(path, BUDGET) as ledger:
         ledger.reserve(RUN, "teacher", *schedule)
     book = ledgers.read(path)

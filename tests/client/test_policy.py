@@ -96,6 +96,11 @@ def test_an_order_of_tsallis_above_the_policys_is_refused_and_by_default_one_abo
     assert isinstance(reply("d", 0.6, answers__max_tsallis_order=0.5), Declined)
 
 
+def test_the_coldest_stage_of_a_plan_counts(tmp_path: Path) -> None:
+    stages = (Stage(sparsity=0.5, temperature=3.0), Stage(sparsity=0.9, temperature=1.9))
+    assert isinstance(ask(sites.make(tmp_path / "s"), sites.offer(sites.plan(stages=stages))), Declined)
+
+
 def test_label_counts_a_policy_forbids_are_refused(tmp_path: Path) -> None:
     reply = ask(sites.make(tmp_path / "s", counts__label_counts=False), sites.offer())
     assert isinstance(reply, Declined)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import re
 import tempfile
 from collections.abc import Callable
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sites
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -17,10 +20,12 @@ from PIL import Image
 from pydantic import ValidationError
 
 from limbeck.client import encodings, records, tables
+from limbeck.client import site as site_module
 from limbeck.client.records import RecordSettings
 from limbeck.client.site import Site
 from limbeck.client.tables import Table
 from limbeck.operators.errors import DataError, SettingError
+from limbeck.protos.transfer_set import digest
 
 PATIENTS = "age,sex,sick\n61,m,yes\n40,f,no\n,f,no\n"
 SETTINGS = RecordSettings(path="patients.csv", label="sick", classes=("no", "yes"), columns=("age",))
@@ -155,7 +160,7 @@ def test_a_folder_of_images_per_class_is_read_in_grey_and_in_one_size(tmp_path: 
         (tmp_path / "pets" / name / "notes.txt").write_text("not an image")
     own, like = RecordSettings(path="pets", image_size=(8, 12)), np.zeros((0, 8, 12), np.uint8)
     x_N, y_N = read(own, tmp_path, 2, like)
-    assert (x_N.shape, x_N.dtype, y_N.tolist()) == ((2, 8, 12), np.uint8, [0, 1])
+    assert (x_N.shape, str(x_N.dtype), y_N.tolist()) == ((2, 8, 12), "uint8", [0, 1])
     assert x_N[0].max() == 0
     assert x_N[1].min() == 255
     swapped = own.model_copy(update={"classes": ("dog", "cat")})
@@ -299,7 +304,36 @@ def test_an_encoding_survives_being_written_and_read(
     assert encoding(PUBLIC.rows([])).shape == (0, encoding(PUBLIC).shape[1])
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"kind": "table"}', '{"kind": "table", "columns": [{"kind": "number"}]}'])
+NUMBER = {"kind": "number", "name": "a", "mean": 0, "deviation": 1, "zero_is_missing": False}
+PROBE = [[1.0]] * len(encodings.PROBES)
+ENCODER = {"kind": "encoder", "column": "t", "model": "m", "files": {}, "tokens": 8, "probe": PROBE}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "[" * 100_000,
+        '{"kind": "table"}',
+        '{"kind": "other", "columns": []}',
+        '{"kind": "table", "columns": []}',
+        '{"kind": "table", "columns": [{"kind": "number"}]}',
+        json.dumps({"kind": "table", "columns": [{**NUMBER, "deviation": 0}]}),
+        json.dumps({"kind": "table", "columns": [{**NUMBER, "deviation": -1}]}),
+        json.dumps({"kind": "table", "columns": [{**NUMBER, "mean": math.nan}]}),
+        json.dumps({"kind": "table", "columns": [{**NUMBER, "kind": "picture"}]}),
+        '{"kind": "table", "columns": [{"kind": "category", "name": "a", "levels": []}]}',
+        '{"kind": "table", "columns": [{"kind": "category", "name": "a", "levels": ["b", "b"]}]}',
+        '{"kind": "table", "columns": [{"kind": "category", "name": "a", "levels": [1]}]}',
+        '{"kind": "text", "column": "a", "words": ["b", "c"], "idf": [1.0]}',
+        '{"kind": "text", "column": "a", "words": ["b"], "idf": [Infinity]}',
+        '{"kind": "text", "column": "a", "words": "b", "idf": [1.0]}',
+        json.dumps({**ENCODER, "files": {"../../dev/zero": "00"}}),
+        json.dumps({**ENCODER, "tokens": 0}),
+        json.dumps({**ENCODER, "probe": [[1.0]]}),
+    ],
+)
 def test_a_file_that_is_no_encoding_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "e.json").write_text(text)
     with pytest.raises(DataError, match="Expected a public encoding in"):
@@ -313,3 +347,24 @@ def test_public_columns_without_values_are_refused() -> None:
     for numbers, categories in [(["age"], []), ([], ["sex"])]:
         with pytest.raises(DataError, match="Expected public values"):
             encodings.fit_table(empty, numbers=numbers, categories=categories, zero_is_missing=["age"])
+
+
+# Transfer sets
+
+
+def test_a_transfer_set_is_as_large_as_the_plan_says_or_nothing_of_it_is_inflated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = sites.make(tmp_path)
+    own = digest(sites.PUBLIC)
+    with monkeypatch.context() as patch:
+        patch.setattr(site_module, "read_arrays", lambda *_, **__: pytest.fail("inflated"))
+        with pytest.raises(DataError, match=r"Expected 21 public inputs in .*, found shape \(20, 8, 8\)"):
+            site.read_transfer_set(own, 21)
+        patch.setattr(site_module, "LARGEST_INPUT", 63)
+        with pytest.raises(DataError, match=r"at most 1260 bytes of array x"):
+            site.read_transfer_set(own, 20)
+    np.testing.assert_array_equal(site.read_transfer_set(own, 20), sites.PUBLIC)
+    (tmp_path / "transfer" / f"{bytes(32).hex()}.npz").write_bytes((tmp_path / "transfer" / f"{own.hex()}.npz").read_bytes())
+    with pytest.raises(DataError, match=r"Expected SHA-256 0000"):
+        site.read_transfer_set(bytes(32), 20)

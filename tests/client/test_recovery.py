@@ -2,28 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import shutil
-from collections.abc import Callable
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import sites
+import torch
 from owner import limbeck, write
 
+from limbeck.client import blackbox, link, recovery, teachers
 from limbeck.client import ledger as ledgers
-from limbeck.client import link, recovery, teachers
 from limbeck.client.app import respond
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
 from limbeck.deployment import doctor
 from limbeck.operators.errors import BudgetError, LedgerError, LimbeckError, SettingError
-from limbeck.protos import accounting, codec
-from limbeck.protos.messages import Ask, Declined, Plan, Reason, Reply, Request, Share, Taught, Teach
+from limbeck.protos import accounting, codec, privacy_filter
+from limbeck.protos.messages import (
+    Accepted,
+    Ask,
+    BlackBoxTeaching,
+    Declined,
+    Plan,
+    Reason,
+    Reply,
+    Request,
+    Sampled,
+    Share,
+    Taught,
+    Teach,
+)
 
 PLAN = sites.plan()
 HASH = codec.plan_hash(PLAN)
@@ -336,9 +354,12 @@ def test_a_ledger_is_not_moved_onto_another_nor_in_from_elsewhere(tmp_path: Path
     ledgers.close_idle()
     with pytest.raises(LedgerError, match="found that it is there"):
         recovery.move(site)
-    # One that lacks what the site knows.
-    with pytest.raises(LedgerError, match="limbeck ledger"):
-        recovery.move(site, stranger.ledger)
+    # One that lacks what the site knows, into the place of one that is lost.
+    lost = spend(tmp_path / "lost")
+    lose(lost)
+    with pytest.raises(LedgerError, match="to have row 4"):
+        recovery.move(lost, stranger.ledger)
+    assert not files_of(lost.ledger)
     # One in whose place another account is kept.
     second = spend(tmp_path / "second")
     with pytest.raises(LedgerError, match=r"limbeck ledger|two accounts cannot be made one"):
@@ -415,14 +436,14 @@ def test_what_transcript_and_state_name_stays_charged_and_the_owners_number_is_a
     assert f"1 plans ({HASH.hex()[:12]})" in said
     book = ledgers.read(site.ledger)
     assert [(own.state, own.epsilon) for own in book.entries] == [("committed", None), ("lost", 1.5)]
-    half = accounting.epsilon(((PLAN.teaching, PLAN.counts),), 0.5e-5)
+    half = privacy_filter.spent(((PLAN.teaching, PLAN.counts),), 0.5e-5)
     assert book.spent() == pytest.approx(1.5 + half)
     assert 1.5 + half > 1.5 + ONCE
     # The site goes on: what it answered it answers again, and what is left of the budget is held to all of it.
     assert [type(ask(site, own)) for own in QUESTIONS][1:] == [Taught, Share]
     assert isinstance(ask(site, replace(SHARE, stage=1)), Share)
     assert site.check_ledger(every_line=True) is not None
-    both = 1.5 + accounting.epsilon(((PLAN.teaching, PLAN.counts),) * 2, 0.5e-5)
+    both = 1.5 + privacy_filter.spent(((PLAN.teaching, PLAN.counts),) * 2, 0.5e-5)
     with Ledger(site.ledger, replace(site.budget, epsilon=both + 0.01), site.witness) as ledger:
         ledger.check(PLAN.teaching, PLAN.counts)
     with Ledger(site.ledger, replace(site.budget, epsilon=both - 0.01), site.witness) as ledger, pytest.raises(BudgetError):
@@ -521,6 +542,38 @@ def test_nothing_is_recovered_while_the_daemon_runs(tmp_path: Path) -> None:
                 call()
 
 
+def test_a_teacher_without_a_guarantee_is_drawn_from_once_and_after_a_loss_no_epsilon_holds_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"answers__max_draws": 5, "answers__max_bits": 500, "teachers__allow_without_dp": True}
+    site = sites.make(tmp_path, **changes)
+    with (tmp_path / "site.toml").open("a") as file:
+        file.write('[black_box]\naddress = "127.0.0.1:1"\n')
+    site = Site(tmp_path)
+    p_NK = torch.full((20, 10), 0.1)
+    monkeypatch.setattr(blackbox.BlackBox, "check", lambda *_: None)
+    monkeypatch.setattr(blackbox.BlackBox, "ask", lambda own, plan, x_N, folder: folder.mkdir())
+    monkeypatch.setattr(blackbox, "log_probabilities", lambda plan, folder, temperature: (p_NK.log(), temperature))
+    plan = sites.plan(truncation=Sampled(draws=5), black_box=BlackBoxTeaching(draws=1))
+    own = codec.plan_hash(plan)
+    assert isinstance(ask(site, sites.offer(plan), plan), Accepted)
+    assert isinstance(ask(site, Teach(plan_hash=own), plan), Taught)
+    whole = ask(site, Ask(plan_hash=own, stage=0, first=0, count=20), plan)
+    part = ask(site, Ask(plan_hash=own, stage=0, first=3, count=9), plan)
+    assert isinstance(whole, Share)
+    assert isinstance(part, Share)
+    assert torch.equal(part.answers.ids_Nk, whole.answers.ids_Nk[3:12])
+    assert torch.equal(part.answers.p_Nk, whole.answers.p_Nk[3:12])
+    assert [entry.state for entry in ledgers.read(site.ledger).entries] == ["declared"]
+    lose(site)
+    assert isinstance(ask(site, Ask(plan_hash=own, stage=0, first=3, count=9), plan), Declined)
+    recovery.declare_lost(site, recovery.loss(site, 0.0, "a test"))
+    book = ledgers.read(site.ledger)
+    assert [entry.state for entry in book.entries] == ["declared", "lost"]
+    assert book.spent() == math.inf
+    assert isinstance(ask(site, Ask(plan_hash=own, stage=1, first=3, count=9), plan), Share)
+
+
 # Names of the same records
 
 
@@ -540,6 +593,11 @@ def test_a_hard_link_in_the_same_folder_finds_the_same_ledger_and_elsewhere_is_r
         Site(other.folder).open_ledger()
     assert isinstance(ask(Site(other.folder), sites.offer()), Declined)
     assert not files_of(Site(other.folder).ledger)
+    # Two accounts of one file, as limbeck 0.1 made them.
+    ledgers.write(site.folder / "again.npz.ledger", ledgers.read(site.ledger).rows[:1])
+    for look in (site.open_ledger, site.check_ledger):
+        with pytest.raises(LedgerError, match=r"again.npz.ledger .*one account"):
+            look()
 
 
 def test_a_copy_in_the_same_folder_under_another_name_is_refused_and_other_records_are_not(tmp_path: Path) -> None:
@@ -561,45 +619,61 @@ def test_a_copy_in_the_same_folder_under_another_name_is_refused_and_other_recor
 # Reading where nothing can be written
 
 
-def test_a_ledger_is_shown_verified_and_exported_where_nothing_can_be_written(tmp_path: Path) -> None:
+@pytest.fixture
+def open_to_all() -> Iterator[Path]:
+    """A folder that any user can enter, as pytest's own need not be."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def test_a_ledger_is_shown_verified_and_exported_where_nothing_can_be_written(open_to_all: Path) -> None:
     """In a process without the right to write, as an auditor's: root's is given up."""
-    site = spend(tmp_path / "site")
+    site = spend(open_to_all / "site")
+    limbeck("ledger", "show", site.folder)  # so that everything is imported
     with site.open_ledger():
         pass
-    (site.folder / "reader").mkdir()
-    for live in (False, True):
-        if not live:
-            ledgers.close_idle()
-        assert site.ledger.with_name(site.ledger.name + "-wal").exists() == live
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                ledgers._idle.clear()
-                for path in [site.folder, *site.folder.rglob("*")]:
-                    path.chmod(0o555 if path.is_dir() else 0o444)
-                for path in (tmp_path, *list(tmp_path.parents)[:-2]):
-                    path.chmod(path.stat().st_mode | 0o055)
-                os.setgroups([])
-                os.setgid(65534)
-                os.setuid(65534)
-                assert not os.access(site.folder, os.W_OK)
-                assert "committed" in limbeck("ledger", "show", site.folder)
-                assert limbeck("ledger", "verify", site.folder).startswith("4 rows, head ")
-                assert len(json.loads(limbeck("ledger", "export", site.ledger))["rows"]) == 4
-                assert "Noisy counts" in limbeck("transcript", "show", site.folder, "--message", 2)
-                status = 0
-            except BaseException:
-                import traceback
+    ledgers.close_idle()
+    for rows in (4, 5):
+        # While another process has it open, the last rows are in a file beside it.
+        with site.open_ledger() if rows == 5 else contextlib.nullcontext() as ledger:
+            if ledger is not None:
+                ledger.record_free(bytes(32), "answers of another plan", "why")
+            assert site.ledger.with_name(site.ledger.name + "-wal").exists() == (rows == 5)
+            before = _contents(site)
+            child = os.fork()
+            if child == 0:
+                _look_without_leave_to_write(site, rows)
+            assert os.waitpid(child, 0)[1] == 0
+            for path in [site.folder, *site.folder.rglob("*")]:
+                path.chmod(0o755 if path.is_dir() else 0o644)
+            assert _contents(site) == before
 
-                traceback.print_exc()
-            finally:
-                os._exit(status)
-        assert os.waitpid(child, 0)[1] == 0
+
+def _contents(site: Site) -> dict[str, bytes]:
+    """Of the ledger's files, but for what its readers share in memory."""
+    return {path.name: path.read_bytes() for path in files_of(site.ledger) if not path.name.endswith("-shm")}
+
+
+def _look_without_leave_to_write(site: Site, rows: int) -> NoReturn:
+    status = 1
+    try:
         for path in [site.folder, *site.folder.rglob("*")]:
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        with site.open_ledger():
-            pass
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+        assert not os.access(site.folder, os.W_OK)
+        assert "committed" in limbeck("ledger", "show", site.folder)
+        assert limbeck("ledger", "verify", site.folder).startswith(f"{rows} rows, head ")
+        assert len(json.loads(limbeck("ledger", "export", site.ledger))["rows"]) == rows
+        assert "Noisy counts" in limbeck("transcript", "show", site.folder, "--message", 2)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
 
 
 def test_nothing_that_only_looks_makes_a_folder(tmp_path: Path) -> None:

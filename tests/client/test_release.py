@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import LINEAR
 from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
@@ -20,8 +19,7 @@ from limbeck.client.noise import SystemEntropy, UnsafeSeeded
 from limbeck.client.teachers import votes
 from limbeck.operators import EntropyTarget, Softening, TopK, Tsallis
 from limbeck.operators.errors import DataError
-from limbeck.protos import accounting
-from limbeck.protos.messages import Family, LabelCounts, NetTeaching, Plan, RecordCount, VotesTeaching
+from limbeck.protos.messages import Family, LabelCounts, Plan, RecordCount, VotesTeaching
 from limbeck.simulations import data
 
 VOTES = VotesTeaching(
@@ -115,24 +113,6 @@ def test_every_vote_has_noise_of_its_own(size: int) -> None:
     assert stats.chi2.ppf(1e-9, 2000) < (scaled**2).sum() < stats.chi2.isf(1e-9, 2000)
     assert 10 * (scaled.mean(1) ** 2).sum() < stats.chi2.isf(1e-9, 200)
     assert 200 * (scaled.mean(0) ** 2).sum() < stats.chi2.isf(1e-9, 10)
-
-
-def test_noisy_counts_cost_more_beside_every_kind_of_teacher() -> None:
-    net = NetTeaching(
-        architecture="cnn",
-        sampling_rate=0.1,
-        steps=20,
-        learning_rate=1.0,
-        momentum=0.9,
-        clip=1.0,
-        noise_multiplier=2.0,
-        normaliser=100.0,
-        physical_batch=64,
-    )
-    for teaching in (LINEAR, net, VOTES):
-        for counts in (LabelCounts(noise_std=3.0), RecordCount(noise_std=3.0)):
-            alone, together = (accounting.epsilon(((teaching, own),), 1e-5) for own in (None, counts))
-            assert together > max(alone, accounting.counts_epsilon(counts, 1e-5)) + 0.01
 
 
 def records(n: int = 64) -> tuple[NDArray[np.generic], NDArray[np.int64], NDArray[np.generic]]:

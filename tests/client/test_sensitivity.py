@@ -151,6 +151,19 @@ def test_whatever_has_become_of_a_nets_weights_one_record_counts_for_at_most_the
 
 
 @pytest.mark.parametrize("engine", [gradients.BookKeeping, gradients.Functional, gradients.Opacus])
+def test_a_gradient_whose_square_no_float32_holds_counts_for_the_clip(
+    engine: Callable[[nn.Module], gradients.Engine],
+) -> None:
+    own = engine(nn.Sequential(nn.Linear(WIDTH, CLASSES, bias=False)))
+    with torch.no_grad():
+        own.parameters[0].zero_()
+    for value in (1e25, 3e-30):
+        (total,) = own.clipped_sums(torch.tensor([[value, 0.0, 0.0]]), torch.tensor([0]), 0.5)
+        expected = min(0.5, value * math.sqrt(2 / 3))
+        assert float(total.norm()) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("engine", [gradients.BookKeeping, gradients.Functional, gradients.Opacus])
 @pytest.mark.parametrize("architecture", ["cnn", "resnet-gn"])
 @pytest.mark.parametrize("value", [1e20, 3e38, np.nan, np.inf, 1e-45])
 @pytest.mark.parametrize("clip", [1e-6, 1e6])
@@ -211,6 +224,12 @@ def test_one_record_changes_one_vote_per_input_whatever_it_is_and_however_heads_
         assert bool((teacher.votes_NK.sum(1) == 4).all())
         found.append(teacher.votes_NK)
     assert float((found[0] - found[1]).norm(dim=1).max()) <= math.sqrt(2) * SLACK
+
+
+def test_weights_saturate() -> None:
+    values = torch.tensor([torch.nan, torch.inf, -torch.inf, 1e300, -3.0], dtype=torch.float64)
+    bound = linear.LARGEST
+    assert linear.saturated(values).tolist() == [0.0, bound, -bound, bound, -3.0]
 
 
 @given(

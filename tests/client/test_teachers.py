@@ -35,7 +35,7 @@ NET = NetTeaching(
     normaliser=20.0,
     physical_batch=16,
 )
-HEAD = replace(LINEAR, steps=4, average_last=2)
+HEAD = replace(LINEAR, steps=4, average_last=2, clip=0.7)
 
 
 def own_net(shape: tuple[int, ...], classes: int) -> nn.Module:
@@ -131,6 +131,17 @@ def test_a_sample_larger_than_the_physical_batch_is_summed_in_parts() -> None:
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["linear-pixels", "linear-rows"])
+def test_no_feature_of_a_private_record_is_kept(name: str, tmp_path: Path) -> None:
+    """A cache is for public inputs, and one machine's sites may share it."""
+    case = CASES[name]
+    (x_N, y_N), options = case.records(5), {"classes": 10, "public_x": case.public(), "noise": Silent()}
+    for _ in range(2):
+        teachers.train(case.teaching, x_N, y_N, cache=tmp_path, **options)  # type: ignore[arg-type]
+    (kept,) = tmp_path.glob("*.npy")
+    assert len(np.load(kept)) == len(case.public())
+
+
 # Engines
 
 
@@ -198,9 +209,10 @@ def test_what_cannot_be_trained_is_refused_before_a_record_is_read(case: str, pu
 
 
 def test_records_unlike_the_transfer_set_are_refused() -> None:
-    x_N, y_N = CASES["cnn"].records(3)
-    with pytest.raises(DataError, match="like the transfer set"):
-        teachers.train(NET, x_N, y_N, classes=10, public_x=np.zeros((2, 9, 9), np.float32), noise=SystemEntropy())
+    for name, public_x in (("cnn", np.zeros((2, 9, 9), np.float32)), ("linear-rows", np.zeros((2, 65), np.float32))):
+        x_N, y_N = CASES[name].records(3)
+        with pytest.raises(DataError, match="like the transfer set"):
+            teachers.train(CASES[name].teaching, x_N, y_N, classes=10, public_x=public_x, noise=SystemEntropy())
 
 
 def test_a_file_that_is_no_teacher_is_refused(tmp_path: Path) -> None:
@@ -481,6 +493,13 @@ def test_a_factory_that_is_not_there_is_named(reference: str, message: str, tmp_
     (tmp_path / "broken.py").write_text("1 / 0\n")
     with pytest.raises(SettingError, match=message):
         architectures.load_factory(reference, tmp_path)
+
+
+def test_a_factory_that_fails_is_a_setting_that_cannot_be_meant() -> None:
+    case = replace(CASES["custom"], factory=lambda shape, classes: nn.Linear(classes // 0, 1))
+    message = "to make a net for inputs of shape .1, 8, 8. and 10 classes: ZeroDivisionError"
+    with pytest.raises(SettingError, match=message):
+        teachers.check(case.teaching, case.public(), classes=10, factory=case.factory)
 
 
 # How well they learn

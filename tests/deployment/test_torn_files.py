@@ -145,3 +145,14 @@ def test_a_note_of_a_superlink_that_is_none_is_an_error(value: str, tmp_path: Pa
     (tmp_path / superlink_status.NOTE).write_text(value)
     with pytest.raises(LimbeckError, match="Expected a SuperLink's folder and a run's id"):
         superlink_status.read_note(tmp_path)
+
+
+def test_a_check_that_meets_what_nobody_thought_of_hides_no_other(federation: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("\x1b[31mbroken")
+
+    monkeypatch.setattr(doctor, "_policy", broken)
+    found = doctor.examine(federation / "sites" / "A", now=datetime.now(UTC), network=False)
+    (own,) = [each for each in found if each.outcome is doctor.Outcome.FAIL]
+    assert (own.check, own.found) == ("policy", "Unexpected RuntimeError: \\x1b[31mbroken")
+    assert {"ledger", "transcript", "disk"} <= {each.check for each in found}

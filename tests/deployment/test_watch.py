@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import html.parser
 import http.client
 import json
 import re
 import shutil
 import socket
+import struct
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -36,7 +38,7 @@ from limbeck.server import checkpoint, student
 from limbeck.server.coordinator import Coordinator, Patience
 from limbeck.server.events import Events
 from limbeck.server.pruning import Masks
-from limbeck.simulations.linked import HANG_SECONDS
+from limbeck.simulations.linked import HANG_SECONDS, until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
@@ -282,6 +284,67 @@ def test_the_page_is_read_only_and_only_for_this_machine(folder: Path) -> None:
         # Nothing listens on the machine's other addresses.
         with pytest.raises(OSError, match=r"refused|unreachable"):
             socket.create_connection(("127.0.0.2", port), timeout=5).close()
+
+
+def test_connections_that_say_nothing_keep_nobody_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silent ones, half a request and one that was answered and stays: more than there may be, and with no time limit that would help."""
+    monkeypatch.setattr(watch, "REQUEST_SECONDS", 3600.0)
+    with served(folder) as port:
+        before = threading.active_count()
+        idle: list[socket.socket] = []
+        for number in range(watch.CONNECTIONS + 30):
+            idle.append(socket.create_connection(("127.0.0.1", port), timeout=60))
+            if number % 3:
+                idle[-1].sendall(f"GET / HTTP/1.1\r\nHost: localhost:{port}\r\n".encode())
+        for _ in range(3):
+            assert get(port, "/now")[0] == 200
+        until(lambda: threading.active_count() - before <= watch.CONNECTIONS + 1 or None)
+        for each in idle:
+            each.close()
+
+
+def test_a_request_that_comes_byte_by_byte_ends_in_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte comes in time, and the whole does not."""
+    monkeypatch.setattr(watch, "REQUEST_SECONDS", 1.0)
+    with served(folder) as port, socket.create_connection(("127.0.0.1", port), timeout=0.1) as slow:
+        slow.sendall(b"GET / HTTP/1.1\r\nX: ")
+
+        def ended() -> bool | None:
+            try:
+                slow.sendall(b"x")
+                return slow.recv(1) == b"" or None
+            except TimeoutError:
+                return None
+            except OSError:
+                return True
+
+        assert until(ended)
+
+
+@pytest.mark.parametrize("header", [b"X: " + b"x" * 30_000, b"X: y\r\n" * 4000])
+def test_a_request_that_is_too_long_is_not_read_to_its_end(header: bytes, folder: Path) -> None:
+    with served(folder) as port, socket.create_connection(("127.0.0.1", port), timeout=60) as own:
+        own.sendall(f"GET / HTTP/1.1\r\nHost: localhost:{port}\r\n".encode() + header)
+        with contextlib.suppress(ConnectionResetError):
+            answer = own.recv(1 << 16)
+            assert not answer or answer.startswith(b"HTTP/1.1 431 ")
+
+
+def test_connections_that_break_leave_nothing_on_the_terminal(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with served(folder) as port:
+        before = threading.active_count()
+        for data in (
+            b"",
+            b"GET",
+            b"\x16\x03\x01\x00",
+            b"GET /\x1b[31m HTTP/1.1\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        ):
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as own:
+                own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                own.sendall(data)
+        until(lambda: threading.active_count() <= before or None)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_port_that_is_taken_is_an_error_that_says_what_to_do(folder: Path) -> None:

@@ -31,7 +31,7 @@ from limbeck.server.events import Events
 from limbeck.simulations.linked import until
 from limbeck.simulations.throwaway_keys import SERVER, Authority
 
-LONG = 60.0
+LONG = 40.0
 DESCRIPTORS, FLOOD = 200, 400
 
 
@@ -357,6 +357,34 @@ def test_addresses_of_one_subscriber_of_ipv6_are_one() -> None:
     assert door._group("2001:db8::1") == door._group("2001:db8::ffff:1")
     assert door._group("2001:db8::1") != door._group("2001:db8:0:1::1")
     assert door._group("::ffff:10.0.0.1") == door._group("10.0.0.1") != door._group("10.0.0.2")
+
+
+def test_a_process_takes_the_descriptors_that_it_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = [(256, 4096)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, own: limits.append(own))
+    assert door.raise_descriptor_limit() == 4096
+    assert limits[-1] == (4096, 4096)
+    limits.append((1024, resource.RLIM_INFINITY))
+    assert door.raise_descriptor_limit() == door.ENOUGH
+    assert limits[-1] == (door.ENOUGH, resource.RLIM_INFINITY)
+
+
+def test_a_name_of_several_addresses_is_listened_at_on_one_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    two = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{index}", 0)) for index in (2, 3)]
+    # An address that this machine does not have, as that of IPv6 may be.
+    missing = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 0))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [missing, *two])
+    own = Door("several:0", 1)
+    assert [listener.getsockname() for listener in own._listeners] == [(f"127.0.0.{index}", own.port) for index in (2, 3)]
+    taken = [(family, kind, number, name, (host, own.port)) for family, kind, number, name, (host, _) in two]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: taken)
+    with pytest.raises(OSError, match="in use"):
+        Door(f"several:{own.port}", 1)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [missing])
+    with pytest.raises(OSError, match="assign"):
+        Door("several:0", 1)
+    own.close()
 
 
 def test_too_few_descriptors_for_all_sites_are_said_before_anybody_connects(monkeypatch: pytest.MonkeyPatch) -> None:

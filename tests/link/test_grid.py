@@ -13,17 +13,22 @@ from pathlib import Path
 
 import grpc
 import pytest
+import torch
+from conftest import PLAN
 from flwr.app import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from limbeck.operators.errors import DataError, RunError, SettingError
-from limbeck.protos import carry, flower_messages, link, link_codec
+from limbeck.protos import carry, codec, flower_messages, link, link_codec
 from limbeck.protos import link_pb2 as pb
 from limbeck.protos.link import Ack, Announce, Chunk, Frame, Hello, Problem, Transfer
+from limbeck.protos.messages import Ask, Offer, Teach
 from limbeck.server import link as server_link
+from limbeck.server.coordinator import Coordinator, Patience
 from limbeck.server.link import Access, Keys, LinkGrid
+from limbeck.simulations import fuzz
 from limbeck.simulations.linked import HANG_SECONDS, until
 from limbeck.simulations.throwaway_keys import SERVER, Authority
 
@@ -58,7 +63,7 @@ class RawSite:
     def __init__(self, grid: LinkGrid, keys: Authority, name: str, *, ca: str = "ca", greet: bool = True) -> None:
         self.channel = self.dial(grid.address, keys, name, ca)
         self.to_send: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self.call = self.channel.stream_stream(link_codec.CONNECT)(iter(self.to_send.get, None))
+        self.call = self.channel.stream_stream(link_codec.CONNECT)(iter(self.to_send.get, None), timeout=120)
         if greet:
             self.send(link.hello())
             assert isinstance(self.next(), Hello)
@@ -344,6 +349,20 @@ def test_an_answer_is_as_long_as_its_question_allows_and_no_longer(grid: LinkGri
     assert isinstance(problem, Problem)
     assert f"at most {most} bytes to this question" in problem.text
     assert site.end() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_the_coordinator_says_how_long_an_answer_can_be(tmp_path: Path) -> None:
+    bounds: list[int] = []
+
+    class Bounded(fuzz.SameAnswer):
+        def bound_answers(self, size: int) -> None:
+            bounds.append(size)
+
+    nodes = Bounded(1)
+    own = Coordinator(nodes, Offer(plan=PLAN), torch.zeros(20, 8, 8), tmp_path, Patience(expected=1))
+    for request in (Teach(plan_hash=own.plan_hash), Ask(plan_hash=own.plan_hash, stage=0, first=0, count=20)):
+        assert list(own._ask_all("a phase", "query.agree", {100: "site-100"}, request)) == []
+        assert bounds.pop() == codec.longest_reply(PLAN, request)
 
 
 def test_an_answer_that_is_no_message_is_that_sites_error(grid: LinkGrid, keys: Authority) -> None:

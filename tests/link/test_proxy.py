@@ -22,7 +22,7 @@ from test_site import Running, make_site, port_of
 from limbeck.client import proxy
 from limbeck.client.proxy import EXCEPTIONS, PROXIES, Route, route
 from limbeck.client.site import Site
-from limbeck.deployment import doctor
+from limbeck.deployment import doctor, flower
 from limbeck.deployment.doctor import Finding, Outcome
 from limbeck.operators.errors import SettingError
 from limbeck.protos import carry
@@ -99,7 +99,7 @@ def no_proxy_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def behind(folder: Path, keys: Authority, address: str = BEHIND, **link: object) -> Site:
+def behind(folder: Path, keys: Authority, address: str = BEHIND, **link: str) -> Site:
     make_site(folder, keys, 1, server_name=f'"{SERVER}"', **link)
     text = (folder / "site.toml").read_text().replace('"127.0.0.1:1"', f'"{address}"')
     (folder / "site.toml").write_text(text)
@@ -289,3 +289,10 @@ def test_the_environment_is_as_it_was_after_a_channel_was_made(monkeypatch: pyte
         with proxy.undisturbed():
             assert os.environ[name] == "limbeck.invalid"
         assert os.environ.get(name) == before
+
+
+def test_what_flower_says_on_this_machine_goes_through_no_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A SuperNode and its apps speak gRPC to each other, which would ask a proxy of the environment for 127.0.0.1."""
+    assert flower.environment(tmp_path)[EXCEPTIONS[0]] == "localhost,127.0.0.1,::1"
+    monkeypatch.setenv("no_proxy", "example.org")
+    assert flower.environment(tmp_path)[EXCEPTIONS[0]] == "example.org,localhost,127.0.0.1,::1"

@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import datetime, tzinfo
 from pathlib import Path
 
+import grpc
 import pytest
 from answering import megabytes
 from flwr.app import Error, Message
@@ -21,7 +22,7 @@ from limbeck.client.link import Daemon
 from limbeck.client.site import Site
 from limbeck.operators.errors import SettingError, WireError
 from limbeck.protos import carry, flower_messages
-from limbeck.protos.link import Announce
+from limbeck.protos.link import Announce, Disconnected
 from limbeck.server import link as server_link
 from limbeck.server.link import LinkGrid
 from limbeck.simulations.linked import HANG_SECONDS, until
@@ -96,9 +97,11 @@ def asking(message: Message) -> Question:
     return Question(id=bytes.fromhex(message.metadata.message_id), node=message.metadata.dst_node_id, data=data)
 
 
-def answer_in_child(folder: Path, content: bytes, *, seconds: float = HANG_SECONDS, memory: int = 2 << 30) -> Message:
+def answer_in_child(
+    folder: Path, content: bytes, *, seconds: float = HANG_SECONDS, memory: int = 2 << 30, group: str = ""
+) -> Message:
     flower_messages.identify(1, 1)
-    message = Message(carry.pack(content), 5, "query.agree")
+    message = Message(carry.pack(content), 5, "query.agree", group_id=group)
     flower_messages.name_by_content(message)
     path = folder / "answer"
     child = Child(folder, folder, memory, APP)
@@ -116,6 +119,27 @@ def test_an_app_that_fails_dies_is_late_or_takes_too_much_is_an_error_in_fixed_w
     reply = answer_in_child(tmp_path, content, seconds=1.0 if content == b"sleep" else HANG_SECONDS)
     assert reply.has_error()
     assert reply.error.reason == reason
+
+
+def test_the_memory_of_a_process_is_bounded_as_it_is_set(tmp_path: Path) -> None:
+    assert carry.unpack(answer_in_child(tmp_path, b"limit", memory=1234 << 20).content) == b"%d" % (1234 << 20)
+
+
+def test_nothing_in_a_message_says_what_is_run(tmp_path: Path) -> None:
+    assert carry.unpack(answer_in_child(tmp_path, b"hello", group="os:abort").content) == b"hello"
+
+
+def test_a_site_has_no_more_questions_open_than_it_has_room_for(keys: Authority, tmp_path: Path) -> None:
+    daemon = Daemon(make_site(tmp_path / "a", keys, 1, max_message_mb=2), client_app=APP)
+    announce = Announce(id=bytes(range(32)), total=1 << 20, sha256=bytes(32))
+    daemon._open = {bytes([index]): 1 for index in range(client_link.OPEN - 1)}
+    assert daemon.wants(announce)
+    daemon._open[b"last"] = 1
+    with pytest.raises(WireError, match=f"at most {client_link.OPEN} open questions"):
+        daemon.wants(announce)
+    daemon._open = {b"large": (1 << 20) + 1}
+    with pytest.raises(WireError, match=r"2097152 bytes in all"):
+        daemon.wants(announce)
 
 
 def test_what_the_app_says_is_the_answer(tmp_path: Path) -> None:
@@ -197,6 +221,14 @@ def test_a_question_that_comes_again_while_it_is_being_answered_is_not_begun_twi
     relay.close()
 
 
+def test_what_a_coordinator_says_as_it_ends_is_one_line_of_the_log() -> None:
+    details = "gone\nERROR forged\x1b[2J"
+    error = grpc.aio.AioRpcError(grpc.StatusCode.ABORTED, grpc.aio.Metadata(), grpc.aio.Metadata(), details=details)
+    with pytest.raises(Disconnected) as ended, client_link._explained():
+        raise error
+    assert str(ended.value) == "ABORTED: gone ERROR forged [2J"
+
+
 def test_nothing_that_is_known_passes_in_plaintext(grid: LinkGrid, keys: Authority, tmp_path: Path) -> None:
     relay = Relay(port_of(grid))
     site = make_site(tmp_path / "a", keys, relay.port)
@@ -269,7 +301,7 @@ def test_a_certificate_of_another_site_or_a_second_daemon_is_refused(keys: Autho
     running = Running(site)
     until((site.link_state / "daemon.lock").exists)
     with pytest.raises(SettingError, match="no other daemon"):
-        asyncio.run(Daemon(site, client_app=APP).run())
+        asyncio.run(asyncio.wait_for(Daemon(site, client_app=APP).run(), 60))
     running.stop()
 
 

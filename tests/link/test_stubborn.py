@@ -17,7 +17,7 @@ from limbeck.server.link import LinkGrid
 from limbeck.simulations.linked import until
 from limbeck.simulations.throwaway_keys import Authority
 
-LONG = 60.0  # for what takes a second or four, on whatever machine
+LONG = 40.0  # for what takes a second or four, on whatever machine
 
 
 @pytest.fixture(scope="module")

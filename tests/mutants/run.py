@@ -136,9 +136,16 @@ def shape(entry: dict[str, Any]) -> str | None:
             return f"expected {key} as a {kind.__name__} that is not empty"
     if extra := entry.keys() - wanted.keys() - {"may_hang"}:
         return f"unknown keys: {', '.join(sorted(extra))}"
-    if not all(isinstance(test, str) and test.startswith("tests/") for test in entry["tests"]):
-        return f"expected tests as paths below tests/, with ::names where wanted: {entry['tests']}"
+    if not all(isinstance(test, str) and test.startswith("tests/") for test in without_selection(entry["tests"])):
+        return (
+            f"expected tests as paths below tests/, with ::names where wanted, and -k with an expression: {entry['tests']}"
+        )
     return None if isinstance(entry.get("may_hang", False), bool) else "expected may_hang as true or false"
+
+
+def without_selection(tests: Sequence[str]) -> list[str]:
+    """The tests' paths: what is named, less `-k` and its expression, which may only come last."""
+    return list(tests[:-2] if "-k" in tests[-2:-1] else tests)
 
 
 def misfit(entry: dict[str, Any], root: Path) -> str | None:
@@ -156,7 +163,9 @@ def misfit(entry: dict[str, Any], root: Path) -> str | None:
             compile(text.replace(entry["old"], entry["new"]), entry["file"], "exec", dont_inherit=True)
         except SyntaxError as error:
             return f"the mutant is not Python: {error}"
-    return next((f"there is no such test: {test}" for test in entry["tests"] if not exists(test, root)), None)
+    return next(
+        (f"there is no such test: {test}" for test in without_selection(entry["tests"]) if not exists(test, root)), None
+    )
 
 
 def exists(test: str, root: Path) -> bool:
@@ -369,7 +378,7 @@ def _baseline(tests: Sequence[str], patience: float) -> Ending:
 
 def by_file(mutants: Sequence[Mutant]) -> list[list[str]]:
     """Every test that is named, once, in a list for each file."""
-    tests = sorted({test for mutant in mutants for test in mutant.tests})
+    tests = sorted({test for mutant in mutants for test in without_selection(mutant.tests)})
     files: dict[str, list[str]] = {}
     for test in tests:
         files.setdefault(test.partition("::")[0], []).append(test)

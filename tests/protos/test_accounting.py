@@ -11,7 +11,7 @@ from scipy import optimize, stats
 
 from limbeck.operators.errors import SettingError
 from limbeck.protos import accounting, composition
-from limbeck.protos.messages import LabelCounts, NetTeaching, RecordCount, Teaching, VotesTeaching
+from limbeck.protos.messages import Counts, LabelCounts, NetTeaching, RecordCount, Teaching, VotesTeaching
 
 CNN = NetTeaching(
     architecture="cnn",
@@ -90,7 +90,7 @@ def test_composition_by_mechanism_agrees_with_the_pld_accountant() -> None:
     import dp_accounting as dp
     from dp_accounting.pld import PLDAccountant
 
-    schedules: list[tuple[Teaching, LabelCounts | None]] = [
+    schedules: list[tuple[Teaching, Counts | None]] = [
         (LINEAR, LabelCounts(noise_std=6.2)),
         (CNN, None),
         (replace(LINEAR, noise_multiplier=20.0), None),
@@ -124,6 +124,39 @@ def test_discrete_gaussian_counts_cost_what_their_own_probabilities_say(sigma: f
     assert accounting.counts_epsilon(LabelCounts(noise_std=sigma), 1e-5) == epsilon
 
 
+@pytest.mark.parametrize("teaching", [LINEAR, CNN, VOTES])
+@pytest.mark.parametrize("counts", [LabelCounts(noise_std=1.5), RecordCount(noise_std=1.5)])
+def test_counts_are_charged_beside_every_kind_of_teacher(teaching: Teaching, counts: Counts) -> None:
+    """By an accountant that knows no discrete Gaussian: at this scale it costs a little less than a continuous one."""
+    import dp_accounting as dp
+    from dp_accounting.pld import PLDAccountant
+
+    accountant = PLDAccountant(neighboring_relation=dp.NeighboringRelation.ADD_OR_REMOVE_ONE)
+    accountant.compose(accounting.event(teaching, None))
+    alone = accountant.get_epsilon(1e-5)
+    accountant.compose(dp.GaussianDpEvent(counts.noise_std))
+    expected, found = accountant.get_epsilon(1e-5), accounting.epsilon(((teaching, counts),), 1e-5)
+    assert found > 1.05 * alone
+    assert found == pytest.approx(expected, rel=0.02)
+
+
+def test_every_plan_in_a_ledger_is_charged_with_its_counts() -> None:
+    """Counts of the same scale twice cost more than once, and once more than not at all."""
+    counted: accounting.Schedule = (CNN, LabelCounts(noise_std=1.5))
+    costs = [accounting.epsilon(((CNN, None), (CNN, None)), 1e-5)]
+    costs += [accounting.epsilon((counted, (CNN, None)), 1e-5), accounting.epsilon((counted, counted), 1e-5)]
+    assert costs[0] * 1.02 < costs[1]
+    assert costs[1] * 1.02 < costs[2]
+
+
+def test_a_schedule_that_goes_beyond_all_bounds_costs_infinitely_much_and_no_memory() -> None:
+    """Of a thousand nats and more nothing is composed."""
+    for steps, noise in ((10**5, 0.3), (10**5, 3.0)):
+        teaching = replace(CNN, sampling_rate=1.0, steps=steps, noise_multiplier=noise)
+        assert accounting.epsilon(((teaching, None),), 1e-5) == math.inf
+    assert accounting.epsilon(((replace(CNN, sampling_rate=0.5, steps=2000, noise_multiplier=1.0), None),), 1e-5) < math.inf
+
+
 def test_votes_cost_one_gaussian_mechanism_per_query() -> None:
     mu = math.sqrt(VOTES.queries) / VOTES.noise_multiplier
     found = accounting.epsilon(((VOTES, None),), 1e-5)
@@ -131,7 +164,7 @@ def test_votes_cost_one_gaussian_mechanism_per_query() -> None:
 
 
 @pytest.mark.parametrize("teaching", [LINEAR, CNN, VOTES])
-def test_counts_beside_any_teacher_cost_what_they_cost_alone_or_more(teaching: NetTeaching) -> None:
+def test_counts_beside_any_teacher_cost_what_they_cost_alone_or_more(teaching: Teaching) -> None:
     counts = LabelCounts(noise_std=3.0)
     alone, without = accounting.counts_epsilon(counts, 1e-5), accounting.epsilon(((teaching, None),), 1e-5)
     assert accounting.epsilon(((teaching, counts),), 1e-5) > 1.02 * max(alone, without)

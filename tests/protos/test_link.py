@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
-from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -61,6 +63,16 @@ def test_other_bytes_are_a_wire_error_and_nothing_else(data: bytes) -> None:
 def test_a_frame_that_cannot_be_meant_is_refused(frame: pb.Frame, wrong: str) -> None:
     with pytest.raises(WireError, match=wrong):
         link_codec.decode_frame(frame.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\x2a\x80\x00", b"\x2a\x00\x2a\x00", b"\x0a\x09\x12\x05\x30\x2e\x31\x2e\x30\x08\x01"],
+    ids=["a length of two bytes", "a field twice", "fields in another order"],
+)
+def test_a_frame_in_another_encoding_is_refused(data: bytes) -> None:
+    with pytest.raises(WireError, match="canonical"):
+        link_codec.decode_frame(data)
 
 
 def test_a_field_that_the_schema_lacks_is_refused() -> None:
@@ -149,7 +161,8 @@ async def connect(one: End, two: End, *, frames: int = 1 << 30, heartbeat: float
         done(),
     ]
     tasks = [asyncio.ensure_future(end) for end in ends]
-    finished, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finished, _ = await asyncio.wait(tasks, timeout=60, return_when=asyncio.FIRST_COMPLETED)
+    assert finished
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -223,10 +236,103 @@ def test_a_write_that_never_ends_hides_no_silence(sends: Transfer | None, beats:
             await asyncio.sleep(0.005 if beats else 3600)
             return link.Heartbeat()
 
-        await Connection(End(*([sends] if sends else [])), read, write, heartbeat=0.05).run()
+        async with asyncio.timeout(60):
+            await Connection(End(*([sends] if sends else [])), read, write, heartbeat=0.05).run()
 
     with pytest.raises(Disconnected, match=reason):
         asyncio.run(main())
+
+
+def test_two_ends_with_nothing_to_say_stay_connected_and_know_it() -> None:
+    """Many intervals without a transfer: heartbeats alone keep a connection, in either direction."""
+
+    async def main() -> int:
+        queues: tuple[asyncio.Queue[Frame | None], asyncio.Queue[Frame | None]] = (asyncio.Queue(), asyncio.Queue())
+        beats = 0
+
+        def writer(to: asyncio.Queue[Frame | None]) -> Callable[[Frame], Awaitable[None]]:
+            async def write(frame: Frame) -> None:
+                nonlocal beats
+                assert isinstance(frame, link.Heartbeat)
+                beats += 1
+                to.put_nowait(frame)
+
+            return write
+
+        ends = (
+            Connection(End(), queues[0].get, writer(queues[1]), heartbeat=0.05),
+            Connection(End(), queues[1].get, writer(queues[0]), heartbeat=0.05),
+        )
+        tasks = [asyncio.ensure_future(end.run()) for end in ends]
+        done, _ = await asyncio.wait(tasks, timeout=0.6, return_when=asyncio.FIRST_COMPLETED)
+        assert not done
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return beats
+
+    assert asyncio.run(main()) >= 2
+
+
+def test_three_intervals_are_missed_and_no_more() -> None:
+    """Counted in heartbeats of this end, which are as many as intervals."""
+    written = 0
+
+    async def main() -> None:
+        async def write(_: Frame) -> None:
+            nonlocal written
+            written += 1
+
+        async def read() -> Frame:
+            await asyncio.sleep(3600)
+            return link.Heartbeat()
+
+        async with asyncio.timeout(60):
+            await Connection(End(), read, write, heartbeat=0.05).run()
+
+    with pytest.raises(Disconnected, match=r"nothing was heard for 0\.15 s"):
+        asyncio.run(main())
+    assert written in (2, 3)
+
+
+def test_an_acknowledgement_beyond_what_there_is_breaks_the_protocol() -> None:
+    frames = iter([Ack(id=BIG.id, received=len(BIG.data) + 1)])
+
+    async def main() -> None:
+        announced = asyncio.Event()
+
+        async def write(frame: Frame) -> None:
+            announced.set()
+
+        async def read() -> Frame | None:
+            await announced.wait()
+            return next(frames, None)
+
+        await Connection(End(BIG), read, write, heartbeat=60).run()
+
+    with pytest.raises(WireError, match="acknowledgement of at most"):
+        asyncio.run(main())
+
+
+def test_another_transfer_under_the_same_id_begins_anew() -> None:
+    station, first, second = End(), Transfer(id=bytes(32), data=b"ab"), Transfer(id=bytes(32), data=b"cde")
+    frames: list[Frame] = [first.announcement, Chunk(id=bytes(32), offset=0, data=b"a"), second.announcement]
+    said = iter(frames)
+    acknowledged: list[int] = []
+
+    async def main() -> None:
+        async def write(frame: Frame) -> None:
+            if isinstance(frame, Ack):
+                acknowledged.append(frame.received)
+
+        async def read() -> Frame | None:
+            return next(said, None)
+
+        await Connection(station, read, write, heartbeat=60).run()
+
+    with pytest.raises(Disconnected):
+        asyncio.run(main())
+    assert acknowledged == [0, 1, 0]
 
 
 def test_a_slow_write_is_no_missed_interval_as_long_as_frames_leave_and_come() -> None:
@@ -286,7 +392,7 @@ LIMIT = 1 << 24
 
 def parcel(content: RecordDict | None = None) -> bytes:
     flower_messages.identify(1, 2)
-    message = Message(content or carry.pack(b"hello"), 5, "query.share", group_id="g")
+    message = Message(carry.pack(b"hello") if content is None else content, 5, "query.share", group_id="g")
     return flower_messages.encode(message)
 
 
@@ -301,6 +407,55 @@ def test_an_error_survives_the_wire() -> None:
     found = flower_messages.decode(flower_messages.encode(Message(Error(8, "gone"), reply_to=message)), limit=LIMIT)
     assert (found.error.code, found.error.reason) == (8, "gone")
     assert found.metadata.reply_to_message_id == message.metadata.message_id
+
+
+def test_content_beyond_the_limit_is_refused_though_it_takes_less_on_the_wire() -> None:
+    """64 MiB of zeros are one chunk, twelve times, and a piece."""
+    flower_messages.identify(1, 2)
+    data = flower_messages.encode(Message(carry.pack(bytes(64 << 20)), 5, "query.share"))
+    assert len(data) < 10 << 20
+    with pytest.raises(WireError, match="length of content"):
+        flower_messages.decode(data, limit=10 << 20)
+    with pytest.raises(WireError, match="Expected a message of at most"):
+        flower_messages.decode(data, limit=5 << 20)
+
+
+@pytest.mark.parametrize("reason", ["two\nlines", "\x1b[2J", "x" * 301])
+def test_an_error_whose_reason_could_not_be_shown_is_refused(reason: str) -> None:
+    message = flower_messages.decode(parcel(), limit=LIMIT)
+    data = flower_messages.encode(Message(Error(8, reason), reply_to=message))
+    with pytest.raises(WireError, match="the reason of an error"):
+        flower_messages.decode(data, limit=LIMIT)
+
+
+@pytest.mark.parametrize("field", ["created_at", "ttl"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e13])
+def test_a_time_that_is_none_is_refused(field: str, value: float) -> None:
+    message = flower_messages.decode(parcel(), limit=LIMIT)
+    message.metadata.__dict__[f"_{field}"] = value
+    with pytest.raises(WireError, match=f"a message's {field}"):
+        flower_messages.decode(flower_messages.encode(message), limit=LIMIT)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        RecordDict({"other": ConfigRecord({"pb": b"x"})}),
+        RecordDict({"limbeck": ConfigRecord({"pb": b"x"}), "more": ConfigRecord({"pb": b"x"})}),
+        RecordDict({"limbeck": ConfigRecord({"other": b"x"})}),
+        RecordDict({"limbeck": ConfigRecord({"pb": b"x", "more": 1})}),
+        RecordDict({"limbeck": ConfigRecord({"pb": "text"})}),
+        RecordDict({"limbeck": ConfigRecord({"pb": b""})}),
+        RecordDict({"limbeck": ArrayRecord({"pb": Array("bytes", (1,), "numpy.ndarray", b"x")})}),
+        RecordDict({"limbeck": ArrayRecord({"pb": Array("float32", (1,), carry.STYPE, b"x")})}),
+        RecordDict(),
+    ],
+)
+def test_content_that_limbeck_does_not_pack_is_refused_by_every_carrier(record: RecordDict) -> None:
+    with pytest.raises(WireError):
+        carry.unpack(record)
+    with pytest.raises(WireError):
+        carry.unpack(flower_messages.decode(parcel(record), limit=LIMIT).content)
 
 
 @pytest.mark.parametrize("attack", ["flipped", "missing", "more", "twice", "other id", "no message", "empty"])

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -23,11 +23,13 @@ from limbeck.client.teachers.votes import vote
 from limbeck.operators.errors import LimbeckError, SettingError, WireError
 from limbeck.protos import codec, plan_checks
 from limbeck.protos import limbeck_pb2 as pb
+from limbeck.protos.link import MAX_TRANSFER
 from limbeck.protos.messages import (
     ARCHITECTURES,
     CUSTOM,
     FEATURES,
     STUDENTS,
+    Ask,
     BlackBoxTeaching,
     Family,
     LabelCounts,
@@ -44,8 +46,7 @@ from limbeck.protos.messages import (
 )
 from limbeck.server import student
 
-LINEAR = PLAN.teaching
-assert isinstance(LINEAR, LinearTeaching)
+LINEAR: LinearTeaching = cast(LinearTeaching, PLAN.teaching)
 NET = NetTeaching(
     architecture="mlp",
     sampling_rate=0.1,
@@ -73,8 +74,8 @@ NAN, INF = math.nan, math.inf
 def outside(name: str) -> list[float]:
     """Values just beyond and far beyond the bounds of a field, and none at all."""
     if name in plan_checks.WHOLES:
-        low, high = plan_checks.WHOLES[name]
-        return [low - 1, high + 1]
+        least, most = plan_checks.WHOLES[name]
+        return [least - 1, most + 1]
     low, high = plan_checks.REALS[name]
     beyond = [math.nextafter(low, -INF), math.nextafter(high, INF), -high, 1e300, NAN, INF, -INF]
     return beyond + ([1e-45, 5e-324, 0.0] if low > 0 else [-0.0])
@@ -215,6 +216,9 @@ def test_closed_lists_are_those_that_can_be_carried_out() -> None:
 def test_a_plan_within_all_bounds_is_accepted_and_survives_the_wire(plan: Plan) -> None:
     found = codec.decode_request(codec.encode_request(Offer(plan=plan)))
     assert found == Offer(plan=plan)
+    # An answer that no carrier takes would be paid for and never arrive.
+    ask = Ask(plan_hash=codec.plan_hash(plan), stage=0, first=0, count=plan.samples)
+    assert codec.share_bytes(plan, ask) < MAX_TRANSFER
 
 
 def test_a_zero_with_a_sign_is_no_second_encoding_of_a_plan() -> None:
@@ -358,8 +362,8 @@ def test_one_record_moves_a_linear_step_by_at_most_the_clip_whatever_the_plan(
     balance = features.Balance(mean_D=np.zeros(width, np.float32), weight_D=np.ones(width, np.float32))
     scaled = torch.from_numpy(features.normalise(rows, teaching.feature_norm, balance))
     x_ND = torch.nn.functional.pad(scaled, (0, 1), value=1)
-    labels_N, norm_N = torch.from_numpy(generator.integers(0, classes, 4)), x_ND.norm(dim=1)
-    weight = torch.zeros(classes, width + 1)
+    labels_N, norm_N = torch.from_numpy(generator.integers(0, classes, 4)), linear_teacher.norms(x_ND)
+    weight = torch.zeros(classes, width + 1, dtype=torch.float64)
     velocity = torch.zeros_like(weight)
     for _ in range(teaching.steps):
         for n in range(4):

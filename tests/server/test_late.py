@@ -251,6 +251,16 @@ def test_a_late_site_that_declines_is_asked_again_only_when_it_has_connected_ane
     assert charges(folder, C) == ["committed"]
 
 
+def test_a_late_site_that_declines_and_stays_connected_is_asked_once(fresh: Prepared, tmp_path: Path) -> None:
+    folder = fresh(tmp_path / "run")
+    rules = folder / "sites" / C / "policy.toml"
+    rules.write_text(rules.read_text().replace("max_stages = 2", "max_stages = 1"))
+    grid = joined(Consortium, folder, at=("teach", B))
+    run(folder, grid, join=5.0)
+    assert participants(folder) == [[A, B]] * 2
+    assert [kind for kind, site in grid.asked if site == C] == ["agree"]
+
+
 def test_a_late_site_that_does_not_finish_its_teacher_in_time_is_left_out_and_the_run_goes_on(
     fresh: Prepared, tmp_path: Path
 ) -> None:
@@ -282,10 +292,10 @@ def test_a_pause_ends_when_the_owner_of_a_site_that_declined_has_mended_what_was
         if (kind, site) == ("teach", B):
             asked.append(site)
 
-    def records(site: Site, classes: int) -> Any:
+    def records(site: Site, *arguments: Any) -> Any:
         if site.name == B and len(asked) < 3:
             raise DataError("no column 'label'")
-        return read(site, classes)
+        return read(site, *arguments)
 
     monkeypatch.setattr(Site, "read_records", records)
     grid = grid_of(folder, A, B, hook=hook)

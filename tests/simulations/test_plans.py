@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from limbeck.cli.main import app
 from limbeck.client import encodings
-from limbeck.operators.errors import DataError, LimbeckError, SettingError
+from limbeck.operators.errors import DataError, LimbeckError, SettingError, WireError
 from limbeck.protos import accounting, codec, signing
 from limbeck.protos.transfer_set import digest, read_arrays
 from limbeck.simulations.prepare import make_plan
@@ -74,6 +74,10 @@ def test_what_cannot_be_is_refused_before_anything_is_written(folder: Path) -> N
     np.savez(folder / "rows.npz", x=np.zeros((40, 8)))
     with pytest.raises(SettingError, match="Expected grey images"):
         make(folder, "--transfer", f"{folder}/rows.npz", "--set", "student.architecture=cnn")
+    with pytest.raises(SettingError, match=r"Expected grey images .* for teaching.features = 'hog'"):
+        make(folder, "--transfer", f"{folder}/rows.npz", "--set", "teacher.features=hog")
+    with pytest.raises(WireError, match=r"Expected teaching.normaliser in \[1, 1e\+09\], got 0.5"):
+        make(folder, "--set", "teacher.normaliser=0.5")
     with pytest.raises(LimbeckError, match="found none"):
         make(folder, "--transfer", f"{folder}/absent.npz")
     assert sorted(path.name for path in folder.iterdir()) == ["flat.npz", "plan.key", "public.npz", "rows.npz"]
