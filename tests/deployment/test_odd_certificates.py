@@ -25,7 +25,7 @@ from limbeck.operators.errors import CertificateError, LimbeckError, SettingErro
 from limbeck.protos import tls
 from limbeck.server.link import Access
 
-NOW = datetime.now(UTC)
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
 ISSUER = certificates.make_authority("an authority", days=3, now=NOW)
 KEY = certificates.new_key()
 HOSTILE = "\x1b[31mwest\n"

@@ -86,6 +86,11 @@ class Mutant:
     tests: tuple[str, ...]
     may_hang: bool = False
 
+    @property
+    def title(self) -> str:
+        """The area and the name, which is unique in it."""
+        return f"{self.area}: {self.name}"
+
     def diff(self, root: Path) -> str:
         """The change as a unified diff."""
         before = (root / self.file).read_text()
@@ -118,7 +123,7 @@ def read(root: Path, areas: Sequence[str] | None = None) -> tuple[list[Mutant], 
             stale.append(Verdict(path.name, STALE, f"Expected a TOML file with [[mutant]] entries: {error}"))
             continue
         for number, entry in enumerate(entries, 1):
-            name = str(entry.get("name", f"{path.name}, entry {number}"))
+            name = f"{path.stem}: {entry.get('name', f'entry {number}')}"
             names[name] += 1
             wrong = f"the name is taken: {name}" if names[name] > 1 else shape(entry) or misfit(entry, root)
             if wrong:
@@ -136,16 +141,9 @@ def shape(entry: dict[str, Any]) -> str | None:
             return f"expected {key} as a {kind.__name__} that is not empty"
     if extra := entry.keys() - wanted.keys() - {"may_hang"}:
         return f"unknown keys: {', '.join(sorted(extra))}"
-    if not all(isinstance(test, str) and test.startswith("tests/") for test in without_selection(entry["tests"])):
-        return (
-            f"expected tests as paths below tests/, with ::names where wanted, and -k with an expression: {entry['tests']}"
-        )
+    if not all(isinstance(test, str) for test in entry["tests"]) or not selected(entry["tests"]):
+        return f"expected tests as paths below tests/, with ::names or a last -k EXPRESSION where wanted: {entry['tests']}"
     return None if isinstance(entry.get("may_hang", False), bool) else "expected may_hang as true or false"
-
-
-def without_selection(tests: Sequence[str]) -> list[str]:
-    """The tests' paths: what is named, less `-k` and its expression, which may only come last."""
-    return list(tests[:-2] if "-k" in tests[-2:-1] else tests)
 
 
 def misfit(entry: dict[str, Any], root: Path) -> str | None:
@@ -163,9 +161,13 @@ def misfit(entry: dict[str, Any], root: Path) -> str | None:
             compile(text.replace(entry["old"], entry["new"]), entry["file"], "exec", dont_inherit=True)
         except SyntaxError as error:
             return f"the mutant is not Python: {error}"
-    return next(
-        (f"there is no such test: {test}" for test in without_selection(entry["tests"]) if not exists(test, root)), None
-    )
+    return next((f"there is no such test: {test}" for test in selected(entry["tests"]) if not exists(test, root)), None)
+
+
+def selected(tests: Sequence[str]) -> list[str]:
+    """The paths among pytest's arguments, which may end with -k and an expression; none where they are not as they should be."""
+    paths = list(tests[:-2] if "-k" in tests[-2:-1] else tests)
+    return paths if all(path.startswith("tests/") for path in paths) else []
 
 
 def exists(test: str, root: Path) -> bool:
@@ -235,7 +237,7 @@ class Worker:
             ending = self.run(["-x", *mutant.tests], patience)
         finally:
             self._write(path, original)
-        return Verdict(mutant.name, *verdict(ending, mutant.may_hang, patience), ending.seconds)
+        return Verdict(mutant.title, *verdict(ending, mutant.may_hang, patience), ending.seconds)
 
     def _write(self, path: Path, text: str) -> None:
         """Write source with a time of its own: Python takes a compiled file of the same time and size for current."""
@@ -377,12 +379,13 @@ def _baseline(tests: Sequence[str], patience: float) -> Ending:
 
 
 def by_file(mutants: Sequence[Mutant]) -> list[list[str]]:
-    """Every test that is named, once, in a list for each file."""
-    tests = sorted({test for mutant in mutants for test in without_selection(mutant.tests)})
+    """Every test that is named, once, in a list for each file, or for each file and expression."""
+    expressions = sorted({mutant.tests for mutant in mutants if "-k" in mutant.tests})
+    tests = sorted({test for mutant in mutants for test in mutant.tests if "-k" not in mutant.tests})
     files: dict[str, list[str]] = {}
     for test in tests:
         files.setdefault(test.partition("::")[0], []).append(test)
-    return [[path] if path in named else named for path, named in files.items()]
+    return [[path] if path in named else named for path, named in files.items()] + [list(own) for own in expressions]
 
 
 def progress_bar(console: Console) -> Progress:
@@ -424,7 +427,7 @@ def run_all(mutants: Sequence[Mutant], root: Path, options: argparse.Namespace, 
 
 def report(verdicts: Sequence[Verdict], mutants: Sequence[Mutant], root: Path, console: Console) -> None:
     """Print all that is not as it should be, and the sums."""
-    known = {mutant.name: mutant for mutant in mutants}
+    known = {mutant.title: mutant for mutant in mutants}
     for one in verdicts:
         if one.outcome == KILLED:
             continue
@@ -481,11 +484,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     root = options.root.resolve()
     mutants, stale = read(root, options.area)
     part, parts = options.shard
-    chosen = [mutant for mutant in mutants if options.only.search(mutant.name)][part - 1 :: parts]
+    chosen = [mutant for mutant in mutants if options.only.search(mutant.title)][part - 1 :: parts]
     stale = [one for one in stale if options.only.search(one.name)]
     if options.list:
         for mutant in chosen:
-            console.print(f"{mutant.area}: {mutant.name}", markup=False, highlight=False)
+            console.print(mutant.title, markup=False, highlight=False)
         return 0
     if not chosen and not stale:
         console.print("No mutant fits these options.", style="red")

@@ -19,6 +19,8 @@ from limbeck.protos import codec
 from limbeck.protos.messages import Ask, Declined, Offer, Reason, Teach
 from limbeck.simulations import black_box, commands, prepare, run, scenario
 
+pytestmark = pytest.mark.usefixtures("quick_export")
+
 TINY = ["data.private=300", "data.public=60", "student.epochs=2", "student.dense_control=false", "run.workers=2"]
 
 

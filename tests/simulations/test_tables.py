@@ -16,6 +16,8 @@ from limbeck.simulations import data, run, scenario, sweep
 from limbeck.simulations.data import tables as sets
 from limbeck.simulations.prepare import prepare
 
+pytestmark = pytest.mark.usefixtures("quick_export")
+
 HOSPITALS = ("Cleveland", "Hungary", "Switzerland", "VA Long Beach")
 
 
