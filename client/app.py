@@ -348,7 +348,10 @@ def _send(
 
 
 def _send_again(site: Site, what: str, plan: Plan, done: Path) -> bytes:
-    """What was sent before, byte for byte, or as today's encoding of what 0.1.0 sent; noted in the transcript once more."""
-    data = codec.renew(done.read_bytes(), plan)
-    site.transcript.append(what, codec.plan_hash(plan), None, data, again=True)
+    """What was sent before, byte for byte, noted in the transcript once more; what 0.1.0 sent, in today's encoding from now on."""
+    stored = done.read_bytes()
+    data = codec.renew(stored, plan)
+    site.transcript.append(what, codec.plan_hash(plan), None, data, again=data == stored)
+    if data != stored:
+        write_durably(done, data)
     return data

@@ -22,7 +22,7 @@ from limbeck.client.teachers.linear import Linear
 from limbeck.client.transcript import Transcript
 from limbeck.operators.errors import TranscriptError
 from limbeck.protos import accounting, codec
-from limbeck.protos.messages import Accepted, Ask, Declined, Plan, Reason, Reply, Request, Taught, Teach, TopK
+from limbeck.protos.messages import Accepted, Ask, Declined, Plan, Reason, Reply, Request, Share, Taught, Teach, TopK
 from limbeck.protos.transfer_set import digest
 from limbeck.simulations import prepare, scenario
 
@@ -189,3 +189,23 @@ def test_a_question_asked_twice_gets_the_same_bytes_so_noise_cannot_be_averaged_
         assert first == second
     with Ledger(site.ledger, site.budget) as ledger:
         assert sum(entry.schedule is not None for entry in ledger.entries()) == 1
+
+
+def test_what_0_1_0_answered_is_sent_in_todays_encoding_and_written_down_as_it_left(tmp_path: Path) -> None:
+    site, plan = sites.make(tmp_path), sites.plan()
+    own = codec.plan_hash(plan)
+    ask(site, plan, sites.offer(plan))
+    taught = ask(site, plan, Teach(plan_hash=own))
+    assert isinstance(taught, Taught)
+    assert taught.label_counts is not None
+    packed = np.array(taught.label_counts, "<f4").tobytes()
+    inner = b"\x0a\x20" + own + b"\x12" + bytes([len(packed)]) + packed + b"\x4a\x09record-dp"
+    former = b"\x1a" + bytes([len(inner)]) + inner
+    (site.state(own) / "taught.pb").write_bytes(former)
+    first, second = (respond(site, codec.encode_request(Teach(plan_hash=own))) for _ in range(2))
+    assert first == second == codec.encode_reply(taught)
+    assert [(sent.what, sent.data, sent.again) for sent in site.transcript][2:] == [
+        ("taught", first, False),
+        ("taught", first, True),
+    ]
+    assert isinstance(ask(site, plan, Ask(plan_hash=own, stage=0, first=0, count=20)), Share)
