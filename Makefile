@@ -2,18 +2,25 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TORCH := $(shell grep '^torch==' constraints.txt)
 PACKAGES := cli operators protos client server deployment simulations
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test drill check format environment types generate clean
+.PHONY: demo test drill mutants check format environment types generate constraints clean
 
 environment: $(VENV)/.installed
 
-# torch is pinned exactly, so that pip may take a CPU build where one is at hand.
+# Every file has to have the hash that constraints.txt gives it, and nothing else is installed. The exception is torch: it comes first, by
+# itself and without a hash, from wherever pip is configured to look, so that a build for CPUs alone is taken where one is at hand
+# (`pip config set`, PIP_INDEX_URL or PIP_FIND_LINKS say where). A CUDA build then brings its own libraries, which have no hash either.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0 setuptools wheel
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev,ray]'
+	$(BIN)/python -m pip install --quiet --no-deps $(TORCH)
+	sed '/^torch==/d' constraints.txt > $(VENV)/hashed.txt
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement $(VENV)/hashed.txt
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip check
 	touch $@
 
 demo: environment
@@ -28,6 +35,10 @@ drill: environment
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v tests/drill
 	OMP_NUM_THREADS=1 $(BIN)/python -m limbeck.simulations.drill
 
+# Defences taken out one by one; prints those that no test notices. For a part of them: make mutants RUN="--area records"
+mutants: environment
+	$(BIN)/python tests/mutants/run.py $(RUN)
+
 # Type checkers do not see an editable install with mapped folders; a tree of links shows them the packages.
 types: environment
 	@mkdir -p .types/limbeck
@@ -36,7 +47,7 @@ types: environment
 check: types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy .types/limbeck
+	$(BIN)/mypy .types/limbeck tests
 	$(BIN)/lint-imports
 	$(BIN)/python -m limbeck.protos.generate --check
 
@@ -46,6 +57,10 @@ format: environment
 
 generate: environment
 	$(BIN)/python -m limbeck.protos.generate
+
+# The same versions, with the hashes of their files anew.
+constraints: environment
+	$(BIN)/python .ci/constraints.py
 
 clean:
 	rm -rf $(VENV) .types build dist *.egg-info

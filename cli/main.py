@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import logging
 import sys
+import traceback
+from pathlib import Path
 
 import typer
-from rich.console import Console
 from rich.logging import RichHandler
 
 from limbeck.cli import operators
@@ -16,6 +17,8 @@ from limbeck.client import link_commands, teacher_commands
 from limbeck.deployment import commands as deployment_commands
 from limbeck.deployment import flower_commands, key_commands
 from limbeck.operators.errors import LimbeckError
+from limbeck.protos.files import keep_to_owner
+from limbeck.protos.printable import escape_logs, plain_console, printable, printable_lines
 from limbeck.server import commands as server_commands
 from limbeck.simulations import commands, plans
 from limbeck.simulations.data import commands as data_commands
@@ -53,29 +56,46 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 def main() -> None:
     """The entry point: exit status 0, 1 for an error that is explained, 2 for wrong usage, 130 after Ctrl-C."""
+    keep_to_owner()
+    escape_logs()
     logging.basicConfig(
         level=logging.WARNING,
         format="%(message)s",
-        handlers=[RichHandler(console=Console(stderr=True), show_time=False, show_path=False)],
+        handlers=[RichHandler(console=plain_console(stderr=True), show_time=False, show_path=False)],
     )
     try:
         app()
     except LimbeckError as error:
-        print(f"limbeck: {error}", file=sys.stderr)
+        _say(str(error))
         raise SystemExit(1) from None
     except OSError as error:
-        if error.errno not in _NO_ROOM:
-            raise
-        where = f" for {error.filename}" if error.filename else ""
-        print(
-            f"limbeck: Expected room on the disk{where}, got: {error.strerror}. What is finished is whole; the same command, or"
-            " --resume, goes on once there is room.",
-            file=sys.stderr,
-        )
+        _say(_explained(error))
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        print("limbeck: interrupted.", file=sys.stderr)
+        _say("interrupted.")
         raise SystemExit(INTERRUPTED) from None
+
+
+def _say(what: str) -> None:
+    print(f"limbeck: {printable_lines(what)}", file=sys.stderr)
+
+
+def _explained(error: OSError) -> str:
+    """What the operating system refused, in one sentence."""
+    why = printable(error.strerror or error)
+    if error.errno in _NO_ROOM:
+        where = f" for {error.filename}" if error.filename else ""
+        return (
+            f"Expected room on the disk{where}, got: {why}. What is finished is whole; the same command, or --resume, goes on once"
+            " there is room."
+        )
+    if error.filename is None:
+        # Which file or connection it was nobody said, so where in limbeck it was is what there is to say.
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        return (
+            f"Expected the operating system to allow a step, got: {why} ({Path(frame.filename).name}, line {frame.lineno})."
+        )
+    return f"Expected to use {printable(error.filename)}, got: {why}."
 
 
 if __name__ == "__main__":

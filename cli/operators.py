@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from limbeck.operators import (
@@ -79,7 +80,7 @@ def check_(
         worst, allowed = (f"{value:.3g}" if finding.trials else "" for value in (finding.worst, finding.tolerance))
         table.add_row(finding.axiom.value, verdict, f"{finding.trials:,}", worst, allowed, finding.unit)
     console.print(
-        f"[bold]{which}[/bold], {report.dtype}, T from {report.lowest:.3g} to {report.highest:.3g}", highlight=False
+        f"[bold]{escape(which)}[/bold], {report.dtype}, T from {report.lowest:.3g} to {report.highest:.3g}", highlight=False
     )
     console.print(table)
     for finding in report.findings:

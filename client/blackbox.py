@@ -36,6 +36,7 @@ from limbeck.operators.errors import TeacherError, WireError
 from limbeck.protos import teacher_codec as codec
 from limbeck.protos.files import write_durably
 from limbeck.protos.messages import Family, Plan
+from limbeck.protos.printable import printable
 from limbeck.protos.teacher import Answers, Batch, Description, Kind, kind_of
 
 log = logging.getLogger(__name__)
@@ -206,7 +207,7 @@ class Remote:
         try:
             yield
         except grpc.RpcError as error:
-            code, details = error.code(), str(error.details())[:300]
+            code, details = error.code(), printable(error.details())
             if code in RETRIED:
                 raise _Broken(f"{code.name}: {details}") from error
             raise TeacherError(f"Expected an answer of {self}, got {code.name}: {details}") from error

@@ -16,6 +16,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from importlib import import_module
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
@@ -26,9 +27,11 @@ from typing import TYPE_CHECKING, cast
 
 from flwr.app import Context, Error, Message, RecordDict
 
-from limbeck.protos import flower_messages
-from limbeck.protos.files import outliving_power_cuts, write_durably
+from limbeck.operators.errors import WireError
+from limbeck.protos import codec, flower_messages
+from limbeck.protos.files import keep_to_owner, outliving_power_cuts, write_durably
 from limbeck.protos.flower_messages import CLIENT_CRASHED, CLIENT_RAISED
+from limbeck.protos.printable import escape_logs
 
 if TYPE_CHECKING:
     from flwr.clientapp import ClientApp
@@ -39,11 +42,14 @@ CLIENT_APP = "limbeck.client.app:app"
 # What client apps import only when they need it, and every process would otherwise import for itself.
 PRELOADED = ["torch", "dp_accounting.pld.privacy_loss_distribution", "safetensors.torch"]
 # What the coordinator hears of a child that came to nothing: no more, because the reason may speak of records.
-FAILED, DIED, LATE = (
+FAILED, DIED, LATE, NO_QUESTION = (
     "the site could not answer; its own log says why",
     "the site's process ended before it could answer",
     "the site's time limit for an answer has passed",
+    "what came is no question to this site",
 )
+# Encoded, and of one question: nothing longer is taken from the coordinator.
+MAX_QUESTION = flower_messages.encoded_at_most(codec.MAX_REQUEST)
 WORKING = "working.lock"
 _starting = Lock()
 
@@ -55,9 +61,22 @@ def process_context(client_app: str) -> ForkServerContext:
     return context
 
 
-def error_reply(message: Message, code: int, reason: str) -> Message:
-    """A reply that no answer will come, and why in public words."""
-    return Message(Error(code, reason), reply_to=message)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What came from the coordinator, unread. id: under which it was announced. node: this site's. data: at most MAX_QUESTION bytes."""
+
+    id: bytes
+    node: int
+    data: bytes = field(repr=False)
+
+    def read(self) -> Message:
+        """The question. Raises WireError where it is none to this site. Only for a process whose memory is bounded."""
+        message = flower_messages.decode(self.data, limit=codec.MAX_REQUEST)
+        if message.metadata.message_id != self.id.hex():
+            raise WireError("Expected a question under the id that was announced, got another.")
+        if message.metadata.dst_node_id != self.node or not message.has_content():
+            raise WireError(f"Expected a question to node {self.node}, got none, or one to another node.")
+        return message
 
 
 class Child:
@@ -71,15 +90,13 @@ class Child:
             self._process.start()
         theirs.close()
 
-    def answer(self, message: Message, data: bytes, answer_path: Path, seconds: float) -> None:
-        """Have `message`, encoded in `data`, answered into a file. Afterwards the file is there, with an error where there is no answer."""
+    def answer(self, question: Question, answer_path: Path, seconds: float) -> None:
+        """Have a question answered into a file. Afterwards the file is there, with an error where there is no answer."""
+        name = question.id.hex()[:12]
         try:
-            self._connection.send_bytes(str(answer_path).encode())
-            self._connection.send_bytes(data)
+            self._connection.send((str(answer_path), question))
             if not self._connection.poll(seconds):
-                log.error(
-                    "The answer to %s took more than %g s: its process is ended.", message.metadata.message_type, seconds
-                )
+                log.error("The answer to question %s took more than %g s: its process is ended.", name, seconds)
                 self._process.kill()
                 reason = LATE
             else:
@@ -87,13 +104,10 @@ class Child:
                 reason = DIED
         except (EOFError, OSError):
             self._process.join()
-            log.error(
-                "The process answering %s ended with exit code %s.", message.metadata.message_type, self._process.exitcode
-            )
+            log.error("The process answering question %s ended with exit code %s.", name, self._process.exitcode)
             reason = DIED
         if not answer_path.exists():
-            flower_messages.identify(message.metadata.dst_node_id, message.metadata.run_id)
-            _keep(answer_path, error_reply(message, CLIENT_CRASHED, reason))
+            _keep(answer_path, flower_messages.error_reply(question.id, question.node, CLIENT_CRASHED, reason))
 
     def stop(self) -> None:
         """End the process, if it has not ended."""
@@ -117,14 +131,17 @@ def _answer(connection: Connection, client_app: str, site: Path, state: Path, me
     """The process: wait for a question, answer it into a file, say so."""
     # The daemon decides when this ends; a Ctrl-C for it must not cut short what the ledger is charged for.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    keep_to_owner()
+    escape_logs()
     import torch
 
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
     logging.getLogger("flwr").setLevel(logging.ERROR)
     try:
-        answer_path, data = Path(connection.recv_bytes().decode()), connection.recv_bytes()
+        path, question = connection.recv()
     except EOFError:
         return
+    answer_path = Path(path)
     # Of the heap and of private mappings: torch and its libraries map far more addresses than they ever use.
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     # A daemon that was killed left its child to finish what was charged: the next child waits for that one, and finds
@@ -132,9 +149,7 @@ def _answer(connection: Connection, client_app: str, site: Path, state: Path, me
     with (state / WORKING).open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not answer_path.exists():
-            message = flower_messages.decode(data)
-            flower_messages.identify(message.metadata.dst_node_id, message.metadata.run_id)
-            _keep(answer_path, _run(_load(client_app), message, site))
+            _keep(answer_path, _reply(question, client_app, site))
     # Nobody is there any more where the daemon was killed meanwhile.
     with suppress(OSError):
         connection.send_bytes(b"answered")
@@ -144,6 +159,17 @@ def _keep(path: Path, reply: Message) -> None:
     """Whole or not at all. It need not outlive a power cut: the client app keeps for itself, durably, what must not be done twice."""
     with outliving_power_cuts(False):
         write_durably(path, flower_messages.encode(reply))
+
+
+def _reply(question: Question, client_app: str, site: Path) -> Message:
+    try:
+        message = question.read()
+    except WireError as error:
+        log.error("Question %s is refused: %s", question.id.hex()[:12], error)
+        return flower_messages.error_reply(question.id, question.node, CLIENT_RAISED, NO_QUESTION)
+    log.info("Question %s is %s.", question.id.hex()[:12], message.metadata.message_type)
+    flower_messages.identify(message.metadata.dst_node_id, message.metadata.run_id)
+    return _run(_load(client_app), message, site)
 
 
 def _run(app: ClientApp, message: Message, site: Path) -> Message:
@@ -158,7 +184,7 @@ def _run(app: ClientApp, message: Message, site: Path) -> Message:
         return app(message, context)
     except Exception:
         log.exception("The client app raised.")
-        return error_reply(message, CLIENT_RAISED, FAILED)
+        return Message(Error(CLIENT_RAISED, FAILED), reply_to=message)
 
 
 def _load(reference: str) -> ClientApp:

@@ -15,17 +15,20 @@ from rich.table import Table
 
 from limbeck.client import ledger as ledgers
 from limbeck.client import policy as policies
+from limbeck.client import recovery
 from limbeck.client.site import Site
 from limbeck.client.transcript import Sent, Transcript
-from limbeck.operators.errors import DataError, LedgerError, SettingError, TranscriptError
-from limbeck.protos import accounting, codec
+from limbeck.operators.errors import DataError, LedgerError, SettingError, TranscriptError, WireError
+from limbeck.protos import accounting, codec, privacy_filter
 from limbeck.protos.messages import Offer, Plan, Share, Taught
+from limbeck.protos.printable import plain_console
 
 policy_app = typer.Typer(help="What a plan may ask of this site.", no_args_is_help=True)
 ledger_app = typer.Typer(help="What was spent of a data set's privacy budget.", no_args_is_help=True)
 transcript_app = typer.Typer(help="Every byte that left a site.", no_args_is_help=True)
 
 REFUSED = 1
+PLAN = "plan.pb"
 ROWS = 10
 
 PolicyPath = Annotated[Path, typer.Argument(metavar="POLICY", help="A policy.toml, or a site's folder.")]
@@ -36,8 +39,13 @@ LedgerPath = Annotated[Path, typer.Argument(metavar="LEDGER", help="A ledger's f
 def check_policy(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan's file, plan.pb.")], policy: PolicyPath
 ) -> None:
-    """Say whether a policy allows a plan, or which of its rules refuse it (exit status 1). What is left of the budget the ledger says."""
-    console, offer, rules = Console(), _offer(plan), policies.read(_policy_path(policy))
+    """Say whether a policy allows a plan, or which of its rules refuse it (exit status 1). What is left of the budget the ledger says.
+
+    For a site's folder, its ledger must be there and hold all that the site knows was spent.
+    """
+    if policy.is_dir():
+        Site(policy).check_ledger()
+    console, offer, rules = plain_console(), _offer(plan), policies.read(_policy_path(policy))
     asked = offer.plan
     broken = list(rules.broken_rules(asked, offer.author))
     cost = accounting.epsilon(((asked.teaching, asked.counts),), rules.budget.delta)
@@ -85,9 +93,9 @@ def show_ledger(
     book = ledgers.read(_ledger_path(path))
     described = _describe(book)
     if as_json:
-        print(json.dumps({name: described[name] for name in ("terms", "spent_epsilon", "entries")}, indent=1))
+        print(json.dumps({name: own for name, own in described.items() if name not in {"head", "rows"}}, indent=1))
         return
-    console = Console()
+    console = plain_console()
     table = Table("entry", "time", "plan", "what", "state", "epsilon alone", "why")
     for entry in described["entries"]:
         alone = "0" if entry["epsilon_alone"] is None else f"{entry['epsilon_alone']:.4g}"
@@ -96,11 +104,22 @@ def show_ledger(
         own = (entry["time"], entry["plan"][:12], entry["what"], entry["state"], alone, entry["why"] or "")
         table.add_row(str(entry["id"]), *own)
     console.print(table)
-    console.print(
-        f"Records {book.terms.data_set!r}: epsilon = {book.spent():.4g} spent in all at {book.terms}, composed by PLD.",
-        highlight=False,
-        soft_wrap=True,
-    )
+    for line in cost_in_words(book):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def cost_in_words(book: ledgers.Book) -> list[str]:
+    """What a ledger's charges cost together, in the two meanings that this can have."""
+    if book.declared:
+        line = f"Records {book.terms.data_set!r}: epsilon is infinite, at any delta: something without a guarantee was released."
+        charged = privacy_filter.spent(book.schedules, book.terms.delta)
+        return [line, f"The charges alone come to epsilon = {charged:.4g} at {book.terms}."] if book.schedules else [line]
+    spent = book.spent()
+    return [
+        f"Records {book.terms.data_set!r}: epsilon = {spent:.4g} spent in all at {book.terms}: what the budget is held to.",
+        "It holds whatever later plans depend on (by a privacy filter; a single plan by PLD).",
+        f"Had all plans been fixed beforehand: epsilon = {book.spent_if_fixed():.4g} at {book.terms}, composed by PLD.",
+    ]
 
 
 @ledger_app.command("verify")
@@ -117,18 +136,88 @@ def verify_ledger(
             f"Expected the head {head} among {len(book.rows)} rows, found none: the ledger is not a later state of that one."
         )
     if path.is_dir():
-        check_transcript(Site(path), book)
+        Site(path).check_ledger(every_line=True)
     print(f"{len(book.rows)} rows, head {book.head}")
 
 
-def check_transcript(site: Site, book: ledgers.Book) -> None:
-    """Raise LedgerError where the site's transcript names an entry that its ledger lacks."""
-    known = {entry.id: entry.plan_hash for entry in book.entries}
-    for sent in site.transcript:
-        if sent.entry is not None and known.get(sent.entry) != sent.plan_hash:
-            raise LedgerError(
-                f"Expected entry {sent.entry} of the ledger to allow {sent.what!r} of {sent.time}, found no such entry."
-            )
+SitePath = Annotated[Path, typer.Argument(metavar="SITE", help="A site's folder. Its daemon must be stopped.")]
+
+
+@ledger_app.command("move")
+def move_ledger(
+    site: SitePath,
+    source: Annotated[
+        Path | None, typer.Option("--from", metavar="LEDGER", help="Where it is; by default where the site last had it.")
+    ] = None,
+) -> None:
+    """Bring the ledger after records that were moved or renamed, to where the site looks for it now.
+
+    Moved, not copied: one account. What was in its old place is renamed, so that nothing goes on there.
+
+    Example: mv data.csv new/data.csv, set records in site.toml, then: limbeck ledger move federation/sites/north
+    """
+    old, new = recovery.move(Site(site), source)
+    print(f"{old} is now {new}.")
+
+
+@ledger_app.command("restore")
+def restore_ledger(
+    site: SitePath,
+    backup: Annotated[Path, typer.Option("--from", metavar="BACKUP", help="A copy of the ledger.")],
+    head: Annotated[str, typer.Option(help="As it was noted elsewhere: the last line of limbeck ledger verify.")],
+) -> None:
+    """Put a backup in the place of a ledger that is lost or broken, if it goes as far as all that is known.
+
+    It must contain the head that was noted outside of this machine, every entry that the site's transcript and state name, and all
+    that is still there of the ledger in place, which is renamed.
+
+    Example: limbeck ledger restore federation/sites/north --from /backup/records.npz.ledger --head 5c1e...
+    """
+    aside = recovery.restore(Site(site), backup, head)
+    print(f"Restored{f'; what was there is {aside}' if aside is not None else ''}.")
+
+
+@ledger_app.command("declare-lost")
+def declare_ledger_lost(
+    site: SitePath,
+    epsilon: Annotated[
+        float,
+        typer.Option(
+            help="What all that transcript and state cannot name may have cost, at half of the budget's delta; 0 if nothing."
+        ),
+    ],
+    why: Annotated[str, typer.Option(help="What happened, for whoever reads the ledger.")],
+    backup: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="BACKUP", help="A copy of the ledger that is older: what it holds is kept."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Begin again after a loss, with everything charged that can be known, and your own number for what cannot.
+
+    Every plan that the site's transcript or state names stays charged. EPSILON is written into the new ledger with WHY, for ever, and
+    adds to everything else. If you cannot say what else was spent, say your whole budget: then nothing more is released. A site that
+    shares the ledger runs this too, for what it knows itself.
+
+    Example: limbeck ledger declare-lost federation/sites/north --epsilon 0 --why "disk replaced; one run only, see the transcript"
+    """
+    own, console = Site(site), Console()
+    found = recovery.loss(own, epsilon, why, backup)
+    for line in (
+        f"Kept: {found.kept} rows.",
+        f"Charged, as transcript and state name them: {len(found.charged)} plans{_list(found.charged)}.",
+        f"Named, but nobody can say what they cost: {len(found.unknown)} plans{_list(found.unknown)}.",
+        f"Charged on your word for everything else: epsilon = {epsilon:g}. {why}",
+    ):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if not yes:
+        typer.confirm("This cannot be taken back. Write it?", abort=True)
+    aside = recovery.declare_lost(own, found)
+    print(f"Written to {own.ledger}{f'; what was there is {aside}' if aside is not None else ''}.")
+
+
+def _list(plans: list[str]) -> str:
+    return f" ({', '.join(plan[:12] for plan in plans)})" if plans else ""
 
 
 @ledger_app.command("export")
@@ -145,7 +234,7 @@ def show_transcript(
     verify: Annotated[bool, typer.Option("--verify", help="Only check lengths, SHA-256s and the chain of files.")] = False,
 ) -> None:
     """List what left a site, message by message, or decode one of them."""
-    console = Console()
+    console = plain_console()
     sent = list(Site(path).transcript if path.is_dir() else Transcript(path))
     if verify:
         print(f"{len(sent)} messages, {sum(len(own.data) for own in sent)} bytes, all as they were written")
@@ -160,11 +249,13 @@ def show_transcript(
         entry = "as before" if own.again else "-" if own.entry is None else str(own.entry)
         table.add_row(str(number), own.time, own.what, own.plan_hash.hex()[:12], str(len(own.data)), entry)
     console.print(table)
+    if path.is_dir() and (files := Site(path).refusals.files()):
+        console.print(f"Refusals of plans that were never accepted: the last of them are in {files[-1]}.", soft_wrap=True)
 
 
 def _show_message(console: Console, sent: Sent, path: Path, plan_path: Path | None) -> None:
     if plan_path is None and path.is_dir():
-        plan_path = Site(path).state(sent.plan_hash) / "plan.pb"
+        plan_path = Site(path).state(sent.plan_hash) / PLAN
     if plan_path is None:
         raise SettingError("Expected --plan with a transcript's file, got none: a message is decoded under its plan.")
     plan = _offer(plan_path).plan if plan_path.exists() else None
@@ -206,17 +297,20 @@ def _describe(book: ledgers.Book) -> dict[str, Any]:
             "what": entry.what,
             "state": entry.state,
             "why": entry.why,
-            "epsilon_alone": accounting.epsilon((entry.schedule,), book.terms.delta) if entry.schedule else None,
+            "epsilon_alone": accounting.epsilon((entry.schedule,), book.terms.delta) if entry.schedule else entry.epsilon,
         }
         for entry in book.entries
     ]
     terms = {name: value.value if isinstance(value, Enum) else value for name, value in asdict(book.terms).items()}
     rows = [{"id": row, "kind": kind, "content": json.loads(content), "hash": own} for row, kind, content, own in book.rows]
-    spent = book.spent()
+    spent, fixed = book.spent(), book.spent_if_fixed()
     return {
         "terms": terms,
-        # JSON knows no infinity: null where a release had no guarantee, so that no epsilon holds.
+        "filter": privacy_filter.FIXED,
+        # JSON knows no infinity: null where a release had no guarantee, so that no epsilon holds. The second: had all plans been fixed
+        # beforehand, by PLD.
         "spent_epsilon": spent if math.isfinite(spent) else None,
+        "spent_epsilon_if_fixed": fixed if math.isfinite(fixed) else None,
         "entries": entries,
         "head": book.head,
         "rows": rows,
@@ -228,6 +322,8 @@ def _offer(path: Path) -> Offer:
         return codec.decode_offer(path.read_bytes())
     except OSError as error:
         raise DataError(f"Expected a plan at {path}: {error}.") from error
+    except WireError as error:
+        raise DataError(f"Expected a plan in {path}: {error}") from error
 
 
 def _policy_path(path: Path) -> Path:

@@ -29,15 +29,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from limbeck.client.encodings import PROBES, EncoderEncoding
+from limbeck.client.encodings import ENCODER_FILES, PROBES, EncoderEncoding
 from limbeck.client.teachers.architectures import load_factory
 from limbeck.operators.errors import DataError, SettingError
 from limbeck.protos.files import create_private_folder
 
 log = logging.getLogger(__name__)
 
-# All that decides on a row. Weights in this format are numbers and nothing else; a pickle could run code.
-FILES = ("config.json", "model.safetensors", "tokenizer.json")
+FILES = ENCODER_FILES
 # Rows have norm 1. Versions of libraries and processors differ by about 1e-6, other weights or tokens by far more.
 TOLERANCE = 1e-3
 # Decimals of the rows that an encoding names.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,12 +21,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.client.tables import Table
+from limbeck.client.tables import Names, Table
 from limbeck.operators.errors import DataError, SettingError
 from limbeck.protos.files import write_durably
 
 # A standardised number beyond this says no more than that it is extreme; also what keeps a slip of the pen from ruling a row.
 LARGEST = 5.0
+# All of an encoder's folder that decides on a row. Weights in this format are numbers and nothing else; a pickle could run code.
+ENCODER_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 # Fixed texts, whose rows an encoding by a public encoder names: long and short, with what tokenizers differ in.
 PROBES = (
     "",
@@ -52,23 +55,31 @@ class Number:
         """(N, 2)."""
         value_N = table.numbers(self.name)
         missing_N = np.isnan(value_N) | ((value_N == 0) & self.zero_is_missing)
-        standard_N = np.clip((value_N - self.mean) / self.deviation, -LARGEST, LARGEST)
+        # A number too large for the difference becomes infinite, and is cut like any other.
+        with np.errstate(over="ignore", invalid="ignore"):
+            standard_N = np.clip((value_N - self.mean) / self.deviation, -LARGEST, LARGEST)
         return np.stack([np.where(missing_N, 0, standard_N), missing_N], 1).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Category:
-    """A column of names: one column per level, 1 where it is that level. Missing and unknown names have a 1 nowhere."""
+    """A column of names: one column per level, 1 where it is that level. Missing and unknown names have a 1 nowhere.
+
+    A cell is a level as it is written, or as `tables.plain` has both: "1.0" is the level "1".
+    """
 
     name: str
     levels: tuple[str, ...]
 
     def __call__(self, table: Table) -> NDArray[np.float32]:
         """(N, levels)."""
-        values = table.texts(self.name)
-        return np.array([[value == level for level in self.levels] for value in values], np.float32).reshape(
-            -1, len(self.levels)
-        )
+        values, places = table.texts(self.name), Names((level, place) for place, level in enumerate(self.levels))
+        found_NL = np.zeros((len(values), len(self.levels)), np.float32)
+        for row, value in enumerate(values):
+            place = None if value is None else places[value]
+            if place is not None:
+                found_NL[row, place] = 1
+        return found_NL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +87,16 @@ class TableEncoding:
     """Columns of a table, one after the other."""
 
     columns: tuple[Number | Category, ...]
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The table's columns that it needs."""
+        return tuple(column.name for column in self.columns)
+
+    @property
+    def dimensions(self) -> int:
+        """Numbers per row."""
+        return sum(2 if isinstance(column, Number) else len(column.levels) for column in self.columns)
 
     def __call__(self, table: Table) -> NDArray[np.float32]:
         """(N, D) rows; record by record, no record touches another. Raises DataError naming a column that is not there."""
@@ -97,6 +118,16 @@ class TextEncoding:
     column: str
     words: tuple[str, ...]
     idf: tuple[float, ...]
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The table's columns that it needs."""
+        return (self.column,)
+
+    @property
+    def dimensions(self) -> int:
+        """Numbers per row."""
+        return len(self.words)
 
     def __call__(self, table: Table) -> NDArray[np.float32]:
         """(N, D) rows; a missing text is an empty one. Raises DataError naming a column that is not there."""
@@ -125,6 +156,11 @@ class EncoderEncoding:
     files: dict[str, str]
     tokens: int
     probe: tuple[tuple[float, ...], ...]
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The table's columns that it needs."""
+        return (self.column,)
 
     @property
     def dimensions(self) -> int:
@@ -194,24 +230,55 @@ def _to_bytes(encoding: Encoding) -> bytes:
 
 
 def load(path: Path) -> Encoding:
-    """What `save` wrote. Raises DataError where `path` holds no encoding."""
+    """What `save` wrote. Raises DataError, and nothing else, where `path` holds no encoding."""
     try:
         own: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if own["kind"] == "text":
-            return TextEncoding(column=str(own["column"]), words=tuple(own["words"]), idf=tuple(own["idf"]))
-        if own["kind"] == "encoder":
-            return _encoder(own)
-        columns: list[Number | Category] = []
-        for column in own["columns"]:
-            kind = column.pop("kind")
-            columns.append(
-                Number(**column) if kind == "number" else Category(name=column["name"], levels=tuple(column["levels"]))
-            )
-        return TableEncoding(columns=tuple(columns))
+        match own["kind"]:
+            case "table":
+                return _table(own)
+            case "text":
+                return _text(own)
+            case "encoder":
+                return _encoder(own)
+            case _:
+                raise ValueError(f"expected a kind out of table, text, encoder, got {own['kind']!r}")
     except FileNotFoundError as error:
         raise DataError(f"Expected a public encoding at {path}, found none.") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # what JSON and its values can be wrong in is of many kinds
         raise DataError(f"Expected a public encoding in {path}: {type(error).__name__}: {error}.") from error
+
+
+def _table(own: dict[str, Any]) -> TableEncoding:
+    columns: list[Number | Category] = []
+    for column in own["columns"]:
+        kind, name = column["kind"], str(column["name"])
+        if kind == "number":
+            mean, deviation, zero = float(column["mean"]), float(column["deviation"]), column.get("zero_is_missing", False)
+            if not (math.isfinite(mean) and 0 < deviation < math.inf and isinstance(zero, bool)):
+                raise ValueError(f"expected a finite mean and a positive deviation of {name!r}, got {mean} and {deviation}")
+            columns.append(Number(name=name, mean=mean, deviation=deviation, zero_is_missing=zero))
+        elif kind == "category":
+            columns.append(Category(name=name, levels=_names(column["levels"], f"levels of {name!r}")))
+        else:
+            raise ValueError(f"expected a column of numbers or a category, got {kind!r}")
+    if not columns:
+        raise ValueError("expected columns, got none")
+    return TableEncoding(columns=tuple(columns))
+
+
+def _text(own: dict[str, Any]) -> TextEncoding:
+    words, idf = _names(own["words"], "words"), tuple(float(value) for value in own["idf"])
+    if len(words) != len(idf) or not all(map(math.isfinite, idf)):
+        raise ValueError(f"expected a finite idf of each of {len(words)} words, got {len(idf)}")
+    return TextEncoding(column=str(own["column"]), words=words, idf=idf)
+
+
+def _names(found: Any, what: str) -> tuple[str, ...]:
+    if not isinstance(found, list) or not found or not all(isinstance(name, str) for name in found):
+        raise ValueError(f"expected a list of {what}, got {str(found)[:60]}")
+    if len(set(found)) != len(found):
+        raise ValueError(f"expected distinct {what}")
+    return tuple(found)
 
 
 def _encoder(own: dict[str, Any]) -> EncoderEncoding:
@@ -224,6 +291,9 @@ def _encoder(own: dict[str, Any]) -> EncoderEncoding:
         or not int(own["tokens"]) > 0
     ):
         raise ValueError(f"expected finite rows of {len(PROBES)} texts and a positive number of tokens")
+    # Names of files in the encoder's own folder, and never a path to elsewhere.
+    if not set(own["files"]) <= set(ENCODER_FILES):
+        raise ValueError(f"expected files out of {', '.join(ENCODER_FILES)}, got {', '.join(own['files'])}")
     return EncoderEncoding(
         column=str(own["column"]),
         model=str(own["model"]),

@@ -68,7 +68,8 @@ def _rows(x_N: NDArray[np.generic]) -> Rows:
     """Rows of a table or of text, as a public encoding made them (`limbeck.client.encodings`)."""
     if x_N.ndim != 2:
         raise DataError(f"Expected rows of shape (N, D), got {x_N.shape}.")
-    return x_N.astype(np.float32)
+    with np.errstate(over="ignore"):
+        return x_N.astype(np.float32)
 
 
 def _images(x_N: NDArray[np.generic]) -> NDArray[np.generic]:

@@ -2,7 +2,8 @@
 
 A cost is reserved durably before the first record is read, and committed after; a reservation that was never committed stays
 spent: it fails closed. Nothing is updated in place: reserving and committing append rows, each with the SHA-256 of the one before
-it, so that a change or a deletion shows. The whole is composed by privacy loss distributions (`limbeck.protos.accounting`).
+it, so that a change or a deletion shows. What all charges cost together is said by a privacy filter, since later plans may depend on what
+earlier ones released (`limbeck.protos.privacy_filter`); the first row holds what is fixed of it.
 
 Identity: a ledger belongs to records, not to a run, a plan or a site. By default it lies beside the records (`Site.ledger`), so all
 settings that point at the same file share it; its first row holds the name that the owner gave the records, and a policy with another
@@ -10,8 +11,14 @@ name is refused. The name is not derived from the records: a hash of them would 
 
 The head: a chain cannot show that its last rows are gone, so LEDGER.head gets a line after every row, durably and before anything is
 done because of it, which says how many rows there must be and the hash of the last. What neither can show is that both files were put
-back to an older copy together, or that somebody with write access computed chain and head anew: against that, note a head elsewhere
-and compare (`limbeck ledger verify --head`), or compare with the transcript, which names entries.
+back to an older copy together, or are gone together: that shows by what a site keeps apart from them (`limbeck.client.witness`), which
+every opening for a site compares. A head noted elsewhere is a third witness (`limbeck ledger verify --head`).
+
+One output per charge: `commit` is done once for a reservation, in a transaction, before anything trained is sent, and names the training
+that it is of. So of several trainings under one charge (the first was interrupted, or two processes train at once) at most one leaves.
+
+A charge that is lost: `limbeck.client.recovery` writes what the owner says of it into the ledger as an epsilon of its own. It adds to
+that of all other charges, which are then composed at half of delta; the owner's number is meant at the other half (basic composition).
 
 Connections: opening a ledger in write-ahead mode and closing it again makes and removes two files and costs several times what a charge
 costs, so a process keeps the connections of ledgers that it has closed, up to a bound, until it forks or ends.
@@ -26,28 +33,30 @@ import json
 import math
 import os
 import re
+import shutil
 import sqlite3
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from limbeck.operators import check
 from limbeck.operators.errors import BudgetError, LedgerError, SettingError
-from limbeck.protos import accounting
+from limbeck.protos import accounting, privacy_filter
 from limbeck.protos.accounting import Schedule
-from limbeck.protos.files import outlives_power_cuts, sync, sync_folder
+from limbeck.protos.files import outlives_power_cuts, sync, sync_folder, write_durably
 from limbeck.protos.messages import TEACHINGS, Adjacency, CountNoise, Counts, LabelCounts, RecordCount, Teaching, Unit
 
 _COUNTS: dict[str, type[LabelCounts] | type[RecordCount]] = {"label_counts": LabelCounts, "record_count": RecordCount}
 _TABLE = """
 CREATE TABLE IF NOT EXISTS ledger (
     id INTEGER PRIMARY KEY,
-    kind TEXT NOT NULL CHECK (kind IN ('open', 'reserve', 'commit', 'free', 'declared')),
+    kind TEXT NOT NULL CHECK (kind IN ('open', 'reserve', 'commit', 'free', 'declared', 'lost')),
     content TEXT NOT NULL,
     hash TEXT NOT NULL
 )
@@ -55,6 +64,8 @@ CREATE TABLE IF NOT EXISTS ledger (
 _SELECT = "SELECT id, kind, content, hash FROM ledger ORDER BY id"
 _IDLE_CONNECTIONS = 64
 _HEAD_LINE = 1024  # bytes, more than a line of a head has
+# Every operation reads all rows: at this many it takes about a second. A plan and each of its stages are a row or two.
+MAX_ROWS = 50_000
 
 Row = tuple[int, str, str, str]
 
@@ -101,7 +112,11 @@ class Budget(Terms):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """One charge or release. state: "reserved" or "committed" of a charge, "free" of a release that costs nothing, "declared" of one
-    without a guarantee, whose epsilon is infinite. why: of a release. schedule: of a charge."""
+    without a guarantee, whose epsilon is infinite, "lost" of what the owner says that charges cost which are in no ledger any more.
+
+    why: of a release, or of a loss. schedule: of a charge. site: by whose settings it was charged, empty where limbeck 0.1 did. training:
+    which of the trainings under this charge was committed, empty where there was one. epsilon: of a loss.
+    """
 
     id: int
     time: str
@@ -110,6 +125,9 @@ class Entry:
     state: str
     why: str | None
     schedule: Schedule | None
+    site: str = ""
+    training: str = ""
+    epsilon: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,25 +145,84 @@ class Book:
         return tuple(entry.schedule for entry in self.entries if entry.schedule is not None)
 
     def spent(self) -> float:
-        """Epsilon at the ledger's delta of all charges, reserved or committed, composed; infinite where a release had no guarantee."""
+        """Epsilon at the ledger's delta of all charges, reserved or committed, whatever later plans depended on
+        (`limbeck.protos.privacy_filter`): what a budget is held to. Infinite where a release had no guarantee."""
         return _spent(self.entries, self.terms.delta)
 
+    def spent_if_fixed(self) -> float:
+        """The same had all plans been fixed beforehand: by privacy loss distributions. No budget is held to it."""
+        lost = math.fsum(entry.epsilon or 0.0 for entry in self.entries)
+        return math.inf if self.declared else _composed(privacy_filter.if_fixed, self.schedules, lost, self.terms.delta)
 
-def read(path: Path) -> Book:
-    """Read a ledger without writing to it. Raises LedgerError where there is none or it cannot be trusted."""
+    @property
+    def declared(self) -> bool:
+        """Whether something was released without a guarantee."""
+        return any(entry.state == "declared" for entry in self.entries)
+
+
+def read(path: Path, *, with_head: bool = True) -> Book:
+    """Read a ledger without writing to it, also where nothing can be written. Raises LedgerError where there is none to be trusted.
+
+    with_head: compare with the ledger's head too; without it, only the chain is checked, as of a copy whose head was noted elsewhere.
+    """
     if not path.is_file():
         raise LedgerError(f"Expected a privacy ledger at {path}, found none.")
-    head_then = _read_head(path)
+    head_then = read_head(path) if with_head else None
     try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=60)) as db:
-            rows = db.execute(_SELECT).fetchall()
-    except sqlite3.DatabaseError as error:
+        rows = _read_rows(path)
+    except (sqlite3.DatabaseError, OSError) as error:
         raise LedgerError(f"Expected a privacy ledger in {path}: {error}.") from error
     head = verify(rows, path)
-    _check_head(rows, head_then, path)
+    if with_head:
+        _check_head(rows, head_then, path)
     if not rows:
         raise LedgerError(f"Expected a privacy ledger in {path}, found one that was never opened.")
-    return Book(terms=_terms(rows, path), entries=tuple(_entries(rows)), rows=tuple(rows), head=head)
+    return Book(terms=terms(rows, path), entries=tuple(_entries(rows)), rows=tuple(rows), head=head)
+
+
+def _read_rows(path: Path) -> list[Row]:
+    """All rows. In write-ahead mode even a reader needs a file beside the ledger: where none can be made, a copy is read."""
+    try:
+        return _select(path.resolve())
+    except sqlite3.OperationalError:
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / "ledger"
+            for suffix in ("-wal", ""):
+                source = path.resolve().with_name(path.resolve().name + suffix)
+                if not suffix or source.exists():
+                    shutil.copyfile(source, copy.with_name(copy.name + suffix))
+            return _select(copy)
+
+
+def _select(path: Path) -> list[Row]:
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=60)) as db:
+        return db.execute(_SELECT).fetchall()
+
+
+def begun(path: Path) -> bool:
+    """Whether there is a ledger, good or bad. What a crash left before the first row is none yet."""
+    if not path.exists():
+        return False
+    try:
+        return bool(_read_rows(path)) or read_head(path) is not None
+    except sqlite3.OperationalError as error:
+        return "no such table" not in str(error) or read_head(path) is not None
+    except (sqlite3.DatabaseError, OSError):
+        return True
+
+
+def intact(path: Path) -> list[Row]:
+    """The first rows of a ledger, as far as the chain of hashes holds, whatever its head says; none where it cannot be read at all."""
+    try:
+        rows = _read_rows(path) if path.is_file() else []
+    except (sqlite3.DatabaseError, OSError):
+        return []
+    kept: list[Row] = []
+    for row in rows:
+        if row[0] != len(kept) + 1 or row[3] != _link(kept[-1][3] if kept else "", *row[:3]):
+            break
+        kept.append(row)
+    return kept
 
 
 def verify(rows: list[Row], path: Path) -> str:
@@ -158,27 +235,52 @@ def verify(rows: list[Row], path: Path) -> str:
     return previous
 
 
-class Ledger:
-    """The ledger in a file, as a context manager.
+class Knowledge(Protocol):
+    """What somebody knows of a ledger apart from its files, as `limbeck.client.witness.Witness`."""
 
-    Raises LedgerError where the file is no ledger, was tampered with or cut, or counts other records, another unit, relation or delta
-    than the budget.
+    @property
+    def site(self) -> str:
+        """By whose settings charges are made."""
+
+    @property
+    def head(self) -> tuple[int, str] | None:
+        """How far the ledger had come when it was noted last, or None."""
+
+    def check(self, rows: Sequence[Row], path: Path) -> None:
+        """Raise LedgerError unless these rows hold everything that is known of the ledger."""
+
+    def note(self, rows: Sequence[Row], path: Path) -> None:
+        """Know these rows from now on, durably."""
+
+
+class Ledger:
+    """The ledger in a file, as a context manager. known: what must be in it; asked at every opening, and told of every row.
+
+    Raises LedgerError where the file is no ledger, was tampered with or cut, lacks what is known of it, or counts other records, another
+    unit, relation or delta than the budget.
     """
 
-    def __init__(self, path: Path, budget: Budget) -> None:
+    def __init__(self, path: Path, budget: Budget, known: Knowledge | None = None) -> None:
         self.budget = budget
-        self._path = path
+        self._path, self._known = path, known
+        if known is not None and not path.exists():
+            # Before a new one is made.
+            known.check([], path)
         self._db = _connect(path)
+        self._opened = _identity(path.absolute())
         try:
             # Opening one that is there writes nothing, and so waits for nobody.
             if not (rows := self._rows()):
                 with self._transaction() as rows:
                     if not rows:
-                        self._append(rows, "open", _terms_to_json(budget))
-            if (found := _terms(rows, path)) != (wanted := _only_terms(budget)):
+                        self._append(rows, "open", _opening(budget))
+            if (found := terms(rows, path)) != (wanted := _only_terms(budget)):
                 raise LedgerError(
                     f"Expected a ledger of {wanted.data_set!r} ({wanted}) in {path}, found {found.data_set!r} ({found})."
                 )
+            if known is not None and known.head is None:
+                with self._transaction() as rows:
+                    known.note(rows, path)
         except BaseException:
             self._db.close()
             raise
@@ -187,7 +289,12 @@ class Ledger:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        _keep(self._path, self._db)
+        _keep(self._path, self._opened, self._db)
+
+    def charge_of(self, plan_hash: bytes, what: str) -> Entry | None:
+        """The newest charge for a plan, or None."""
+        found = [own for own in _entries(self._rows()) if own.schedule and (own.plan_hash, own.what) == (plan_hash, what)]
+        return found[-1] if found else None
 
     def check(self, teaching: Teaching, counts: Counts | None) -> None:
         """Raise BudgetError if this charge would be refused now; charges nothing."""
@@ -197,20 +304,28 @@ class Ledger:
         """Charge durably, before any record is read; returns the entry's id. Raises BudgetError with nothing charged."""
         with self._transaction() as rows:
             self._require(rows, (teaching, counts))
+            self._require_room(rows)
             schedule = _schedule_to_json((teaching, counts))
             return self._append(rows, "reserve", {"plan": plan_hash.hex(), "what": what, "schedule": schedule})
 
-    def commit(self, entry: int) -> None:
-        """Note that what was reserved was used. Raises LedgerError where there is no open reservation of this id."""
+    def commit(self, entry: int, training: str = "") -> None:
+        """Note that what was reserved was used, once and for ever; training: by which one. Only then may anything of it be sent.
+
+        Raises LedgerError where there is no open reservation of this id.
+        """
         with self._transaction() as rows:
             states = {own.id: own.state for own in _entries(rows)}
             if states.get(entry) != "reserved":
                 raise LedgerError(f"Expected an open reservation {entry} to commit, found {states.get(entry, 'none')}.")
-            self._append(rows, "commit", {"entry": entry})
+            self._append(rows, "commit", {"entry": entry, **({"training": training} if training else {})})
 
     def record_free(self, plan_hash: bytes, what: str, why: str) -> int:
-        """Note a release that costs nothing, and why it does not; returns the entry's id."""
+        """Note a release that costs nothing, and why it does not; returns the entry's id. One entry is enough: a second call finds it."""
         with self._transaction() as rows:
+            for own in _entries(rows):
+                if (own.state, own.plan_hash, own.what) == ("free", plan_hash, what):
+                    return own.id
+            self._require_room(rows)
             return self._append(rows, "free", {"plan": plan_hash.hex(), "what": what, "why": why})
 
     def check_declared(self) -> None:
@@ -231,20 +346,42 @@ class Ledger:
             for own in _entries(rows):
                 if (own.state, own.plan_hash, own.what) == ("declared", plan_hash, what):
                     return own.id
+            self._require_room(rows)
             return self._append(rows, "declared", {"plan": plan_hash.hex(), "what": what, "why": why})
 
+    def head(self) -> tuple[int, str]:
+        """How many rows there are, and the hash of the last."""
+        rows = self._rows()
+        return len(rows), rows[-1][3]
+
     def spent(self) -> float:
-        """Epsilon at the budget's delta of all charges, reserved or committed; infinite once something without a guarantee was released."""
+        """Epsilon at the budget's delta of all charges, reserved or committed, by the filter; infinite once something without a guarantee
+        was released."""
         return _spent(tuple(_entries(self._rows())), self.budget.delta)
 
     def entries(self) -> list[Entry]:
         """All charges and free releases, oldest first."""
         return list(_entries(self._rows()))
 
-    def _rows(self) -> list[Row]:
-        """All rows, chain and head checked."""
+    def _rows(self, *, alone: bool = False) -> list[Row]:
+        """All rows; chain, head and what is known of them checked. alone: nobody else writes meanwhile."""
+        rows = self._checked_rows()
+        if self._known is None:
+            return rows
+        try:
+            self._known.check(rows, self._path)
+        except LedgerError:
+            if alone:
+                raise
+            # Another process may have added rows, and known them, since they were read here.
+            with held(self._path):
+                rows = self._checked_rows()
+                self._known.check(rows, self._path)
+        return rows
+
+    def _checked_rows(self) -> list[Row]:
         # The head first: whatever it counts is in rows that are read after it.
-        head = _read_head(self._path)
+        head = read_head(self._path)
         try:
             rows: list[Row] = self._db.execute(_SELECT).fetchall()
         except sqlite3.DatabaseError as error:
@@ -252,6 +389,15 @@ class Ledger:
         verify(rows, self._path)
         _check_head(rows, head, self._path)
         return rows
+
+    def _check_place(self) -> None:
+        """What was moved away is not written to under its old name."""
+        if _identity(self._path.absolute()) != self._opened:
+            raise LedgerError(f"Expected the ledger in {self._path} to stay in its place, found it moved or removed.")
+
+    def _require_room(self, rows: list[Row]) -> None:
+        if len(rows) >= MAX_ROWS:
+            raise LedgerError(f"Expected a ledger of fewer than {MAX_ROWS} rows in {self._path}, got {len(rows)}.")
 
     def _require(self, rows: list[Row], charge: Schedule) -> None:
         # With the owner's leave, charges are held to the budget among themselves; without it, what is spent is past any budget.
@@ -261,18 +407,21 @@ class Ledger:
                 f"Expected a ledger of releases with a guarantee, found entry {declared.id} without one ({declared.what}): "
                 f"epsilon is infinite, and the budget is {self.budget}."
             )
-        cost = accounting.epsilon((*_schedules(rows), charge), self.budget.delta)
+        charges, lost = (*_schedules(rows), charge), _lost(rows)
+        cost = _composed(privacy_filter.spent, charges, lost, self.budget.delta)
         if cost > self.budget.epsilon:
+            fixed = _composed(privacy_filter.if_fixed, charges, lost, self.budget.delta)
             raise BudgetError(
-                f"Expected all charges together within a budget of {self.budget}, got epsilon = {cost:.4g} with this one."
+                f"Expected all charges together within a budget of {self.budget}, got epsilon = {cost:.4g} with this one, whatever later "
+                f"plans depend on (had all plans been fixed beforehand: {fixed:.4g})."
             )
 
     def _append(self, rows: list[Row], kind: str, content: dict[str, object]) -> int:
-        row, previous = len(rows) + 1, rows[-1][3] if rows else ""
-        text = json.dumps({**content, "time": datetime.now(UTC).isoformat(timespec="milliseconds")}, sort_keys=True)
-        rows.append((row, kind, text, _link(previous, row, kind, text)))
+        if self._known is not None and kind in {"reserve", "declared"}:
+            content = {**content, "site": self._known.site}
+        rows.append(next_row(rows, kind, content))
         self._db.execute("INSERT INTO ledger VALUES (?, ?, ?, ?)", rows[-1])
-        return row
+        return len(rows)
 
     @contextmanager
     def _transaction(self) -> Iterator[list[Row]]:
@@ -281,11 +430,13 @@ class Ledger:
         The head follows the commit. Killed in between, the ledger holds one row more than the head says, which is allowed and mended by
         the next row; nothing was done because of that row yet.
         """
+        self._check_place()
         with head_path(self._path).open("a+b") as head:
             fcntl.flock(head, fcntl.LOCK_EX)
+            self._check_place()
             self._db.execute("BEGIN IMMEDIATE")
             try:
-                rows = self._rows()
+                rows = self._rows(alone=True)
                 known = len(rows)
                 yield rows
             except BaseException:
@@ -296,6 +447,8 @@ class Ledger:
                 _append_head(head.fileno(), rows)
                 if not known:
                     sync_folder(self._path.parent)
+                if self._known is not None:
+                    self._known.note(rows, self._path)
 
 
 _Identity = tuple[int, int]
@@ -326,11 +479,10 @@ def _set_durability(db: sqlite3.Connection) -> None:
     db.execute(f"PRAGMA synchronous = {'FULL' if outlives_power_cuts() else 'OFF'}")
 
 
-def _keep(path: Path, db: sqlite3.Connection) -> None:
+def _keep(path: Path, identity: _Identity | None, db: sqlite3.Connection) -> None:
     """Keep a connection for the next time, and close the one kept longest if there are too many."""
     path = path.absolute()
-    identity = _identity(path)
-    if identity is None or path in _idle:
+    if identity is None or identity != _identity(path) or path in _idle:
         db.close()
         return
     _idle[path] = identity, db
@@ -356,6 +508,19 @@ os.register_at_fork(before=close_idle)
 atexit.register(close_idle)
 
 
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Nobody writes to the ledger in this file meanwhile, which may be read."""
+    try:
+        head = head_path(path).open("rb")
+    except FileNotFoundError:
+        yield
+        return
+    with head:
+        fcntl.flock(head, fcntl.LOCK_SH)
+        yield
+
+
 def head_path(path: Path) -> Path:
     """The file that says how far a ledger has come."""
     return path.with_name(path.name + ".head")
@@ -366,11 +531,11 @@ def _append_head(descriptor: int, rows: list[Row]) -> None:
     size = os.fstat(descriptor).st_size
     tail = os.pread(descriptor, _HEAD_LINE, max(0, size - _HEAD_LINE))
     os.ftruncate(descriptor, size - len(tail.rpartition(b"\n")[2]))
-    os.write(descriptor, json.dumps({"rows": len(rows), "hash": rows[-1][3]}).encode() + b"\n")
+    os.write(descriptor, _head_line(rows))
     sync(descriptor)
 
 
-def _read_head(path: Path) -> tuple[int, str] | None:
+def read_head(path: Path) -> tuple[int, str] | None:
     """How many rows there must be, and the hash of the last of them; None where no line was written yet."""
     try:
         with head_path(path).open("rb") as file:
@@ -383,7 +548,7 @@ def _read_head(path: Path) -> tuple[int, str] | None:
         return int(head["rows"]), str(head["hash"])
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise LedgerError(f"Expected rows and hash of a ledger's head in {head_path(path)}: {error}.") from error
 
 
@@ -398,6 +563,73 @@ def _check_head(rows: list[Row], head: tuple[int, str] | None, path: Path) -> No
         raise LedgerError(
             f"Expected the ledger in {path} to have {count} rows with head {last[:16]}, found {len(rows)}: rows are gone."
         )
+
+
+def next_row(rows: Sequence[Row], kind: str, content: dict[str, object]) -> Row:
+    """The row that follows these, made now."""
+    row, previous = len(rows) + 1, rows[-1][3] if rows else ""
+    text = json.dumps({**content, "time": datetime.now(UTC).isoformat(timespec="milliseconds")}, sort_keys=True)
+    return row, kind, text, _link(previous, row, kind, text)
+
+
+def first_row(terms: Terms) -> Row:
+    """The row with which a ledger of these terms begins."""
+    return next_row([], "open", _opening(terms))
+
+
+def _opening(terms: Terms) -> dict[str, object]:
+    """What the first row holds: the terms, and what is fixed of the filter that a budget is held to."""
+    return {**_terms_to_json(terms), "filter": privacy_filter.FIXED}
+
+
+def charge_row(rows: Sequence[Row], plan_hash: bytes, what: str, schedule: Schedule, site: str) -> Row:
+    """A reservation that follows these rows, whatever it costs: of what was spent before."""
+    content: dict[str, object] = {"plan": plan_hash.hex(), "what": what, "site": site}
+    content["schedule"] = _schedule_to_json(schedule)
+    return next_row(rows, "reserve", content)
+
+
+def write(path: Path, rows: Sequence[Row]) -> None:
+    """Make a ledger of these rows, whole or not at all. Raises LedgerError where there is one already.
+
+    The head comes first: a head without its ledger is refused, so a crash in between cannot make a ledger that lacks rows.
+    """
+    if path.exists():
+        raise LedgerError(f"Expected no ledger at {path} yet, found one.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(head_path(path), _head_line(rows))
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        own = Path(folder) / "ledger"
+        with closing(sqlite3.connect(own, isolation_level=None)) as db:
+            db.execute(_TABLE)
+            db.execute("BEGIN")
+            db.executemany("INSERT INTO ledger VALUES (?, ?, ?, ?)", rows)
+            db.execute("COMMIT")
+        with own.open("rb") as file:
+            sync(file.fileno())
+        try:
+            os.link(own, path)
+        except FileExistsError:
+            raise LedgerError(f"Expected no ledger at {path} yet, found one.") from None
+    sync_folder(path.parent)
+
+
+def put_aside(path: Path, why: str) -> Path:
+    """Rename a ledger, its head and what SQLite keeps beside it to NAME.why-TIME; nothing is deleted. Returns the ledger's new place."""
+    close_idle()
+    now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    aside = path.with_name(f"{path.name}.{why}-{now}")
+    # The ledger first: what is left without it is refused.
+    for own in ("", "-wal", "-shm", ".head"):
+        source = path.with_name(path.name + own)
+        if source.exists():
+            source.rename(aside.with_name(aside.name + own))
+    sync_folder(path.parent)
+    return aside
+
+
+def _head_line(rows: Sequence[Row]) -> bytes:
+    return json.dumps({"rows": len(rows), "hash": rows[-1][3]}).encode() + b"\n"
 
 
 def _link(previous: str, row: int, kind: str, content: str) -> str:
@@ -416,8 +648,11 @@ def _only_terms(budget: Budget) -> Terms:
     return Terms(data_set=budget.data_set, delta=budget.delta, unit=budget.unit, adjacency=budget.adjacency)
 
 
-def _terms(rows: list[Row], path: Path) -> Terms:
+def terms(rows: Sequence[Row], path: Path) -> Terms:
     own = json.loads(rows[0][2])
+    # A ledger of version 0.1.0 says nothing of a filter: it is held to this one from now on.
+    if (fixed := own.get("filter", privacy_filter.FIXED)) != privacy_filter.FIXED:
+        raise LedgerError(f"Expected a ledger held to the filter {privacy_filter.FIXED} in {path}, found {fixed}.")
     try:
         return Terms(
             data_set=own["data_set"], delta=own["delta"], unit=Unit(own["unit"]), adjacency=Adjacency(own["adjacency"])
@@ -427,25 +662,44 @@ def _terms(rows: list[Row], path: Path) -> Terms:
 
 
 def _entries(rows: list[Row]) -> Iterator[Entry]:
-    committed = {json.loads(content)["entry"] for _, kind, content, _ in rows if kind == "commit"}
+    commits = (json.loads(content) for _, kind, content, _ in rows if kind == "commit")
+    committed = {own["entry"]: own.get("training", "") for own in commits}
     for row, kind, content, _ in rows:
-        if kind in {"reserve", "free", "declared"}:
+        if kind in {"reserve", "free", "declared", "lost"}:
             own = json.loads(content)
             yield Entry(
                 id=row,
                 time=own["time"],
-                plan_hash=bytes.fromhex(own["plan"]),
+                plan_hash=bytes.fromhex(own.get("plan", "")),
                 what=own["what"],
                 state=kind if kind != "reserve" else "committed" if row in committed else "reserved",
                 why=own.get("why"),
                 schedule=_schedule_from_json(own["schedule"]) if kind == "reserve" else None,
+                site=own.get("site", ""),
+                training=committed.get(row, ""),
+                epsilon=float(own["epsilon"]) if kind == "lost" else None,
             )
 
 
 def _spent(entries: tuple[Entry, ...], delta: float) -> float:
     if any(entry.state == "declared" for entry in entries):
         return math.inf
-    return accounting.epsilon(tuple(entry.schedule for entry in entries if entry.schedule is not None), delta)
+    schedules = tuple(entry.schedule for entry in entries if entry.schedule is not None)
+    return _composed(privacy_filter.spent, schedules, math.fsum(entry.epsilon or 0.0 for entry in entries), delta)
+
+
+def _composed(
+    rule: Callable[[tuple[Schedule, ...], float], float], schedules: tuple[Schedule, ...], lost: float, delta: float
+) -> float:
+    """Epsilon at delta, by this rule, of these charges and of what the owner says was lost; the latter is meant at half of delta.
+
+    The sum holds also where plans depend on what was lost: basic composition is adaptive.
+    """
+    return rule(schedules, delta) if not lost else lost + rule(schedules, delta / 2)
+
+
+def _lost(rows: list[Row]) -> float:
+    return math.fsum(float(json.loads(content)["epsilon"]) for _, kind, content, _ in rows if kind == "lost")
 
 
 def _schedules(rows: list[Row]) -> tuple[Schedule, ...]:

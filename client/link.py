@@ -2,14 +2,14 @@
 
 A question is named by its message id. Its answer lies in a file of that name before it is sent, so a question that comes
 again, after a break or by whoever repeats it, is answered by the same bytes; one that is being answered is not begun a
-second time. Nothing that comes is executed: it is decoded, and given to the client app that is installed here.
+second time. Nothing that comes is executed: it is decoded, in a process whose memory is bounded and not in the daemon, and
+given to the client app that is installed here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import random
 import signal
@@ -18,14 +18,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
-from flwr.app import Message
 
-from limbeck.client.child import CLIENT_APP, Child
+from limbeck.client import proxy
+from limbeck.client.child import CLIENT_APP, MAX_QUESTION, Child, Question
 from limbeck.client.site import Site
 from limbeck.operators.errors import DataError, LimbeckError, SettingError, WireError
 from limbeck.protos import flower_messages, link, link_codec, tls
-from limbeck.protos.files import check_private
+from limbeck.protos.files import alone, check_private
 from limbeck.protos.link import Announce, Assembly, Connection, Disconnected, Frame, Hello, Transfer
+from limbeck.protos.printable import printable
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,8 @@ class Daemon:
         self._answers.mkdir(exist_ok=True)
         self._node = flower_messages.node_of(site.name)
         self._was_connected = False
-        self._todo: asyncio.Queue[tuple[Message, bytes]] = asyncio.Queue()
+        self._route: proxy.Route | None = None
+        self._todo: asyncio.Queue[Question] = asyncio.Queue()
         self._spare: asyncio.Queue[Child] = asyncio.Queue(maxsize=1)
         self._child: Child | None = None
         self._open: dict[bytes, int] = {}
@@ -71,6 +73,8 @@ class Daemon:
         try:
             self._check_time(certificate := self._credentials()[1])
             found = tls.name_of(certificate)
+        except OSError as error:
+            raise DataError(f"Expected PEM files for TLS: {error}.") from error
         except (WireError, ValueError) as error:
             raise SettingError(f"Expected a site's certificate in {self.settings.certificate}: {error}") from error
         if found != self.site.name:
@@ -78,14 +82,17 @@ class Daemon:
                 f"Expected a certificate of {self.site.name!r}, as site.toml names the site, in {self.settings.certificate}, "
                 f"got one of {found!r}."
             )
-        check_private(self.site.folder / self.settings.key)
 
     def _check_time(self, certificate: bytes) -> None:
         tls.check_time(certificate, self.settings.certificate, datetime.now(UTC))
 
     def _credentials(self) -> tuple[bytes, bytes, bytes]:
-        """Authority, certificate and key, read anew for every connection: they may have been renewed."""
+        """Authority, certificate and key, read anew for every connection: they may have been renewed.
+
+        Raises SettingError where others than its owner can read the key, FileNotFoundError where a file is not there.
+        """
         own = self.settings
+        check_private(self.site.folder / own.key)
         return tuple((self.site.folder / name).read_bytes() for name in (own.ca, own.certificate, own.key))  # type: ignore[return-value]
 
     # Life
@@ -133,13 +140,7 @@ class Daemon:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Two daemons of one site would take turns to cut each other off."""
-        with (self.site.link_state / DAEMON_LOCK).open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise SettingError(
-                    f"Expected no other daemon of the site in {self.site.folder}, found one running."
-                ) from None
+        with alone(self.site.link_state / DAEMON_LOCK, "daemon of the site"):
             yield
 
     # Answering
@@ -148,25 +149,24 @@ class Daemon:
         """One question after the other, each in a process of its own."""
         while True:
             self._idle.set()
-            message, data = await self._todo.get()
+            question = await self._todo.get()
             if self._stopping.is_set():
                 return
             self._idle.clear()
-            kind, message_id = message.metadata.message_type, bytes.fromhex(message.metadata.message_id)
-            log.info("Question %s of %s, %d bytes.", message.metadata.message_id[:12], kind, len(data))
-            path = self._path(message_id)
-            await self._answer(message, data, path)
-            log.info("Question %s is answered, %d bytes.", message.metadata.message_id[:12], path.stat().st_size)
-            del self._open[message_id]
-            self._to_be_sent(message_id)
+            name, path = question.id.hex()[:12], self._path(question.id)
+            log.info("Question %s, %d bytes.", name, len(question.data))
+            await self._answer(question, path)
+            log.info("Question %s is answered, %d bytes.", name, path.stat().st_size)
+            del self._open[question.id]
+            self._to_be_sent(question.id)
             self._prune()
 
-    async def _answer(self, message: Message, data: bytes, path: Path) -> None:
+    async def _answer(self, question: Question, path: Path) -> None:
         """Into a file. Where the disk is full, nothing is sent and the question waits: what it was charged for, the site has noted."""
         while True:
             child = self._child = await self._spare.get()
             try:
-                await asyncio.to_thread(child.answer, message, data, path, self.settings.answer_seconds)
+                await asyncio.to_thread(child.answer, question, path, self.settings.answer_seconds)
                 return
             except OSError as error:
                 log.error("No answer can be kept: %s. Make room; trying again in %g s.", error, ROOM_SECONDS)
@@ -200,25 +200,22 @@ class Daemon:
     # The station
 
     def wants(self, announce: Announce) -> bool:
-        """A question is wanted unless it is answered or being answered. Raises WireError where too many are open."""
+        """A question is wanted unless it is answered or being answered. Raises WireError where it is too long, or too many are open."""
         if self._path(announce.id).exists():
             self._to_be_sent(announce.id)
             return False
         if announce.id in self._open:
             return False
+        if announce.total > MAX_QUESTION:
+            raise WireError(f"Expected a question of at most {MAX_QUESTION} bytes, got one of {announce.total}.")
         if len(self._open) >= OPEN or sum(self._open.values()) + announce.total > self.limit:
             raise WireError(f"Expected at most {OPEN} open questions of {self.limit} bytes in all, got more.")
         return True
 
     def receive(self, transfer_id: bytes, data: bytes) -> None:
-        """Queue a question. Raises WireError where it is none for this site."""
-        message = flower_messages.decode(data)
-        if message.metadata.message_id != transfer_id.hex():
-            raise WireError("Expected a question under the id that was announced, got another.")
-        if message.metadata.dst_node_id != self._node or not message.has_content():
-            raise WireError(f"Expected a question to {self.site.name}, got one to another node.")
+        """Queue a question, unread: its bytes come from a peer, and this process has no bound on its memory."""
         self._open[transfer_id] = len(data)
-        self._todo.put_nowait((message, data))
+        self._todo.put_nowait(Question(id=transfer_id, node=self._node, data=data))
 
     def _to_be_sent(self, message_id: bytes) -> None:
         self._outbox[message_id] = None
@@ -262,11 +259,17 @@ class Daemon:
             self._check_time(certificate)
         except OSError as error:
             raise DataError(f"Expected PEM files for TLS: {error}.") from error
-        options: list[tuple[str, str | int]] = [*link.OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
+        route = proxy.route(own.address, own.proxy)
+        if route != self._route:
+            self._route = route
+            log.info("Dialling %s.", route)
+        options: list[tuple[str, str | int]] = [*link.OPTIONS, *route.options, ("grpc.use_local_subchannel_pool", 1)]
         if own.server_name is not None:
             options.append(("grpc.ssl_target_name_override", own.server_name))
         credentials = grpc.ssl_channel_credentials(ca, key, certificate)
-        async with grpc.aio.secure_channel(own.address, credentials, options=options) as channel:
+        with proxy.undisturbed():
+            dialled = grpc.aio.secure_channel(own.address, credentials, options=options)
+        async with dialled as channel:
             call = channel.stream_stream(link_codec.CONNECT)()
 
             async def read() -> Frame | None:
@@ -303,7 +306,7 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except grpc.aio.AioRpcError as error:
-        raise Disconnected(f"{error.code().name}: {str(error.details())[:300]}") from error
+        raise Disconnected(f"{error.code().name}: {printable(error.details())}") from error
     except (asyncio.InvalidStateError, grpc.aio.UsageError) as error:
         raise Disconnected("the stream has ended") from error
 

@@ -17,12 +17,17 @@ app = typer.Typer(help="A site in a federation.", no_args_is_help=True)
 def run(
     site: Annotated[Path, typer.Argument(metavar="SITE", help="A site's folder, or its site.toml.")] = Path(),
 ) -> None:
-    """Dial out to the coordinator and answer its questions, as policy and ledger allow. SIGTERM or Ctrl-C ends it gently."""
+    """Dial out to the coordinator and answer its questions, as policy and ledger allow. SIGTERM or Ctrl-C ends it gently.
+
+    It does not start where the ledger lacks what the site's transcript and state name.
+    """
     from limbeck.client import link
     from limbeck.client.site import Site
 
     logging.getLogger("limbeck").setLevel(logging.INFO)
-    link.run(Site(site if site.is_dir() else site.parent))
+    own = Site(site.parent if site.name == "site.toml" else site)
+    own.check_ledger()
+    link.run(own)
 
 
 @app.command()
@@ -32,7 +37,7 @@ def encode(
     """Put the records through the public encoder now, so that no plan waits for it. Nothing leaves; stopped, it goes on from there."""
     from limbeck.client.site import Site
 
-    own = Site(site if site.is_dir() else site.parent)
+    own = Site(site.parent if site.name == "site.toml" else site)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(own.name, total=None)

@@ -1,7 +1,8 @@
 """Randomness that privacy rests on: the operating system's entropy through a stream cipher, never a global generator.
 
-Gaussian samples are float32 of a float64 Box-Muller transform. A finite-precision Gaussian is not exactly the ideal one that the
-accounting assumes; no attack through its low bits is defended against here (docs/privacy.md says so).
+Gaussian samples are a float64 Box-Muller transform, to be added to float64 sums; rounding to float32 comes after. A finite-precision
+Gaussian is not exactly the ideal one that the accounting assumes; no attack through its low bits is defended against here
+(docs/privacy.md says so).
 """
 
 from __future__ import annotations
@@ -18,9 +19,14 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 from torch import Tensor
 
+from limbeck.operators import check
+
 log = logging.getLogger(__name__)
 
 CHUNK = 1 << 16
+# One entry for each fork on the way to this process. With its number they name a process, although numbers are used again.
+_forks: list[None] = []
+os.register_at_fork(after_in_child=lambda: _forks.append(None))
 
 
 class Noise(Protocol):
@@ -29,7 +35,7 @@ class Noise(Protocol):
     label: str
 
     def gaussian(self, *shape: int, std: float) -> Tensor:
-        """Float32 samples of a normal distribution with mean 0 and this standard deviation."""
+        """Float64 samples of a normal distribution with mean 0 and this standard deviation > 0."""
 
     def uniform(self, n: int) -> NDArray[np.float64]:
         """n numbers in [0, 1), multiples of 2^-53."""
@@ -45,7 +51,6 @@ class _Stream:
 
     def __init__(self, key: bytes, nonce: bytes) -> None:
         self._cipher = Cipher(algorithms.AES(key), modes.CTR(nonce)).encryptor()
-        self._zeros = bytes(8 * CHUNK)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -54,13 +59,14 @@ class _Stream:
         out = np.empty(n)
         for start in range(0, n, CHUNK):
             part = out[start : start + CHUNK]
-            words = np.frombuffer(self._cipher.update(self._zeros[: 8 * len(part)]), np.uint64)
+            words = np.frombuffer(self._bytes(8 * len(part)), np.uint64)
             np.multiply(words >> np.uint64(11), 2.0**-53, out=part)
         return out
 
     def gaussian(self, *shape: int, std: float) -> Tensor:
+        check.positive(std=std)
         n = math.prod(shape)
-        out = np.empty(n + n % 2, np.float32)
+        out = np.empty(n + n % 2)
         for start in range(0, len(out), CHUNK):
             part = out[start : start + CHUNK]
             u = self.uniform(len(part)).reshape(2, -1)
@@ -74,18 +80,35 @@ class _Stream:
         bits = (n - 1).bit_length()
         size = (bits + 7) // 8
         while True:
-            drawn = int.from_bytes(self._cipher.update(bytes(size))) >> (8 * size - bits)
+            drawn = int.from_bytes(self._bytes(size)) >> (8 * size - bits)
             if drawn < n:
                 return drawn
 
+    def _bytes(self, n: int) -> bytes:
+        return self._cipher.update(bytes(n))
+
+
+def _process() -> tuple[int, int]:
+    return os.getpid(), len(_forks)
+
 
 class SystemEntropy(_Stream):
-    """The source for real privacy: key and nonce from the operating system, different in every run."""
+    """The source for real privacy: key and nonce from the operating system, different in every run and in every process.
+
+    A process that was forked with a source in it takes a new key before it draws: two would otherwise add the same noise.
+    """
 
     label = "system-entropy"
 
     def __init__(self) -> None:
         super().__init__(os.urandom(32), os.urandom(16))
+        self._process = _process()
+
+    def _bytes(self, n: int) -> bytes:
+        if self._process != _process():
+            super().__init__(os.urandom(32), os.urandom(16))
+            self._process = _process()
+        return super()._bytes(n)
 
 
 class UnsafeSeeded(_Stream):

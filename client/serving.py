@@ -7,41 +7,54 @@ Shape legend: N inputs in a batch, K classes, M draws.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import unquote
 
 import grpc
 import numpy as np
 import torch
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from google.protobuf.message import DecodeError
+from grpc_health.v1 import health_pb2
 from numpy.typing import NDArray
 
 from limbeck.client.noise import SystemEntropy
-from limbeck.client.site import is_loopback
+from limbeck.client.proxy import is_loopback
 from limbeck.operators import Power, Sampled, TopK, check
 from limbeck.operators.errors import DataError, SettingError, WireError
 from limbeck.protos import teacher_codec as codec
+from limbeck.protos.files import check_private
+from limbeck.protos.printable import printable
 from limbeck.protos.teacher import Answers, Batch, Description, Inputs, Kind
 
 log = logging.getLogger(__name__)
 
-THREADS = 8
 GRACE_SECONDS = 10.0
-# Each stream holds one of the threads, so one that neither asks nor takes its answers is ended.
-IDLE_SECONDS = 120.0
+# Calls at once: in all, from one address that is not this machine, over one connection. Each may hold a message of codec.MAX_MESSAGE.
+CALLS, CALLS_OF_A_PEER, CALLS_OF_A_CONNECTION = 32, 8, 4
+# Connections at once, far below the descriptors that a process has by default; and how long one may take to say what it speaks.
+CONNECTIONS, HANDSHAKE_SECONDS = 256, 5.0
+# After which a call is ended that neither asks nor takes its answers; a call begins with its first message, so that may take less.
+IDLE_SECONDS, FIRST_SECONDS = 120.0, 10.0
 # A model's probabilities in float32 add up to 1 within this; logits do not.
 SUM_TOLERANCE = 1e-3
 
 Array = NDArray[Any]
+T = TypeVar("T")
+
+_SHUTTING_DOWN = (grpc.StatusCode.UNAVAILABLE, "the teacher is shutting down")
+_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+# Of a question about health, which names a service.
+_HEALTH_BYTES = 1 << 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -257,61 +270,185 @@ def _unit(x_N: Array) -> NDArray[np.float32]:
 # The service
 
 
-class _Service:
-    """The methods of TeacherService, bytes in and bytes out: the codec checks what comes and what goes."""
+@dataclass(eq=False)
+class _Call:
+    """A call under way. peer: its address without the port. waiting: since when the peer is waited for, in monotonic time, or None.
+    ended: why the call is to end, once it is; only one that waits for its peer is."""
 
-    def __init__(self, teacher: Teacher, stopping: threading.Event, idle_seconds: float) -> None:
-        self.teacher, self._stopping, self._idle_seconds = teacher, stopping, idle_seconds
-        # Models need not be safe to call from several threads at once, and two at once would not be faster.
-        self._one_at_a_time = threading.Lock()
+    peer: str
+    ended: asyncio.Future[tuple[grpc.StatusCode, str]]
+    waiting: float | None = None
 
-    def describe(self, data: bytes, context: grpc.ServicerContext) -> bytes:
+    def end(self, code: grpc.StatusCode, why: str) -> None:
+        """Let the call end, if it has not been told so before."""
+        if not self.ended.done():
+            self.ended.set_result((code, why))
+
+
+class _Calls:
+    """All calls under way, never more than there may be. Where a new one finds them full, the one that has waited longest for its peer
+    makes room: so nobody is kept out by peers that do nothing, however many they are."""
+
+    def __init__(self, most: int, most_of_a_peer: int) -> None:
+        self._most, self._most_of_a_peer = most, most_of_a_peer
+        self._calls: set[_Call] = set()
+        self._stopping = False
+
+    def begin(self, peer: str) -> _Call | None:
+        """A new call; None where all that are open are busy with questions of theirs. Peers on this machine cannot be told apart."""
+        of_peer = [own for own in self._calls if own.peer == peer]
+        of_some = of_peer if len(of_peer) >= self._most_of_a_peer and not is_loopback(f"{peer}:0") else None
+        if of_some is None and len(self._calls) >= self._most:
+            of_some = list(self._calls)
+        if of_some is not None:
+            idle = [(own.waiting, own) for own in of_some if own.waiting is not None]
+            if not idle:
+                return None
+            since, longest = min(idle, key=lambda each: each[0])
+            self._calls.discard(longest)
+            longest.end(
+                grpc.StatusCode.UNAVAILABLE,
+                f"{len(of_some)} calls are open, and this one was idle longest: {time.monotonic() - since:.1f} s",
+            )
+        call = _Call(peer, asyncio.get_running_loop().create_future())
+        self._calls.add(call)
+        return call
+
+    def over(self, call: _Call) -> None:
+        """A call has ended."""
+        self._calls.discard(call)
+
+    async def patiently(self, call: _Call, step: Awaitable[T], seconds: float) -> T:
+        """What the peer does next, awaited for so long. Raises _Ended where it takes too long, or the call has to end meanwhile."""
+        call.waiting = time.monotonic()
+        doing = asyncio.ensure_future(step)
+        both: list[asyncio.Future[Any]] = [doing, call.ended]
+        if self._stopping:
+            call.end(*_SHUTTING_DOWN)
         try:
-            codec.decode_describe_request(data)
-        except WireError as error:
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        return codec.encode_description(self.teacher.description)
-
-    def answer(self, questions: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        while True:
-            with self._waiting_for_the_peer(context):
-                data = next(questions, None)
-            if data is None:
-                return
-            if self._stopping.is_set():
-                context.abort(grpc.StatusCode.UNAVAILABLE, "the teacher is shutting down")
-            started = time.perf_counter()
-            try:
-                batch = codec.decode_batch(data, self.teacher.description)
-            except WireError as error:
-                log.warning("Refused a batch of %s: %s", context.peer(), error)
-                context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-            try:
-                with self._one_at_a_time:
-                    answers = codec.encode_answers(self.teacher.answer(batch), self.teacher.description)
-            except Exception:  # the model is somebody's own code
-                log.exception("The model failed on inputs %d to %d.", batch.first, batch.first + len(batch.x_N) - 1)
-                context.abort(grpc.StatusCode.INTERNAL, "the model failed; its owner's log says why")
-            seconds = time.perf_counter() - started
-            log.info("Inputs %d to %d answered in %.0f ms.", batch.first, batch.first + len(batch.x_N) - 1, 1000 * seconds)
-            # Until the peer has taken it, gRPC does not come back for more.
-            with self._waiting_for_the_peer(context):
-                yield answers
-
-    @contextmanager
-    def _waiting_for_the_peer(self, context: grpc.ServicerContext) -> Iterator[None]:
-        """End the stream if this takes too long; the time that the model takes does not count."""
-        timer = threading.Timer(self._idle_seconds, self._give_up, (context,))
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
+            await asyncio.wait(both, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if call.ended.done():
+                raise _Ended(*call.ended.result())
+            if not doing.done():
+                raise _Ended(grpc.StatusCode.DEADLINE_EXCEEDED, f"idle for {seconds:g} s")
+            return doing.result()
         finally:
-            timer.cancel()
+            call.waiting = None
+            doing.cancel()
 
-    def _give_up(self, context: grpc.ServicerContext) -> None:
-        log.warning("Ended a stream of %s that was idle for %g s.", context.peer(), self._idle_seconds)
-        context.cancel()
+    def stop(self) -> None:
+        """End those that wait, now, and the others before they wait again."""
+        self._stopping = True
+        for call in self._calls:
+            if call.waiting is not None:
+                call.end(*_SHUTTING_DOWN)
+
+
+class _Ended(Exception):
+    """A call is to end with this status and sentence."""
+
+    def __init__(self, code: grpc.StatusCode, why: str) -> None:
+        super().__init__(why)
+        self.code = code
+
+
+class _Service:
+    """The methods of TeacherService, and the health check beside it: bytes in and bytes out, as the codec checks them.
+
+    No call holds a thread while it waits for its peer, the calls of the health check as little as the others.
+    """
+
+    def __init__(self, teacher: Teacher, idle_seconds: float) -> None:
+        self.teacher, self._idle_seconds = teacher, idle_seconds
+        self.calls = _Calls(CALLS, CALLS_OF_A_PEER)
+        self.stopping = False
+        # Models need not be safe to call from several threads at once, and two at once would not be faster.
+        self.model = ThreadPoolExecutor(1, "limbeck-model")
+
+    def handlers(self) -> dict[str, dict[str, grpc.RpcMethodHandler]]:
+        """Methods by service."""
+        methods = {codec.SERVICE: {"Describe": self._describe, "Answer": self._answer}, _HEALTH: {"Check": self._check}}
+        return {
+            service: {name: grpc.stream_stream_rpc_method_handler(self._one(method)) for name, method in own.items()}
+            for service, own in methods.items()
+        }
+
+    def _one(self, method: Callable[[_Call, Any], Awaitable[None]]) -> Callable[[object, Any], Awaitable[None]]:
+        """A method as gRPC calls it: among the other calls, its errors as a status."""
+
+        async def handle(_: object, context: Any) -> None:
+            call = self.calls.begin(_peer(context))
+            if call is None:
+                log.warning("Refused a call of %s: %d are open, and busy.", _peer(context), CALLS)
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "the teacher is busy with others; come back later")
+                return
+            try:
+                await method(call, context)
+            except _Ended as ended:
+                if ended.code is not grpc.StatusCode.INTERNAL:
+                    log.warning("Ended a call of %s: %s.", call.peer, ended)
+                await context.abort(ended.code, str(ended))
+            except WireError as error:
+                log.warning("Refused a message of %s: %s", call.peer, error)
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, printable(error))
+            except (asyncio.InvalidStateError, grpc.aio.UsageError, grpc.aio.AioRpcError, grpc.aio.InternalError):
+                log.info("%s went away.", call.peer)
+            finally:
+                self.calls.over(call)
+
+        return handle
+
+    async def _read(self, call: _Call, context: Any, seconds: float) -> bytes | None:
+        data = await self.calls.patiently(call, context.read(), seconds)
+        return None if data is grpc.aio.EOF else bytes(data)
+
+    async def _describe(self, call: _Call, context: Any) -> None:
+        codec.decode_describe_request(await self._read(call, context, self._first_seconds) or b"")
+        description = codec.encode_description(self.teacher.description)
+        await self.calls.patiently(call, context.write(description), self._idle_seconds)
+
+    async def _check(self, call: _Call, context: Any) -> None:
+        data = await self._read(call, context, self._first_seconds) or b""
+        try:
+            asked = health_pb2.HealthCheckRequest.FromString(data[:_HEALTH_BYTES]).service
+        except DecodeError as error:
+            raise WireError(f"Expected a question about a service's health: {error}.") from error
+        if asked not in {"", codec.SERVICE}:
+            raise _Ended(grpc.StatusCode.NOT_FOUND, "there is no such service")
+        states = health_pb2.HealthCheckResponse
+        state = states.NOT_SERVING if self.stopping else states.SERVING
+        await self.calls.patiently(call, context.write(states(status=state).SerializeToString()), self._idle_seconds)
+
+    async def _answer(self, call: _Call, context: Any) -> None:
+        seconds = self._first_seconds
+        while (data := await self._read(call, context, seconds)) is not None:
+            # What the model takes does not count as the peer's time.
+            answers = await asyncio.get_running_loop().run_in_executor(self.model, self._answered, data)
+            await self.calls.patiently(call, context.write(answers), self._idle_seconds)
+            seconds = self._idle_seconds
+
+    @property
+    def _first_seconds(self) -> float:
+        return min(FIRST_SECONDS, self._idle_seconds)
+
+    def _answered(self, data: bytes) -> bytes:
+        """One batch, decoded only when it is its turn: as arrays, many at once would take many times their bytes."""
+        started = time.perf_counter()
+        batch = codec.decode_batch(data, self.teacher.description)
+        what = f"Inputs {batch.first} to {batch.first + len(batch.x_N) - 1}"
+        try:
+            answers = codec.encode_answers(self.teacher.answer(batch), self.teacher.description)
+        except Exception as error:  # the model is somebody's own code
+            log.exception("The model failed: %s.", what)
+            raise _Ended(grpc.StatusCode.INTERNAL, "the model failed; its owner's log says why") from error
+        log.info("%s answered in %.0f ms.", what, 1000 * (time.perf_counter() - started))
+        return answers
+
+
+def _peer(context: Any) -> str:
+    """The address of the other end, as HOST; one that is not of the Internet as it is."""
+    kind, _, rest = printable(unquote(context.peer())).partition(":")
+    return rest.rpartition(":")[0].strip("[]") if kind in {"ipv4", "ipv6"} else printable(context.peer())
 
 
 class Server:
@@ -321,39 +458,53 @@ class Server:
         self, teacher: Teacher, listen: str, credentials: grpc.ServerCredentials | None, idle_seconds: float = IDLE_SECONDS
     ) -> None:
         check.positive(idle_seconds=idle_seconds)
-        self._stopping = threading.Event()
-        service = _Service(teacher, self._stopping, idle_seconds)
-        handlers = {
-            "Describe": grpc.unary_unary_rpc_method_handler(service.describe),
-            "Answer": grpc.stream_stream_rpc_method_handler(service.answer),
-        }
+        self._service, self._ending = _Service(teacher, idle_seconds), asyncio.Event()
+        ready: Future[str] = Future()
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._serve(listen, credentials, ready)), name="limbeck-teacher", daemon=True
+        )
+        self._thread.start()
+        try:
+            self.address = ready.result()
+        except Exception as error:  # gRPC raises RuntimeError and others
+            raise SettingError(f"Expected an address to listen on, got {listen!r}: {error}.") from error
+
+    async def _serve(self, listen: str, credentials: grpc.ServerCredentials | None, ready: Future[str]) -> None:
+        self._loop = asyncio.get_running_loop()
+        idle_ms = int(1000 * min(self._service._idle_seconds, IDLE_SECONDS))
         options = (
             ("grpc.max_receive_message_length", codec.MAX_MESSAGE),
             ("grpc.max_send_message_length", codec.MAX_MESSAGE),
             # Two servers on one port would share its questions between two models.
             ("grpc.so_reuseport", 0),
+            # Connections without a call are bounded too, and end; those that have not even said what they speak, sooner.
+            ("grpc.max_concurrent_streams", CALLS_OF_A_CONNECTION),
+            ("grpc.max_allowed_incoming_connections", CONNECTIONS),
+            ("grpc.max_connection_idle_ms", idle_ms),
+            ("grpc.server_handshake_timeout_ms", int(1000 * HANDSHAKE_SECONDS)),
+            ("grpc.keepalive_time_ms", int(1000 * IDLE_SECONDS)),
         )
-        self._server = grpc.server(ThreadPoolExecutor(THREADS), maximum_concurrent_rpcs=THREADS, options=options)
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(codec.SERVICE, handlers),))
-        self._health = health.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        for name in ("", codec.SERVICE):
-            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        host = listen.rpartition(":")[0]
-        secure = () if credentials is None else (credentials,)
-        add_port = self._server.add_secure_port if secure else self._server.add_insecure_port
+        server = grpc.aio.server(options=options)
+        for service, methods in self._service.handlers().items():
+            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
         try:
-            port = add_port(listen, *secure)
-        except RuntimeError as error:
-            raise SettingError(f"Expected an address to listen on, got {listen!r}: {error}.") from error
-        self.address = f"{host}:{port}"
-        self._server.start()
+            port = server.add_secure_port(listen, credentials) if credentials else server.add_insecure_port(listen)
+            await server.start()
+        except Exception as error:
+            ready.set_exception(error)
+            return
+        ready.set_result(f"{listen.rpartition(':')[0]}:{port}")
+        await self._ending.wait()
+        self._service.stopping = True
+        self._service.calls.stop()
+        await server.stop(GRACE_SECONDS)
+        self._service.model.shutdown(wait=False, cancel_futures=True)
 
     def stop(self) -> None:
         """Finish the batches under way, tell those who ask for more to come back later, and end."""
-        self._health.enter_graceful_shutdown()
-        self._stopping.set()
-        self._server.stop(GRACE_SECONDS).wait()
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._ending.set)
+            self._thread.join()
 
 
 def start(
@@ -384,6 +535,7 @@ def start(
             log.warning("Plaintext on %s: anyone on the way reads and changes questions and answers.", listen)
         return Server(teacher, listen, None, idle_seconds)
     try:
+        check_private(key)
         pair = (key.read_bytes(), certificate.read_bytes())
         authority = client_ca.read_bytes() if client_ca is not None else None
     except OSError as error:

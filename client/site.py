@@ -7,9 +7,8 @@ policy, a file of its own, because another person may answer for it.
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -19,17 +18,27 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from limbeck.client import encoders, policy, records
+from limbeck.client import ledger as ledgers
 from limbeck.client.blackbox import BlackBox, Link, Remote
-from limbeck.client.ledger import Budget
+from limbeck.client.ledger import Book, Budget, Ledger
 from limbeck.client.noise import Noise, SystemEntropy, UnsafeSeeded
+from limbeck.client.proxy import ENVIRONMENT, is_loopback
 from limbeck.client.records import RecordSettings
 from limbeck.client.teachers.architectures import Factory, load_factory
 from limbeck.client.transcript import FILE_BYTES, TOTAL_BYTES, Transcript
-from limbeck.operators.errors import DataError, SettingError
+from limbeck.client.witness import DIGITS, Witness
+from limbeck.operators.errors import DataError, LedgerError, LimbeckError, SettingError
+from limbeck.protos.files import check_private
 from limbeck.protos.settings import ADDRESS, Strict, parse_toml, validate
-from limbeck.protos.transfer_set import digest, read_arrays
+from limbeck.protos.transfer_set import LARGEST, LARGEST_INPUT, digest, read_arrays, read_headers
 
 SITES = "LIMBECK_SITES"
+# Of a ledger's file.
+LEDGER = ".ledger"
+# Of refusals of plans that the site never accepted: the size of a file, and of all that are kept.
+REFUSALS_FILE_BYTES, REFUSALS_BYTES = 1 << 20, 4 << 20
+# How many files of a site's folder are looked at for ledgers of the same records.
+FILES_LOOKED_AT = 10_000
 
 
 class NoiseSettings(Strict):
@@ -65,7 +74,8 @@ class LinkSettings(Strict):
     address: HOST:PORT. ca, certificate, key: PEM files; the certificate is for this site's name. server_name: the name
     in the coordinator's certificate where it is not the host in `address`. memory_mb: that answering a question may
     take. answer_seconds: likewise. grace_seconds: that an answer under way gets when the daemon is told to end.
-    max_message_mb: of all questions that are open.
+    max_message_mb: of all questions that are open. proxy: "environment" dials through the proxy that https_proxy names, if it is
+    set, "none" never through one, "http://HOST:PORT" always through that (docs/link.md).
     """
 
     address: str = Field(pattern=ADDRESS)
@@ -77,6 +87,7 @@ class LinkSettings(Strict):
     answer_seconds: float = Field(default=6 * 3600.0, gt=0, allow_inf_nan=False)
     grace_seconds: float = Field(default=600.0, ge=0, allow_inf_nan=False)
     max_message_mb: int = Field(default=1024, ge=1)
+    proxy: str = Field(default=ENVIRONMENT, pattern=r"^(none|environment|http://[^\s]+)$")
 
 
 class SiteSettings(Strict):
@@ -169,23 +180,25 @@ class Site:
             address=own.address,
             ca=self._pem(own.ca),
             certificate=self._pem(own.certificate),
-            key=self._pem(own.key),
+            key=self._pem(own.key, private=True),
             deadline=own.deadline_seconds,
             attempts=own.attempts,
         )
         return BlackBox(remote=Remote(link), classes=own.classes, batch=own.batch)
 
-    def _pem(self, name: str | None) -> bytes | None:
+    def _pem(self, name: str | None, *, private: bool = False) -> bytes | None:
         if name is None:
             return None
         try:
+            if private:
+                check_private(self.folder / name)
             return (self.folder / name).read_bytes()
         except OSError as error:
             raise DataError(f"Expected a PEM file at {self.folder / name}: {error}.") from error
 
     @property
     def ledger(self) -> Path:
-        """The ledger's file: beside the records themselves, whatever links lead to them.
+        """The ledger's file: beside the records themselves, whatever links lead to them, hard ones within their folder included.
 
         Raises SettingError where a reader brings the records and `ledger` does not say which file keeps their account.
         """
@@ -196,7 +209,89 @@ class Site:
                 f"Expected `ledger` to name a file for the records that {self._records.reader} reads, got none."
             )
         own = (self.folder / self._records.path).resolve()
-        return own.with_name(own.name + ".ledger")
+        path = own.with_name(own.name + LEDGER)
+        return path if path.exists() else next(_of_hard_links(own), path)
+
+    @property
+    def witness(self) -> Witness:
+        """What this site knows of its ledger apart from the ledger itself."""
+        return Witness(self.name, self.folder / self.settings.state, self.transcript)
+
+    def open_ledger(self) -> Ledger:
+        """The ledger, which holds all that this site knows was spent. Raises LedgerError where it does not, or is not to be trusted."""
+        path, budget = self.ledger, self.budget
+        self._check_one_account(path)
+        if not ledgers.begun(path):
+            self._check_no_other_ledger(path, budget.data_set)
+        return Ledger(path, budget, self.witness)
+
+    def check_ledger(self, *, every_line: bool = False) -> Book | None:
+        """The ledger as it is, or None where nothing was spent yet; writes nothing.
+
+        every_line: compare it with the whole transcript, instead of with how far it is known to have come. Raises LedgerError where it
+        lacks anything that this site knows was spent, or is not to be trusted.
+        """
+        try:
+            return self._compare_ledger(every_line)
+        except LedgerError:
+            # A process of this site may have added rows, and known them, since they were read here.
+            with ledgers.held(self.ledger):
+                return self._compare_ledger(every_line)
+
+    def _compare_ledger(self, every_line: bool) -> Book | None:
+        path = self.ledger
+        self._check_one_account(path)
+        compare = self.witness.check_all if every_line else self.witness.check
+        if not ledgers.begun(path):
+            compare([], path)
+            if ledgers.read_head(path) is not None:
+                raise LedgerError(f"Expected a privacy ledger at {path}, found only its head: what was spent is not known.")
+            return None
+        book = ledgers.read(path)
+        compare(book.rows, path)
+        return book
+
+    def _check_one_account(self, path: Path) -> None:
+        """Raise LedgerError where another name of the same records, in their folder, has another ledger."""
+        if self.settings.ledger is None:
+            for other in _of_hard_links(path.with_name(path.name.removesuffix(LEDGER))):
+                raise LedgerError(
+                    f"Expected one ledger for one file of records, found {path} and {other} (hard links): make them one account. Put one"
+                    " of the two aside, and run limbeck ledger declare-lost SITE with what it held."
+                )
+
+    def _check_no_other_ledger(self, path: Path, data_set: str) -> None:
+        """Before a new one is made. Raises LedgerError where records of this name have one, or these records another name elsewhere."""
+        if self.settings.ledger is None:
+            own = path.with_name(path.name.removesuffix(LEDGER))
+            if own.is_file() and own.stat().st_nlink > 1:
+                raise LedgerError(
+                    f"Expected records with one name, found that {own} has {own.stat().st_nlink} (hard links): any of them may have a"
+                    " ledger. Copy the records to a file of their own, or say in site.toml which file is their `ledger`."
+                )
+        for other in self._ledgers_nearby(path.parent):
+            try:
+                named = ledgers.read(other).terms.data_set
+            except LimbeckError:
+                continue
+            if named == data_set:
+                raise LedgerError(
+                    f"Expected one ledger for the records {data_set!r}, found {other} and none yet at {path}. If these are a copy, or"
+                    f" were moved: limbeck ledger move SITE --from {other}. If they are others, give them another data_set in the policy."
+                )
+
+    def _ledgers_nearby(self, folder: Path) -> Iterator[Path]:
+        """Ledgers in the records' folder, and anywhere in the site's."""
+        yield from sorted(folder.glob(f"*{LEDGER}"))
+        looked = 0
+        for parent, folders, names in os.walk(self.folder):
+            folders[:] = sorted(name for name in folders if Path(parent) / name != self.folder / self.settings.state)
+            for name in sorted(names):
+                if name.endswith(LEDGER):
+                    yield Path(parent) / name
+                looked += 1
+                if looked >= FILES_LOOKED_AT:
+                    return
 
     @property
     def transcript(self) -> Transcript:
@@ -206,15 +301,20 @@ class Site:
         return Transcript(path, file_bytes=own.transcript_file_bytes, total_bytes=own.transcript_total_bytes)
 
     @property
+    def refusals(self) -> Transcript:
+        """Refusals of plans that this site never accepted: anybody could fill a disk with them, so only the last are kept."""
+        path = self.folder / self.settings.transcript
+        kept = path.with_name(f"{path.stem}-refusals{path.suffix}")
+        return Transcript(kept, file_bytes=REFUSALS_FILE_BYTES, total_bytes=REFUSALS_BYTES, forget=True)
+
+    @property
     def cache(self) -> Path | None:
         """Where features of public inputs are kept."""
         return self.folder / self.settings.cache if self.settings.cache else None
 
     def state(self, plan_hash: bytes) -> Path:
-        """The folder for one plan's state, made if need be."""
-        folder = self.folder / self.settings.state / plan_hash.hex()[:16]
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        """The folder for one plan's state, which is there once the plan was accepted."""
+        return self.folder / self.settings.state / plan_hash.hex()[:DIGITS]
 
     @property
     def link_state(self) -> Path:
@@ -265,16 +365,27 @@ class Site:
         """Put the records through the public encoder ahead of any plan, and keep the rows; how many. Raises DataError or SettingError."""
         return records.encode(self._records, self.folder, progress)
 
-    def read_records(self, classes: int) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
-        """The private records: inputs (n, ...) and labels (n,). Raises DataError."""
+    def check_records(self, classes: int, public_x: NDArray[np.generic]) -> None:
+        """Raise DataError unless records can be read for a plan about these public inputs, and their account kept, as far as that shows
+        without reading one.
+        """
         try:
-            return records.read(self._records, self.folder, classes)
+            records.check(self._records, self.folder, classes, public_x)
+            _ = self.ledger, self.noise()
         except SettingError as error:
             raise DataError(str(error)) from error
 
-    def read_transfer_set(self, sha256: bytes) -> NDArray[np.generic]:
-        """The public inputs with this hash. Raises DataError where the site does not hold them."""
-        return _read_transfer_set((self.folder / self.settings.transfer_sets / f"{sha256.hex()}.npz").resolve(), sha256)
+    def read_records(self, classes: int, public_x: NDArray[np.generic]) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
+        """The private records, of the type of the public inputs: inputs (n, ...) and labels (n,). Raises DataError."""
+        try:
+            return records.read(self._records, self.folder, classes, public_x)
+        except SettingError as error:
+            raise DataError(str(error)) from error
+
+    def read_transfer_set(self, sha256: bytes, samples: int) -> NDArray[np.generic]:
+        """The public inputs with this hash, of which there are `samples`. Raises DataError where the site does not hold them."""
+        path = self.folder / self.settings.transfer_sets / f"{sha256.hex()}.npz"
+        return _read_transfer_set(path.resolve(), sha256, samples)
 
 
 @lru_cache(maxsize=256)
@@ -287,19 +398,24 @@ def _parse(path: Path, content: bytes) -> SiteSettings:
 
 
 @lru_cache(maxsize=4)
-def _read_transfer_set(path: Path, sha256: bytes) -> NDArray[np.generic]:
-    """Read and hashed once per process: it is named by its hash, so it cannot change under its name."""
-    (x_N,) = read_arrays(path, "x")
+def _read_transfer_set(path: Path, sha256: bytes, samples: int) -> NDArray[np.generic]:
+    """Read and hashed once per process: it is named by its hash, so it cannot change under its name. Its size is known before."""
+    largest = min(LARGEST, samples * LARGEST_INPUT)
+    (header,) = read_headers(path, "x", largest=largest)
+    if header.shape[:1] != (samples,):
+        raise DataError(f"Expected {samples} public inputs in {path}, found shape {header.shape}.")
+    (x_N,) = read_arrays(path, "x", largest=largest)
     found = digest(x_N)
     if found != sha256:
         raise DataError(f"Expected SHA-256 {sha256.hex()} of the inputs in {path}, got {found.hex()}.")
     return x_N
 
 
-def is_loopback(address: str) -> bool:
-    """Whether HOST:PORT stays on this machine."""
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def _of_hard_links(path: Path) -> Iterator[Path]:
+    """The ledgers, in a file's folder, of its other names."""
+    if not path.is_file() or path.stat().st_nlink < 2:
+        return
+    for ledger in sorted(path.parent.glob(f"*{LEDGER}")):
+        other = ledger.with_name(ledger.name.removesuffix(LEDGER))
+        if other != path and other.is_file() and other.samefile(path):
+            yield ledger

@@ -3,9 +3,13 @@
 One JSON object per line. A line torn by a crash is of something that was not sent; it is dropped at the next write. What leaves a second
 time, byte for byte, is noted again without its bytes, which an earlier line holds under the same SHA-256.
 
+Every line also says how far the privacy ledger had come by then (its rows, and the hash of the last): a ledger that is lost, or older
+than what left, shows by the last line alone.
+
 Size is bounded by rotation and refusal, never by forgetting: a full file is closed as NAME.000001, NAME.000002 ... and the next one
 begins with its name and SHA-256, so that a file changed or taken out of the middle shows. Where all files together would grow beyond
-their bound, nothing is written and so nothing is sent, until the site's owner has moved the oldest files elsewhere.
+their bound, nothing is written and so nothing is sent, until the site's owner has moved the oldest files elsewhere. Only a transcript
+that is made to forget, as that of refusals of plans that a site never accepted, drops its oldest file instead.
 """
 
 from __future__ import annotations
@@ -26,6 +30,9 @@ from limbeck.protos.files import sync, sync_folder
 FILE_BYTES = 64 << 20
 TOTAL_BYTES = 4 << 30
 
+# Of a ledger: how many rows it had, and the hash of the last of them.
+Head = tuple[int, str]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sent:
@@ -42,17 +49,44 @@ class Sent:
     again: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """What one line says of the ledger. line: its SHA-256. head: the ledger's by then, None in lines by limbeck 0.1."""
+
+    line: str
+    time: str
+    what: str
+    plan_hash: bytes
+    entry: int | None
+    head: Head | None
+
+
 class Transcript:
     """The transcript in a file and the rotated ones beside it; made at the first write.
 
-    file_bytes: size beyond which a file is closed. total_bytes: bound of all files together.
+    file_bytes: size beyond which a file is closed. total_bytes: bound of all files together. forget: drop the oldest file at the bound,
+    instead of refusing to write.
     """
 
-    def __init__(self, path: Path, *, file_bytes: int = FILE_BYTES, total_bytes: int = TOTAL_BYTES) -> None:
-        self._path, self._file_bytes, self._total_bytes = path, file_bytes, total_bytes
+    def __init__(
+        self, path: Path, *, file_bytes: int = FILE_BYTES, total_bytes: int = TOTAL_BYTES, forget: bool = False
+    ) -> None:
+        self._path, self._file_bytes, self._total_bytes, self._forget = path, file_bytes, total_bytes, forget
 
-    def append(self, what: str, plan_hash: bytes, entry: int | None, data: bytes, *, again: bool = False) -> None:
-        """Write durably; only after that may `data` be sent. Raises TranscriptError where it cannot be written."""
+    def append(
+        self,
+        what: str,
+        plan_hash: bytes,
+        entry: int | None,
+        data: bytes,
+        *,
+        again: bool = False,
+        head: Head | None = None,
+    ) -> None:
+        """Write durably; only after that may `data` be sent. head: the ledger's as it is now, None where there is none yet.
+
+        Raises TranscriptError where it cannot be written.
+        """
         line: dict[str, object] = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "what": what,
@@ -61,6 +95,8 @@ class Transcript:
             "bytes": len(data),
             "sha256": hashlib.sha256(data).hexdigest(),
         }
+        if head is not None:
+            line["ledger"] = list(head)
         if again:
             line["again"] = True
         else:
@@ -77,6 +113,25 @@ class Transcript:
         """All files that there are, oldest first."""
         rotated = sorted(path for path in self._path.parent.glob(f"{self._path.name}.*") if path.suffix[1:].isdigit())
         return [*rotated, *([self._path] if self._path.exists() else [])]
+
+    def marks(self) -> Iterator[Mark]:
+        """What every line says of the ledger, in order; the bytes that left are neither kept nor checked. Raises TranscriptError."""
+        for path in self.files():
+            with path.open("rb") as file:
+                for line in file:
+                    if line.endswith(b"\n") and (mark := _mark(line, path)) is not None:
+                        yield mark
+
+    def last(self) -> Mark | None:
+        """What the last whole line says of the ledger, without reading the lines before. Raises TranscriptError."""
+        for path in reversed(self.files()):
+            with path.open("rb") as file:
+                end = _end_of_lines(file.fileno())
+                start = _end_of_lines(file.fileno(), end - 1) if end else 0
+                line = os.pread(file.fileno(), end - start, start)
+            if line and (mark := _mark(line, path)) is not None:
+                return mark
+        return None
 
     def __iter__(self) -> Iterator[Sent]:
         """What was sent, in order. Raises TranscriptError where a line is not as it was written, or a file is missing in between."""
@@ -133,6 +188,9 @@ class Transcript:
             digest = hashlib.sha256(closed[-1].read_bytes()).hexdigest()
             line = json.dumps({"previous": closed[-1].name, "sha256": digest}).encode() + b"\n" + line
         total = sum(path.stat().st_size for path in files) + len(line)
+        while self._forget and total > self._total_bytes and len(files) > 1:
+            total -= files[0].stat().st_size
+            files.pop(0).unlink()
         if total > self._total_bytes:
             raise TranscriptError(
                 f"Expected the transcript {self._path} within {self._total_bytes} bytes, got {total} with this message, which is not sent:"
@@ -163,12 +221,35 @@ def _check_previous(own: dict[str, str], previous: Path | None, path: Path) -> N
         )
 
 
-def _drop_torn_line(descriptor: int) -> None:
-    size = os.fstat(descriptor).st_size
-    end = size
+def _mark(line: bytes, path: Path) -> Mark | None:
+    """What a line says of the ledger; None of a file's first line, which is about the file before. Raises TranscriptError."""
+    try:
+        own = json.loads(line)
+        if "previous" in own:
+            return None
+        rows_and_hash = own.get("ledger")
+        return Mark(
+            line=hashlib.sha256(line).hexdigest(),
+            time=own["time"],
+            what=own["what"],
+            plan_hash=bytes.fromhex(own["plan"]),
+            entry=own["entry"],
+            head=(int(rows_and_hash[0]), str(rows_and_hash[1])) if rows_and_hash is not None else None,
+        )
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise TranscriptError(f"Expected a message in a line of {path}: {error!r}.") from error
+
+
+def _end_of_lines(descriptor: int, size: int | None = None) -> int:
+    """Where the last whole line among the first `size` bytes of a file ends; 0 where there is none."""
+    end = os.fstat(descriptor).st_size if size is None else size
     while end and os.pread(descriptor, 1, end - 1) != b"\n":
         block = os.pread(descriptor, min(end, 1 << 16), max(0, end - (1 << 16)))
         newline = block.rfind(b"\n")
         end = max(0, end - (1 << 16)) + newline + 1 if newline >= 0 else max(0, end - (1 << 16))
-    if end < size:
+    return end
+
+
+def _drop_torn_line(descriptor: int) -> None:
+    if (end := _end_of_lines(descriptor)) < os.fstat(descriptor).st_size:
         os.ftruncate(descriptor, end)

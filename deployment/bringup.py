@@ -79,7 +79,7 @@ def init(federation: Federation, out: Path, *, now: datetime) -> str:
 
     It is made under another name and then renamed: what is at `out` is complete.
     """
-    if out.exists():
+    if os.path.lexists(out):
         raise SettingError(f"Expected no folder at {out} yet, found one; it was left as it is.")
     create_private_folder(out.parent)
     building = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))

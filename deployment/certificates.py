@@ -15,13 +15,15 @@ from enum import Enum
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from limbeck.operators.errors import CertificateError, SettingError
+from limbeck.operators.errors import CertificateError, SettingError, WireError
+from limbeck.protos import tls
 from limbeck.protos.files import check_private
+from limbeck.protos.printable import printable
 
 # Certificates are valid a little before they are made: clocks of different machines never agree.
 CLOCK_SKEW = timedelta(minutes=5)
@@ -31,6 +33,8 @@ SERVER_NAME = re.compile(
     r"(?=.{1,253}\Z)[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*"
 )
 COMMON_NAME_LENGTH = 64
+# Of a DNS name, and what is shown of a common name, which may be anything in a certificate that is not ours.
+LONGEST_NAME, SHOWN_LENGTH = 253, 80
 
 PrivateKey = ec.EllipticCurvePrivateKey
 
@@ -95,7 +99,7 @@ def read_key(path: Path) -> PrivateKey:
         raise CertificateError(f"Expected a private key (PEM) at {path}: {error.strerror or error}.") from error
     except SettingError:
         raise
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise CertificateError(f"Expected a private key (PEM) in {path}: {error}.") from error
     if not isinstance(key, PrivateKey):
         raise CertificateError(f"Expected an ECDSA private key in {path}, found {type(key).__name__}.")
@@ -105,24 +109,21 @@ def read_key(path: Path) -> PrivateKey:
 def read_certificate(path: Path) -> x509.Certificate:
     """The certificate in a PEM file. Raises CertificateError where there is none."""
     try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
+        return tls.load(path.read_bytes())
     except OSError as error:
         raise CertificateError(f"Expected a certificate (PEM) at {path}: {error.strerror or error}.") from error
-    except ValueError as error:
-        raise CertificateError(f"Expected a certificate (PEM) in {path}: {error}.") from error
+    except WireError as error:
+        raise CertificateError(f"{path}: {error}") from error
 
 
 def read_request(path: Path) -> x509.CertificateSigningRequest:
     """The request in a PEM file, signed by the key that it is for. Raises CertificateError."""
     try:
-        request = x509.load_pem_x509_csr(path.read_bytes())
+        return tls.load_request(path.read_bytes())
     except OSError as error:
         raise CertificateError(f"Expected a certificate request (PEM) at {path}: {error.strerror or error}.") from error
-    except ValueError as error:
-        raise CertificateError(f"Expected a certificate request (PEM) in {path}: {error}.") from error
-    if not request.is_signature_valid:
-        raise CertificateError(f"Expected a request in {path} that is signed by its own key, got another signature.")
-    return request
+    except WireError as error:
+        raise CertificateError(f"{path}: {error}") from error
 
 
 def make_authority(name: str, *, days: int, now: datetime) -> Issuer:
@@ -185,18 +186,19 @@ def request(key: PrivateKey, name: str) -> x509.CertificateSigningRequest:
 
 
 def name_of(certificate: x509.Certificate | x509.CertificateSigningRequest) -> str:
-    """The common name; empty without one."""
+    """The common name, printable and as long as one may be; empty without one."""
     found = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return str(found[0].value) if found else ""
+    return printable(found[0].value, SHOWN_LENGTH) if found else ""
 
 
 def names_of(certificate: x509.Certificate) -> tuple[list[str], list[str]]:
-    """DNS names and IP addresses that a certificate is good for."""
+    """DNS names and IP addresses that a certificate is good for; none that is not printable."""
     try:
         own = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return [], []
-    return own.get_values_for_type(x509.DNSName), [str(address) for address in own.get_values_for_type(x509.IPAddress)]
+    names = [name for name in own.get_values_for_type(x509.DNSName) if name.isprintable() and len(name) <= LONGEST_NAME]
+    return names, [str(address) for address in own.get_values_for_type(x509.IPAddress)]
 
 
 def role_of(certificate: x509.Certificate) -> Role | None:
@@ -240,7 +242,7 @@ def check_certificate(
     who = f"{role.value} {name_of(certificate)!r}"
     try:
         certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         raise CertificateError(
             f"Expected a certificate of {who} by the authority {name_of(authority)!r} ({fingerprint(authority)[:16]}), got one by an"
             " unknown authority: both sides must hold the same ca.pem, and certificates made by it."
@@ -253,7 +255,7 @@ def check_certificate(
     dns, addresses = names_of(certificate)
     if name is not None and name not in (*dns, *addresses):
         raise CertificateError(
-            f"Expected a certificate of {name!r}, got one of {', '.join((*dns, *addresses)) or 'nobody'}:"
+            f"Expected a certificate of {name!r}, got one of {printable(', '.join((*dns, *addresses)) or 'nobody')}:"
             " use the one that was made for this name, or make one for it."
         )
     if serial_of(certificate) in revoked:

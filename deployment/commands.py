@@ -20,6 +20,7 @@ from limbeck.deployment import watch as watching
 from limbeck.deployment.doctor import Outcome
 from limbeck.deployment.status import Status
 from limbeck.deployment.superlink_status import SuperLinkStatus
+from limbeck.protos.printable import plain_console, printable, printable_lines
 
 STYLES = {Outcome.OK: "green", Outcome.WARN: "yellow", Outcome.FAIL: "bold red"}
 STATE_STYLES = {"answered": "green", "declined": "yellow", "left out": "red", "lost": "red"}
@@ -91,11 +92,11 @@ def doctor(
         table = Table("", "check", box=SIMPLE_HEAD, pad_edge=False)
         table.add_column("what was found, and what to do", overflow="fold")
         for own in findings:
-            text = Text(own.found)
+            text = Text(printable_lines(own.found))
             if own.advice:
-                text.append(f"\n{own.advice}", style=STYLES[own.outcome])
+                text.append(f"\n{printable_lines(own.advice)}", style=STYLES[own.outcome])
             table.add_row(Text(own.outcome.value, style=STYLES[own.outcome]), own.check, text)
-        Console().print(table)
+        plain_console().print(table)
     if not doctors.healthy(findings):
         raise typer.Exit(UNHEALTHY)
 
@@ -113,7 +114,7 @@ def status(
     if as_json:
         print(json.dumps(statuses.to_json(own), indent=1))
         return
-    _show(Console(), own)
+    _show(plain_console(), own)
 
 
 def watch(
@@ -129,7 +130,7 @@ def watch(
 
 def _show(console: Console, own: Status) -> None:
     def say(text: str, style: str = "") -> None:
-        console.print(Text(text, style=style), soft_wrap=True)
+        console.print(Text(printable_lines(text), style=style), soft_wrap=True)
 
     say(f"{own.name}  {own.plan_hash[:16]}", "bold")
     active = own.active
@@ -159,13 +160,13 @@ def _show(console: Console, own: Status) -> None:
         table = Table("site", "state", "stages", "up", "down", "guarantee", "why", box=SIMPLE_HEAD, pad_edge=False)
         for client in own.clients:
             table.add_row(
-                Text(client.name),
-                Text(client.state, style=STATE_STYLES.get(client.state, "")),
+                printable(client.name),
+                Text(printable(client.state), style=STATE_STYLES.get(client.state, "")),
                 str(client.stages),
                 statuses.size(client.bytes_up),
                 statuses.size(client.bytes_down),
                 client.guarantee or "-",
-                Text(client.reason),
+                printable(client.reason),
             )
         console.print(table)
     counted = ", ".join(f"{count} {state}" for state, count in own.counts.items()) or "nobody has replied yet"
@@ -178,7 +179,8 @@ def _show(console: Console, own: Status) -> None:
         )
         if cost.without:
             say(
-                f"No guarantee holds for the records of {', '.join(cost.without)}: a black-box teacher answers there.",
+                f"No guarantee holds for the records of {', '.join(cost.without)}: a black-box teacher answers there,"
+                " or noise is seeded.",
                 "bold red",
             )
     if own.superlink is not None:
@@ -189,13 +191,13 @@ def _show(console: Console, own: Status) -> None:
 
 def _show_superlink(console: Console, own: SuperLinkStatus) -> None:
     if own.error:
-        console.print(Text(f"The SuperLink does not answer: {own.error}", style="yellow"), soft_wrap=True)
+        console.print(Text(printable(f"The SuperLink does not answer: {own.error}"), style="yellow"), soft_wrap=True)
         return
     details = f", {own.details}" if own.details else ""
     told = f"SuperLink: run {own.run} is {own.state}{details}; {own.online} of {len(own.nodes)} nodes online."
-    console.print(Text(told, style="bold red" if own.failed else ""), soft_wrap=True)
+    console.print(Text(printable(told), style="bold red" if own.failed else ""), soft_wrap=True)
     table = Table("node", "state", "since", box=SIMPLE_HEAD, pad_edge=False)
     for node in own.nodes:
         since = statuses.clock(node.since) if node.since is not None else "-"
-        table.add_row(Text(node.name), Text(node.state, style=NODE_STYLES.get(node.state, "")), since)
+        table.add_row(printable(node.name), Text(printable(node.state), style=NODE_STYLES.get(node.state, "")), since)
     console.print(table)

@@ -6,6 +6,7 @@ It changes nothing, reads no record, runs no code of the site's, and with `netwo
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 import shutil
@@ -22,14 +23,14 @@ from pathlib import Path
 
 import grpc
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from limbeck.client import commands as client_commands
-from limbeck.client import encoders, records
-from limbeck.client import ledger as ledgers
+from limbeck.client import encoders, proxy, records
 from limbeck.client import policy as policies
+from limbeck.client.proxy import Route
 from limbeck.client.site import LinkSettings, Site
 from limbeck.deployment import certificates, keys
 from limbeck.deployment.bringup import COORDINATOR_SETTINGS, SITE_SETTINGS
@@ -38,9 +39,12 @@ from limbeck.operators.errors import CertificateError, DataError, LimbeckError, 
 from limbeck.protos import accounting, codec, link
 from limbeck.protos.files import OTHERS
 from limbeck.protos.messages import Offer
+from limbeck.protos.printable import printable
 from limbeck.protos.transfer_set import digest, read_arrays
 from limbeck.server import serve
 from limbeck.server.serve import CoordinatorSettings
+
+log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 5.0
 EXPIRES_SOON_DAYS = 30
@@ -106,6 +110,11 @@ def examine(folder: Path, *, now: datetime, network: bool = True, seconds: float
             found.append(
                 Finding(check=name, outcome=Outcome.FAIL, found=f"Cannot be read: {error}.", advice=_ADVICE.get(name, ""))
             )
+        except Exception as error:
+            # What is broken in a way that nobody thought of must not hide the findings about the rest.
+            log.debug("Unexpected.", exc_info=error)
+            told = f"Unexpected {type(error).__name__}: {printable(error)}"
+            found.append(Finding(check=name, outcome=Outcome.FAIL, found=told, advice=_ADVICE.get(name, "")))
     return found
 
 
@@ -136,6 +145,7 @@ def _of_site(folder: Path, now: datetime, network: bool, seconds: float) -> Chec
         ("transcript", lambda: _transcript(site)),
         ("records", lambda: _records(site)),
         ("public inputs", lambda: _transfer_sets(folder / site.settings.transfer_sets)),
+        ("files", lambda: _files(folder, _of_records(site))),
         ("disk", lambda: _disk({"state and transcript": folder, "ledger": site.ledger.parent})),
     ]
 
@@ -156,6 +166,7 @@ def _of_coordinator(folder: Path, now: datetime, network: bool, seconds: float) 
         *checks,
         ("plan", lambda: _plan(folder, own)),
         ("public inputs", lambda: _transfer_sets(folder / own.transfer_sets)),
+        ("files", lambda: _files(folder, (folder / own.folder,))),
         ("disk", lambda: _disk({"run": folder / own.folder})),
     ]
 
@@ -185,7 +196,9 @@ def _versions() -> Findings:
         if installed is None or not own.specifier.contains(installed, prereleases=True):
             problems.append(f"{own.name}{own.specifier}, got {installed or 'none'}")
     if problems:
-        advice = "Install what limbeck was tested with: pip install --constraint constraints.txt limbeck."
+        advice = (
+            "Install what limbeck was tested with, the versions of constraints.txt: docs/operate.md, Upgrading, says how."
+        )
         yield Finding(check="versions", outcome=Outcome.FAIL, found=f"Expected {'; '.join(problems)}.", advice=advice)
         return
     yield Finding(
@@ -271,6 +284,49 @@ def _disk(folders: dict[str, Path]) -> Findings:
         )
 
 
+def _files(folder: Path, private: Sequence[Path]) -> Findings:
+    """Whether others than the owner can change a file here, or read what is in `private`: files, those beside them that begin with their
+    names, and folders. What is private to begin with limbeck makes so; an older one did not, and a copy may not be."""
+    if _shielded(folder):
+        return
+    changed, read = [], []
+    for path in _below(folder):
+        mode = stat.S_IMODE(path.lstat().st_mode)
+        if path.is_symlink() or not mode & OTHERS:
+            continue
+        if mode & (stat.S_IWGRP | stat.S_IWOTH):
+            changed.append(path)
+        elif any(own in path.parents or (path.parent == own.parent and path.name.startswith(own.name)) for own in private):
+            read.append(path)
+    for found, what, outcome in ((changed, "change", Outcome.FAIL), (read, "read", Outcome.WARN)):
+        if found:
+            more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+            yield Finding(
+                check="files",
+                outcome=outcome,
+                found=f"Others than its owner can {what} {found[0]}{more}.",
+                advice=f"chmod -R go= {folder}, and find out who was on this machine.",
+            )
+
+
+def _of_records(site: Site) -> list[Path]:
+    """What a site keeps that comes from its records."""
+    own = site.settings
+    return [site.ledger, site.folder / own.transcript, site.folder / own.state, *([site.cache] if site.cache else [])]
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for looked, path in enumerate(folder.rglob("*")):
+        if looked >= FILES_LOOKED_AT:
+            return
+        yield path
+
+
+def _shielded(path: Path) -> bool:
+    """Whether others than the owner cannot even come to a folder: what lies below they can do nothing with."""
+    return any(not stat.S_IMODE(own.stat().st_mode) & OTHERS for own in (path.resolve(), *path.resolve().parents))
+
+
 def _transfer_sets(folder: Path) -> Findings:
     found = sorted(folder.glob("*.npz"))
     if not found:
@@ -316,24 +372,26 @@ def _reach_coordinator(site: Site, now: datetime, seconds: float) -> Findings:
     link = site.settings.link
     if link is None:
         return
-    host, _, port = link.address.rpartition(":")
-    host = host.strip("[]")
+    host = link.address.rpartition(":")[0].strip("[]")
+    route = proxy.route(link.address, link.proxy)
     context = _context(site.folder / link.ca)
     try:
         context.load_cert_chain(site.folder / link.certificate, site.folder / link.key)
     except (OSError, ssl.SSLError) as error:
         raise CertificateError(f"Expected a certificate and its key for a connection to {link.address}: {error}.") from error
-    found = _greet("coordinator", context, host, int(port), link.server_name or host, seconds, certified=True)
+    found = _greet("coordinator", context, route, link.server_name or host, seconds, certified=True)
     yield found
     if found.outcome is Outcome.OK:
-        yield from _clocks(site.folder, link, now, seconds)
+        yield from _clocks(site.folder, link, route, now, seconds)
 
 
-def _clocks(folder: Path, own: LinkSettings, now: datetime, seconds: float) -> Findings:
+def _clocks(folder: Path, own: LinkSettings, route: Route, now: datetime, seconds: float) -> Findings:
     """How far this clock is from the coordinator's, which tells it with its health."""
     pem = [(folder / name).read_bytes() for name in (own.ca, own.key, own.certificate)]
-    options = [("grpc.ssl_target_name_override", own.server_name)] if own.server_name else []
-    with grpc.secure_channel(own.address, grpc.ssl_channel_credentials(*pem), options=options) as channel:
+    options = [*route.options, *([("grpc.ssl_target_name_override", own.server_name)] if own.server_name else [])]
+    with proxy.undisturbed():
+        dialled = grpc.secure_channel(own.address, grpc.ssl_channel_credentials(*pem), options=options)
+    with dialled as channel:
         try:
             _, call = health_pb2_grpc.HealthStub(channel).Check.with_call(health_pb2.HealthCheckRequest(), timeout=seconds)
             told = dict(call.initial_metadata()).get(link.CLOCK, "")
@@ -391,20 +449,15 @@ def _policy(site: Site) -> Findings:
 
 def _ledger(site: Site, now: datetime) -> Findings:
     budget = site.budget
-    if not site.ledger.exists():
-        if ledgers.head_path(site.ledger).exists():
-            raise SettingError(
-                f"Expected a privacy ledger at {site.ledger}, found only its head: what was spent is not known."
-            )
+    book = site.check_ledger(every_line=True)
+    if book is None:
         yield Finding(check="ledger", outcome=Outcome.OK, found=f"None yet at {site.ledger}: nothing was spent")
         return
-    book = ledgers.read(site.ledger)
     if (book.terms.data_set, book.terms.delta) != (budget.data_set, budget.delta):
         raise SettingError(
             f"Expected a ledger of {budget.data_set!r} at delta = {budget.delta:g}, as the policy says,"
             f" found one of {book.terms.data_set!r} at {book.terms.delta:g}."
         )
-    client_commands.check_transcript(site, book)
     newest = max((datetime.fromisoformat(entry.time) for entry in book.entries), default=now)
     if newest - now > CLOCK_TOLERANCE:
         yield Finding(
@@ -426,7 +479,8 @@ def _ledger(site: Site, now: datetime) -> Findings:
     yield Finding(
         check="ledger",
         outcome=Outcome.WARN if nearly else Outcome.OK,
-        found=f"{len(book.rows)} rows, intact; epsilon = {spent:.4g} of {budget.epsilon:g} spent at {book.terms}; head {book.head[:16]}",
+        found=f"{len(book.rows)} rows, intact; epsilon = {spent:.4g} of {budget.epsilon:g} spent at {book.terms}"
+        f" (had all plans been fixed beforehand: {book.spent_if_fixed():.4g}); head {book.head[:16]}",
         advice="Little is left: plans will be declined for their cost." if nearly else "",
     )
     left = [entry.id for entry in book.entries if entry.state == "reserved"]
@@ -434,7 +488,8 @@ def _ledger(site: Site, now: datetime) -> Findings:
         yield Finding(
             check="ledger",
             outcome=Outcome.WARN,
-            found=f"Reserved and not committed: {', '.join(map(str, left))}. It is under way, or was interrupted; either way it is spent.",
+            found=f"Reserved and not committed: {', '.join(map(str, left))}. It is under way, or came to nothing: it is spent,"
+            " and the training may be done again under the same charge.",
         )
 
 
@@ -535,11 +590,12 @@ def _own_port(folder: Path, own: CoordinatorSettings, seconds: float) -> Finding
     host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host.strip("[]"), host.strip("[]"))
     certificate = certificates.read_certificate(folder / own.certificate)
     dns, addresses = certificates.names_of(certificate)
+    if not (dns or addresses):
+        raise CertificateError(f"Expected a certificate that names the coordinator in {folder / own.certificate}, got none.")
     found = _greet(
         "port",
         _context(folder / own.ca),
-        host,
-        int(port),
+        Route(address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}"),
         [*dns, *addresses][0],
         seconds,
         certified=False,
@@ -619,6 +675,7 @@ def _authority(folder: Path, now: datetime) -> Findings:
 # Connections.
 
 _REFUSED = "Nothing listens"
+_PROXY_ADVICE = 'Correct the proxy, or let the site dial directly (link.proxy = "none") where a firewall allows that.'
 _VERIFY_ADVICE = {
     9: "The coordinator's certificate is not valid yet: set the clocks.",
     10: "The coordinator's certificate has expired: limbeck keys rotate, at the authority.",
@@ -644,15 +701,14 @@ def _context(ca: Path) -> ssl.SSLContext:
 def _greet(
     check: str,
     context: ssl.SSLContext,
-    host: str,
-    port: int,
+    route: Route,
     name: str,
     seconds: float,
     *,
     certified: bool,
     expected: x509.Certificate | None = None,
 ) -> Finding:
-    """Connect, shake hands, and where we have a certificate see whether it is taken, all in bounded time.
+    """Connect by the way that the link takes, shake hands, and where we have a certificate see whether it is taken, all in bounded time.
 
     In TLS 1.3 a client's certificate is refused only after its own handshake is over: so the first bytes of HTTP/2 are exchanged too.
     """
@@ -660,9 +716,10 @@ def _greet(
     def failed(found: str, advice: str) -> Finding:
         return Finding(check=check, outcome=Outcome.FAIL, found=found, advice=advice)
 
-    where = f"{host}:{port}"
+    where = route.address
+    by = f" through the proxy {route.proxy_address} ({route.why})" if route.proxy else f" ({route.why})" if route.why else ""
     try:
-        with socket.create_connection((host, port), timeout=seconds) as plain:
+        with route.connect(seconds) as plain:
             try:
                 with context.wrap_socket(plain, server_hostname=name) as secure:
                     shown = secure.getpeercert(binary_form=True)
@@ -694,17 +751,22 @@ def _greet(
                 )
     except socket.gaierror as error:
         return failed(
-            f"The name {host!r} cannot be resolved: {error.strerror}.", "Correct the address in [link], or the DNS."
+            f"The name of {route.proxy_address if route.proxy else where} cannot be resolved: {error.strerror}.",
+            "Correct the address in [link], or that of the proxy, or the DNS.",
         )
     except TimeoutError:
         return failed(
-            f"No connection to {where} within {seconds:g} s.", "Does a firewall let this machine out to that port?"
+            f"No connection to {where} within {seconds:g} s{by}.", "Does a firewall let this machine out to that port?"
         )
     except ConnectionRefusedError:
-        return failed(f"{_REFUSED} at {where}.", "Is the coordinator started, and is this its port?")
+        if route.proxy:
+            return failed(f"No proxy listens at {route.proxy_address} ({route.why}).", _PROXY_ADVICE)
+        return failed(f"{_REFUSED} at {where}{by}.", "Is the coordinator started, and is this its port?")
+    except SettingError as error:
+        return failed(str(error), _PROXY_ADVICE)
     except OSError as error:
         return failed(f"No connection to {where}: {error}.", "Is there a route to that host?")
-    if expected is not None and shown is not None and x509.load_der_x509_certificate(shown) != expected:
+    if expected is not None and shown is not None and shown != expected.public_bytes(Encoding.DER):
         return Finding(
             check=check,
             outcome=Outcome.WARN,
@@ -716,7 +778,7 @@ def _greet(
             check=check, outcome=Outcome.WARN, found=f"{where} answers, but not as gRPC does.", advice="Is that its port?"
         )
     taken = ", and takes this certificate" if certified else ""
-    return Finding(check=check, outcome=Outcome.OK, found=f"{where} answers as {name!r} by {version}{taken}")
+    return Finding(check=check, outcome=Outcome.OK, found=f"{where} answers as {name!r} by {version}{by}{taken}")
 
 
 def _bytes(count: float) -> str:

@@ -24,6 +24,7 @@ import tomli_w
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from limbeck.client.proxy import EXCEPTIONS
 from limbeck.client.site import Site
 from limbeck.deployment import certificates
 from limbeck.deployment.certificates import Role
@@ -170,11 +171,11 @@ def names(folder: Path) -> dict[str, str]:
     """Names of the sites that were registered from this folder, by node id. Raises RunError where the file is none."""
     try:
         found = json.loads((folder / NAMES).read_text(encoding="utf-8"))
+        return {str(node): str(name) for node, name in dict(found).items()}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise RunError(f"Expected names of nodes in {folder / NAMES}: {error}.") from error
-    return {str(node): str(name) for node, name in dict(found).items()}
 
 
 def nodes(folder: Path, *, seconds: float) -> list[dict[str, Any]]:
@@ -211,9 +212,11 @@ def wait(folder: Path, run: int, *, poll_seconds: float = 2.0, progress: Callabl
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Flower kept off the network, with a home of its own in `folder`."""
+    """Flower kept off the network, with a home of its own in `folder`; what it says on this machine goes through no proxy."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    return {**os.environ, **OFFLINE, "FLWR_HOME": str(folder.resolve() / "home"), "PATH": path}
+    excepted = next((own for name in EXCEPTIONS if (own := os.environ.get(name))), None)
+    here = {EXCEPTIONS[0]: ",".join([*([excepted] if excepted else []), "localhost", _LOOPBACK, "::1"])}
+    return {**os.environ, **OFFLINE, **here, "FLWR_HOME": str(folder.resolve() / "home"), "PATH": path}
 
 
 def _flwr(folder: Path, *arguments: str, seconds: float | None = None) -> dict[str, Any]:

@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from limbeck.deployment import flower, supervisor
 from limbeck.deployment.superlink_status import Note
 from limbeck.operators.errors import DataError
 from limbeck.protos import codec
+from limbeck.protos.printable import printable
 from limbeck.server import bundle as bundles
 
 app = typer.Typer(help="Run over Flower's SuperLink and SuperNodes (docs/superlink.md).", no_args_is_help=True)
@@ -89,5 +91,5 @@ def run(
     own = flower.start(folder, bundles.write(folder / "bundle", config))
     Note(folder=folder, run=own).write(out)
     with Console().status(f"run {own}") as status:
-        flower.wait(folder, own, progress=lambda found: status.update(f"run {own}: {found}"))
+        flower.wait(folder, own, progress=lambda found: status.update(f"run {own}: {escape(printable(found))}"))
     print(f"Run {own} completed: {out}")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rich.box import SIMPLE_HEAD
@@ -15,9 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 from limbeck.deployment import certificates, keys
-from limbeck.operators.errors import CertificateError, DataError, SettingError
+from limbeck.operators.errors import CertificateError, DataError, SettingError, WireError
 from limbeck.protos import codec, signing
 from limbeck.protos.files import check_private, write_durably
+from limbeck.protos.printable import plain_console
 
 app = typer.Typer(help="Certificates of the coordinator and the sites, and keys that sign plans.", no_args_is_help=True)
 
@@ -122,7 +124,7 @@ def show(
     ],
 ) -> None:
     """Say whose a certificate, key or plan is, how long it is valid, and its fingerprint. Never prints a private key."""
-    console = Console()
+    console = plain_console()
     for path in paths:
         if path.is_dir():
             _show_authority(console, path)
@@ -197,12 +199,15 @@ def _described(path: Path) -> list[str]:
         check_private(path)
         try:
             key = serialization.load_pem_private_key(data, password=None)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise SettingError(f"Expected a private key in {path}: {error}.") from error
         if isinstance(key, Ed25519PrivateKey):
             return ["key that signs plans; in policy.toml:", _author_line(key)]
         return [f"private key, {type(key).__name__}; its certificate shows the fingerprint"]
-    offer = codec.decode_offer(data)
+    try:
+        offer = codec.decode_offer(data)
+    except WireError as error:
+        raise SettingError(f"Expected a certificate, a request, a key or a plan in {path}: {error}") from error
     author = (
         f'signed; in policy.toml:\nauthors = ["{offer.author.hex()}"]'
         if offer.author

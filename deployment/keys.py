@@ -11,7 +11,6 @@ A certificate is registered before it is handed out, so that there is none that 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -23,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from limbeck.deployment import certificates
 from limbeck.deployment.certificates import Issuer, PrivateKey, Role
 from limbeck.operators.errors import CertificateError, SettingError
+from limbeck.protos import tls
 from limbeck.protos.files import create_private, create_private_folder, write_durably
 
 DAYS, AUTHORITY_DAYS = 365, 3650
@@ -152,7 +152,10 @@ class Authority:
             for own in found
             if (serial := certificates.serial_of(own.certificate)) not in listed and serial != but and own.state != "expired"
         ]
-        write_durably(self.folder / "revoked", "".join(f"{serial}\n" for serial in [*listed, *new]).encode())
+        path = self.folder / "revoked"
+        before = path.read_bytes()
+        between = b"" if before.endswith(b"\n") or not before else b"\n"
+        write_durably(path, before + between + "".join(f"{serial}\n" for serial in new).encode())
         return new
 
     def issued(self, now: datetime) -> list[Issued]:
@@ -210,15 +213,11 @@ def request(name: str, folder: Path) -> tuple[Path, str]:
 
 
 def read_revoked(path: Path) -> list[str]:
-    """Serial numbers, hexadecimal, lower case. Raises SettingError where the file is missing or a line is none: it would let one pass."""
-    try:
-        lines = path.read_text(encoding="ascii").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingError(f"Expected a list of revoked serial numbers in {path}: {error}.") from error
-    for line in lines:
-        if not re.fullmatch(r"[0-9a-fA-F]{1,40}", line):
-            raise SettingError(f"Expected one hexadecimal serial number per line of {path}, got {line[:80]!r}.")
-    return [line.lower().lstrip("0") for line in lines]
+    """Serial numbers, hexadecimal, lower case, as the coordinator reads them.
+
+    Raises SettingError where the file is missing or a line is none.
+    """
+    return [f"{serial:x}" for serial in tls.read_revoked(path)]
 
 
 def expires_within(certificate: x509.Certificate, days: float, now: datetime) -> bool:

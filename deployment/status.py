@@ -21,6 +21,7 @@ from limbeck.deployment.superlink_status import NOTE, SuperLinkStatus
 from limbeck.operators.errors import DataError, LimbeckError, RunError
 from limbeck.protos import accounting, codec
 from limbeck.protos.messages import Guarantee, Plan, Reason
+from limbeck.protos.printable import printable
 from limbeck.protos.transfer_set import read_arrays
 from limbeck.server import checkpoint, distil, student
 
@@ -29,6 +30,15 @@ EVENTS, RECORD, PLAN = "events.jsonl", "record.json", "plan.pb"
 EVENT_BYTES = 4 << 20
 LOG_LINES = 200
 PHASES = {"agree": "Sites agree to the plan", "teach": "Sites train their teachers"}
+# Of any text that is shown.
+TEXT_LENGTH = 1000
+# What no run exceeds; a file that says more was not written by one. Seconds since the epoch up to the year 9000.
+MAX_STAGES, MAX_BYTES, LAST_TIME = 1000, 1 << 60, 221_845_392_000
+# Whole numbers of events, and the most that they can be.
+_WHOLE = {
+    **dict.fromkeys(("done", "total", "sites", "minimum"), 1 << 40),
+    **dict.fromkeys(("stage", "stages", "after_stage"), MAX_STAGES),
+}
 # Which event leaves a run in which state; the others change none.
 STATES = {"start": "running", "paused": "paused", "continued": "running", "stopped": "stopped", "end": "finished"}
 _DECLINED = {reason.value for reason in Reason}
@@ -252,25 +262,82 @@ def _events(path: Path) -> Iterator[dict[str, Any]]:
         return
     for line in lines:
         try:
-            own = json.loads(line)
-        except ValueError:
+            own = _parse(line)
+        except (ValueError, RecursionError):
             continue
-        if isinstance(own, dict) and isinstance(own.get("kind"), str) and isinstance(own.get("time"), int | float):
+        if isinstance(own, dict) and _is_event(own):
             yield own
+
+
+def _is_event(own: dict[str, Any]) -> bool:
+    """Whether every field that is read here is what it has to be."""
+    return (
+        isinstance(own.get("kind"), str)
+        and _within(own.get("time"), 0, LAST_TIME)
+        and all(_within(own[name], -1, most) and isinstance(own[name], int) for name, most in _WHOLE.items() if name in own)
+        and _within(own.get("sparsity", 0), 0, 1)
+        and _are_texts(own.get("clients", []))
+    )
 
 
 def _record(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        for own in found["clients"].values():
-            own["status"], own["bytes_up"], own["bytes_down"]
-        for own in found["stages"]:
-            own["stage"], own["sparsity"], own["clients"], own["bytes_up"], own["bytes_down"], own["seconds"], own["losses"]
+        found = _parse(path.read_bytes())
+        _check_record(found)
     except FileNotFoundError:
         return {}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"Expected a run's record in {path}: {error!r}.") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RunError(f"Expected a run's record in {path}: {printable(repr(error))}.") from error
     return dict(found)
+
+
+def _check_record(found: Any) -> None:
+    """Raise ValueError, KeyError, TypeError or AttributeError where a field that is read here is not what it has to be."""
+    told = [found["plan_hash"]]
+    for own in found["clients"].values():
+        told += [own["status"], own.get("reason") or "", own.get("guarantee") or ""]
+        _require(_is_size(own["bytes_up"]) and _is_size(own["bytes_down"]), "bytes of a site")
+    for own in found["stages"]:
+        _require(isinstance(own["stage"], int) and _within(own["stage"], 0, MAX_STAGES - 1), "the number of a stage")
+        _require(_within(own["sparsity"], 0, 1), "the sparsity of a stage")
+        _require(_are_texts(own["clients"]), "names of sites")
+        _require(_is_size(own["bytes_up"]) and _is_size(own["bytes_down"]), "bytes of a stage")
+        _require(all(_within(value, 0, LAST_TIME) for value in own["seconds"].values()), "seconds")
+        _require(all(value is None or _within(value, -1e30, 1e30) for value in own["losses"]), "losses")
+    _require(_are_texts(told), "texts")
+
+
+def _require(right: bool, what: str) -> None:
+    if not right:
+        raise ValueError(f"other {what} than there can be")
+
+
+def _parse(data: bytes) -> Any:
+    """JSON, its texts made printable: peers wrote some of them. What is no finite number is None."""
+    return _shown(json.loads(data, parse_constant=lambda _: None))
+
+
+def _shown(value: Any) -> Any:
+    match value:
+        case str():
+            return printable(value, TEXT_LENGTH)
+        case list():
+            return [_shown(part) for part in value]
+        case dict():
+            return {_shown(name): _shown(part) for name, part in value.items()}
+    return value
+
+
+def _within(value: Any, low: float, high: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and _within(value, 0, MAX_BYTES)
+
+
+def _are_texts(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
 
 
 def _plan(folder: Path, plan_hash: str) -> Plan | None:
@@ -348,6 +415,9 @@ def _client(name: str, own: dict[str, Any], stages: Sequence[dict[str, Any]]) ->
     )
 
 
+_WITHOUT = {Guarantee.NONE.value, Guarantee.SEEDED.value}
+
+
 def _privacy(plan: Plan, clients: Sequence[Client]) -> Privacy:
     own = plan.privacy
     taught = [client for client in clients if client.stages]
@@ -357,7 +427,7 @@ def _privacy(plan: Plan, clients: Sequence[Client]) -> Privacy:
         unit=own.unit.value,
         adjacency=own.adjacency.value,
         sites=sum(client.guarantee == Guarantee.RECORD_DP.value for client in taught),
-        without=tuple(client.name for client in clients if client.guarantee == Guarantee.NONE.value),
+        without=tuple(client.name for client in clients if client.guarantee in _WITHOUT),
     )
 
 
@@ -395,7 +465,7 @@ def _log(events: Sequence[dict[str, Any]]) -> Iterator[Line]:
                 yield Line(time=time, text=f"stopped: {own.get('reason')}", warning=True)
             case kind:
                 facts = ", ".join(f"{key} {value}" for key, value in own.items() if key not in {"kind", "time"})
-                yield Line(time=time, text=f"{kind}{': ' if facts else ''}{facts}")
+                yield Line(time=time, text=printable(f"{kind}{': ' if facts else ''}{facts}", TEXT_LENGTH))
 
 
 def _progress_lines(own: dict[str, Any], time: float) -> Iterator[Line]:

@@ -79,7 +79,7 @@ def read_note(out: Path) -> Note | None:
         return Note(folder=Path(found["folder"]), run=int(found["run"]))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise RunError(f"Expected a SuperLink's folder and a run's id in {out / NOTE}: {error!r}.") from error
 
 

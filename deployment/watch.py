@@ -8,13 +8,19 @@ script or style but the two files served here.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import logging
+import math
+import socket
+import threading
 import time
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -24,11 +30,16 @@ from limbeck.deployment.bringup import TEMPLATES
 from limbeck.deployment.status import StageStatus, Status, TestData
 from limbeck.deployment.superlink_status import Asker
 from limbeck.operators.errors import LimbeckError, SettingError
+from limbeck.protos.printable import printable
 
 log = logging.getLogger(__name__)
 
 ADDRESS, PORT = "127.0.0.1", 8723
-REQUEST_SECONDS = 10
+# For a whole request to come, and for an answer to be taken; bytes of a request, which has no body.
+REQUEST_SECONDS = 10.0
+REQUEST_BYTES = 16 << 10
+# At once. Where all are taken, the one that has said nothing for longest makes room.
+CONNECTIONS = 64
 # After so long without news it is said: answers may take hours, but somebody may want to look.
 QUIET_SECONDS = 300
 SITES_SHOWN = 500
@@ -56,15 +67,81 @@ _templates = jinja2.Environment(
 _templates.filters |= {"size": status.size, "clock": status.clock, "duration": status.duration, "title": status.title}
 
 
+class _Server(ThreadingHTTPServer):
+    """A thread for each connection, and never more than there may be: whoever can reach this machine's loopback can open one."""
+
+    daemon_threads = True
+    request_queue_size = CONNECTIONS
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self._lock = threading.Lock()
+        # Connections, and since when each is waited for; those that are being answered last.
+        self._waiting: dict[Any, float] = {}
+        # One at a time: many that ask at once get no more of this machine than one.
+        self.rendering = threading.Lock()
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """A new connection, in the place of another if need be."""
+        with self._lock:
+            if len(self._waiting) >= CONNECTIONS:
+                longest = min(self._waiting, key=lambda own: self._waiting[own])
+                del self._waiting[longest]
+                with contextlib.suppress(OSError):
+                    longest.shutdown(socket.SHUT_RDWR)
+            self._waiting[request] = time.monotonic()
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """A connection ends."""
+        with self._lock:
+            self._waiting.pop(request, None)
+        super().shutdown_request(request)
+
+    def waits_for(self, request: Any, since: float) -> None:
+        """A connection has been waited for since then; infinity: it is not."""
+        with self._lock:
+            if request in self._waiting:
+                self._waiting[request] = since
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A connection that was broken is nothing to fill a terminal with."""
+        log.debug("A connection ended in an error.", exc_info=True)
+
+
+class _Patience(io.RawIOBase):
+    """What comes over a connection, as long as a request may take and no longer than it may be."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self.begin()
+
+    def begin(self) -> None:
+        """A request begins."""
+        self._until, self._left = time.monotonic() + REQUEST_SECONDS, REQUEST_BYTES
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """As a socket's. Raises TimeoutError, on which the connection is closed."""
+        seconds = self._until - time.monotonic()
+        if seconds <= 0 or self._left <= 0:
+            raise TimeoutError("a request took too long, or was too long")
+        self._connection.settimeout(seconds)
+        count = self._connection.recv_into(memoryview(buffer)[: self._left])
+        self._left -= count
+        return count
+
+
 def serve(folder: Path, *, port: int = PORT, test: TestData | None = None) -> ThreadingHTTPServer:
     """A server that is bound to 127.0.0.1 and answers once its `serve_forever` is called. port 0: any that is free. Raises SettingError."""
     handler = type("Handler", (_Handler,), {"folder": folder, "test": test, "asker": Asker()})
     try:
-        server = ThreadingHTTPServer((ADDRESS, port), handler)
+        return _Server((ADDRESS, port), handler)
     except (OSError, OverflowError) as error:
         raise SettingError(f"Expected a free port, got {port}: {error}. Give another by --port.") from error
-    server.daemon_threads = True
-    return server
 
 
 def page(folder: Path, test: TestData | None = None, asker: Asker | None = None, *, now: float) -> str:
@@ -105,13 +182,31 @@ def _read(folder: Path, test: TestData | None, asker: Asker | None) -> Status:
 class _Handler(BaseHTTPRequestHandler):
     """One connection."""
 
-    server: ThreadingHTTPServer
+    server: _Server
     folder: Path
     test: TestData | None
     asker: Asker
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "limbeck", ""
-    timeout = REQUEST_SECONDS
+
+    def setup(self) -> None:
+        """The connection's ends as files."""
+        super().setup()
+        self._patience = _Patience(self.connection)
+        self.rfile = io.BufferedReader(self._patience)
+
+    def handle_one_request(self) -> None:
+        """One request of several."""
+        self._patience.begin()
+        self.server.waits_for(self.connection, time.monotonic())
+        super().handle_one_request()
+
+    def parse_request(self) -> bool:
+        """Up to the end of its header."""
+        whole = super().parse_request()
+        self.server.waits_for(self.connection, math.inf)
+        self.connection.settimeout(REQUEST_SECONDS)
+        return whole
 
     def do_GET(self) -> None:
         port = self.server.server_port
@@ -120,9 +215,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         match self.path:
             case "/":
-                self._answer(HTTPStatus.OK, "text/html", page(self.folder, self.test, self.asker, now=time.time()))
+                self._html(page)
             case "/now":
-                self._answer(HTTPStatus.OK, "text/html", fragment(self.folder, self.test, self.asker, now=time.time()))
+                self._html(fragment)
             case "/status.json":
                 self._json()
             case "/watch.css":
@@ -141,9 +236,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_TRACE = do_CONNECT = _refuse
 
+    def _html(self, render: Callable[..., str]) -> None:
+        with self.server.rendering:
+            text = render(self.folder, self.test, self.asker, now=time.time())
+        self._answer(HTTPStatus.OK, "text/html", text)
+
     def _json(self) -> None:
         try:
-            found = status.to_json(_read(self.folder, self.test, self.asker))
+            with self.server.rendering:
+                found = status.to_json(_read(self.folder, self.test, self.asker))
         except LimbeckError as error:
             self._answer(HTTPStatus.NOT_FOUND, "application/json", json.dumps({"error": str(error)}))
             return
@@ -161,7 +262,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     def log_message(self, format: str, *values: object) -> None:
-        log.debug(format, *values)
+        log.debug("%s", printable(format % values))
 
 
 # Pictures: numbers only, so nothing has to be escaped. Colours and fonts are the style sheet's.

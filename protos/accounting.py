@@ -1,5 +1,8 @@
 """What a plan's schedule costs: its mechanisms as dp-accounting events, composed by its privacy loss distributions.
 
+Right for one plan, and for several that were all fixed before the first was answered. What a budget is held to when later plans may
+depend on earlier answers says `limbeck.protos.privacy_filter`.
+
 Public arithmetic on public constants; both sides do it. Neighbours differ by adding or removing one record; unit: record.
 """
 
@@ -26,7 +29,8 @@ from limbeck.protos.messages import (
 
 DISCRETISATION = 1e-3
 HIGHEST_NOISE = 1e6
-# Beyond these, privacy loss distributions are huge and epsilon is in the hundreds: reported as infinite.
+# Beyond these, privacy loss distributions are huge and epsilon is in the hundreds: reported as infinite. LARGEST_MU is also the largest
+# standard deviation of all losses together, which bounds what composing sampled steps may take.
 LARGEST_MU = 30.0
 SMALLEST_SAMPLED_NOISE = 0.3
 
@@ -85,6 +89,7 @@ def counts_epsilon(counts: Counts, delta: float) -> float:
 def epsilon(schedules: tuple[Schedule, ...], delta: float) -> float:
     """The epsilon at `delta` of all schedules together, by privacy loss distributions, rounded up by their discretisation.
 
+    Had they all been fixed beforehand: it does not hold for plans that were chosen by what earlier ones released.
     Unit: record. Adjacency: add or remove one. Infinite where there is hardly any noise.
     """
     import dp_accounting as dp
@@ -104,7 +109,7 @@ def _epsilon_of(composed: Any, delta: float) -> float:
     if not 0 < delta < 1:
         raise SettingError(f"Expected 0 < delta < 1, got {delta!r}.")
     squared_mu, others = 0.0, Counter[Any]()
-    for leaf, count in _leaves(composed, 1):
+    for leaf, count in leaves(composed, 1):
         if isinstance(leaf, dp.GaussianDpEvent):
             squared_mu += count / leaf.noise_multiplier**2
         else:
@@ -126,6 +131,9 @@ def _epsilon_of(composed: Any, delta: float) -> float:
         found.append((_once(leaf), count))
     if not found:
         return 0.0
+    # For a Gaussian mechanism this is mu itself.
+    if composition.deviation([(one._pmf_remove, count) for one, count in found]) > LARGEST_MU * (1 + 1e-6):
+        return math.inf
     removed = composition.compose([(one._pmf_remove, count) for one, count in found])
     if all(one._symmetric for one, _ in found):
         return float(removed.get_epsilon_for_delta(delta))
@@ -133,15 +141,15 @@ def _epsilon_of(composed: Any, delta: float) -> float:
     return max(float(pmf.get_epsilon_for_delta(delta)) for pmf in (removed, added))
 
 
-def _leaves(composed: Any, count: int) -> Iterator[tuple[Any, int]]:
+def leaves(composed: Any, count: int) -> Iterator[tuple[Any, int]]:
     """The mechanisms of an event, each with how often it is used."""
     import dp_accounting as dp
 
     if isinstance(composed, dp.ComposedDpEvent):
         for part in composed.events:
-            yield from _leaves(part, count)
+            yield from leaves(part, count)
     elif isinstance(composed, dp.SelfComposedDpEvent):
-        yield from _leaves(composed.event, count * composed.count)
+        yield from leaves(composed.event, count * composed.count)
     else:
         yield composed, count
 
@@ -162,7 +170,7 @@ def _once(leaf: Any) -> Any:
 
 def calibrate(
     teaching: Teaching, *, epsilon: float, delta: float, label_counts_fraction: float | None, counts: Counts | None = None
-) -> Schedule:
+) -> tuple[Teaching, Counts | None]:
     """The least noise with which training, and noisy counts if a fraction is given, cost at most `epsilon` at `delta`.
 
     label_counts_fraction: in (0, 1), the counts' share of the squared Gaussian-DP parameter mu of the whole. counts: which counts, with

@@ -347,10 +347,7 @@ def _float_counts(taught: pb.Taught) -> list[int]:
 
 
 def _decode_reply(data: bytes, plan: Plan, expecting: Request, *, canonical: bool) -> Reply:
-    limit = MAX_SMALL_REPLY
-    if isinstance(expecting, Ask):
-        limit = max(limit, share_bytes(plan, expecting) + 64)
-    message = _parse(pb.Reply(), data, limit)
+    message = _parse(pb.Reply(), data, longest_reply(plan, expecting))
     kind = message.WhichOneof("kind")
     if kind is None:
         raise WireError("Expected a reply with a kind, got none.")
@@ -379,6 +376,11 @@ def _decode_reply(data: bytes, plan: Plan, expecting: Request, *, canonical: boo
     if not isinstance(expecting, Ask):
         raise WireError(f"Expected no share, got one for {type(expecting).__name__}.")
     return _share_from_pb(message.share, plan, expecting, canonical=canonical)
+
+
+def longest_reply(plan: Plan, expecting: Request) -> int:
+    """Bytes of a reply to `expecting` that are not refused unread."""
+    return max(MAX_SMALL_REPLY, share_bytes(plan, expecting) + 64) if isinstance(expecting, Ask) else MAX_SMALL_REPLY
 
 
 def share_bytes(plan: Plan, ask: Ask) -> int:
@@ -431,13 +433,13 @@ def kept(plan: Plan) -> int:
 
 def _taught_from_pb(message: pb.Taught, plan: Plan, expected: bytes) -> Taught:
     counts, guarantee = tuple(message.label_counts), _guarantee(message.guarantee, plan)
-    wanted = plan.classes if plan.label_counts is not None and guarantee is Guarantee.RECORD_DP else 0
+    wanted = plan.classes if plan.label_counts is not None and guarantee is not Guarantee.NONE else 0
     if len(counts) != wanted:
         raise WireError(f"Expected {wanted} label counts, got {len(counts)}.")
     if plan.label_counts is not None:
         for count in counts:
             _count("label_counts", count, plan.label_counts.noise_std)
-    wanted_count = plan.record_count is not None and guarantee is Guarantee.RECORD_DP
+    wanted_count = plan.record_count is not None and guarantee is not Guarantee.NONE
     if message.HasField("record_count") != wanted_count:
         raise WireError(f"Expected {'a' if wanted_count else 'no'} record count, got the contrary.")
     record_count = message.record_count if message.HasField("record_count") else None

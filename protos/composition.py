@@ -65,6 +65,16 @@ def compose(used: Sequence[Used]) -> Pmf:
     return pld_pmf.DensePLDPmf(grid, offset + low, np.maximum(found_L, 0), infinite, True)
 
 
+def deviation(used: Sequence[Used]) -> float:
+    """The standard deviation of the sum of finite losses: what time and memory of `compose` grow with."""
+    return math.sqrt(
+        sum(
+            count * _variance(np.asarray(pmf.to_dense_pmf()._probs, np.float64)) * pmf._discretization**2
+            for pmf, count in used
+        )
+    )
+
+
 def _window(probs: Sequence[tuple[NDArray[np.float64], int]]) -> tuple[int, int]:
     """First and last index of the sum that have to be kept: beyond each the mass is at most TAIL.
 

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import logging
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import TypeVar
 
 from limbeck.operators.errors import SettingError
 
+log = logging.getLogger(__name__)
+
+# Between two looks for a descriptor.
+FULL_SECONDS = 0.1
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+T = TypeVar("T")
 
 _outlives_power_cuts = ContextVar("outlives_power_cuts", default=True)
 
@@ -32,10 +43,34 @@ def outlives_power_cuts() -> bool:
     return _outlives_power_cuts.get()
 
 
+def keep_to_owner() -> None:
+    """From now on whatever this process and its children make is their owner's alone: files of mode 600, folders of mode 700.
+
+    Every process of a site or a coordinator begins with this, so that no file depends on the umask that it was started with, those of
+    libraries (a database and its log, a lock) included.
+    """
+    os.umask(OTHERS)
+
+
+def patiently(opening: Callable[[], T]) -> T:
+    """What `opening` gives, as soon as there is a descriptor for it: a full table, of the process or of the machine, is waited for."""
+    told = False
+    while True:
+        try:
+            return opening()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            if not told:
+                log.error("Waiting for a descriptor: %s.", error)
+            told = True
+            time.sleep(FULL_SECONDS)
+
+
 def write_durably(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`: a temporary file in the same folder, fsync, rename, fsync of the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Replace `path` by `data`, its owner's alone: a temporary file in the same folder, fsync, rename, fsync of the folder."""
+    create_private_folder(path.parent)
+    descriptor, temporary = patiently(lambda: tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
@@ -75,6 +110,21 @@ def create_private_folder(path: Path) -> None:
         folder.mkdir(mode=stat.S_IRWXU, exist_ok=True)
 
 
+@contextmanager
+def alone(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock in the file `path`, which is made if need be and stays. what: two of which would undo each other's work here.
+
+    Raises SettingError where another process holds it; one that died holds none.
+    """
+    create_private_folder(path.parent)
+    with path.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SettingError(f"Expected no other {what} in {path.parent}, found one running.") from None
+        yield
+
+
 def check_private(path: Path) -> None:
     """Raise SettingError where others than its owner may read or write a file. Raises FileNotFoundError where there is none."""
     mode = stat.S_IMODE(path.stat().st_mode)
@@ -94,7 +144,7 @@ def sync(descriptor: int) -> None:
 def sync_folder(folder: Path) -> None:
     """Make durable which files a folder holds."""
     if outlives_power_cuts():
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = patiently(lambda: os.open(folder, os.O_RDONLY))
         try:
             os.fsync(descriptor)
         finally:

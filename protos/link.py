@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -185,14 +184,15 @@ class Connection:
     ) -> None:
         self.station, self._read, self._heartbeat = station, read, heartbeat
         self._write_frame, self._writing = write, asyncio.Lock()
-        self._heard = time.monotonic()
+        # Whether anything was heard since the watch looked last, and how many frames were written.
+        self._heard, self._written = True, 0
         self._sending: Transfer | None = None
         self._acknowledged = 0
         self._progress = asyncio.Event()
 
     async def run(self) -> None:
         """Speak until the connection ends. Raises Disconnected when it does, WireError where the other end breaks the protocol."""
-        tasks = [asyncio.ensure_future(part()) for part in (self._receive, self._send, self._beat)]
+        tasks = [asyncio.ensure_future(part()) for part in (self._receive, self._send, self._beat, self._watch)]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -205,10 +205,11 @@ class Connection:
     async def _write(self, frame: Frame) -> None:
         async with self._writing:
             await self._write_frame(frame)
+            self._written += 1
 
     async def _receive(self) -> None:
         while (frame := await self._read()) is not None:
-            self._heard = time.monotonic()
+            self._heard = True
             match frame:
                 case Announce():
                     await self._announced(frame)
@@ -282,10 +283,24 @@ class Connection:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(self._heartbeat)
-            silent = time.monotonic() - self._heard
-            if silent > SILENCE * self._heartbeat:
-                raise Disconnected(f"nothing was heard for {silent:.0f} s")
             await self._write(Heartbeat())
+
+    async def _watch(self) -> None:
+        """End the connection after so many intervals in which nothing was heard, or in which one frame could not be written.
+
+        It waits for neither: the other end may send on and read nothing, or keep a frame from leaving here for ever. What is counted are
+        intervals in which this process was awake.
+        """
+        silent = stuck = 0
+        while True:
+            self._heard, written = False, self._written
+            await asyncio.sleep(self._heartbeat)
+            silent = 0 if self._heard else silent + 1
+            stuck = stuck + 1 if self._writing.locked() and self._written == written else 0
+            if silent >= SILENCE:
+                raise Disconnected(f"nothing was heard for {silent * self._heartbeat:g} s")
+            if stuck >= SILENCE:
+                raise Disconnected(f"nothing could be sent for {stuck * self._heartbeat:g} s")
 
 
 async def say_why(write: Callable[[Frame], Awaitable[None]], error: Exception) -> None:

@@ -8,6 +8,7 @@ from limbeck.operators.errors import WireError
 from limbeck.protos import checks
 from limbeck.protos import link_pb2 as pb
 from limbeck.protos.link import CHUNK, MAX_FRAME, VERSION, Ack, Announce, Chunk, Frame, Heartbeat, Hello, Problem
+from limbeck.protos.printable import printable
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Link"].full_name
 CONNECT = f"/{SERVICE}/Connect"
@@ -33,7 +34,7 @@ def encode_frame(frame: Frame) -> bytes:
         case Heartbeat():
             own = pb.Frame(heartbeat=pb.Heartbeat())
         case Problem():
-            own = pb.Frame(problem=pb.Problem(text=_printable(frame.text)))
+            own = pb.Frame(problem=pb.Problem(text=printable(frame.text, TEXT_LENGTH) or "no reason given"))
     return own.SerializeToString(deterministic=True)
 
 
@@ -87,8 +88,3 @@ def _from_pb(message: pb.Frame) -> Frame:
 def _id(data: bytes) -> bytes:
     checks.whole("the length of a message id", len(data), HASH_BYTES, HASH_BYTES)
     return data
-
-
-def _printable(text: str) -> str:
-    kept = "".join(letter if letter.isprintable() else " " for letter in text[:TEXT_LENGTH])
-    return kept or "no reason given"

@@ -107,11 +107,13 @@ class BlackBoxTeaching:
 class Guarantee(Enum):
     """What a site's answers guarantee for its records; it says so itself.
 
-    NONE: they come from a black-box teacher, so no epsilon holds for this site.
+    NONE: they come from a black-box teacher, so no epsilon holds for this site. SEEDED: its noise is seeded, so whoever knows the seed can
+    take it away, and no epsilon holds either; for simulations. Counts leave from such a site as from one with a guarantee.
     """
 
     RECORD_DP = "record-dp"
     NONE = "none"
+    SEEDED = "seeded-noise"
 
 
 class Adjacency(Enum):
@@ -356,7 +358,7 @@ class Taught:
     """The teacher is ready.
 
     label_counts: a release (discrete Gaussian mechanism, in the ledger) of K integers, or None. record_count: a release (discrete
-    Gaussian mechanism, in the ledger), or None. A site without a guarantee releases neither. Noise can make a count negative.
+    Gaussian mechanism, in the ledger), or None. A site with a black-box teacher releases neither. Noise can make a count negative.
     """
 
     plan_hash: bytes

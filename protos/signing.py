@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -73,7 +73,7 @@ def read_key(path: Path) -> Ed25519PrivateKey:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except SettingError:
         raise
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise SettingError(f"Expected an Ed25519 private key (PEM) in {path}: {error}.") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise SettingError(f"Expected an Ed25519 private key in {path}, found {type(key).__name__}.")

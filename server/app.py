@@ -19,10 +19,14 @@ from flwr.serverapp import Grid, ServerApp
 
 from limbeck.operators.errors import DataError, SettingError
 from limbeck.protos import codec
+from limbeck.protos.files import alone, keep_to_owner
+from limbeck.protos.printable import escape_logs
 from limbeck.protos.transfer_set import digest, read_arrays
 from limbeck.server.coordinator import Coordinator, Patience
 
 BUNDLE = "LIMBECK_BUNDLE"
+# In the run's folder: two coordinators would write over each other's record and checkpoints.
+LOCK = "coordinator.lock"
 
 app = ServerApp()
 
@@ -30,6 +34,8 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the plan named in the run config over the Grid."""
+    keep_to_owner()
+    escape_logs()
     settings = context.run_config or _of_bundle(os.environ.get(BUNDLE))
     plan_path = Path(_text(settings, "plan"))
     try:
@@ -47,7 +53,9 @@ def main(grid: Grid, context: Context) -> None:
         answer=float(settings.get("answer-seconds", 3600.0)),
         pause=float(settings.get("pause-seconds", 0.0)),
     )
-    Coordinator(grid, offer, torch.from_numpy(x_N), Path(_text(settings, "folder")), patience).run()
+    folder = Path(_text(settings, "folder"))
+    with alone(folder / LOCK, "coordinator"):
+        Coordinator(grid, offer, torch.from_numpy(x_N), folder, patience).run()
 
 
 def _of_bundle(bundle: str | None) -> dict[str, bool | float | int | str]:

@@ -39,6 +39,7 @@ from limbeck.protos.messages import (
     Taught,
     Teach,
 )
+from limbeck.protos.printable import printable
 from limbeck.server import checkpoint, distil, export, pooling, student
 from limbeck.server.events import Events
 from limbeck.server.pruning import Masks
@@ -47,11 +48,12 @@ from limbeck.server.record import ClientRecord, Record, StageRecord
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.02
+# In a pause: how long after a site declined or failed it is asked again, and at most; twice as long every time. Its owner may have mended
+# what was wrong.
+AGAIN_SECONDS, LONGEST_AGAIN_SECONDS = 60.0, 3600.0
 # How often to look for sites that come late: over some carriers a look is a remote call.
 LOOK_SECONDS = 0.5
 REASONS_SHOWN = 5
-# Of what a carrier says of an error, in characters.
-REASON_LENGTH = 300
 # Of a question, in seconds: a carrier gives it up then. Flower adds it to the time.
 LONGEST_TTL = 365 * 86400.0
 
@@ -79,6 +81,14 @@ class Acquainted(Protocol):
 
     def connections_of(self, node_id: int) -> int:
         """How often it has connected."""
+
+
+@runtime_checkable
+class Bounding(Protocol):
+    """A Grid that takes no answer beyond a bound, as the link does."""
+
+    def bound_answers(self, size: int) -> None:
+        """Of what is pushed from now on: bytes of an answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -117,6 +127,8 @@ class Coordinator:
         # `_may_answer_now`.
         self._heard: dict[int, int] = {}
         self._lost: set[int] = set()
+        # Of nodes that declined or failed: when to ask again, and how long that was to wait.
+        self._again: dict[int, tuple[float, float]] = {}
         self._unnamed: dict[int, str] = {}
         # When a node was last asked anything: how often it had connected by then.
         self._asked: dict[int, int] = {}
@@ -225,7 +237,8 @@ class Coordinator:
         candidates: Callable[[], Iterable[int]],
         ask: Callable[[list[int]], object],
     ) -> None:
-        """Pause until the plan's minimum of sites is there: ask candidates that are new, back, or have not replied yet.
+        """Pause until the plan's minimum of sites is there: ask candidates that are new, back, have not replied yet, or declined a while
+        ago.
 
         Raises TooFewClients when patience is at its end.
         """
@@ -246,9 +259,12 @@ class Coordinator:
             self.events("continued", phase=phase, sites=have())
 
     def _may_answer_now(self, node: int) -> bool:
-        """Not one that has replied since it connected last, and would say the same again, nor one that is being asked."""
+        """Not one that has replied since it connected last, and would say the same again, nor one that is being asked. One that declined
+        may say something else when its owner has mended a setting, a file or a disk."""
         if any(node in own.open.values() for own in self._entering):
             return False
+        if node in self._again and time.monotonic() >= self._again[node][0]:
+            return True
         return node in self._lost or self._connections(node) != self._heard.get(node)
 
     def _connections(self, node: int) -> int:
@@ -288,9 +304,11 @@ class Coordinator:
         client = self.record.client(site)
         client["label_counts"] = list(reply.label_counts) if reply.label_counts else None
         client["record_count"] = reply.record_count
-        client["guarantee"] = reply.guarantee.value
+        client["guarantee"], client["reason"] = reply.guarantee.value, None
         if reply.guarantee is Guarantee.NONE:
             log.warning("%s answers from a black-box teacher: NO DP GUARANTEE for its records.", site)
+        elif reply.guarantee is Guarantee.SEEDED:
+            log.warning("%s trained with seeded noise: NO DP GUARANTEE for its records.", site)
 
     def _let_in(self) -> None:
         """Bring sites that come late further on their way, without waiting: offer them the plan, teach those that accept."""
@@ -481,6 +499,8 @@ class Coordinator:
         data = codec.encode_request(request)
         ttl = min(self.patience.answer, LONGEST_TTL)
         messages = [Message(carry.pack(data), node, kind, ttl=ttl) for node in nodes]
+        if isinstance(self.grid, Bounding):
+            self.grid.bound_answers(codec.longest_reply(self.plan, request))
         asked = dict(zip(self.grid.push_messages(messages), nodes, strict=True))
         for node, name in nodes.items():
             self._asked[node] = self._connections(node)
@@ -497,7 +517,10 @@ class Coordinator:
             self._lost.discard(node)
             reply, reason = self._read(message, own, client)
             client["status"] = "answered"
+            waited = self._again.pop(node, (0.0, AGAIN_SECONDS / 2))[1]
             if reason is not None:
+                wait = min(2 * waited, LONGEST_AGAIN_SECONDS)
+                self._again[node] = time.monotonic() + wait, wait
                 named = reply.site if isinstance(reply, Declined) else own.names[node]
                 self._leave_out(own.names[node], named, own.phase, reason)
             yield node, reply, reason
@@ -512,7 +535,7 @@ class Coordinator:
             client["bytes_up"] += len(answer)
             reply = codec.decode_reply(answer, plan=self.plan, expecting=own.request)
         except WireError as error:
-            return None, str(error)
+            return None, printable(error)
         except Exception as error:  # a bug of ours, which a site found
             log.exception("A reply could not be read.")
             return None, f"Expected a reply, got one that made the coordinator fail with {type(error).__name__}."
@@ -536,6 +559,5 @@ class Coordinator:
 def _unpack(message: Message) -> bytes:
     """The bytes of a reply. Raises WireError where the carrier reports an error instead."""
     if message.has_error():
-        said = "".join(letter if letter.isprintable() else " " for letter in (message.error.reason or "")[:REASON_LENGTH])
-        raise WireError(f"Expected a reply, got error {message.error.code}: {said or 'no reason given'}.")
+        raise WireError(f"Expected a reply, got error {message.error.code}: {message.error.reason or 'no reason given'}.")
     return carry.unpack(message.content)

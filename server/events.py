@@ -6,6 +6,8 @@ import json
 import time
 from pathlib import Path
 
+from limbeck.protos.files import patiently
+
 
 class Events:
     """Appends one line per event to `path`: its kind, the time in seconds since the epoch, and public facts.
@@ -22,7 +24,7 @@ class Events:
 
     def __call__(self, kind: str, **facts: object) -> None:
         line = json.dumps({"kind": kind, "time": round(time.time(), 3), **facts})
-        with self._path.open("a", encoding="utf-8") as file:
+        with patiently(lambda: self._path.open("a", encoding="utf-8")) as file:
             file.write(line + "\n")
 
     def progress(self, phase: str, done: int, total: int, **facts: object) -> None:

@@ -39,6 +39,8 @@ from limbeck.protos.link import (
     Hello,
     Transfer,
 )
+from limbeck.protos.printable import printable
+from limbeck.server.door import Door
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +82,7 @@ class Access:
 
     def __init__(self, sites: Iterable[str], revoked: Path | None = None) -> None:
         self.sites, self._revoked = frozenset(sites), revoked
-        self._read: tuple[tuple[int, int], frozenset[int]] | None = None
+        self._read: tuple[tuple[int, ...], frozenset[int]] | None = None
         self.revoked()
 
     def revoked(self) -> frozenset[int]:
@@ -89,11 +91,11 @@ class Access:
             return frozenset()
         try:
             stat = self._revoked.stat()
-            state = (stat.st_mtime_ns, stat.st_size)
+            # A copy may have the old one's time and size, and is another file all the same, or was changed later.
+            state = (stat.st_mtime_ns, stat.st_size, stat.st_ctime_ns, stat.st_ino)
             if self._read is None or self._read[0] != state:
-                lines = (line.partition("#")[0].strip() for line in self._revoked.read_text(encoding="utf-8").splitlines())
-                self._read = state, frozenset(int(line.replace(":", ""), 16) for line in lines if line)
-        except (OSError, ValueError) as error:
+                self._read = state, frozenset(tls.read_revoked(self._revoked))
+        except OSError as error:
             raise SettingError(f"Expected serial numbers, one hexadecimal a line, in {self._revoked}: {error}.") from error
         return self._read[1]
 
@@ -105,7 +107,7 @@ class Access:
                 raise WireError(
                     f"Expected a certificate that is not revoked, got serial number {serial:x} of {name[:80]!r}."
                 )
-        except (ValueError, SettingError) as error:
+        except SettingError as error:
             log.error("A certificate cannot be checked: %s", error)
             raise WireError("Expected a certificate that can be checked, got one that cannot now.") from error
         if name not in self.sites:
@@ -115,11 +117,12 @@ class Access:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Open:
-    """A question without an answer. until: loop time when it is given up."""
+    """A question without an answer. until: loop time when it is given up. limit: bytes of content of its answer."""
 
     transfer: Transfer
     message: Message
     until: float
+    limit: int
 
 
 class _Current:
@@ -169,8 +172,15 @@ class _Session:
         self._unsent.pop(transfer.id, None)
 
     def wants(self, announce: Announce) -> bool:
-        """An answer is wanted once, to a question that was put to this site and is still open."""
-        return announce.id in self.open
+        """An answer is wanted once, to a question that was put to this site and is still open. Raises WireError where it is longer than any
+        answer to that can be."""
+        question = self.open.get(announce.id)
+        if question is None:
+            return False
+        most = flower_messages.encoded_at_most(question.limit)
+        if announce.total > most:
+            raise WireError(f"Expected an answer of at most {most} bytes to this question, got one of {announce.total}.")
+        return True
 
     def receive(self, transfer_id: bytes, data: bytes) -> None:
         """An answer; a second one, or one that comes too late, is dropped."""
@@ -210,20 +220,26 @@ class LinkGrid(Grid):
         self._run = Run.create_empty(run_id)
         self.access, self._limit, self._heartbeat = access, limit, heartbeat
         self._sessions: dict[int, _Session] = {}
-        self._asked: dict[bytes, Message] = {}
+        self._answer_limit = limit
+        self._asked: dict[bytes, _Open] = {}
         self._answers: dict[bytes, bytes] = {}
         self._changed = threading.Condition()
         self._ending = asyncio.Event()
         ready: threading.Event = threading.Event()
         self._failure: Exception | None = None
         credentials = keys.credentials()
+        try:
+            self._door = Door(listen, len(access.sites))
+        except (OSError, OverflowError) as error:
+            raise SettingError(f"Expected an address to listen on, got {listen!r}: {error}.") from error
+        self.address = f"{listen.rpartition(':')[0]}:{self._door.port}"
         self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._serve(listen, credentials, ready)), name="limbeck-link", daemon=True
+            target=lambda: asyncio.run(self._serve(credentials, ready)), name="limbeck-link", daemon=True
         )
         self._thread.start()
         ready.wait()
         if self._failure is not None:
-            raise SettingError(f"Expected an address to listen on, got {listen!r}: {self._failure}.") from self._failure
+            raise SettingError(f"Expected to serve the link, got an error: {self._failure}.") from self._failure
 
     # The Grid
 
@@ -260,6 +276,10 @@ class LinkGrid(Grid):
         """Sites with a connection now."""
         return sorted(session.name for session in list(self._sessions.values()) if session.current is not None)
 
+    def bound_answers(self, size: int) -> None:
+        """Take no more than this many bytes of content as the answer to whatever is pushed from now on."""
+        self._answer_limit = min(size, self._limit)
+
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Queue messages until they are answered or their `ttl` is over.
 
@@ -275,6 +295,7 @@ class LinkGrid(Grid):
                 transfer=Transfer(id=bytes.fromhex(message_id), data=flower_messages.encode(message)),
                 message=message,
                 until=now + message.metadata.ttl,
+                limit=self._answer_limit,
             )
             for message_id, message in found
         ]
@@ -286,7 +307,7 @@ class LinkGrid(Grid):
         with self._changed:
             ids = [message_id for message_id in map(bytes.fromhex, message_ids) if message_id in self._answers]
             found = [(self._asked.pop(message_id), self._answers.pop(message_id)) for message_id in ids]
-        return [_reply(message, data) for message, data in found]
+        return [_reply(question, data) for question, data in found]
 
     def wait(self, seconds: float) -> None:
         """Sleep until a reply comes, at most this long."""
@@ -336,28 +357,26 @@ class LinkGrid(Grid):
                 )
         for question in questions:
             with self._changed:
-                self._asked[question.transfer.id] = question.message
+                self._asked[question.transfer.id] = question
             self._sessions[question.message.metadata.dst_node_id].ask(question)
 
     def _withdraw(self, message_ids: Iterable[bytes]) -> None:
         for message_id in message_ids:
             with self._changed:
-                message = self._asked.pop(message_id, None)
+                question = self._asked.pop(message_id, None)
                 self._answers.pop(message_id, None)
-            if message is not None:
-                self._sessions[message.metadata.dst_node_id].withdraw(message_id)
+            if question is not None:
+                self._sessions[question.message.metadata.dst_node_id].withdraw(message_id)
 
     def _arrived(self, message_id: bytes, data: bytes) -> None:
         with self._changed:
             self._answers[message_id] = data
             self._changed.notify_all()
 
-    async def _serve(self, listen: str, credentials: grpc.ServerCredentials, ready: threading.Event) -> None:
+    async def _serve(self, credentials: grpc.ServerCredentials, ready: threading.Event) -> None:
         self._loop = asyncio.get_running_loop()
         options = (
             *link.OPTIONS,
-            # Two coordinators on one port would share its sites.
-            ("grpc.so_reuseport", 0),
             ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION),
             ("grpc.server_handshake_timeout_ms", int(1000 * HELLO_SECONDS)),
         )
@@ -367,21 +386,23 @@ class LinkGrid(Grid):
         checks = _Health()
         health_pb2_grpc.add_HealthServicer_to_server(checks, server)
         try:
-            port = server.add_secure_port(listen, credentials)
+            server.add_secure_port(self._door.behind, credentials)
             await server.start()
+            self._door.open()
         except Exception as error:  # gRPC raises RuntimeError and others
             self._failure = error
+            self._door.close()
             ready.set()
             return
         for name in ("", link_codec.SERVICE):
             await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
-        self.address = f"{listen.rpartition(':')[0]}:{port}"
         ready.set()
         keeper = asyncio.ensure_future(self._give_up_late_ones())
         await self._ending.wait()
         keeper.cancel()
         await checks.enter_graceful_shutdown()
         await server.stop(GRACE_SECONDS)
+        self._door.close()
 
     async def _give_up_late_ones(self) -> None:
         while True:
@@ -391,8 +412,13 @@ class LinkGrid(Grid):
                 self._withdraw([message_id for message_id, own in session.open.items() if own.until < now])
 
     async def _connect(self, _: object, context: Any) -> None:
-        """One connection of a site."""
+        """One connection of a site, or of somebody else, whose it does not stay."""
+        try:
+            await self._greet(context)
+        finally:
+            self._door.dismiss(context.peer())
 
+    async def _greet(self, context: Any) -> None:
         async def read() -> Frame | None:
             data = await context.read()
             return None if data is grpc.aio.EOF else link_codec.decode_frame(data)
@@ -404,39 +430,49 @@ class LinkGrid(Grid):
         try:
             name = self.access.check(pem)
         except WireError as error:
-            log.warning("%s is refused: %s", context.peer(), error)
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+            log.warning("%s is refused: %s", self._door.address_of(context.peer()), error)
+            self._door.dismiss(context.peer())
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, printable(error))
         try:
             async with asyncio.timeout(HELLO_SECONDS):
                 found = await read()
             if not isinstance(found, Hello):
                 raise WireError("Expected a hello first, got something else.")
-            await self._speak(name, pem, found, read, write)
+            self._door.admit(context.peer())
+            # Before anything more is said, which the other end may keep from leaving here.
+            await self._speak(name, pem, found, read, write, over=lambda: self._door.dismiss(context.peer()))
         except TimeoutError:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"no hello within {HELLO_SECONDS:g} s")
         except WireError as error:
             log.warning("%s breaks the protocol: %s", name, error)
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error)[:300])
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, printable(error))
 
-    async def _speak(self, name: str, pem: bytes, found: Hello, read: Any, write: Any) -> None:
-        """After the site's hello, until the connection ends. A site has one: a new one ends the one before, which may be half dead."""
+    async def _speak(self, name: str, pem: bytes, found: Hello, read: Any, write: Any, *, over: Callable[[], None]) -> None:
+        """After the site's hello, until the connection ends. A site has one: a new one ends the one before, which may be half dead.
+
+        Nothing here waits for the other end alone: it may have stopped reading.
+        """
         session = self._sessions.setdefault(flower_messages.node_of(name), _Session(name, self._limit, self._arrived))
         me = _Current()
         before, session.current = session.current, me
         tasks: list[asyncio.Future[None]] = []
         ended: list[BaseException | None] = []
-        try:
+
+        async def converse() -> None:
             if before is not None:
                 before.replaced.set()
                 await before.over.wait()
             session.begin()
-            await write(link.hello(self._heartbeat))
+            try:
+                async with asyncio.timeout(HELLO_SECONDS):
+                    await write(link.hello(self._heartbeat))
+            except TimeoutError:
+                raise Disconnected(f"it took no greeting within {HELLO_SECONDS:g} s") from None
             log.info("%s is connected (limbeck %s there).", name, found.limbeck)
-            parts = (
-                Connection(session, read, write, heartbeat=self._heartbeat).run(),
-                self._while_good(pem),
-                self._until_replaced(me),
-            )
+            await Connection(session, read, write, heartbeat=self._heartbeat).run()
+
+        try:
+            parts = (converse(), self._while_good(pem), self._until_replaced(me))
             tasks = [asyncio.ensure_future(part) for part in parts]
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -444,6 +480,7 @@ class LinkGrid(Grid):
                 task.cancel()
             # Before anything that may be cancelled in its turn: the next connection waits for it.
             me.over.set()
+            over()
             if session.current is me:
                 session.current = None
             ended = await asyncio.gather(*tasks, return_exceptions=True)
@@ -466,12 +503,12 @@ class LinkGrid(Grid):
             self.access.check(pem)
 
 
-def _reply(message: Message, data: bytes) -> Message:
+def _reply(question: _Open, data: bytes) -> Message:
     try:
-        reply = flower_messages.decode(data)
-        own, asked = reply.metadata, message.metadata
+        reply = flower_messages.decode(data, limit=question.limit)
+        own, asked = reply.metadata, question.message.metadata
         if (own.reply_to_message_id, own.src_node_id) != (asked.message_id, asked.dst_node_id):
             raise WireError("Expected a reply of the node that was asked, to the message that was sent, got another.")
     except WireError as error:
-        return Message(Error(CLIENT_RAISED, str(error)[:300]), reply_to=message)
+        return Message(Error(CLIENT_RAISED, printable(error)), reply_to=question.message)
     return reply

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,9 +11,11 @@ from typing import Annotated, Any
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from limbeck.operators.errors import SettingError
+from limbeck.protos.printable import printable
 
 CLIENTS_SHOWN = 20
 
@@ -43,22 +47,30 @@ def simulate(
             raise SettingError(
                 "Expected --resume with --out DIR and nothing else but --carrier: the run's folder holds its scenario."
             )
-        metrics = run.resume(out, carrier=carrier, console=console)
+        with _hint(console, out):
+            metrics = run.resume(out, carrier=carrier, console=console)
     else:
         settings = load(scenario or "default", set_ or [])
         out = out or Path("runs") / f"{settings.name}-{datetime.now():%Y%m%d-%H%M%S}"
-        console.print(f"[bold]{settings.name}[/bold]: {settings.description}", highlight=False)
+        console.print(f"[bold]{escape(settings.name)}[/bold]: {escape(settings.description)}", highlight=False)
         if prepare_only:
             bundle = run.prepare_only(settings, out, sites=sites, console=console)
-            console.print(f"Run:    {out}\nBundle: {bundle}", highlight=False, soft_wrap=True)
+            console.print(f"Run:    {escape(str(out))}\nBundle: {escape(str(bundle))}", highlight=False, soft_wrap=True)
             return
-        try:
+        with _hint(console, out):
             metrics = run.simulate(settings, out, carrier=carrier, sites=sites, console=console)
-        except KeyboardInterrupt:
-            console.print(f"Interrupted. Go on with: limbeck simulate --resume --out {out}", highlight=False)
-            raise
     _summary(console, metrics)
-    console.print(f"Report: {out / 'report.html'}\nRun:    {out}", highlight=False, soft_wrap=True)
+    console.print(f"Report: {escape(str(out / 'report.html'))}\nRun:    {escape(str(out))}", highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _hint(console: Console, out: Path) -> Iterator[None]:
+    """After Ctrl-C, say how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print(f"Interrupted. Go on with: limbeck simulate --resume --out {escape(str(out))}", highlight=False)
+        raise
 
 
 def scenarios() -> None:
@@ -67,7 +79,7 @@ def scenarios() -> None:
 
     table = Table("scenario", "what it is")
     for name, description in shipped().items():
-        table.add_row(name, description)
+        table.add_row(escape(name), escape(description))
     Console().print(table)
 
 
@@ -108,14 +120,14 @@ def _summary(console: Console, metrics: dict[str, Any]) -> None:
     for client in shown:
         accuracy = client["teacher_accuracy"]
         table.add_row(
-            client["site"],
+            escape(printable(client["site"])),
             str(client["records"]),
             f"{100 * accuracy:.1f}" if accuracy is not None else "-",
             f"{client['epsilon']:.3f}" if client["epsilon"] is not None else "no DP guarantee",
             f"{client['budget_epsilon']:g}",
             f"{client['bytes_up'] / 1000:.1f}",
             f"{client['bytes_down'] / 1000:.1f}",
-            client["reason"] or client["status"],
+            escape(printable(client["reason"] or client["status"])),
         )
     console.print(table)
     if len(shown) < len(clients):
@@ -129,7 +141,8 @@ def _summary(console: Console, metrics: dict[str, Any]) -> None:
     without = [client["site"] for client in clients if client["epsilon"] is None]
     if without:
         console.print(
-            f"[bold red]No DP guarantee[/bold red] for the records of {', '.join(without)}: answers of a black-box teacher left there.",
+            f"[bold red]No DP guarantee[/bold red] for the records of {escape(', '.join(without))}: answers of a black-box teacher left"
+            " there.",
             highlight=False,
             soft_wrap=True,
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from typing import Any, TypeVar
 
 import tomli_w
 
+from limbeck.operators.errors import RunError
 from limbeck.protos.files import write_durably
 from limbeck.protos.settings import read_toml
 from limbeck.simulations import prepare
@@ -29,14 +31,31 @@ T = TypeVar("T")
 
 LIMBECK = [sys.executable, "-m", "limbeck.cli.main"]
 POLL_SECONDS = 0.02
+# A guard against what hangs; a busy machine is no fault.
+HANG_SECONDS = 600.0
 COORDINATOR = "coordinator"
 
 
+# Below those that the system hands out by itself (from 32768 on), so that nothing takes one between now and its use.
+PORTS = range(20_000, 32_000)
+_claims: list[socket.socket] = []
+
+
 def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as own:
-        own.bind(("127.0.0.1", 0))
-        return int(own.getsockname()[1])
+    """A port that nobody listens on, and that no other process gets here for as long as this one lasts."""
+    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            # A name without a file, which Linux gives to one process at a time.
+            claim.bind(f"\0limbeck port {port}")
+            with socket.socket() as own:
+                own.bind(("0.0.0.0", port))
+        except OSError:
+            claim.close()
+            continue
+        _claims.append(claim)
+        return port
+    raise RunError(f"Expected a free port in {PORTS.start} to {PORTS.stop - 1}, got none.")
 
 
 class Federation:
@@ -133,12 +152,12 @@ class Federation:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
-    def wait_for(self, wanted: Callable[[dict[str, Any]], bool], seconds: float = 90.0) -> dict[str, Any]:
+    def wait_for(self, wanted: Callable[[dict[str, Any]], bool], seconds: float = HANG_SECONDS) -> dict[str, Any]:
         """The first event like this. Raises TimeoutError where none comes."""
         return until(lambda: next(filter(wanted, self.events()), None), seconds)
 
 
-def until(condition: Callable[[], T | None], seconds: float = 90.0) -> T:
+def until(condition: Callable[[], T | None], seconds: float = HANG_SECONDS) -> T:
     """What the condition says when it is no longer nothing. Raises TimeoutError where that takes too long."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

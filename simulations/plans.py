@@ -81,7 +81,7 @@ def encode_command(
     for path in (out, encoding):
         if path.exists():
             raise SettingError(f"Expected no file at {path} yet, found one; it was left as it is.")
-    cells = tables.read(texts).texts(column)
+    cells = tables.read(texts, public=True).texts(column)
     own = encoders.describe(encoder, Path(), column=column, name=name or Path(encoder).name, tokens=tokens)
     with bars(Console(stderr=True)) as bar:
         task = bar.add_task("Public texts", total=None)

@@ -323,7 +323,7 @@ def _policy_toml(scenario: Scenario, plan: messages.Plan, site: str, author: byt
             },
             "teachers": {
                 "kinds": [name for name, kind in messages.TEACHINGS.items() if isinstance(plan.teaching, kind)],
-                "allow_without_dp": without_dp and scenario.black_box.allow_without_dp,
+                "allow_without_dp": (without_dp and scenario.black_box.allow_without_dp) or privacy.noise == "UnsafeSeeded",
             },
         }
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import resource
 import time
 from pathlib import Path
 
@@ -12,6 +14,11 @@ from flwr.clientapp import ClientApp
 from limbeck.protos import carry
 
 app = ClientApp()
+
+
+def megabytes(count: int) -> bytes:
+    """The same ones always."""
+    return random.Random(0).randbytes(count << 20)
 
 
 @app.query("agree")
@@ -26,11 +33,16 @@ def answer(message: Message, context: Context) -> Message:
         case b"die":
             os._exit(9)
         case b"sleep":
-            time.sleep(60)
+            time.sleep(3600)
         case b"eat":
             return Message(carry.pack(bytes(4 << 30)), reply_to=message)
+        case b"limit":
+            limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+            return Message(carry.pack(b"%d" % limit), reply_to=message)
         case b"slowly":
             time.sleep(1.5)
+        case b"24 megabytes":
+            return Message(carry.pack(megabytes(24)), reply_to=message)
         case _:
             pass
     return Message(message.content, reply_to=message)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from limbeck.simulations.linked import until
 
-SECONDS = 20.0
+SECONDS = 600.0
 TLS_13 = "0x0304"
 
 
@@ -46,8 +46,8 @@ class Capture:
         ):
             parts[int(stream), source][int(number)] = bytes.fromhex(payload)
         found: dict[int, bytes] = defaultdict(bytes)
-        for (stream, _), segments in sorted(parts.items()):
-            found[stream] += b"".join(_without_gaps(segments))
+        for (connection, _), segments in sorted(parts.items()):
+            found[connection] += b"".join(_without_gaps(segments))
         return dict(found)
 
     def tls_versions(self) -> dict[int, set[str]]:

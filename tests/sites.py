@@ -49,6 +49,12 @@ def plan(**changes: object) -> Plan:
     return replace(PLAN, transfer_set=digest(PUBLIC), teaching=teaching, **changes)  # type: ignore[arg-type]
 
 
+def about_rows(own: Plan, **changes: object) -> Plan:
+    """The same with teachers on rows as they are, and some fields changed."""
+    assert isinstance(own.teaching, LinearTeaching)
+    return replace(own, teaching=replace(own.teaching, features="rows"), **changes)  # type: ignore[arg-type]
+
+
 def offer(own: Plan | None = None) -> Offer:
     return codec.signed_offer(own or plan(), KEY)
 

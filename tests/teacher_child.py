@@ -1,6 +1,7 @@
 """A black-box teacher in a process of its own, to be killed, to be slow or to lie. Its answers depend on the input alone, so order shows.
 
-It speaks through the generated stubs, not through limbeck's own service: `python teacher_child.py PORT HOW`.
+It speaks through the generated stubs, not through limbeck's own service: `python teacher_child.py PORT HOW SIGN`; SIGN is a file that
+it makes when it begins to hang.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -22,26 +24,30 @@ TOO_LARGE = (16 << 20) + 1
 class Scripted(teacher_pb2_grpc.TeacherServiceServicer):
     """Answers rows (x, ...) with probability (1 + x) / 10 for class 0 and the rest on class 1; `how` says what goes wrong."""
 
-    def __init__(self, how: str) -> None:
-        self.how, self.batches = how, 0
+    def __init__(self, how: str, sign: Path) -> None:
+        self.how, self.sign, self.batches = how, sign, 0
 
     def Describe(  # noqa: N802 - gRPC's name
         self, request: teacher_pb2.DescribeRequest, context: grpc.ServicerContext
     ) -> teacher_pb2.Description:
         model = "another" if self.how == "another model" else "scripted"
-        kind = {"answers": "labels", "tempered": False} if self.how == "labels" else {"answers": "probabilities", "top_k": 2}
-        labels = ["a", "b", "c", "d"]
-        return teacher_pb2.Description(version=1, model=model, labels=labels, inputs="rows", max_batch=8, **kind)
+        own = teacher_pb2.Description(version=1, model=model, labels=["a", "b", "c", "d"], inputs="rows", max_batch=8)
+        if self.how == "labels":
+            own.answers, own.tempered = "labels", False
+        else:
+            own.answers, own.top_k = "probabilities", 2
+        return own
 
     def Answer(  # noqa: N802 - gRPC's name
         self, batches: Iterator[teacher_pb2.Batch], context: grpc.ServicerContext
     ) -> Iterator[teacher_pb2.Answers]:
         for batch in batches:
             self.batches += 1
-            if self.how == "slow once" and self.batches == 2:
-                time.sleep(3)
-            if self.how == "hangs after two" and self.batches == 3:
-                time.sleep(60)
+            if (self.how, self.batches) in {("slow once", 2), ("hangs after two", 3)}:
+                self.sign.touch()
+                while context.is_active():
+                    time.sleep(0.02)
+                return
             answers = honest(batch)
             spoil(self.how, answers)
             yield answers
@@ -96,7 +102,7 @@ def spoil(how: str, answers: teacher_pb2.Answers) -> None:
 def main() -> None:
     """Serve until killed; prints the port."""
     server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0), ("grpc.max_send_message_length", -1)])
-    teacher_pb2_grpc.add_TeacherServiceServicer_to_server(Scripted(sys.argv[2]), server)
+    teacher_pb2_grpc.add_TeacherServiceServicer_to_server(Scripted(sys.argv[2], Path(sys.argv[3])), server)
     print(server.add_insecure_port(f"127.0.0.1:{sys.argv[1]}"), flush=True)
     server.start()
     server.wait_for_termination()

@@ -11,21 +11,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tiny_encoder
 import torch
 from numpy.typing import NDArray
+from scipy import stats
 from torch import Tensor, nn
 
 from limbeck.client import encoders, features, teachers
-from limbeck.client.noise import SystemEntropy, UnsafeSeeded
+from limbeck.client.noise import Noise, SystemEntropy, UnsafeSeeded
 from limbeck.client.teachers import architectures, gradients, linear
 from limbeck.client.teachers.architectures import Factory
 from limbeck.client.teachers.net import Net
 from limbeck.protos import accounting
-from limbeck.protos.messages import LinearTeaching, NetTeaching, Teaching
+from limbeck.protos.messages import LinearTeaching, NetTeaching
 from limbeck.simulations import data
 
 Inputs = NDArray[np.float32]
@@ -39,7 +41,7 @@ WIDTH = 128
 class Case:
     """One kind of teacher. inputs: "images", "rows", or "texts": the images' pixels as words, through an encoder."""
 
-    teaching: Teaching
+    teaching: LinearTeaching | NetTeaching
     inputs: str
     factory: Factory | None = None
     opacus: bool = False
@@ -47,7 +49,8 @@ class Case:
     def records(self, n: int) -> tuple[Inputs, NDArray[np.int64]]:
         """n digits, as images or as rows."""
         found = data.load("digits", private=max(n, 1), public=50, test=1)
-        return self._shaped(found.private_x[:n]), found.private_y[:n]  # type: ignore[index]
+        assert isinstance(found.private_x, np.ndarray)
+        return self._shaped(found.private_x[:n]), found.private_y[:n]
 
     def public(self) -> Inputs:
         """50 other digits."""
@@ -61,16 +64,16 @@ class Case:
 
     def train(
         self,
-        noise: object,
+        noise: Noise,
         n: int = 40,
         spoil: Callable[[Inputs], None] | None = None,
-        **changes: float,
+        **changes: Any,
     ) -> teachers.Teacher:
         """Train on n records. spoil: changes inputs in place. changes: of the schedule."""
         x_N, y_N = self.records(n)
         if spoil is not None:
             spoil(x_N)
-        teaching = replace(self.teaching, **changes)  # type: ignore[arg-type]
+        teaching = replace(self.teaching, **changes)
         return teachers.train(
             teaching,
             x_N,
@@ -78,7 +81,7 @@ class Case:
             classes=10,
             public_x=self.public(),
             noise=noise,
-            factory=self.factory,  # type: ignore[arg-type]
+            factory=self.factory,
             opacus=self.opacus,
         )
 
@@ -114,6 +117,32 @@ class Silent:
         self.uniforms.append(n)
         return np.zeros(n)
 
+    def below(self, n: int) -> int:
+        raise AssertionError("no teacher here draws integers")
+
+
+class Tape(UnsafeSeeded):
+    """Remembers what it gave, in order."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.gaussians: list[Tensor] = []
+        self.uniforms: list[NDArray[np.float64]] = []
+        self._outermost = True
+
+    def gaussian(self, *shape: int, std: float) -> Tensor:
+        # Box and Muller's own uniform numbers are no sample of records.
+        self._outermost = False
+        self.gaussians.append(super().gaussian(*shape, std=std))
+        self._outermost = True
+        return self.gaussians[-1].clone()
+
+    def uniform(self, n: int) -> NDArray[np.float64]:
+        drawn = super().uniform(n)
+        if self._outermost:
+            self.uniforms.append(drawn.copy())
+        return drawn
+
 
 def weights(teacher: teachers.Teacher) -> Tensor:
     """All of a teacher's weights in one row."""
@@ -135,7 +164,8 @@ class Conformance:
         assert min(norms) < clip < max(norms)
         expected, _ = _oracle(case, x_N, labels, clip)
         for found, own in zip(_sums(case, x_N, labels, clip), expected, strict=True):
-            torch.testing.assert_close(found, own, atol=2e-5, rtol=1e-3)
+            assert found.dtype == torch.float64
+            torch.testing.assert_close(found, own.double(), atol=2e-5, rtol=1e-3)
 
     def test_one_record_moves_a_sum_by_at_most_the_clip(self, case: Case) -> None:
         x_N, y_N = case.records(6)
@@ -153,6 +183,44 @@ class Conformance:
         # The standard error of a deviation over n weights is 1 / sqrt(2 n): 2 % at 1,300 weights.
         assert float(moved.std()) == pytest.approx(expected, rel=4 / (2 * len(moved)) ** 0.5)
         assert abs(float(moved.mean())) < 4 * expected / len(moved) ** 0.5
+
+    def test_training_is_the_plain_loop_of_dp_sgd_with_fresh_noise_for_every_step_and_weight(self, case: Case) -> None:
+        """Clip, scale of noise, order, momentum, averaging, balance: all of it, against a loop over records with autograd."""
+        tape, n = Tape(7), 70 if isinstance(case.teaching, LinearTeaching) else 12
+        steps: dict[str, Any] = (
+            {"steps": 3, "average_last": 2} if isinstance(case.teaching, LinearTeaching) else {"steps": 3}
+        )
+        # Little noise, or it would hide the rest.
+        changes = steps | {"noise_multiplier": 0.05, "normaliser": 40.0, "learning_rate": 0.3}
+        found = weights(case.train(tape, n, **changes))
+        expected = _plain_loop(case, replace(case.teaching, **changes), n, tape)
+        torch.testing.assert_close(found, expected.float(), atol=3e-5, rtol=1e-3)
+        values = torch.cat([noise.flatten() for noise in tape.gaussians])
+        assert len(np.unique(values.numpy())) == len(values) == 3 * len(found)
+
+    def test_every_weights_noise_is_independent_from_step_to_step(self, case: Case) -> None:
+        """Over 16 steps the variance is 16 times that of one; the same noise again and again would make it 256 times. Level: 1e-9."""
+        own = case.teaching
+        last: dict[str, Any] = {"average_last": 1} if isinstance(own, LinearTeaching) else {}
+        small = {"steps": 16, "momentum": 0.0, "learning_rate": 1e-3, **last}
+        trained = [_parts(case.train(noise, 0, **small)) for noise in (SystemEntropy(), Silent())]
+        for noisy, silent in zip(*trained, strict=True):
+            moved = (noisy - silent).double().flatten() * own.normaliser / 1e-3 / (own.clip * own.noise_multiplier)
+            statistic = float(moved.square().sum()) / 16
+            # Weights are float32: what rounding took away is far below a per cent.
+            assert stats.chi2.ppf(1e-9, len(moved)) * 0.99 < statistic < stats.chi2.isf(1e-9, len(moved)) * 1.01
+
+    def test_one_record_moves_a_whole_training_step_by_at_most_the_clip(self, case: Case) -> None:
+        """As the mechanism is run: everything between a record and the weights, not only the sum."""
+
+        def large(x_N: Inputs) -> None:
+            x_N *= 50
+
+        last = {"average_last": 1} if isinstance(case.teaching, LinearTeaching) else {}
+        for clip in (0.01, 0.5):
+            changes: dict[str, Any] = {"steps": 1, "clip": clip, "learning_rate": 1.0, "normaliser": 1.0, **last}
+            more, less = (weights(case.train(Silent(), n, large, **changes)).double() for n in (1, 0))
+            assert 0.99 * clip < float((more - less).norm()) <= clip * (1 + 1e-5)
 
     def test_steps_are_those_that_the_ledger_counts(self, case: Case) -> None:
         noise = Silent()
@@ -186,10 +254,9 @@ class Conformance:
 
         def moved(times: int) -> Tensor:
             x, y = np.concatenate([x_N] * times), np.concatenate([y_N] * times)
-            options = {"classes": 10, "public_x": case.public(), "noise": Silent(), "factory": case.factory}
-            teaching = replace(case.teaching, **_one_step(case))  # type: ignore[arg-type]
-            after = weights(teachers.train(teaching, x, y, **options))  # type: ignore[arg-type]
-            return after - weights(case.train(Silent(), 0, **_one_step(case)))
+            teaching = replace(case.teaching, **_one_step(case))
+            after = teachers.train(teaching, x, y, classes=10, public_x=case.public(), noise=Silent(), factory=case.factory)
+            return weights(after) - weights(case.train(Silent(), 0, **_one_step(case)))
 
         torch.testing.assert_close(moved(2), 2 * moved(1), atol=1e-5, rtol=1e-3)
 
@@ -221,10 +288,10 @@ class Conformance:
         for seed in (0, 1):
             torch.manual_seed(seed)
             np.random.seed(seed)
-            before = torch.get_rng_state(), np.random.get_state()[1].copy()
+            before = torch.get_rng_state(), np.random.get_state(legacy=False)["state"]["key"].copy()
             found.append(weights(case.train(UnsafeSeeded(1))))
             assert torch.equal(before[0], torch.get_rng_state())
-            assert np.array_equal(before[1], np.random.get_state()[1])
+            assert np.array_equal(before[1], np.random.get_state(legacy=False)["state"]["key"])
         assert torch.equal(found[0], found[1])
         torch.manual_seed(0)
         one = weights(case.train(SystemEntropy()))
@@ -237,8 +304,8 @@ class Conformance:
         alone = torch.cat([teacher.log_probabilities(public[row : row + 1]) for row in range(5)])
         torch.testing.assert_close(teacher.log_probabilities(public)[:5], alone, atol=1e-5, rtol=1e-4)
 
-    def test_a_saved_teacher_answers_the_same(self, case: Case, tmp_path: object) -> None:
-        teacher, path = case.train(SystemEntropy()), tmp_path / "teacher.safetensors"  # type: ignore[operator]
+    def test_a_saved_teacher_answers_the_same(self, case: Case, tmp_path: Path) -> None:
+        teacher, path = case.train(SystemEntropy()), tmp_path / "teacher.safetensors"
         teacher.save(path)
         again = teachers.load(path, factory=case.factory).log_probabilities(case.public())
         assert torch.equal(again, teacher.log_probabilities(case.public()))
@@ -246,23 +313,65 @@ class Conformance:
 
     def test_it_learns(self, case: Case) -> None:
         x_N, y_N = case.records(300)
-        teaching = replace(
-            case.teaching,
-            steps=80,
-            clip=1.0,
-            noise_multiplier=0.02,
-            normaliser=300.0 * _rate(case),
-            learning_rate=_learning(case),
-        )
-        if isinstance(teaching, LinearTeaching):
-            teaching = replace(teaching, average_last=10)
+        changes: dict[str, Any] = {"steps": 80, "clip": 1.0, "noise_multiplier": 0.02, "learning_rate": _learning(case)}
+        if isinstance(case.teaching, LinearTeaching):
+            changes["average_last"] = 10
+        teaching = replace(case.teaching, normaliser=300.0 * _rate(case), **changes)
         teacher = teachers.train(
             teaching, x_N, y_N, classes=10, public_x=case.public(), noise=UnsafeSeeded(2), factory=case.factory
         )
         assert float((teacher.log_probabilities(x_N).argmax(1).numpy() == y_N).mean()) > 0.8
 
 
-def _one_step(case: Case) -> dict[str, float]:
+def _plain_loop(case: Case, teaching: LinearTeaching | NetTeaching, n: int, tape: Tape) -> Tensor:
+    """The weights after DP-SGD with the tape's samples and noise."""
+    x_N, y_N = case.records(n)
+    labels, drawn = torch.from_numpy(y_N), iter(tape.gaussians)
+    linear_kind = isinstance(teaching, LinearTeaching)
+    if linear_kind:
+        inputs = _linear_inputs(case, x_N)[0].double()
+        parameters = [torch.zeros(10, inputs.shape[1], dtype=torch.float64)]
+    else:
+        inputs, net = architectures.tensors(x_N), _net(case).train()
+        parameters = [parameter.detach() for parameter in net.parameters()]
+    velocity = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in parameters]
+    kept = []
+    for step in range(teaching.steps):
+        rows = range(n)
+        if isinstance(teaching, NetTeaching):
+            rows = np.flatnonzero(tape.uniforms[step] < teaching.sampling_rate)  # type: ignore[assignment]
+        totals = [torch.zeros_like(moving) for moving in velocity]
+        for row in rows:
+            own = [parameter.clone().requires_grad_() for parameter in parameters]
+            if linear_kind:
+                logits = (own[0] @ inputs[row])[None]
+            else:
+                names = [name for name, _ in net.named_parameters()]
+                logits = torch.func.functional_call(net, dict(zip(names, own, strict=True)), (inputs[row : row + 1],))
+            gradient = torch.autograd.grad(nn.functional.cross_entropy(logits, labels[row : row + 1]), own)
+            norm = float(torch.stack([part.double().norm() for part in gradient]).norm())
+            for total, part in zip(totals, gradient, strict=True):
+                total.add_(part.double(), alpha=min(1.0, teaching.clip / norm))
+        for parameter, total, moving in zip(parameters, totals, velocity, strict=True):
+            moving.mul_(teaching.momentum).add_((total + next(drawn)) / teaching.normaliser)
+            parameter.sub_(teaching.learning_rate * moving)
+        kept.append(torch.cat([parameter.flatten() for parameter in parameters]).clone())
+    assert next(drawn, None) is None
+    if not isinstance(teaching, LinearTeaching):
+        return kept[-1]
+    mean_KD = torch.stack(kept[-teaching.average_last :]).mean(0).view(10, -1)
+    return torch.cat([mean_KD[:, :-1].flatten(), mean_KD[:, -1]])
+
+
+def _parts(teacher: teachers.Teacher) -> list[Tensor]:
+    """A teacher's weights, tensor by tensor."""
+    if isinstance(teacher, linear.Linear):
+        return [teacher.weight_KD, teacher.bias_K]
+    assert isinstance(teacher, Net)
+    return [parameter.detach() for parameter in teacher.net.parameters()]
+
+
+def _one_step(case: Case) -> dict[str, Any]:
     return {"steps": 1, "average_last": 1} if isinstance(case.teaching, LinearTeaching) else {"steps": 1}
 
 
@@ -286,14 +395,14 @@ def _linear_inputs(case: Case, x_N: Inputs) -> tuple[Tensor, Tensor]:
     balance = features.balance(case.teaching.features, features.compute(case.teaching.features, case.public()))
     f_ND = features.normalise(features.compute(case.teaching.features, x_N), case.teaching.feature_norm, balance)
     x_ND = nn.functional.pad(torch.from_numpy(f_ND), (0, 1), value=1.0)
-    return x_ND, torch.randn(10, x_ND.shape[1], generator=torch.Generator().manual_seed(0))
+    return x_ND, torch.randn(10, x_ND.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
 def _sums(case: Case, x_N: Inputs, labels: Tensor, clip: float) -> list[Tensor]:
     """The code under test."""
     if isinstance(case.teaching, LinearTeaching):
         x_ND, weight = _linear_inputs(case, x_N)
-        return [linear.clipped_sum(weight, x_ND, x_ND.norm(dim=1), labels, clip)]
+        return [linear.clipped_sum(weight, x_ND, linear.norms(x_ND), labels, clip)]
     own = gradients.engine(_net(case), trusted=case.factory is None, opacus=case.opacus)
     return own.clipped_sums(architectures.tensors(x_N), labels, clip)
 
@@ -303,7 +412,7 @@ def _oracle(case: Case, x_N: Inputs, labels: Tensor, clip: float) -> tuple[list[
     if isinstance(case.teaching, LinearTeaching):
         x_ND, weight = _linear_inputs(case, x_N)
         parameters: list[Tensor] = [weight.requires_grad_()]
-        losses = [nn.functional.cross_entropy(weight @ x, y) for x, y in zip(x_ND, labels, strict=True)]
+        losses = [nn.functional.cross_entropy(weight @ x.double(), y) for x, y in zip(x_ND, labels, strict=True)]
     else:
         net = _net(case)
         parameters = list(net.parameters())

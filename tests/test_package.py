@@ -44,5 +44,5 @@ def test_a_wheel_installed_elsewhere_runs_a_scenario(tmp_path: Path) -> None:
         "app(['simulate', 'digits-tiny', '--out', 'run', '--set', 'student.epochs=1', '--set', 'data.public=60'], standalone_mode=False)"
     )
     environment = {**os.environ, "PYTHONPATH": str(site)}
-    subprocess.run([sys.executable, "-c", code, str(site)], cwd=home, env=environment, check=True, timeout=300)
+    subprocess.run([sys.executable, "-c", code, str(site)], cwd=home, env=environment, check=True, timeout=1200)
     assert (home / "run" / "report.html").stat().st_size > 50_000

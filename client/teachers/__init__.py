@@ -12,7 +12,7 @@ from torch import Tensor
 
 from limbeck.client.noise import Noise
 from limbeck.client.teachers.architectures import Factory
-from limbeck.operators.errors import DataError
+from limbeck.operators.errors import DataError, LimbeckError
 from limbeck.protos.messages import CUSTOM, LinearTeaching, NetTeaching, Teaching, VotesTeaching
 
 Progress = Callable[[int, int], None]
@@ -99,12 +99,16 @@ def load(path: Path, *, factory: Factory | None = None) -> Teacher:
     from limbeck.client.teachers.stored import read
 
     kind, settings, tensors = read(path)
-    match kind:
-        case "linear":
-            return linear.Linear.restore(settings, tensors)
-        case "net":
-            return net.Net.restore(settings, tensors, factory)
-        case "votes":
-            return votes.Votes.restore(settings, tensors)
-        case _:
-            raise DataError(f"Expected a teacher of a kind this version knows in {path}, got {kind!r}.")
+    try:
+        match kind:
+            case "linear":
+                return linear.Linear.restore(settings, tensors)
+            case "net":
+                return net.Net.restore(settings, tensors, factory)
+            case "votes":
+                return votes.Votes.restore(settings, tensors)
+    except LimbeckError:
+        raise
+    except Exception as error:  # whatever settings and tensors that do not fit one another end in
+        raise DataError(f"Expected a {kind} teacher in {path}: {type(error).__name__}: {error}.") from error
+    raise DataError(f"Expected a teacher of a kind this version knows in {path}, got {kind!r}.")

@@ -38,7 +38,9 @@ def tensors(x_N: NDArray[np.generic]) -> Tensor:
     if x_N.ndim not in {2, 3, 4}:
         raise DataError(f"Expected rows (N, D) or images (N, H, W) or (N, H, W, C), got shape {x_N.shape}.")
     scale = 255 if x_N.dtype == np.uint8 else 1
-    found = torch.from_numpy(x_N.astype(np.float32) / np.float32(scale))
+    # A number too large for float32 becomes infinite, and the gradient of its record zero.
+    with np.errstate(over="ignore"):
+        found = torch.from_numpy(x_N.astype(np.float32) / np.float32(scale))
     if x_N.ndim == 3:
         return found.unsqueeze(1)
     return found.permute(0, 3, 1, 2).contiguous() if x_N.ndim == 4 else found
@@ -60,7 +62,13 @@ def build(name: str, shape: Shape, classes: int, factory: Factory | None = None)
                 raise SettingError(
                     "Expected the site's settings to name a net of its own (teacher = 'module:factory'), got none."
                 )
-            net = factory(shape, classes)
+            try:
+                net = factory(shape, classes)
+            except Exception as error:  # whatever a site's own function raises
+                raise SettingError(
+                    f"Expected the site's factory to make a net for inputs of shape {shape} and {classes} classes:"
+                    f" {type(error).__name__}: {error}."
+                ) from error
             if not isinstance(net, nn.Module):
                 raise SettingError(f"Expected the factory to return a torch.nn.Module, got {type(net).__name__}.")
             return net

@@ -7,11 +7,15 @@ library's hooks, at more than twice the time: for a site that would rather trust
 settings). `Functional` is for any other net: vmap over the gradient of one record's loss, right by construction whatever the
 forward pass does with its weights, or an error.
 
+Gradients are float32; their norms, the scales and the sums are float64, so that no norm overflows or underflows and rounding cannot make
+a record's share of a sum larger than the clip.
+
 Shape legend: N records, O and I outputs and inputs of a layer, L positions, G gradients of all a layer's weights in a row.
 """
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +28,11 @@ from torch.nn import functional
 
 from limbeck.operators.errors import SettingError
 
+log = logging.getLogger(__name__)
+
+# Numbers that are turned to float64 at a time: 1 MB.
+CACHED = 1 << 17
+
 
 class Engine(Protocol):
     """Per-record gradients of a net."""
@@ -31,14 +40,13 @@ class Engine(Protocol):
     parameters: list[nn.Parameter]
 
     def clipped_sums(self, x_N: Tensor, y_N: Tensor, clip: float) -> list[Tensor]:
-        """Per parameter, the sum over records of cross-entropy gradients, each record's scaled to at most `clip` in L2 norm over
-        all parameters together. A record whose gradient is not finite counts as zero."""
+        """Per parameter, the float64 sum over records of cross-entropy gradients, each record's scaled to at most `clip` in L2 norm
+        over all parameters together. A record whose gradient is not finite counts as zero."""
 
 
-def scales(square_N: Tensor, clip: float) -> Tensor:
-    """(N,) factors that bring gradients of these squared norms down to `clip`; zero where a norm is not finite."""
-    scale = (clip / square_N.sqrt().clamp(min=1e-12)).clamp(max=1)
-    return torch.where(square_N.isfinite(), scale, 0)
+def scales(norm_N: Tensor, clip: float) -> Tensor:
+    """(N,) factors that bring gradients of these norms (float64) down to `clip`, which may be infinite; zero where a norm is not finite."""
+    return torch.where(norm_N.isfinite(), torch.where(norm_N > clip, clip / norm_N, 1), 0)
 
 
 def engine(net: nn.Module, *, trusted: bool, opacus: bool = False) -> Engine:
@@ -98,16 +106,19 @@ class BookKeeping:
                 hook.remove()
         back = torch.autograd.grad(loss, [seen[layer].gave for layer in self.layers])
         parts = [_part(layer, seen[layer].given, g) for layer, g in zip(self.layers, back, strict=True)]
-        square_N = torch.stack([square for square, _ in parts]).sum(0)
-        scale_N = scales(square_N, clip)
-        good_N = square_N.isfinite()
+        norm_N = torch.stack([square for square, _ in parts]).sum(0).sqrt()
+        scale_N, good_N = scales(norm_N, clip), norm_N.isfinite()
         # Zero times a value that is not finite is not zero, so broken records are taken out before they are summed over.
         rows = None if bool(good_N.all()) else good_N
         return [total for _, sums in parts for total in sums(scale_N, rows)]
 
 
 class Functional:
-    """Any net that torch can map over records; dropout and the like draw anew for every record."""
+    """Any net that torch can map over records.
+
+    A forward pass that draws random numbers is an error: torch would draw those of all records from one generator, by their places, and one
+    record more would change everybody's gradient.
+    """
 
     def __init__(self, net: nn.Module) -> None:
         self.net = net
@@ -120,9 +131,7 @@ class Functional:
             logits = functional_call(net, {**trained, **fixed}, (x.unsqueeze(0),))
             return functional.cross_entropy(logits, y.unsqueeze(0))
 
-        self._gradients: Callable[..., dict[str, Tensor]] = vmap(
-            grad(loss), in_dims=(None, None, 0, 0), randomness="different"
-        )
+        self._gradients: Callable[..., dict[str, Tensor]] = vmap(grad(loss), in_dims=(None, None, 0, 0), randomness="error")
 
     def gradients(self, x_N: Tensor, y_N: Tensor) -> list[Tensor]:
         """Per parameter, (N, ...) gradients of each record's cross-entropy."""
@@ -131,8 +140,19 @@ class Functional:
         return [found[name] for name in self.names]
 
     def clipped_sums(self, x_N: Tensor, y_N: Tensor, clip: float) -> list[Tensor]:
-        """As the protocol says."""
-        return _sums_of(self.gradients(x_N, y_N), self.parameters, clip)
+        """As the protocol says. A record on which the forward pass fails counts as zero too, and keeps no other from its share."""
+        try:
+            found = self.gradients(x_N, y_N)
+        except Exception as error:  # whatever a site's own net raises
+            totals = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in self.parameters]
+            if len(x_N) > 1:
+                for x, y in zip(x_N.split(1), y_N.split(1), strict=True):
+                    for total, part in zip(totals, self.clipped_sums(x, y, clip), strict=True):
+                        total.add_(part)
+            else:
+                log.warning("A record has no gradient and counts as zero: %s: %s", type(error).__name__, error)
+            return totals
+        return _sums_of(found, self.parameters, clip)
 
 
 class Opacus:
@@ -163,11 +183,30 @@ class Opacus:
 def _sums_of(gradients: list[Tensor], parameters: list[nn.Parameter], clip: float) -> list[Tensor]:
     """Per parameter, clipped sums of (N, ...) gradients."""
     flat = [gradient.flatten(1) for gradient in gradients]
-    square_N = torch.stack([torch.linalg.vector_norm(gradient, dim=1) for gradient in flat]).square().sum(0)
-    scale_N = scales(square_N, clip)
-    if not bool(square_N.isfinite().all()):
-        flat = [torch.where(square_N.isfinite()[:, None], gradient, 0) for gradient in flat]
-    return [(scale_N @ gradient).view_as(own) for gradient, own in zip(flat, parameters, strict=True)]
+    norm_N = torch.stack([_squares(gradient) for gradient in flat]).sum(0).sqrt()
+    scale_N, good_N = scales(norm_N, clip), norm_N.isfinite()
+    if not bool(good_N.all()):
+        flat = [torch.where(good_N[:, None], gradient, 0) for gradient in flat]
+    return [_weighted(scale_N, gradient).view_as(own) for gradient, own in zip(flat, parameters, strict=True)]
+
+
+def _squares(row_NG: Tensor) -> Tensor:
+    """(N,) squared norms in float64, where the square of no float32 overflows or vanishes."""
+    return torch.cat([row_nG.double().square_().sum(1) for row_nG in row_NG.split(_at_once(row_NG))])
+
+
+def _weighted(scale_N: Tensor, row_NG: Tensor) -> Tensor:
+    """(G,) sum of scaled rows in float64."""
+    total = torch.zeros(row_NG.shape[1], dtype=torch.float64)
+    size = _at_once(row_NG)
+    for scale_n, row_nG in zip(scale_N.split(size), row_NG.split(size), strict=True):
+        total.addmv_(row_nG.double().T, scale_n)
+    return total
+
+
+def _at_once(row_NG: Tensor) -> int:
+    """How many rows become float64 at a time: as many as stay in a processor's cache."""
+    return max(1, CACHED // max(1, row_NG.shape[1]))
 
 
 def _supported(layer: nn.Module) -> bool:
@@ -192,11 +231,12 @@ def _part(layer: nn.Module, given: Tensor, back: Tensor) -> tuple[Tensor, _Sums]
         norm: Any = layer
         standard = functional.group_norm(given, norm.num_groups, eps=norm.eps)
         rows = [(back * standard).flatten(2).sum(2), back.flatten(2).sum(2)]
-    square_N = torch.stack([torch.linalg.vector_norm(row, dim=1) for row in rows]).square().sum(0)
+    square_N = torch.stack([_squares(row) for row in rows]).sum(0)
 
     def sums(scale_N: Tensor, good_N: Tensor | None) -> list[Tensor]:
         kept = rows if good_N is None else [torch.where(good_N[:, None], row, 0) for row in rows]
-        return [(scale_N @ row).view_as(own) for row, own in zip(kept, layer.parameters(recurse=False), strict=True)]
+        parameters = layer.parameters(recurse=False)
+        return [_weighted(scale_N, row).view_as(own) for row, own in zip(kept, parameters, strict=True)]
 
     return square_N, sums
 
@@ -218,6 +258,7 @@ def _convolution(layer: nn.Conv2d, given: Tensor, back: Tensor) -> Tensor:
 def _linear(layer: nn.Linear, given_NI: Tensor, back_NO: Tensor) -> tuple[Tensor, _Sums]:
     """The gradient of a record is the outer product of what came back and what went in: norm and sum without making it."""
     bias = layer.bias is not None
+    given_NI, back_NO = given_NI.double(), back_NO.double()
     square_N = back_NO.square().sum(1) * (given_NI.square().sum(1) + bias)
 
     def sums(scale_N: Tensor, good_N: Tensor | None) -> list[Tensor]:

@@ -1,18 +1,28 @@
 """The test kit for a site's own net: what would break its privacy or its training, in words, before any record is read.
 
-A net passes where each record's gradient is its own: no layer mixes records, nothing is remembered between forward passes but weights, and
-per-record gradients agree with a loop over records one at a time.
+A net passes where each record's gradient is its own: no layer mixes records, no random number is drawn, nothing is remembered between
+forward passes but weights, and per-record gradients agree with a loop over records one at a time.
+
+Why no random numbers: torch, numpy and Python draw those of all records from one generator, by their places in the batch. One record more
+would move the masks of every other, and with them the sum of gradients by far more than one record's clip.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
+import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FunctionType, ModuleType
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from limbeck.client.teachers.architectures import Shape
 from limbeck.client.teachers.gradients import Functional
@@ -20,10 +30,15 @@ from limbeck.operators.errors import SettingError
 
 RECORDS = 5
 TOLERANCE = 1e-3
+# How often the same records are passed through.
+PASSES = 4
+# How deep a layer's attributes are looked into for what it remembers.
+DEPTH = 4
 
 TEMPLATE = '''"""A net for limbeck. In site.toml:  teacher = "{module}:build". To try it:  limbeck teacher check {module}:build
 
-No layer may mix records: use GroupNorm or LayerNorm, never BatchNorm. Tanh often trains better than ReLU under clipping.
+No layer may mix records: use GroupNorm or LayerNorm, never BatchNorm. No dropout, nothing random: the noise of training is regularisation
+enough. Tanh often trains better than ReLU under clipping.
 """
 
 from torch import nn
@@ -47,16 +62,19 @@ def build(shape: tuple[int, ...], classes: int) -> nn.Module:
 def examine(net: nn.Module, shape: Shape, classes: int) -> list[str]:
     """All that is wrong with a net, one sentence each; empty where it can be trained.
 
-    Inputs are random numbers in [0, 1) from a seed of their own; torch's generator and the net's weights are left as they were.
+    Inputs are random numbers in [0, 1) from a seed of their own; global generators and the net's weights are left as they were.
     """
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with _generators_kept(), warnings.catch_warnings():
         torch.manual_seed(0)
         warnings.simplefilter("ignore")
         inputs = torch.rand(RECORDS, *shape, generator=torch.Generator().manual_seed(1))
         labels = torch.arange(RECORDS) % classes
         # The first complaint about layers explains what follows from it, so each group of checks ends the examination.
-        for check in (_layers, _outputs, _independence, _gradients):
-            problems = check(copy.deepcopy(net).train(), inputs, labels, classes)
+        for check in (_layers, _outputs, _randomness, _memory, _independence, _gradients):
+            try:
+                problems = check(copy.deepcopy(net).train(), inputs, labels, classes)
+            except Exception as error:  # whatever a site's own net raises
+                return [f"It cannot be examined: {_short(error)}."]
             if problems:
                 return problems
     return []
@@ -86,6 +104,11 @@ def _layers(net: nn.Module, inputs: Tensor, labels: Tensor, classes: int) -> lis
             problems.append(
                 f"{what}, whose gradients cannot be had record by record; use opacus.layers.Dp{type(layer).__name__}."
             )
+        elif random_by := _random_by(layer):
+            problems.append(
+                f"{what} with {random_by}: it draws for all records from one generator, so that one record more would change"
+                " everybody's gradient. Leave it out: the noise of training is regularisation enough."
+            )
     if not any(parameter.requires_grad for parameter in net.parameters()):
         problems.append("It has no weight that can be trained.")
     for name, parameter in net.named_parameters():
@@ -114,21 +137,55 @@ def _outputs(net: nn.Module, inputs: Tensor, labels: Tensor, classes: int) -> li
     return problems + [f"Weight {name!r} changes in a forward pass." for name in moved]
 
 
+def _randomness(net: nn.Module, inputs: Tensor, labels: Tensor, classes: int) -> list[str]:
+    """Nothing is drawn at random, whether the net is told to train or to answer."""
+    problems = []
+    for mode in (True, False):
+        net.train(mode)
+        before = _generators()
+        with _Draws() as draws:
+            first = net(inputs)
+        problems += [f"A forward pass draws random numbers ({name})." for name in sorted(draws.names)]
+        after = _generators()
+        problems += [
+            f"A forward pass draws from {name}'s global generator." for name in after if after[name] != before[name]
+        ]
+        if not problems and not all(torch.equal(first, net(inputs)) for _ in range(PASSES)):
+            problems.append("Two forward passes over the same records differ.")
+    if problems:
+        problems.append(
+            "What is random moves with one record more, for everybody: make the net a function of its input alone."
+        )
+    return list(dict.fromkeys(problems))
+
+
+def _memory(net: nn.Module, inputs: Tensor, labels: Tensor, classes: int) -> list[str]:
+    """No attribute of a layer, and nothing that its forward function holds on to, changes from pass to pass or with the records."""
+
+    def passed(own: nn.Module, x_N: Tensor) -> dict[str, object]:
+        for n in (RECORDS, 1):
+            own(x_N[:n])
+        return _remembered(own)
+
+    one, other = copy.deepcopy(net), copy.deepcopy(net)
+    first, again, others = passed(one, inputs), passed(one, inputs), passed(other, inputs.square())
+    return [
+        f"{name} changes in a forward pass, so that it remembers records, or how many there were."
+        for name in {**first, **again, **others}
+        if not first.get(name) == again.get(name) == others.get(name)
+    ]
+
+
 def _independence(net: nn.Module, inputs: Tensor, labels: Tensor, classes: int) -> list[str]:
     """In place of one record another: the outputs of the others must not move."""
-    _without_dropout(net)
     other = inputs.clone()
-    other[0] = 1 - other[0]
-    one, again, two = net(inputs), net(inputs), net(other)
-    if not torch.allclose(one, again, atol=1e-6, rtol=1e-5):
-        return ["Two forward passes over the same records differ, dropout apart; draw no random numbers in it."]
-    if not torch.allclose(one[1:], two[1:], atol=1e-5, rtol=1e-4):
+    other[0] = other[0].square()
+    if not torch.allclose(net(inputs)[1:], net(other)[1:], atol=1e-5, rtol=1e-4):
         return ["A record's output depends on the other records in its batch; no layer may mix records."]
     return []
 
 
 def _gradients(net: nn.Module, inputs: Tensor, labels: Tensor, classes: int) -> list[str]:
-    _without_dropout(net)
     engine = Functional(net)
     try:
         found = engine.gradients(inputs, labels)
@@ -148,11 +205,104 @@ def _gradients(net: nn.Module, inputs: Tensor, labels: Tensor, classes: int) -> 
     return list(dict.fromkeys(problems))
 
 
-def _without_dropout(net: nn.Module) -> None:
-    """Dropout is allowed: it draws for every record on its own. It is switched off only to compare numbers."""
-    for layer in net.modules():
-        if isinstance(layer, nn.modules.dropout._DropoutNd):
-            layer.p = 0.0
+def _random_by(layer: nn.Module) -> str:
+    """What makes a layer of torch random while it trains, or nothing."""
+    if isinstance(layer, nn.modules.dropout._DropoutNd):
+        return f"p = {layer.p}" if layer.p > 0 else ""
+    if isinstance(layer, nn.MultiheadAttention):
+        return f"dropout = {layer.dropout}" if layer.dropout > 0 else ""
+    if isinstance(layer, nn.RReLU):
+        return "a random slope" if layer.lower != layer.upper else ""
+    return "random regions" if isinstance(layer, nn.FractionalMaxPool2d | nn.FractionalMaxPool3d) else ""
+
+
+class _Draws(TorchDispatchMode):
+    """Notes every operation of torch that draws from a generator, a global one or not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if torch.Tag.nondeterministic_seeded in function.tags:
+            # Attention could draw, and says by its dropout whether it does.
+            names = [argument.name for argument in function._schema.arguments]
+            given = dict(zip(names, args, strict=False)) | kwargs
+            if "dropout_p" not in names or given.get("dropout_p"):
+                self.names.add(str(function))
+        return function(*args, **kwargs)
+
+
+def _generators() -> dict[str, object]:
+    """The states of the global generators."""
+    numpy_state = np.random.get_state(legacy=False)
+    return {"torch": torch.get_rng_state().numpy().tobytes(), "numpy": repr(numpy_state), "Python": random.getstate()}
+
+
+@contextmanager
+def _generators_kept() -> Iterator[None]:
+    """Puts the global generators back."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
+
+
+def _remembered(net: nn.Module) -> dict[str, object]:
+    """By name: all that layers hold besides weights and buffers, and what the functions of their classes hold on to."""
+    found: dict[str, object] = {}
+    for name, layer in net.named_modules():
+        for key, value in vars(layer).items():
+            if key not in {"_parameters", "_buffers", "_modules"}:
+                found[f"Attribute {key!r} of layer {name!r}"] = _plain(value)
+        for kind in type(layer).__mro__:
+            if kind.__module__.partition(".")[0] not in {"torch", "builtins"}:
+                for key, value in vars(kind).items():
+                    found[f"What {kind.__name__}.{key} holds on to"] = _plain(value)
+    return found
+
+
+def _held(function: FunctionType, depth: int) -> object:
+    """The values in a function's closure, and of the global names that it uses."""
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    names = {name: function.__globals__[name] for name in function.__code__.co_names if name in function.__globals__}
+    held = {name: cell.cell_contents for name, cell in cells if name != "__class__"} | names
+    return {name: _plain(value, depth - 1) for name, value in held.items()}
+
+
+def _plain(value: object, depth: int = DEPTH) -> object:
+    """A value to compare later; None for what cannot be looked into."""
+    match value:
+        case None | bool() | int() | float() | complex() | str() | bytes() | np.generic():
+            return repr(value)
+        case Tensor():
+            return tuple(value.shape), value.detach().flatten().view(torch.uint8).numpy().tobytes()
+        case np.ndarray():
+            return value.shape, value.tobytes()
+        case torch.Generator():
+            return value.get_state().numpy().tobytes()
+        case np.random.Generator():
+            return repr(value.bit_generator.state)
+        case random.Random():
+            return value.getstate()
+        case itertools.count():
+            return repr(value)
+    if depth <= 0 or isinstance(value, type | ModuleType | nn.Module):
+        return None
+    match value:
+        case list() | tuple():
+            return [_plain(one, depth - 1) for one in value]
+        case set() | frozenset():
+            return sorted(repr(one) for one in value)
+        case dict():
+            return {repr(key): _plain(one, depth - 1) for key, one in value.items()}
+        case FunctionType():
+            return _held(value, depth)
+    return _plain(getattr(value, "__dict__", None), depth - 1)
 
 
 def _short(error: Exception) -> str:

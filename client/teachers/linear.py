@@ -3,6 +3,8 @@
 Every record takes part in every step, so there is no sampling to trust and each step is exactly a Gaussian mechanism on a
 sum of clipped gradients. For softmax regression the gradient of a record is an outer product, (p - y) (x, 1), and its norm
 |p - y| sqrt(|x|^2 + 1) [D]: clipping costs nothing. The constant 1 is a last feature here, so the bias is a last column of weights.
+Features are float32; weights, errors and sums are float64 while training, so that one record more moves others' shares in no digit that
+counts.
 
 Shape legend: N records, D features, K classes.
 """
@@ -19,12 +21,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from limbeck.client import features
+from limbeck.client.teachers.gradients import scales
 from limbeck.client.teachers.stored import write
 from limbeck.protos.messages import LinearTeaching
 
 if TYPE_CHECKING:
     from limbeck.client.noise import Noise
     from limbeck.client.teachers import Progress
+
+# Records that are turned to float64 at a time.
+CHUNK = 64
+# Where weights end that a schedule drives out of all bounds: far above any that mean something, far below what would overflow an answer.
+LARGEST = 1e9
 
 
 class Linear:
@@ -66,19 +74,20 @@ def train(
     """Full-batch DP gradient descent with momentum and averaging of the last steps.
 
     Formal guarantee: `teaching.steps` Gaussian mechanisms with noise multiplier `teaching.noise_multiplier` on a sum of
-    sensitivity `teaching.clip` under add/remove of one record. Features of the private records are computed here and not kept.
+    sensitivity `teaching.clip` under add/remove of one record, whatever the weights have become: a record whose error is not finite
+    counts as zero. Features of the private records are computed here and not kept.
     """
     balance = features.balance(teaching.features, features.compute(teaching.features, public_x, cache=cache))
     f_ND = features.normalise(features.compute(teaching.features, x_N), teaching.feature_norm, balance)
-    x_ND = functional.pad(torch.from_numpy(f_ND), (0, 1), value=1)
-    labels_N, norm_N = torch.from_numpy(y_N), x_ND.norm(dim=1)
-    weight = torch.zeros(classes, x_ND.shape[1])
+    x_ND = with_one(f_ND)
+    labels_N, norm_N = torch.from_numpy(y_N), norms(x_ND)
+    weight = torch.zeros(classes, x_ND.shape[1], dtype=torch.float64)
     velocity, average = torch.zeros_like(weight), torch.zeros_like(weight)
     for step in range(teaching.steps):
         gradient = clipped_sum(weight, x_ND, norm_N, labels_N, teaching.clip)
         gradient += noise.gaussian(*gradient.shape, std=teaching.clip * teaching.noise_multiplier)
-        velocity = teaching.momentum * velocity + gradient / teaching.normaliser
-        weight = weight - teaching.learning_rate * velocity
+        velocity = saturated(teaching.momentum * velocity + gradient / teaching.normaliser)
+        weight = saturated(weight - teaching.learning_rate * velocity)
         if step >= teaching.steps - teaching.average_last:
             average += weight / teaching.average_last
         if progress is not None:
@@ -87,15 +96,41 @@ def train(
         teaching.features,
         teaching.feature_norm,
         balance,
-        average[:, :-1].contiguous(),
-        average[:, -1].contiguous(),
+        average[:, :-1].float().contiguous(),
+        average[:, -1].float().contiguous(),
     )
 
 
 def clipped_sum(weight_KD: Tensor, x_ND: Tensor, norm_N: Tensor, y_N: Tensor, clip: float) -> Tensor:
-    """The sum over records of cross-entropy gradients, each scaled to at most `clip` in L2 norm: (K, D). norm_N: of the rows of x_ND."""
-    error_NK = functional.linear(x_ND, weight_KD).softmax(-1)
-    error_NK[torch.arange(len(y_N)), y_N] -= 1
-    error_NK *= (clip / (error_NK.norm(dim=1) * norm_N).clamp(min=1e-12)).clamp(max=1)[:, None]
-    # As (K, N) times (N, D) the product reads the features row by row: several times faster than its transpose.
-    return error_NK.T @ x_ND
+    """(K, D) the float64 sum over records of cross-entropy gradients, each scaled to at most `clip` (or inf) in L2 norm.
+
+    weight_KD: float64, of any value. norm_N: `norms` of the rows of x_ND. A record whose features or error are not finite counts as zero.
+    """
+    total, room = torch.zeros_like(weight_KD), torch.empty(CHUNK, x_ND.shape[1], dtype=torch.float64)
+    for part_nD, norm_n, y_n in zip(x_ND.split(CHUNK), norm_N.split(CHUNK), y_N.split(CHUNK), strict=True):
+        x_nD = room[: len(part_nD)].copy_(part_nD)
+        error_nK = functional.linear(x_nD, weight_KD).softmax(-1)
+        error_nK[torch.arange(len(y_n)), y_n] -= 1
+        length_n = error_nK.norm(dim=1) * norm_n
+        error_nK *= scales(length_n, clip)[:, None]
+        good_n = length_n.isfinite()
+        if not bool(good_n.all()):
+            # Zero times a value that is not finite is not zero.
+            error_nK, x_nD = (torch.where(good_n[:, None], value, 0) for value in (error_nK, x_nD))
+        total += error_nK.T @ x_nD
+    return total
+
+
+def norms(x_ND: Tensor) -> Tensor:
+    """(N,) float64 norms of rows, the constant 1 for the bias among them."""
+    return torch.cat([x_nD.double().norm(dim=1) for x_nD in x_ND.split(CHUNK)])
+
+
+def with_one(f_ND: NDArray[np.float32]) -> Tensor:
+    """Features with a last constant 1, for the bias."""
+    return functional.pad(torch.from_numpy(f_ND), (0, 1), value=1)
+
+
+def saturated(values: Tensor) -> Tensor:
+    """Post-processing of noisy sums: what is not a number becomes 0, and what is beyond `LARGEST` that."""
+    return values.nan_to_num(0, LARGEST, -LARGEST).clamp(-LARGEST, LARGEST)

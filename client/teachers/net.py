@@ -6,6 +6,8 @@ gradients, and nothing else of a record reaches the weights.
 
 from __future__ import annotations
 
+import logging
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,7 @@ from limbeck.client.noise import poisson_sample
 from limbeck.client.teachers import architectures
 from limbeck.client.teachers.architectures import Factory, Shape, tensors
 from limbeck.client.teachers.gradients import Engine, engine
+from limbeck.client.teachers.linear import saturated
 from limbeck.client.teachers.stored import write
 from limbeck.operators.errors import DataError
 from limbeck.protos.messages import CUSTOM, NetTeaching
@@ -25,6 +28,8 @@ from limbeck.protos.messages import CUSTOM, NetTeaching
 if TYPE_CHECKING:
     from limbeck.client.noise import Noise
     from limbeck.client.teachers import Progress
+
+log = logging.getLogger(__name__)
 
 PREDICT_BATCH = 512
 
@@ -36,12 +41,18 @@ class Net:
         self.architecture, self.shape, self.classes, self.net = architecture, shape, classes, net
 
     def log_probabilities(self, x_N: NDArray[np.generic], *, cache: Path | None = None) -> Tensor:
-        """(N, K) float32 log-probabilities; there is nothing to cache."""
+        """(N, K) float32 log-probabilities, uniform where the net's output is not finite; there is nothing to cache."""
         inputs = _fitting(x_N, self.shape)
         self.net.eval()
         with torch.no_grad():
             parts = [self.net(part) for part in inputs.split(PREDICT_BATCH)] if len(inputs) else []
-        return torch.cat(parts).float().log_softmax(-1) if parts else torch.zeros(0, self.classes)
+        if not parts:
+            return torch.zeros(0, self.classes)
+        log_p_NK = torch.cat(parts).float().log_softmax(-1)
+        finite_N = log_p_NK.isfinite().all(1, keepdim=True)
+        if not bool(finite_N.all()):
+            log.warning("The teacher has diverged: %d of %d answers are uniform.", int((~finite_N).sum()), len(finite_N))
+        return torch.where(finite_N, log_p_NK, -math.log(self.classes))
 
     def save(self, path: Path) -> None:
         """Write it durably."""
@@ -93,30 +104,27 @@ def train(
         from limbeck.client.teachers import kit
 
         kit.require_sound(net, shape, classes)
-    # Dropout in a site's own net draws from torch's global generator, so that is seeded (publicly) and put back.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(architectures.INITIAL_SEED)
-        net.train()
-        gradients = engine(net, trusted=teaching.architecture != CUSTOM, opacus=opacus)
-        _descend(teaching, gradients, inputs, labels, noise, progress)
+    net.train()
+    gradients = engine(net, trusted=teaching.architecture != CUSTOM, opacus=opacus)
+    _descend(teaching, gradients, inputs, labels, noise, progress)
     return Net(teaching.architecture, shape, classes, net.eval())
 
 
 def _descend(
     teaching: NetTeaching, gradients: Engine, inputs: Tensor, labels: Tensor, noise: Noise, progress: Progress | None
 ) -> None:
-    velocity = [torch.zeros_like(parameter) for parameter in gradients.parameters]
+    velocity = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in gradients.parameters]
     for step in range(teaching.steps):
         chosen = torch.from_numpy(poisson_sample(noise, len(labels), teaching.sampling_rate))
-        sums = [torch.zeros_like(parameter) for parameter in gradients.parameters]
+        sums = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in gradients.parameters]
         for rows in chosen.split(teaching.physical_batch) if len(chosen) else ():
             for total, part in zip(sums, gradients.clipped_sums(inputs[rows], labels[rows], teaching.clip), strict=True):
                 total.add_(part)
         with torch.no_grad():
             for parameter, total, moving in zip(gradients.parameters, sums, velocity, strict=True):
                 total.add_(noise.gaussian(*total.shape, std=teaching.clip * teaching.noise_multiplier))
-                moving.mul_(teaching.momentum).add_(total, alpha=1 / teaching.normaliser)
-                parameter.sub_(moving, alpha=teaching.learning_rate)
+                moving.copy_(saturated(teaching.momentum * moving + total / teaching.normaliser))
+                parameter.copy_(saturated(parameter - teaching.learning_rate * moving))
         if progress is not None:
             progress(step + 1, teaching.steps)
 

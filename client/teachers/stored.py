@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -20,11 +20,16 @@ def write(path: Path, kind: str, settings: dict[str, object], tensors: dict[str,
 
 
 def read(path: Path) -> tuple[str, dict[str, object], dict[str, Tensor]]:
-    """Kind, settings and tensors. Raises DataError where `path` holds no teacher."""
+    """Kind, settings and tensors. Raises DataError, and nothing else, where `path` holds no teacher."""
     try:
+        if not path.is_file():
+            raise FileNotFoundError("no such file")
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        return metadata["kind"], json.loads(metadata["settings"]), tensors
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise DataError(f"Expected a teacher in {path}: {error}.") from error
+        settings = json.loads(metadata["settings"])
+        if not isinstance(settings, dict):
+            raise ValueError(f"expected a table of settings, got {type(settings).__name__}")
+        return metadata["kind"], settings, tensors
+    except Exception as error:  # what safetensors, JSON and torch raise on broken bytes is of many kinds
+        raise DataError(f"Expected a teacher in {path}: {type(error).__name__}: {error}.") from error

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from limbeck.client import features
-from limbeck.client.teachers.linear import clipped_sum
+from limbeck.client.teachers.linear import clipped_sum, norms, saturated, with_one
 from limbeck.client.teachers.stored import write
 from limbeck.operators.errors import DataError
 from limbeck.protos.messages import VotesTeaching
@@ -79,18 +79,19 @@ def train(
     """
     public_ND = features.compute(teaching.features, public_x, cache=cache)
     balance = features.balance(teaching.features, public_ND)
-    public = _with_one(features.normalise(public_ND, teaching.feature_norm, balance))
-    x_nD = _with_one(features.normalise(features.compute(teaching.features, x_N), teaching.feature_norm, balance))
+    public = with_one(features.normalise(public_ND, teaching.feature_norm, balance))
+    x_nD = with_one(features.normalise(features.compute(teaching.features, x_N), teaching.feature_norm, balance))
     shard_n = shards(noise, len(y_N), teaching.teachers)
     y_n = torch.from_numpy(y_N)
-    votes_NK = torch.zeros(len(public_x), classes)
+    votes_NK = torch.zeros(len(public_x), classes, dtype=torch.float64)
     for shard in range(teaching.teachers):
         rows = torch.from_numpy(np.flatnonzero(shard_n == shard))
         votes_NK += vote(teaching, x_nD[rows], y_n[rows], public, classes)
         if progress is not None:
             progress(shard + 1, teaching.teachers)
     noise_std = math.sqrt(2) * teaching.noise_multiplier
-    return Votes(digest(public_x), noise_std, votes_NK + noise.gaussian(*votes_NK.shape, std=noise_std))
+    votes_NK += noise.gaussian(*votes_NK.shape, std=noise_std)
+    return Votes(digest(public_x), noise_std, votes_NK.float())
 
 
 def shards(noise: Noise, records: int, teachers: int) -> NDArray[np.int64]:
@@ -100,16 +101,10 @@ def shards(noise: Noise, records: int, teachers: int) -> NDArray[np.int64]:
 
 def vote(teaching: VotesTeaching, x_nD: Tensor, y_n: Tensor, public_ND: Tensor, classes: int) -> Tensor:
     """(N, K) one vote per public input of a head trained on one shard, a function of nothing else; an empty shard votes for class 0."""
-    weight = torch.zeros(classes, x_nD.shape[1])
-    velocity = torch.zeros_like(weight)
-    norm_n = x_nD.norm(dim=1)
+    weight = torch.zeros(classes, x_nD.shape[1], dtype=torch.float64)
+    velocity, norm_n = torch.zeros_like(weight), norms(x_nD)
     for _ in range(teaching.steps if len(y_n) else 0):
         gradient = clipped_sum(weight, x_nD, norm_n, y_n, math.inf) / len(y_n)
-        velocity = teaching.momentum * velocity + gradient
-        weight = weight - teaching.learning_rate * velocity
-    return functional.one_hot(functional.linear(public_ND, weight).argmax(1), classes).float()
-
-
-def _with_one(f_ND: NDArray[np.float32]) -> Tensor:
-    """Features with a last constant 1, for the bias."""
-    return functional.pad(torch.from_numpy(f_ND), (0, 1), value=1)
+        velocity = saturated(teaching.momentum * velocity + gradient)
+        weight = saturated(weight - teaching.learning_rate * velocity)
+    return functional.one_hot(functional.linear(public_ND, weight.float()).argmax(1), classes).float()

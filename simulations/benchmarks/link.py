@@ -201,7 +201,7 @@ async def _many(folder: Path, address: str, count: int) -> None:
                     await write(Heartbeat() if isinstance(frame, Heartbeat) else Ack(id=frame.id, received=0))
                 elif isinstance(frame, Chunk):
                     await write(Ack(id=frame.id, received=len(frame.data)))
-                    message = flower_messages.decode(frame.data)
+                    message = flower_messages.decode(frame.data, limit=codec.MAX_REQUEST)
                     reply = flower_messages.encode(Message(carry.pack(canned), reply_to=message))
                     own = Transfer(id=frame.id, data=reply)
                     await write(own.announcement)

@@ -36,9 +36,9 @@ def heads() -> dict[str, Step]:
     generator = torch.Generator().manual_seed(0)
     x_ND = torch.randn(HEAD_RECORDS, HEAD_FEATURES, generator=generator) / HEAD_FEATURES**0.5 * 4
     y_N = torch.randint(CLASSES, (HEAD_RECORDS,), generator=generator)
-    norm_N = x_ND.norm(dim=1)
+    norm_N = linear.norms(x_ND)
     noise = SystemEntropy()
-    weight = torch.zeros(CLASSES, HEAD_FEATURES)
+    weight = torch.zeros(CLASSES, HEAD_FEATURES, dtype=torch.float64)
     trained = torch.zeros(CLASSES, HEAD_FEATURES, requires_grad=True)
     optimiser = torch.optim.SGD([trained], lr=RATE, momentum=MOMENTUM)
     velocity = torch.zeros_like(weight)

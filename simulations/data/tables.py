@@ -135,8 +135,8 @@ def reviews(
 
 def _read(name: str, member: str, file: str, cache: Path | None, folder: Path | None) -> Table:
     if folder is not None:
-        return tables.read(folder / file)
-    return tables.from_csv(artefacts.member(name, member, cache), file)
+        return tables.read(folder / file, public=True)
+    return tables.from_csv(artefacts.member(name, member, cache), file, public=True)
 
 
 def _distinct(table: Table, *, without: tuple[str, ...]) -> Table:

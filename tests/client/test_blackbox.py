@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -30,12 +32,34 @@ Start = Callable[..., tuple[subprocess.Popen[str], int]]
 
 
 @pytest.fixture
-def start() -> Iterator[Start]:
+def sign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that the scripted teacher makes when it begins to hang."""
+    return tmp_path_factory.mktemp("sign") / "hangs"
+
+
+@pytest.fixture
+def late(sign: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time for an answer is over when the teacher hangs, and no sooner: how fast this machine is has no say."""
+
+    class Timer(threading.Timer):
+        def run(self) -> None:
+            while not self.finished.wait(0.01):
+                if sign.exists():
+                    self.function(*self.args)
+                    return
+
+    monkeypatch.setattr(blackbox, "threading", SimpleNamespace(Event=threading.Event, Timer=Timer))
+
+
+@pytest.fixture
+def start(sign: Path) -> Iterator[Start]:
     """Starts a scripted teacher, on a port if one is given; all are ended after the test."""
     children: list[subprocess.Popen[str]] = []
+    sign.unlink(missing_ok=True)
 
     def begin(how: str, port: int = 0) -> tuple[subprocess.Popen[str], int]:
-        child = subprocess.Popen([sys.executable, str(CHILD), str(port), how], stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, str(CHILD), str(port), how, str(sign)]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         children.append(child)
         assert child.stdout is not None
         return child, int(child.stdout.readline())
@@ -43,11 +67,11 @@ def start() -> Iterator[Start]:
     yield begin
     for child in children:
         child.kill()
-        child.wait()
+        child.communicate()
 
 
-def remote(port: int, *, attempts: int = 3, deadline: float = 20.0, sleep: Callable[[float], object] = time.sleep) -> Remote:
-    link = Link(address=f"127.0.0.1:{port}", ca=None, certificate=None, key=None, deadline=deadline, attempts=attempts)
+def remote(port: int, *, attempts: int = 3, sleep: Callable[[float], object] = time.sleep) -> Remote:
+    link = Link(address=f"127.0.0.1:{port}", ca=None, certificate=None, key=None, deadline=600, attempts=attempts)
     return Remote(link, sleep)
 
 
@@ -73,18 +97,25 @@ def test_answers_of_a_teacher_written_with_the_generated_stubs_arrive_in_order(s
     assert len(list(tmp_path.glob("answers-*.pb"))) == N // 4
 
 
-def test_an_answer_later_than_the_deadline_is_asked_for_again(start: Start, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("late")
+def test_an_answer_later_than_the_deadline_is_asked_for_again(start: Start, sign: Path, tmp_path: Path) -> None:
     _, port = start("slow once")
     pauses: list[float] = []
-    black_box(remote(port, deadline=1.0, sleep=pauses.append)).ask(PERMITTED, X, tmp_path)
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        sign.unlink()
+
+    black_box(remote(port, sleep=pause)).ask(PERMITTED, X, tmp_path)
     torch.testing.assert_close(answered(tmp_path), expected())
     assert pauses == [blackbox.FIRST_BACKOFF]
 
 
+@pytest.mark.usefixtures("late")
 def test_a_teacher_that_is_always_late_is_an_error_that_says_so(start: Start, tmp_path: Path) -> None:
     _, port = start("hangs after two")
-    with pytest.raises(TeacherError, match="in 1 attempts, got no answer within 1 s"):
-        black_box(remote(port, deadline=1.0, attempts=1)).ask(PERMITTED, X, tmp_path)
+    with pytest.raises(TeacherError, match="in 1 attempts, got no answer within 600 s"):
+        black_box(remote(port, attempts=1)).ask(PERMITTED, X, tmp_path)
 
 
 def test_pauses_between_attempts_double_and_a_teacher_that_stays_away_is_named(start: Start) -> None:
@@ -106,7 +137,10 @@ def test_attempts_are_counted_anew_after_each_answer(start: Start, tmp_path: Pat
     assert pauses == [blackbox.FIRST_BACKOFF] * 4
 
 
-def test_a_teacher_killed_in_the_middle_and_restarted_is_asked_only_for_the_rest(start: Start, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("late")
+def test_a_teacher_killed_in_the_middle_and_restarted_is_asked_only_for_the_rest(
+    start: Start, sign: Path, tmp_path: Path
+) -> None:
     """Answers before the kill are kept as they were; the stream resumes after the last of them."""
     child, port = start("hangs after two")
 
@@ -115,22 +149,25 @@ def test_a_teacher_killed_in_the_middle_and_restarted_is_asked_only_for_the_rest
         child.wait()
         # What was answered before is on disk already, whatever comes.
         assert len(list(tmp_path.glob("answers-*.pb"))) == 2
+        sign.unlink()
         start("honest", port)
 
     before = tmp_path / "answers-0-000000000-000000004.pb"
-    own = remote(port, deadline=2.0, sleep=restart)
+    own = remote(port, sleep=restart)
     black_box(own).ask(PERMITTED, X, tmp_path)
     torch.testing.assert_close(answered(tmp_path), expected())
     assert len(list(tmp_path.glob("answers-*.pb"))) == N // 4
     assert before.exists()
 
 
-def test_after_a_crash_of_the_site_nothing_that_is_stored_is_asked_again(start: Start, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("late")
+def test_after_a_crash_of_the_site_nothing_that_is_stored_is_asked_again(start: Start, sign: Path, tmp_path: Path) -> None:
     child, port = start("hangs after two")
     with pytest.raises(TeacherError, match="in 1 attempts"):
-        black_box(remote(port, deadline=1.0, attempts=1)).ask(PERMITTED, X, tmp_path)
+        black_box(remote(port, attempts=1)).ask(PERMITTED, X, tmp_path)
     child.kill()
     child.wait()
+    sign.unlink()
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("answers-*.pb")}
     assert len(kept) == 2
     # A teacher that would hang at its third batch has three left: it is asked for those alone, in batches of 8.

@@ -1,33 +1,21 @@
 """What an owner or an officer sees of policy, ledger and transcript on the command line."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import sites
-from typer.testing import CliRunner
+from owner import limbeck, write
 
-from limbeck.cli.main import app
 from limbeck.client import ledger as ledgers
 from limbeck.client import policy
 from limbeck.client.app import respond
+from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
 from limbeck.operators.errors import LedgerError, SettingError, TranscriptError
-from limbeck.protos import codec
-from limbeck.protos.messages import Ask, Plan, Teach, TopK
-
-
-def limbeck(*arguments: object, status: int = 0) -> str:
-    found = CliRunner().invoke(app, [str(argument) for argument in arguments], terminal_width=200, env={"COLUMNS": "200"})
-    if found.exception is not None and not isinstance(found.exception, SystemExit):
-        raise found.exception
-    assert found.exit_code == status, found.output
-    return found.output
-
-
-def write(path: Path, own: Plan) -> Path:
-    path.write_bytes(codec.encode_request(sites.offer(own)))
-    return path
+from limbeck.protos import codec, privacy_filter
+from limbeck.protos.messages import Ask, NetTeaching, Teach, TopK
 
 
 @pytest.fixture
@@ -73,8 +61,51 @@ def test_the_ledger_is_shown_with_cost_and_reason(site: Site) -> None:
     shown = json.loads(limbeck("ledger", "show", "--json", site.folder))
     assert [entry["state"] for entry in shown["entries"]] == ["committed", "free"]
     assert shown["entries"][0]["epsilon_alone"] == pytest.approx(shown["spent_epsilon"])
+    assert shown["spent_epsilon_if_fixed"] == pytest.approx(shown["spent_epsilon"])
     exported = json.loads(limbeck("ledger", "export", site.ledger))
+    assert {name: exported[name] for name in shown} == shown
     assert [row["kind"] for row in exported["rows"]] == ["open", "reserve", "commit", "free"]
+
+
+def test_the_ledger_shows_what_holds_whatever_plans_depend_on_and_what_would_had_they_been_fixed(tmp_path: Path) -> None:
+    site = sites.make(tmp_path, budget__epsilon=20.0)
+    teaching = NetTeaching(
+        architecture="cnn",
+        sampling_rate=0.1,
+        steps=20,
+        learning_rate=1,
+        momentum=0,
+        clip=1,
+        noise_multiplier=1.2,
+        normaliser=64,
+        physical_batch=64,
+    )
+    with Ledger(site.ledger, site.budget) as ledger:
+        for noise in (1.2, 1.3):
+            ledger.reserve(bytes(32), "teacher", replace(teaching, noise_multiplier=noise), None)
+    book = ledgers.read(site.ledger)
+    said = limbeck("ledger", "show", site.folder)
+    terms = "at delta = 1e-05, per record, add-remove-one"
+    assert f"epsilon = {book.spent():.4g} spent in all {terms}" in said
+    assert f"Had all plans been fixed beforehand: epsilon = {book.spent_if_fixed():.4g} {terms}" in said
+    assert book.spent() > 1.02 * book.spent_if_fixed()
+    for command in (("show", "--json"), ("export",)):
+        shown = json.loads(limbeck("ledger", *command, site.folder))
+        assert (shown["spent_epsilon"], shown["spent_epsilon_if_fixed"]) == (book.spent(), book.spent_if_fixed())
+        assert shown["filter"] == privacy_filter.FIXED
+
+
+def test_the_ledger_shows_that_no_epsilon_holds_and_what_its_charges_alone_cost(tmp_path: Path) -> None:
+    site = sites.make(tmp_path, teachers__allow_without_dp=True)
+    with Ledger(site.ledger, site.budget) as ledger:
+        ledger.declare(bytes(32), "answers", "no DP guarantee")
+        ledger.reserve(bytes(32), "teacher", sites.plan().teaching, None)
+        alone = privacy_filter.spent(ledgers.read(site.ledger).schedules, 1e-5)
+    said = limbeck("ledger", "show", site.folder)
+    assert "epsilon is infinite, at any delta" in said
+    assert f"The charges alone come to epsilon = {alone:.4g} at delta = 1e-05" in said
+    shown = json.loads(limbeck("ledger", "show", "--json", site.folder))
+    assert (shown["spent_epsilon"], shown["spent_epsilon_if_fixed"]) == (None, None)
 
 
 def test_a_head_noted_earlier_and_the_transcript_are_witnesses(site: Site, tmp_path: Path) -> None:
@@ -90,7 +121,7 @@ def test_a_head_noted_earlier_and_the_transcript_are_witnesses(site: Site, tmp_p
         site.ledger.with_name(site.ledger.name + suffix).write_bytes(source.read_bytes())
     with pytest.raises(LedgerError, match="not a later state"):
         limbeck("ledger", "verify", site.ledger, "--head", head)
-    with pytest.raises(LedgerError, match="found no such entry"):
+    with pytest.raises(LedgerError, match="to have row 4 with hash"):
         limbeck("ledger", "verify", site.folder)
 
 

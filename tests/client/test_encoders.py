@@ -278,8 +278,7 @@ def of_reviews(folder: Path, model: Path) -> tuple[Site, Plan]:
     settings = {"path": "reviews.csv", "encoding": "encoding.json", "encoder": "tiny"}
     (folder / "site.toml").write_text(tomli_w.dumps({"name": "site", "transfer_sets": "transfer", "records": settings}))
     plan = sites.plan(classes=2, samples=3, truncation=TopK(k=2), encoding=encodings.digest(own))
-    teaching = replace(plan.teaching, features="rows")  # type: ignore[type-var]
-    return Site(folder), replace(plan, transfer_set=digest(public), teaching=teaching)
+    return Site(folder), sites.about_rows(plan, transfer_set=digest(public))
 
 
 def ask(site: Site, plan: Plan, question: Request) -> Reply:
@@ -288,7 +287,7 @@ def ask(site: Site, plan: Plan, question: Request) -> Reply:
 
 def test_a_site_with_texts_and_the_encoder_takes_part(model: Path, tmp_path: Path) -> None:
     site, plan = of_reviews(tmp_path, model)
-    x_N, y_N = site.read_records(2)
+    x_N, y_N = site.read_records(2, site.read_transfer_set(plan.transfer_set, 3))
     np.testing.assert_array_equal(x_N, rows(model, ["a good, good film", "bad", ""], tmp_path / "other"))
     assert y_N.tolist() == [1, 0, 1]
     offer = sites.offer(plan)
@@ -316,17 +315,29 @@ def test_a_site_whose_encoder_is_another_declines_before_a_record_is_read_or_any
         assert ledger.entries() == []
 
 
+def test_a_site_that_cannot_keep_encoded_records_declines_with_nothing_charged(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    site, plan = of_reviews(tmp_path, model)
+    (tmp_path / "encoded").write_text("a file")
+    with caplog.at_level(logging.WARNING, "limbeck"):
+        found = ask(site, plan, sites.offer(plan))
+    assert found == Declined(plan_hash=codec.plan_hash(plan), site="site", reason=Reason.DATA)
+    assert "Expected a folder as records.encoded" in caplog.text
+    assert not site.ledger.exists()
+
+
 def test_an_owner_encodes_ahead_of_any_plan_and_the_run_finds_the_rows(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site, _ = of_reviews(tmp_path, model)
+    site, plan = of_reviews(tmp_path, model)
     done = CliRunner().invoke(app, ["site", "encode", str(tmp_path)], catch_exceptions=False)
     assert "3 records are encoded." in done.output
     assert {path.stat().st_mode & 0o077 for path in (tmp_path / "encoded").iterdir()} == {0}
     # The encoder is asked for its probes alone.
     before = {text: encoders.open_encoder(described(model), "tiny", tmp_path)(text) for text in encodings.PROBES}
     monkeypatch.setattr(encoders, "_loaded", lambda *_: before.__getitem__)
-    assert site.read_records(2)[0].shape == (3, 16)
+    assert site.read_records(2, site.read_transfer_set(plan.transfer_set, 3))[0].shape == (3, 16)
     sites.make(tmp_path / "images")
     with pytest.raises(SettingError, match=r"Expected records.encoding to name a table's public encoder, found none"):
         CliRunner().invoke(app, ["site", "encode", str(tmp_path / "images")], catch_exceptions=False)

@@ -1,17 +1,32 @@
 """Features are fixed public functions; scattering has the properties that its docstring states."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from conftest import LINEAR
+from numpy.typing import NDArray
+from torch import Tensor
 
 from limbeck.client import features, scattering
+from limbeck.client.noise import UnsafeSeeded
+from limbeck.client.teachers import linear
 from limbeck.operators.errors import DataError, SettingError
 from limbeck.simulations import data
 
+Images = NDArray[np.generic]
 
-def fashion(n: int = 12) -> np.ndarray:
-    return data.load("fashion-mnist-part", private=n, public=1, test=1).private_x.astype(np.float32) / 255
+
+def images_of(name: str, n: int) -> Images:
+    found = data.load(name, private=n, public=1, test=1).private_x
+    assert isinstance(found, np.ndarray)
+    return found
+
+
+def fashion(n: int = 12) -> NDArray[np.float32]:
+    return images_of("fashion-mnist-part", n).astype(np.float32) / np.float32(255)
 
 
 def test_a_28_pixel_image_has_81_paths_of_7_by_7() -> None:
@@ -35,7 +50,7 @@ def test_a_shift_by_one_pixel_changes_scattering_less_than_pixels() -> None:
     images = fashion()
     shifted = np.roll(images, 1, axis=2)
 
-    def change(a: np.ndarray, b: np.ndarray) -> float:
+    def change(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
         return float(np.linalg.norm(a - b) / np.linalg.norm(a))
 
     assert change(scattering.scatter(images), scattering.scatter(shifted)) < 0.6 * change(images, shifted)
@@ -49,14 +64,14 @@ def test_the_batch_does_not_matter() -> None:
 def test_public_features_are_computed_once_and_come_back_from_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = data.load("digits", private=5, public=1, test=1).private_x
+    images = images_of("digits", 5)
     first = features.compute("pixels", images, cache=tmp_path)
     monkeypatch.setitem(features.FEATURES, "pixels", lambda _: pytest.fail("computed twice"))
     np.testing.assert_array_equal(features.compute("pixels", images, cache=tmp_path), first)
 
 
 def test_private_features_are_not_kept(tmp_path: Path) -> None:
-    features.compute("pixels", data.load("digits", private=5, public=1, test=1).private_x)
+    features.compute("pixels", images_of("digits", 5))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -80,6 +95,52 @@ def test_pixels_and_encoded_rows_are_only_centred_and_constant_public_features_c
     for name in ("pixels", "rows"):
         np.testing.assert_array_equal(features.balance(name, public).weight_D, [1, 1])
     np.testing.assert_array_equal(features.balance("hog", np.ones((3, 2), np.float32)).weight_D, [1, 1])
+
+
+@pytest.mark.parametrize("name", ["pixels", "hog", "scattering"])
+@pytest.mark.parametrize("side", [8, 28])
+def test_a_records_features_are_the_same_to_the_last_bit_whatever_the_other_records_are(name: str, side: int) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (70, side, side), dtype=np.uint8)
+    whole, kept = features.compute(name, images), np.delete(np.arange(70), 5)
+    balance = features.balance(name, whole)
+    np.testing.assert_array_equal(features.compute(name, images[kept]), whole[kept])
+    np.testing.assert_array_equal(features.compute(name, images[66:67]), whole[66:67])
+    np.testing.assert_array_equal(
+        features.normalise(whole[kept], 4.0, balance), features.normalise(whole, 4.0, balance)[kept]
+    )
+
+
+@pytest.mark.parametrize("n", [1, 59, 60, 61, 500])
+@pytest.mark.parametrize("name", ["rows", "scattering", "hog", "pixels"])
+def test_features_of_private_records_are_balanced_by_public_inputs_alone_however_many_there_are(name: str, n: int) -> None:
+    """Of any record, what the teacher is trained on is a function of that record and of public inputs."""
+    generator = np.random.default_rng(n)
+    shape = (3,) if name == "rows" else (8, 8)
+    public, x_N = (generator.normal(size=(own, *shape)).astype(np.float32) for own in (9, n))
+    y_N = np.arange(n) % 2
+    expected = features.balance(name, features.compute(name, public))
+    shown: list[features.Rows] = []
+
+    class Nothing(UnsafeSeeded):
+        def gaussian(self, *shape: int, std: float) -> Tensor:
+            return torch.zeros(shape)
+
+    with pytest.MonkeyPatch.context() as patch:
+        own = linear.with_one
+
+        def with_one(f_ND: features.Rows) -> Tensor:
+            shown.append(f_ND)
+            return own(f_ND)
+
+        patch.setattr(linear, "with_one", with_one)
+        teaching = replace(LINEAR, features=name, steps=1, average_last=1)
+        teacher = linear.train(teaching, x_N, y_N, classes=2, public_x=public, noise=Nothing(0))
+    np.testing.assert_array_equal(teacher.balance.mean_D, expected.mean_D)
+    np.testing.assert_array_equal(teacher.balance.weight_D, expected.weight_D)
+    alone = [
+        features.normalise(features.compute(name, x_N[row : row + 1]), LINEAR.feature_norm, expected) for row in range(n)
+    ]
+    np.testing.assert_array_equal(shown[0], np.concatenate(alone))
 
 
 def test_unknown_features_and_rows_for_images_are_refused() -> None:

@@ -1,5 +1,6 @@
 """The ledger refuses what the budget does not allow, survives crashes closed, and shows tampering."""
 
+import fcntl
 import json
 import math
 import multiprocessing
@@ -15,17 +16,15 @@ from pathlib import Path
 import pytest
 import sites
 from conftest import LINEAR
+from ledger_child import BUDGET, RUN, TEACHING
 
 from limbeck.client import ledger as ledgers
-from limbeck.client.ledger import Budget, Ledger
+from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
 from limbeck.operators.errors import BudgetError, LedgerError, SettingError
-from limbeck.protos import accounting
-from limbeck.protos.messages import Adjacency, LabelCounts, RecordCount, Unit, VotesTeaching
-
-BUDGET = Budget(data_set="a-test", epsilon=3.0, delta=1e-5, unit=Unit.RECORD, adjacency=Adjacency.ADD_REMOVE_ONE)
-TEACHING = replace(LINEAR, noise_multiplier=9.0)
-RUN = bytes(32)
+from limbeck.protos import accounting, privacy_filter
+from limbeck.protos.files import outliving_power_cuts
+from limbeck.protos.messages import Counts, LabelCounts, NetTeaching, RecordCount, Teaching, VotesTeaching
 
 
 @pytest.fixture
@@ -43,7 +42,7 @@ def test_a_charge_is_there_after_closing(path: Path) -> None:
         assert (entry.state, entry.schedule) == ("committed", (TEACHING, LabelCounts(noise_std=20.0)))
 
 
-def test_charges_compose_by_privacy_loss_not_by_addition(path: Path) -> None:
+def test_charges_compose_by_the_filter_not_by_addition(path: Path) -> None:
     mild = replace(TEACHING, noise_multiplier=40.0)
     with Ledger(path, BUDGET) as ledger:
         ledger.reserve(RUN, "one", mild, None)
@@ -52,6 +51,99 @@ def test_charges_compose_by_privacy_loss_not_by_addition(path: Path) -> None:
         assert one < ledger.spent() < 2 * one
         both = ((replace(mild, steps=2 * mild.steps), None),)
         assert ledger.spent() == pytest.approx(accounting.epsilon(both, 1e-5), rel=0.01)
+        assert ledger.spent() == privacy_filter.epsilon(((mild, None), (mild, None)), 1e-5) > accounting.epsilon(both, 1e-5)
+
+
+# What is held to the budget holds although later plans are chosen by what earlier ones released
+
+NET = NetTeaching(
+    architecture="cnn",
+    sampling_rate=0.1,
+    steps=20,
+    learning_rate=1,
+    momentum=0,
+    clip=1,
+    noise_multiplier=1.2,
+    normaliser=64,
+    physical_batch=64,
+)
+# Both fit a budget of 3 had they been fixed beforehand, and an attacker that chooses the second by the answers of the first gets past 3.1.
+SECOND = replace(NET, sampling_rate=0.01, steps=100, noise_multiplier=0.71)
+
+
+def test_a_second_plan_that_fits_only_had_it_been_fixed_beforehand_is_refused_with_all_three_numbers(path: Path) -> None:
+    pair = ((NET, None), (SECOND, None))
+    assert accounting.epsilon(pair, 1e-5) <= 3.0 < privacy_filter.epsilon(pair, 1e-5)
+    with Ledger(path, BUDGET) as ledger:
+        ledger.reserve(RUN, "teacher", NET, None)
+        alone = ledger.spent()
+        with pytest.raises(BudgetError) as refused:
+            ledger.reserve(RUN, "again", SECOND, None)
+        assert ledger.spent() == alone == accounting.epsilon(pair[:1], 1e-5)
+    said = str(refused.value)
+    for number in (3.0, privacy_filter.epsilon(pair, 1e-5), accounting.epsilon(pair, 1e-5)):
+        assert f"{number:.4g}" in said
+    assert "within a budget of epsilon = 3 at delta = 1e-05, per record, add-remove-one" in said
+    assert "whatever later plans depend on" in said
+    assert "fixed beforehand" in said
+
+
+def test_a_single_plan_over_the_budget_is_refused(path: Path) -> None:
+    with Ledger(path, BUDGET) as ledger:
+        with pytest.raises(BudgetError, match="within a budget"):
+            ledger.reserve(RUN, "teacher", replace(LINEAR, noise_multiplier=7.0), None)
+        assert ledger.entries() == []
+
+
+def test_a_single_plan_is_held_to_its_own_losses_and_nothing_fits_beside_it(path: Path) -> None:
+    """What it costs fits the budget to the last bit, by the filter it would not; so nothing, however small, may come after it."""
+    schedule = accounting.calibrate(LINEAR, epsilon=3.0, delta=1e-5, label_counts_fraction=0.05)
+    assert privacy_filter.epsilon((schedule,), 1e-5) > 3.0
+    with Ledger(path, BUDGET) as ledger:
+        ledger.check(*schedule)
+        ledger.reserve(RUN, "teacher", *schedule)
+        assert 2.95 < ledger.spent() <= 3.0
+        with pytest.raises(BudgetError):
+            ledger.check(replace(LINEAR, noise_multiplier=1e5), None)
+
+
+def forge_first_row(path: Path, **changes: object) -> None:
+    """Rewrite the first row of a ledger that has no other, with its hash and head; None takes a key away."""
+    ledgers.close_idle()
+    with sqlite3.connect(path) as db:
+        own = {**json.loads(db.execute("SELECT content FROM ledger WHERE id = 1").fetchone()[0]), **changes}
+        text = json.dumps({key: value for key, value in own.items() if value is not None}, sort_keys=True)
+        db.execute(
+            "UPDATE ledger SET content = ?, hash = ? WHERE id = 1", (text, forged := ledgers._link("", 1, "open", text))
+        )
+    ledgers.head_path(path).write_text(json.dumps({"rows": 1, "hash": forged}) + "\n")
+
+
+def test_a_ledger_of_version_0_1_0_opens_and_says_what_it_let_be_spent(path: Path) -> None:
+    """It was held to the sum, and its first row says nothing of a filter. What the filter says may be past the budget, and is shown."""
+    with Ledger(path, BUDGET):
+        pass
+    forge_first_row(path, filter=None)
+    with Ledger(path, BUDGET) as ledger, ledger._transaction() as rows:
+        for teaching in (NET, SECOND):
+            schedule = ledgers._schedule_to_json((teaching, None))
+            ledger._append(rows, "reserve", {"plan": RUN.hex(), "what": "teacher", "schedule": schedule})
+    with Ledger(path, BUDGET) as ledger:
+        assert 3.0 < ledger.spent() == privacy_filter.epsilon(((NET, None), (SECOND, None)), 1e-5)
+        with pytest.raises(BudgetError):
+            ledger.check(replace(LINEAR, noise_multiplier=1e5), None)
+    book = ledgers.read(path)
+    assert book.spent_if_fixed() <= 3.0 < book.spent()
+
+
+def test_a_ledger_held_to_another_filter_is_refused(path: Path) -> None:
+    with Ledger(path, BUDGET):
+        pass
+    assert json.loads(ledgers.read(path).rows[0][2])["filter"] == privacy_filter.FIXED
+    forge_first_row(path, filter={**privacy_filter.FIXED, "disclosed": 0.5})
+    for look in (lambda: Ledger(path, BUDGET), lambda: ledgers.read(path)):
+        with pytest.raises(LedgerError, match="Expected a ledger held to the filter"):
+            look()
 
 
 def test_a_charge_over_the_budget_is_refused_and_nothing_is_charged(path: Path) -> None:
@@ -63,6 +155,17 @@ def test_a_charge_over_the_budget_is_refused_and_nothing_is_charged(path: Path) 
         assert ledger.entries() == before
 
 
+def test_a_charge_of_exactly_the_budget_is_allowed(path: Path) -> None:
+    with Ledger(path, BUDGET) as ledger:
+        ledger.reserve(RUN, "teacher", TEACHING, None)
+        spent = ledger.spent()
+    exact = path.with_name("exact")
+    with Ledger(exact, replace(BUDGET, epsilon=spent)) as ledger:
+        ledger.reserve(RUN, "teacher", TEACHING, None)
+    with Ledger(path.with_name("less"), replace(BUDGET, epsilon=spent * 0.999)) as ledger, pytest.raises(BudgetError):
+        ledger.reserve(RUN, "teacher", TEACHING, None)
+
+
 def test_a_reservation_that_was_never_committed_stays_spent(path: Path) -> None:
     with Ledger(path, BUDGET) as ledger:
         ledger.reserve(RUN, "teacher", TEACHING, None)
@@ -71,9 +174,9 @@ def test_a_reservation_that_was_never_committed_stays_spent(path: Path) -> None:
 
 
 def test_a_process_killed_between_reserve_and_commit_leaves_the_charge(path: Path) -> None:
-    here = Path(__file__).parent
     code = "import sys; from ledger_child import reserve_and_die; reserve_and_die(sys.argv[1])"
-    environment = {**os.environ, "PYTHONPATH": f"{here}:{here.parent}"}
+    found = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(found)}
     child = subprocess.run([sys.executable, "-c", code, str(path)], check=False, env=environment)
     assert child.returncode == -signal.SIGKILL
     with Ledger(path, BUDGET) as ledger:
@@ -97,7 +200,7 @@ def test_of_processes_that_race_for_one_budget_one_gets_it(path: Path) -> None:
     racers = [context.Process(target=_race, args=(path, results)) for _ in range(4)]
     for racer in racers:
         racer.start()
-    outcomes = sorted(results.get(timeout=60) for _ in racers)
+    outcomes = sorted(results.get(timeout=600) for _ in racers)
     for racer in racers:
         racer.join()
     assert outcomes == ["charged", "refused", "refused", "refused"]
@@ -153,6 +256,81 @@ def test_a_changed_or_deleted_row_shows(path: Path, statement: str) -> None:
         db.execute(statement)
     with pytest.raises(LedgerError, match="found it changed"):
         Ledger(path, BUDGET)
+
+
+def test_a_row_written_anew_shows_in_those_after_it(path: Path) -> None:
+    """With a hash of its own that is right: the next row's is of the one that was there."""
+    with Ledger(path, BUDGET) as ledger:
+        ledger.commit(ledger.reserve(RUN, "teacher", TEACHING, None))
+    ledgers.close_idle()
+    first, second, _ = ledgers.read(path).rows
+    content = second[2].replace('"steps": 30', '"steps": 1')
+    assert content != second[2]
+    with sqlite3.connect(path) as db:
+        db.execute(
+            "UPDATE ledger SET content = ?, hash = ? WHERE id = 2", (content, ledgers._link(first[3], 2, "reserve", content))
+        )
+    with pytest.raises(LedgerError, match="row 3 of the ledger"):
+        ledgers.read(path)
+
+
+def test_rows_that_begin_again_show(path: Path) -> None:
+    """Numbers that leave a gap, in a chain and with a head that are right."""
+    with Ledger(path, BUDGET) as ledger:
+        ledger.reserve(RUN, "teacher", TEACHING, None)
+    ledgers.close_idle()
+    last = ledgers.read(path).rows[-1]
+    content = json.dumps({"entry": 2})
+    forged = ledgers._link(last[3], 7, "commit", content)
+    with sqlite3.connect(path) as db:
+        db.execute("INSERT INTO ledger VALUES (7, 'commit', ?, ?)", (content, forged))
+    ledgers.head_path(path).write_text(json.dumps({"rows": 3, "hash": forged}) + "\n")
+    with pytest.raises(LedgerError, match="row 3 of the ledger"):
+        ledgers.read(path)
+
+
+def test_rows_and_heads_reach_the_disk_before_anything_is_done_because_of_them(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(ledgers, "sync", lambda descriptor: synced.append(ledgers.head_path(path).read_text()))
+    with Ledger(path, BUDGET) as ledger:
+        for setting, wanted in (("synchronous", 2), ("journal_mode", "wal")):
+            assert ledger._db.execute(f"PRAGMA {setting}").fetchone() == (wanted,)
+        ledger.reserve(RUN, "teacher", TEACHING, None)
+        heads = synced[-1].splitlines()
+        assert [json.loads(line)["rows"] for line in heads] == [1, 2]
+        assert json.loads(heads[-1])["hash"] == ledger.head()[1]
+    with outliving_power_cuts(False), Ledger(path, BUDGET) as ledger:
+        assert ledger._db.execute("PRAGMA synchronous").fetchone() == (0,)
+
+
+def test_while_one_process_writes_no_other_does(path: Path) -> None:
+    with Ledger(path, BUDGET) as ledger, ledger._transaction():
+        with sqlite3.connect(path, timeout=0) as db, pytest.raises(sqlite3.OperationalError, match="locked"):
+            db.execute("BEGIN IMMEDIATE")
+        with ledgers.head_path(path).open("rb") as head, pytest.raises(BlockingIOError):
+            fcntl.flock(head, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def test_what_a_crash_left_before_the_first_row_is_no_ledger_yet(path: Path, tmp_path: Path) -> None:
+    site = sites.make(tmp_path / "site")
+    ledgers._connect(site.ledger).close()
+    assert site.ledger.exists()
+    assert not ledgers.begun(site.ledger)
+    assert site.check_ledger() is None
+    ledgers.head_path(site.ledger).touch()
+    assert site.check_ledger() is None
+    with site.open_ledger() as ledger:
+        assert ledger.entries() == []
+    assert ledgers.begun(site.ledger)
+    # What is no ledger, or has a head, is not taken for one that was never begun.
+    path.write_text("not a database, but long enough to be looked at" * 100)
+    assert ledgers.begun(path)
+    path.write_bytes(b"")
+    assert not ledgers.begun(path)
+    ledgers.head_path(path).write_text(json.dumps({"rows": 2, "hash": "0" * 64}) + "\n")
+    assert ledgers.begun(path)
 
 
 def test_only_an_open_reservation_can_be_committed(path: Path) -> None:
@@ -315,11 +493,11 @@ def test_processes_that_race_again_and_again_never_spend_more_than_there_is(path
     racers = [context.Process(target=_race_for_two, args=(path, results)) for _ in range(4)]
     for racer in racers:
         racer.start()
-    outcomes = [results.get(timeout=60) for _ in range(12)]
+    outcomes = [results.get(timeout=600) for _ in range(12)]
     for racer in racers:
         racer.join()
     own = (replace(TEACHING, noise_multiplier=13.5), None)
-    fitting = max(n for n in range(12) if accounting.epsilon((own,) * n, BUDGET.delta) <= BUDGET.epsilon)
+    fitting = max(n for n in range(12) if privacy_filter.spent((own,) * n, BUDGET.delta) <= BUDGET.epsilon)
     assert 1 < outcomes.count("charged") == fitting < 12
     with Ledger(path, BUDGET) as ledger:
         assert ledger.spent() <= BUDGET.epsilon
@@ -357,7 +535,7 @@ def test_counts_that_0_1_0_charged_with_float_noise_still_count_and_can_be_charg
         ),
     ],
 )
-def test_every_kind_of_charge_is_read_back_as_it_was_made(path: Path, schedule: accounting.Schedule) -> None:
+def test_every_kind_of_charge_is_read_back_as_it_was_made(path: Path, schedule: tuple[Teaching, Counts | None]) -> None:
     with Ledger(path, BUDGET) as ledger:
         ledger.reserve(RUN, "teacher", *schedule)
     book = ledgers.read(path)

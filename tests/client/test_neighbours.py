@@ -5,19 +5,19 @@ from __future__ import annotations
 import re
 import sqlite3
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import sites
 import tomli_w
+from odd_images import FORMATS, NO_IMAGES, pipe
 from PIL import Image
 
 from limbeck.client import app
 from limbeck.client.site import Site
 from limbeck.protos import codec
-from limbeck.protos.messages import Accepted, Ask, Plan, Reply, Request, Share, Taught, Teach
+from limbeck.protos.messages import Accepted, Ask, Plan, Reply, Request, Share, Taught, Teach, TopK
 from limbeck.protos.transfer_set import digest
 
 CELLS = np.random.default_rng(2).normal(size=(20, 2)).astype(np.float32)
@@ -43,65 +43,115 @@ def seeded(folder: Path) -> Site:
     """The same "noise" every time, so that equal records give equal bytes."""
     with (folder / "site.toml").open("a") as file:
         file.write('[noise]\nsource = "UnsafeSeeded"\nseed = 1\n')
+    policy = (folder / "policy.toml").read_text()
+    (folder / "policy.toml").write_text(policy.replace("allow_without_dp = false", "allow_without_dp = true"))
     return Site(folder)
 
 
 def of_arrays(folder: Path, more_x: object = None, more_y: object = None) -> Site:
-    """30 images in an NPZ file, and one record more."""
+    """30 images in an NPZ file, and one record more, which may give all of them another type."""
     sites.make(folder)
     with np.load(folder / "records.npz") as file:
         x, y = file["x"], file["y"]
     if more_y is not None:
-        x, y = np.append(x, np.asarray(more_x)[None], 0), np.append(y, more_y)
+        x, y = np.array([*x, more_x]), np.array([*y.tolist(), more_y])
     np.savez(folder / "records.npz", x=x, y=y)
     return seeded(folder)
 
 
-def of_a_table(folder: Path, more: str = "") -> Site:
-    """A CSV file about CELLS."""
+def of_a_table(folder: Path, more: str = "", before: bool = False) -> Site:
+    """A CSV file about CELLS; more: a record, after the others or before them."""
     sites.make(folder)
     np.savez(folder / "transfer" / f"{digest(CELLS).hex()}.npz", x=CELLS)
-    (folder / "records.csv").write_text(TABLE + more)
+    header, rest = TABLE.split("\n", maxsplit=1)
+    (folder / "records.csv").write_text(f"{header}\n{more}{rest}" if before else TABLE + more)
     own = {"path": "records.csv", "label": "sick", "classes": ["no", "yes"], "columns": ["a", "b"]}
     (folder / "site.toml").write_text(tomli_w.dumps({"name": "site", "transfer_sets": "transfer", "records": own}))
     return seeded(folder)
 
 
-def of_a_folder(folder: Path, broken: bool = False) -> Site:
-    """Images in one folder per class."""
+def of_a_folder(folder: Path, name: str | None = None, broken: bytes = b"no image") -> Site:
+    """Images in one folder per class, and a broken one of this name."""
     sites.make(folder)
     for label in range(10):
         (folder / "images" / str(label)).mkdir(parents=True)
         Image.new("L", (8, 8), 20 * label).save(folder / "images" / str(label) / "a.png")
-    if broken:
-        (folder / "images" / "3" / "b.png").write_bytes(b"no image")
+    if name is not None:
+        (folder / "images" / "3" / name).write_bytes(broken)
     own = {"path": "images", "image_size": [8, 8]}
     (folder / "site.toml").write_text(tomli_w.dumps({"name": "site", "transfer_sets": "transfer", "records": own}))
     return seeded(folder)
 
 
 def table_plan() -> Plan:
-    plan = sites.plan()
-    teaching = replace(plan.teaching, features="rows")  # type: ignore[type-var]
-    truncation = replace(plan.truncation, k=2)  # type: ignore[call-arg]
-    return replace(plan, transfer_set=digest(CELLS), classes=2, truncation=truncation, teaching=teaching)
+    return sites.about_rows(sites.plan(), transfer_set=digest(CELLS), classes=2, truncation=TopK(k=2))
 
 
-@pytest.mark.parametrize("label", [10, -1, np.nan, 0.5])
+@pytest.mark.parametrize("label", [10, -1, np.nan, 0.5, "ten", 1j])
 def test_a_label_outside_the_classes_changes_no_byte_of_any_reply(label: float, tmp_path: Path) -> None:
     plan, image = sites.plan(), np.full((8, 8), 99, np.uint8)
     assert ask(of_arrays(tmp_path / "a"), plan) == ask(of_arrays(tmp_path / "b", image, label), plan)
 
 
-@pytest.mark.parametrize("row", ["1,2,maybe", "1,2,", "1,2", "1,2,yes,no", "1,2,\0"])
-def test_a_row_of_a_table_that_cannot_be_meant_changes_no_byte_of_any_reply(row: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [0.5, 300.0, -1, np.nan, 1j, "image"])
+def test_an_image_that_is_no_bytes_changes_no_byte_of_any_reply(value: object, tmp_path: Path) -> None:
+    """The others are bytes as before, whatever type the array has with it."""
+    plan, image = sites.plan(), np.full((8, 8), value)
+    assert ask(of_arrays(tmp_path / "a"), plan) == ask(of_arrays(tmp_path / "b", image, 3), plan)
+
+
+@pytest.mark.parametrize(
+    "row", ["1,2,maybe", "1,2,", "1,2", "1,2,yes,no", "1,2,\0", '"1,2,yes', '1,"2"3,yes', '1,2,yes"', '"', "1,\r2,yes", ""]
+)
+@pytest.mark.parametrize("before", [False, True])
+def test_a_row_of_a_table_that_cannot_be_meant_changes_no_byte_of_any_reply(row: str, before: bool, tmp_path: Path) -> None:
     plan = table_plan()
-    assert ask(of_a_table(tmp_path / "a"), plan) == ask(of_a_table(tmp_path / "b", row + "\n"), plan)
+    assert ask(of_a_table(tmp_path / "a"), plan) == ask(of_a_table(tmp_path / "b", row + "\n", before), plan)
 
 
-def test_a_broken_image_changes_no_byte_of_any_reply(tmp_path: Path) -> None:
+BROKEN = {
+    "b.png": b"no image",
+    "c.png": NO_IMAGES["text.png"],
+    "d.png": NO_IMAGES["bomb.png"],
+    "e.pgm": NO_IMAGES["header.pgm"],
+    "f.bmp": FORMATS["bmp"][:30],
+    "g.tif": FORMATS["tif"][:8] + b"\xff" * 100,
+    "h.ppm": b"P6 9 9 99999\n",
+    "i.jpg": FORMATS["jpg"][:100],
+    "j.gif": FORMATS["gif"][:20],
+    "k.webp": FORMATS["webp"][:40],
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_image_changes_no_byte_of_any_reply(name: str, tmp_path: Path) -> None:
     plan = sites.plan()
-    assert ask(of_a_folder(tmp_path / "a"), plan) == ask(of_a_folder(tmp_path / "b", broken=True), plan)
+    assert ask(of_a_folder(tmp_path / "a"), plan) == ask(of_a_folder(tmp_path / "b", name, BROKEN[name]), plan)
+
+
+def test_a_folder_or_a_pipe_with_an_images_name_changes_no_byte_of_any_reply(tmp_path: Path) -> None:
+    plan, site = sites.plan(), of_a_folder(tmp_path / "b")
+    (site.folder / "images" / "3" / "b.png").mkdir()
+    with pipe(site.folder / "images" / "3" / "c.png"):
+        assert ask(of_a_folder(tmp_path / "a"), plan) == ask(site, plan)
+
+
+@pytest.mark.parametrize("label", ["1.0", "0.0", "1.5", ""])
+def test_labels_that_a_data_frame_writes_as_floats_are_the_labels_that_they_were(label: str, tmp_path: Path) -> None:
+    """With one of them missing, all are floats."""
+    found = []
+    for folder, text in [("a", "a,b,sick\n1,2,0\n2,1,1\n"), ("b", f"a,b,sick\n1,2,0.0\n2,1,1.0\n1,1,{label}\n")]:
+        site = of_a_table(tmp_path / folder)
+        (site.folder / "records.csv").write_text(text)
+        own = {"path": "records.csv", "label": "sick", "classes": ["0", "1"], "columns": ["a", "b"]}
+        settings = {"name": "site", "transfer_sets": "transfer", "records": own}
+        (site.folder / "site.toml").write_text(tomli_w.dumps(settings))
+        site = seeded(site.folder)
+        found.append(site.read_records(2, CELLS))
+        assert kinds(site, table_plan()) == [Accepted, Taught, Share]
+    assert found[0][1].tolist() == [0, 1]
+    assert found[1][1][:2].tolist() == [0, 1]
+    np.testing.assert_array_equal(found[0][0], found[1][0][:2])
 
 
 @pytest.mark.parametrize("cell", ["nan", "inf", "-1e999", "many", "1e300"])
@@ -128,5 +178,5 @@ def test_the_ledger_of_a_site_with_a_bad_record_holds_the_same_entries(tmp_path:
         ask(site, sites.plan())
         with closing(sqlite3.connect(site.ledger)) as db:
             rows = db.execute("SELECT kind, content FROM ledger ORDER BY id").fetchall()
-        found.append([(kind, re.sub(r'"time": "[^"]*"', "", content)) for kind, content in rows])
+        found.append([(kind, re.sub(r'"(time|training)": "[^"]*"', "", content)) for kind, content in rows])
     assert found[0] == found[1]

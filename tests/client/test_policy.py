@@ -77,6 +77,14 @@ def test_a_plan_that_asks_more_is_refused_by_the_name_of_the_rule(
     assert not site.ledger.exists()
 
 
+def test_the_softest_and_the_sharpest_stage_are_told_apart(tmp_path: Path) -> None:
+    """The sharpest one counts."""
+    stages = tuple(Stage(sparsity=0.5 + 0.2 * index, temperature=own) for index, own in enumerate((4.0, 1.9)))
+    found = ask(sites.make(tmp_path / "s"), sites.offer(sites.plan(stages=stages)))
+    assert isinstance(found, Declined)
+    assert found.reason is Reason.POLICY
+
+
 def test_an_order_of_tsallis_above_the_policys_is_refused_and_by_default_one_above_1(tmp_path: Path) -> None:
     def reply(name: str, order: float, **rules: float) -> Reply:
         site = sites.make(tmp_path / name, answers__families=["tsallis"], **rules)

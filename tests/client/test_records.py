@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import re
 import tempfile
 from collections.abc import Callable
@@ -10,19 +12,33 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sites
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
 from limbeck.client import encodings, records, tables
+from limbeck.client import site as site_module
 from limbeck.client.records import RecordSettings
 from limbeck.client.site import Site
 from limbeck.client.tables import Table
 from limbeck.operators.errors import DataError, SettingError
+from limbeck.protos.transfer_set import digest
 
 PATIENTS = "age,sex,sick\n61,m,yes\n40,f,no\n,f,no\n"
 SETTINGS = RecordSettings(path="patients.csv", label="sick", classes=("no", "yes"), columns=("age",))
+
+
+# Public inputs of one number, as their shape and type.
+ROWS = np.zeros((0, 1), np.float32)
+
+
+def read(
+    own: RecordSettings, folder: Path, classes: int, public_x: NDArray[np.generic] = ROWS
+) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
+    return records.read(own, folder, classes, public_x)
 
 
 def write(folder: Path, text: str = PATIENTS) -> Path:
@@ -34,7 +50,7 @@ def write(folder: Path, text: str = PATIENTS) -> Path:
 
 
 def test_a_csv_table_is_read_by_its_columns(tmp_path: Path) -> None:
-    x_N, y_N = records.read(SETTINGS, write(tmp_path), 2)
+    x_N, y_N = read(SETTINGS, write(tmp_path), 2)
     np.testing.assert_array_equal(x_N, np.array([[61], [40], [np.nan]], np.float32))
     assert y_N.tolist() == [1, 0, 0]
 
@@ -45,12 +61,13 @@ def test_a_csv_table_is_read_by_its_columns(tmp_path: Path) -> None:
         ("age,sex\n61,m\n", r"Expected a column 'sick' in .*patients.csv, found age, sex"),
         ("age,age\n", r"distinct column names"),
         ("", r"distinct column names"),
-        ('age,sick\n"61,yes\n', r"Expected CSV in"),
+        ('"age,sick\n61,yes\n', r"distinct column names"),
+        ("age;sick\n61;yes\n", r"column 'age' in .*patients.csv, found age;sick.* commas"),
     ],
 )
 def test_what_a_table_lacks_is_named(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
-        records.read(SETTINGS, write(tmp_path, text), 2)
+        read(SETTINGS, write(tmp_path, text), 2)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +81,7 @@ def test_what_a_table_lacks_is_named(text: str, message: str, tmp_path: Path) ->
             [1],
         ),
         ("age,sick\n61,\n40,no\n", r"column 'sick', row 1 of .*patients.csv, got None", [[40]], [0]),
+        ('age,sick\n"61,yes\n40,no\n', r"row 1 of .*patients.csv, got a line that is no CSV on its own", [[40]], [0]),
         ("age,sick\n61\n40,no\n", r"Expected 2 cells in row 1 of .*patients.csv, got 1", [[40]], [0]),
         ("age,sick\n61,no\n40,\xff\xff\n", r"row 2 of .*patients.csv, got '..'", [[61]], [0]),
     ],
@@ -73,7 +91,7 @@ def test_a_record_that_cannot_be_meant_is_left_out_or_missing_and_the_log_names_
 ) -> None:
     (tmp_path / "patients.csv").write_bytes(text.encode("latin-1"))
     with caplog.at_level(logging.WARNING, "limbeck"):
-        x_N, y_N = records.read(SETTINGS, tmp_path, 2)
+        x_N, y_N = read(SETTINGS, tmp_path, 2)
     np.testing.assert_array_equal(x_N, np.array(x, np.float32))
     assert y_N.tolist() == y
     assert re.search(message, caplog.text)
@@ -85,20 +103,21 @@ def test_records_whose_labels_are_no_whole_numbers_below_the_classes_are_left_ou
     own = SETTINGS.model_copy(update={"classes": None})
     write(tmp_path, "age,sick\n61,1\n40,2\n30,-3\n20,0.5\n10,99999999999999999999999\n5,0\n")
     with caplog.at_level(logging.WARNING, "limbeck"):
-        x_N, y_N = records.read(own, tmp_path, 2)
+        x_N, y_N = read(own, tmp_path, 2)
     assert (x_N.ravel().tolist(), y_N.tolist()) == ([61, 5], [1, 0])
     assert re.search(
-        r"Expected labels in \[0, 2\) in .*: 4 of 6 records have others and are left out; the first is row 2", caplog.text
+        r"Expected labels in \[0, 2\) in .*: 4 of 6 records have others, .* and are left out; the first is row 2",
+        caplog.text,
     )
-    assert records.read(own, tmp_path, 3)[1].tolist() == [1, 2, 0]
+    assert read(own, tmp_path, 3)[1].tolist() == [1, 2, 0]
 
 
 def test_several_values_can_be_one_class(tmp_path: Path) -> None:
     own = SETTINGS.model_copy(update={"classes": (("0",), ("1", "2", "3"))})
     write(tmp_path, "age,sick\n1,0\n1,3\n1,1\n")
-    assert records.read(own, tmp_path, 2)[1].tolist() == [0, 1, 1]
+    assert read(own, tmp_path, 2)[1].tolist() == [0, 1, 1]
     with pytest.raises(DataError, match=r"Expected records\.classes for the plan's 3 classes, got 2"):
-        records.read(own, tmp_path, 3)
+        read(own, tmp_path, 3)
 
 
 def test_a_parquet_table_needs_a_package_and_says_which(tmp_path: Path) -> None:
@@ -110,7 +129,7 @@ def test_a_parquet_table_needs_a_package_and_says_which(tmp_path: Path) -> None:
     else:
         message = "Expected a Parquet file"
     with pytest.raises(DataError, match=message):
-        records.read(SETTINGS.model_copy(update={"path": "patients.parquet"}), tmp_path, 2)
+        read(SETTINGS.model_copy(update={"path": "patients.parquet"}), tmp_path, 2)
 
 
 @given(
@@ -127,7 +146,8 @@ def test_a_parquet_table_needs_a_package_and_says_which(tmp_path: Path) -> None:
 def test_a_table_survives_being_written_and_read(rows: list[tuple[str, str | None]]) -> None:
     table = Table(columns={"text": [row[0] for row in rows], "n": [row[1] for row in rows]}, source="t")
     found = tables.from_csv(table.to_csv(), "t")
-    assert {name: list(cells) for name, cells in found.columns.items()} == table.columns
+    texts = [text.replace("\n", " ") for text in table.texts("text") if text is not None]
+    assert {name: list(cells) for name, cells in found.columns.items()} == {**table.columns, "text": texts}
 
 
 # Other sources
@@ -138,20 +158,22 @@ def test_a_folder_of_images_per_class_is_read_in_grey_and_in_one_size(tmp_path: 
         (tmp_path / "pets" / name).mkdir(parents=True)
         Image.new("RGB", (31, 17), (shade, shade, shade)).save(tmp_path / "pets" / name / "a.png")
         (tmp_path / "pets" / name / "notes.txt").write_text("not an image")
-    own = RecordSettings(path="pets", image_size=(8, 12))
-    x_N, y_N = records.read(own, tmp_path, 2)
-    assert (x_N.shape, x_N.dtype, y_N.tolist()) == ((2, 8, 12), np.uint8, [0, 1])
-    assert x_N[0].max() == 0  # type: ignore[operator]
-    assert x_N[1].min() == 255  # type: ignore[operator]
+    own, like = RecordSettings(path="pets", image_size=(8, 12)), np.zeros((0, 8, 12), np.uint8)
+    x_N, y_N = read(own, tmp_path, 2, like)
+    assert (x_N.shape, str(x_N.dtype), y_N.tolist()) == ((2, 8, 12), "uint8", [0, 1])
+    assert x_N[0].max() == 0
+    assert x_N[1].min() == 255
     swapped = own.model_copy(update={"classes": ("dog", "cat")})
-    assert sorted(records.read(swapped, tmp_path, 2)[1].tolist()) == [0, 1]
-    assert records.read(swapped, tmp_path, 2)[1][0] == 1
+    assert read(swapped, tmp_path, 2, like)[1].tolist() == [1, 0]
     with pytest.raises(DataError, match=r"one folder per class in .*, found dog"):
-        records.read(own.model_copy(update={"classes": ("cat", "cow")}), tmp_path, 2)
+        read(own.model_copy(update={"classes": ("cat", "cow")}), tmp_path, 2, like)
     with pytest.raises(DataError, match=r"one folder per class in .*, found cat, dog"):
-        records.read(own, tmp_path, 3)
+        read(own, tmp_path, 3, like)
     (tmp_path / "pets" / "cat" / "broken.png").write_bytes(b"no image")
-    assert records.read(own, tmp_path, 2)[1].tolist() == [0, 1]
+    (tmp_path / "pets" / ".hidden").mkdir()
+    assert read(own, tmp_path, 2, like)[1].tolist() == [0, 1]
+    floats = read(own, tmp_path, 2, like.astype(np.float32))[0]
+    np.testing.assert_array_equal(floats, x_N.astype(np.float32) / np.float32(255))
 
 
 def test_a_reader_of_the_sites_own_is_called_with_its_folder(tmp_path: Path) -> None:
@@ -159,22 +181,32 @@ def test_a_reader_of_the_sites_own_is_called_with_its_folder(tmp_path: Path) -> 
         "import numpy as np\n"
         "def read(folder):\n    return np.full((2, 3), len(folder.name), 'f4'), np.array([0, 1])\n"
         "def fail(folder):\n    return {}['x']\n"
-        "def words(folder):\n    return np.array([None, 'a'], object), np.array([0, 1])\n"
+        "def times(folder):\n    return np.zeros((2, 3), 'M8[s]'), np.array([0, 1])\n"
+        "def unequal(folder):\n    return np.zeros((2, 3)), np.array([0, 1, 1])\n"
     )
-    x_N, y_N = records.read(RecordSettings(reader="mine:read"), tmp_path, 2)
+    like = np.zeros((0, 3), np.float32)
+    x_N, y_N = read(RecordSettings(reader="mine:read"), tmp_path, 2, like)
     assert (x_N[0, 0], y_N.tolist()) == (len(tmp_path.name), [0, 1])
     with pytest.raises(DataError, match="from mine:fail: KeyError"):
-        records.read(RecordSettings(reader="mine:fail"), tmp_path, 2)
-    with pytest.raises(DataError, match="arrays of numbers from mine:words"):
-        records.read(RecordSettings(reader="mine:words"), tmp_path, 2)
+        read(RecordSettings(reader="mine:fail"), tmp_path, 2, like)
+    with pytest.raises(DataError, match="inputs of numbers from mine:times"):
+        read(RecordSettings(reader="mine:times"), tmp_path, 2, like)
+    with pytest.raises(DataError, match="as many labels as inputs from mine:unequal, got 3 for 2"):
+        read(RecordSettings(reader="mine:unequal"), tmp_path, 2, like)
 
 
-def test_an_npz_file_with_unequal_labels_or_labels_that_are_no_numbers_is_refused(tmp_path: Path) -> None:
+def test_an_npz_file_with_unequal_labels_or_arrays_of_no_numbers_is_refused(tmp_path: Path) -> None:
     own = RecordSettings(path="r.npz")
-    for y, message in [(np.zeros(3, int), "as many labels as inputs"), (np.array(["a", "b"]), "whole numbers as labels")]:
-        np.savez(tmp_path / "r.npz", x=np.zeros((2, 3)), y=y)
+    for x, y, message in [
+        (np.zeros((2, 1)), np.zeros(3, int), "as many labels as inputs"),
+        (np.zeros((2, 1)), np.zeros((2, 2), int), "as many labels as inputs"),
+        (np.zeros((2, 1)), np.array(["2026-01-01", "NaT"], "M8[D]"), "Expected numbers as array y"),
+        (np.array([[1], [None]], object), np.zeros(2, int), "Expected numbers as array x in .*objects are pickles"),
+        (np.zeros((2, 4)), np.zeros(2, int), r"inputs of shape \(1,\) like the transfer set's, got \(4,\)"),
+    ]:
+        np.savez(tmp_path / "r.npz", x=x, y=y)
         with pytest.raises(DataError, match=message):
-            records.read(own, tmp_path, 2)
+            read(own, tmp_path, 2)
 
 
 @given(st.lists(st.floats() | st.integers(-3, 5).map(float), max_size=5))
@@ -184,8 +216,8 @@ def test_one_record_more_changes_one_record_of_those_that_are_kept(labels: list[
         own, path = RecordSettings(path="r.npz"), Path(folder)
 
         def kept(rows: list[int]) -> set[int]:
-            np.savez(path / "r.npz", x=np.array(rows), y=np.array([labels[row] for row in rows]))
-            return set(records.read(own, path, 3)[0].tolist())
+            np.savez(path / "r.npz", x=np.array(rows).reshape(-1, 1), y=np.array([labels[row] for row in rows]))
+            return set(read(own, path, 3)[0].ravel().tolist())
 
         everything = list(range(len(labels)))
         with_all = kept(everything)
@@ -198,17 +230,17 @@ def test_one_record_more_changes_one_record_of_those_that_are_kept(labels: list[
 @pytest.mark.parametrize("own", [RecordSettings(), RecordSettings(path="a.npz", reader="b:c")])
 def test_there_is_one_source(own: RecordSettings, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"records.path or records.reader, one of them"):
-        records.read(own, tmp_path, 2)
+        read(own, tmp_path, 2)
 
 
 def test_a_site_reads_its_records_as_its_settings_say(tmp_path: Path) -> None:
     settings = 'name = "a"\ntransfer_sets = "t"\n[records]\npath = "patients.csv"\nlabel = "sick"\nclasses = ["no", "yes"]\n'
     write(tmp_path)
     (tmp_path / "site.toml").write_text(settings + 'columns = ["age"]\n')
-    assert Site(tmp_path).read_records(2)[1].tolist() == [1, 0, 0]
+    assert Site(tmp_path).read_records(2, ROWS)[1].tolist() == [1, 0, 0]
     (tmp_path / "site.toml").write_text(settings)
     with pytest.raises(DataError, match=r"Expected records\.encoding or records\.columns"):
-        Site(tmp_path).read_records(2)
+        Site(tmp_path).read_records(2, ROWS)
     (tmp_path / "site.toml").write_text(settings + "colums = []\n")
     with pytest.raises(SettingError, match="colums"):
         Site(tmp_path)
@@ -263,14 +295,45 @@ def test_texts_become_counts_times_public_inverse_document_frequency() -> None:
         lambda: encodings.fit_text(PUBLIC, "text", words=3),
     ],
 )
-def test_an_encoding_survives_being_written_and_read(fit: Callable[[], encodings.Encoding], tmp_path: Path) -> None:
+def test_an_encoding_survives_being_written_and_read(
+    fit: Callable[[], encodings.TableEncoding | encodings.TextEncoding], tmp_path: Path
+) -> None:
     encoding = fit()
     encodings.save(encoding, tmp_path / "e.json")
     assert encodings.load(tmp_path / "e.json") == encoding
     assert encoding(PUBLIC.rows([])).shape == (0, encoding(PUBLIC).shape[1])
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"kind": "table"}', '{"kind": "table", "columns": [{"kind": "number"}]}'])
+NUMBER = {"kind": "number", "name": "a", "mean": 0, "deviation": 1, "zero_is_missing": False}
+PROBE = [[1.0]] * len(encodings.PROBES)
+ENCODER = {"kind": "encoder", "column": "t", "model": "m", "files": {}, "tokens": 8, "probe": PROBE}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "[" * 100_000,
+        '{"kind": "table"}',
+        '{"kind": "other", "columns": []}',
+        '{"kind": "table", "columns": []}',
+        '{"kind": "table", "columns": [{"kind": "number"}]}',
+        json.dumps({"kind": "table", "columns": [{**NUMBER, "deviation": 0}]}),
+        json.dumps({"kind": "table", "columns": [{**NUMBER, "deviation": -1}]}),
+        json.dumps({"kind": "table", "columns": [{**NUMBER, "mean": math.nan}]}),
+        json.dumps({"kind": "table", "columns": [{**NUMBER, "kind": "picture"}]}),
+        '{"kind": "table", "columns": [{"kind": "category", "name": "a", "levels": []}]}',
+        '{"kind": "table", "columns": [{"kind": "category", "name": "a", "levels": ["b", "b"]}]}',
+        '{"kind": "table", "columns": [{"kind": "category", "name": "a", "levels": [1]}]}',
+        '{"kind": "text", "column": "a", "words": ["b", "c"], "idf": [1.0]}',
+        '{"kind": "text", "column": "a", "words": ["b"], "idf": [Infinity]}',
+        '{"kind": "text", "column": "a", "words": "b", "idf": [1.0]}',
+        json.dumps({**ENCODER, "files": {"../../dev/zero": "00"}}),
+        json.dumps({**ENCODER, "tokens": 0}),
+        json.dumps({**ENCODER, "probe": [[1.0]]}),
+    ],
+)
 def test_a_file_that_is_no_encoding_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "e.json").write_text(text)
     with pytest.raises(DataError, match="Expected a public encoding in"):
@@ -284,3 +347,24 @@ def test_public_columns_without_values_are_refused() -> None:
     for numbers, categories in [(["age"], []), ([], ["sex"])]:
         with pytest.raises(DataError, match="Expected public values"):
             encodings.fit_table(empty, numbers=numbers, categories=categories, zero_is_missing=["age"])
+
+
+# Transfer sets
+
+
+def test_a_transfer_set_is_as_large_as_the_plan_says_or_nothing_of_it_is_inflated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = sites.make(tmp_path)
+    own = digest(sites.PUBLIC)
+    with monkeypatch.context() as patch:
+        patch.setattr(site_module, "read_arrays", lambda *_, **__: pytest.fail("inflated"))
+        with pytest.raises(DataError, match=r"Expected 21 public inputs in .*, found shape \(20, 8, 8\)"):
+            site.read_transfer_set(own, 21)
+        patch.setattr(site_module, "LARGEST_INPUT", 63)
+        with pytest.raises(DataError, match=r"at most 1260 bytes of array x"):
+            site.read_transfer_set(own, 20)
+    np.testing.assert_array_equal(site.read_transfer_set(own, 20), sites.PUBLIC)
+    (tmp_path / "transfer" / f"{bytes(32).hex()}.npz").write_bytes((tmp_path / "transfer" / f"{own.hex()}.npz").read_bytes())
+    with pytest.raises(DataError, match=r"Expected SHA-256 0000"):
+        site.read_transfer_set(bytes(32), 20)

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
+from torch.nn import functional
 
 from limbeck.client import discrete, release, teachers
 from limbeck.client.noise import SystemEntropy, UnsafeSeeded
@@ -86,12 +87,41 @@ def test_counts_are_integers_with_the_declared_noise_around_the_truth() -> None:
         assert abs(found.std() - 2) < 0.2
 
 
-def records(n: int = 64) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8]]:
+@pytest.mark.parametrize("size", [0, 1, 99, 100, 101, 5000])
+def test_every_count_has_noise_of_its_own_whatever_its_size(size: int) -> None:
+    """Ten classes of one size: ten independent numbers. Level: about 1e-9 each."""
+    y_N, noise = np.repeat(np.arange(10), size), SystemEntropy()
+    mechanism = LabelCounts(noise_std=2.0)
+    drawn = np.array([release.label_counts(y_N, 10, mechanism, noise) for _ in range(60)]) - size
+    assert stats.chi2.ppf(1e-9, 60) < ((drawn / 2) ** 2).sum(0).min()
+    assert ((drawn / 2) ** 2).sum(0).max() < stats.chi2.isf(1e-10, 60)
+    # Were one number added to all classes, their mean would vary as each does.
+    assert 60 * 10 * (drawn.mean(1) / 2).var() < stats.chi2.isf(1e-9, 60)
+    totals = np.array([release.record_count(y_N, RecordCount(noise_std=2.0), noise) for _ in range(60)]) - 10 * size
+    assert stats.chi2.ppf(1e-9, 60) < ((totals / 2) ** 2).sum() < stats.chi2.isf(1e-9, 60)
+
+
+@pytest.mark.parametrize("size", [5, 2000])
+def test_every_vote_has_noise_of_its_own(size: int) -> None:
+    public_x = np.zeros((200, 8, 8), np.uint8)
+    teaching = replace(VOTES, queries=200, teachers=2, steps=1)
+    x_N, y_N = np.zeros((size, 8, 8), np.uint8), np.zeros(size, np.int64)
+    noise = votes.train(teaching, x_N, y_N, classes=10, public_x=public_x, noise=SystemEntropy()).votes_NK
+    noise = noise - functional.one_hot(torch.zeros(200, dtype=torch.int64), 10) * 2
+    scaled = (noise / (math.sqrt(2) * VOTES.noise_multiplier)).numpy()
+    assert len(np.unique(scaled)) > 1990
+    assert stats.chi2.ppf(1e-9, 2000) < (scaled**2).sum() < stats.chi2.isf(1e-9, 2000)
+    assert 10 * (scaled.mean(1) ** 2).sum() < stats.chi2.isf(1e-9, 200)
+    assert 200 * (scaled.mean(0) ** 2).sum() < stats.chi2.isf(1e-9, 10)
+
+
+def records(n: int = 64) -> tuple[NDArray[np.generic], NDArray[np.int64], NDArray[np.generic]]:
     found = data.load("digits", private=n, public=50, test=1)
+    assert isinstance(found.private_x, np.ndarray)
     return found.private_x, found.private_y, found.public_x
 
 
-def counted(x_N: NDArray[np.uint8], y_N: NDArray[np.int64], public_x: NDArray[np.uint8], noise: Fixed) -> Tensor:
+def counted(x_N: NDArray[np.generic], y_N: NDArray[np.int64], public_x: NDArray[np.generic], noise: Fixed) -> Tensor:
     teacher = teachers.train(VOTES, x_N, y_N, classes=10, public_x=public_x, noise=noise)  # type: ignore[arg-type]
     assert isinstance(teacher, votes.Votes)
     return teacher.votes_NK
@@ -149,6 +179,7 @@ def test_a_site_without_records_votes_too() -> None:
 
 def test_votes_of_many_sub_teachers_are_right_more_often_than_not() -> None:
     found = data.load("digits", private=900, public=200, test=1)
+    assert isinstance(found.private_x, np.ndarray)
     mild = replace(VOTES, queries=200, teachers=30, noise_multiplier=1.0)
     teacher = votes.train(mild, found.private_x, found.private_y, classes=10, public_x=found.public_x, noise=SystemEntropy())
     predicted = teacher.log_probabilities(found.public_x).argmax(1).numpy()

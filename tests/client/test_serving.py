@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -33,6 +33,7 @@ from limbeck.client.blackbox import Link, Remote
 from limbeck.operators.errors import DataError, SettingError, TeacherError
 from limbeck.protos import teacher_codec
 from limbeck.protos.teacher import Batch, Inputs
+from limbeck.simulations.linked import HANG_SECONDS, until
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "black-box-teachers.md"
 DIGITS = load_digits()
@@ -45,9 +46,9 @@ def served(model: serving.Model | None = None, **options: object) -> serving.Ser
     return serving.start(serving.Teacher(model, **options), "127.0.0.1:0")  # type: ignore[arg-type]
 
 
-def remote(address: str, *, attempts: int = 1, **pem: bytes) -> Remote:
-    own = {"ca": None, "certificate": None, "key": None, **pem}
-    return Remote(Link(address=address, deadline=20, attempts=attempts, **own), lambda _: None)  # type: ignore[arg-type]
+def remote(address: str, ca: bytes | None = None, certificate: bytes | None = None, key: bytes | None = None) -> Remote:
+    own = Link(address=address, deadline=600, attempts=1, ca=ca, certificate=certificate, key=key)
+    return Remote(own, lambda _: None)
 
 
 @pytest.fixture
@@ -88,27 +89,23 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def secured(keys: Path) -> Iterator[serving.Server]:
     teacher = serving.Teacher(serving.estimator_model(FITTED, name="digits", inputs=Inputs.ROWS))
-    own = {"certificate": keys / "server.pem", "key": keys / "server.key", "client_ca": keys / "ca.pem"}
-    server = serving.start(teacher, "127.0.0.1:0", **own)
+    certificate, key, ca = (keys / name for name in ("server.pem", "server.key", "ca.pem"))
+    server = serving.start(teacher, "127.0.0.1:0", certificate=certificate, key=key, client_ca=ca)
     yield server
     server.stop()
 
 
 def test_a_site_with_a_certificate_is_answered_over_mutual_tls(keys: Path, secured: serving.Server) -> None:
-    pem = {
-        name: (keys / file).read_bytes()
-        for name, file in [("ca", "ca.pem"), ("certificate", "site.pem"), ("key", "site.key")]
-    }
-    own = remote(secured.address, **pem)
+    own = remote(secured.address, *((keys / name).read_bytes() for name in ("ca.pem", "site.pem", "site.key")))
     description = own.describe()
     (answers,) = own.answers(description, X[:5], [(0, 5)])
     np.testing.assert_allclose(answers.answers.dense(), FITTED.predict_proba(X[:5]), atol=1e-6)  # type: ignore[union-attr]
 
 
 def test_a_server_of_another_authority_is_refused(keys: Path, secured: serving.Server) -> None:
-    pem = {"ca": (keys / "other.pem").read_bytes(), "certificate": (keys / "site.pem").read_bytes()}
+    other, certificate, key = ((keys / name).read_bytes() for name in ("other.pem", "site.pem", "site.key"))
     with pytest.raises(TeacherError, match="UNAVAILABLE"):
-        remote(secured.address, **pem, key=(keys / "site.key").read_bytes()).describe()
+        remote(secured.address, other, certificate, key).describe()
 
 
 def test_a_site_without_a_certificate_is_refused_where_one_is_wanted(keys: Path, secured: serving.Server) -> None:
@@ -238,7 +235,7 @@ def test_a_users_own_factory_is_served_and_a_wrong_one_is_said(tmp_path: Path, m
 # Attacks on the server
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60)
 @given(data=st.binary(max_size=200))
 def test_random_bytes_are_refused_and_the_server_lives(data: bytes, plain: serving.Server) -> None:
     with grpc.insecure_channel(plain.address) as channel:
@@ -268,53 +265,205 @@ def test_a_model_that_fails_tells_the_site_nothing_of_why() -> None:
 # Peers that do nothing
 
 
-def idle(address: str, started: threading.Event) -> grpc.StatusCode:
-    """Open a stream, ask one question and then nothing; how it ended."""
-    with grpc.insecure_channel(address) as channel:
-        release = threading.Event()
+class Idle:
+    """A call over a connection of its own that sends these messages and then nothing, until told to end."""
 
-        def questions() -> Iterator[bytes]:
-            yield teacher_codec.encode_batch(Batch(first=0, x_N=X[:2], draws=0, temperature=0.0))
-            started.set()
-            release.wait(60)
+    def __init__(self, address: str, method: str, *messages: bytes) -> None:
+        self._release = threading.Event()
+        self._channel = grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
+        self._messages = messages
+        self.call = self._channel.stream_stream(method)(self._questions())
 
-        stream = channel.stream_stream(teacher_codec.ANSWER)(questions())
-        try:
-            list(stream)
-            return grpc.StatusCode.OK
-        except grpc.RpcError as error:
-            return error.code()
-        finally:
-            release.set()
+    def _questions(self) -> Iterator[bytes]:
+        yield from self._messages
+        self._release.wait(60)
+
+    def end(self) -> tuple[grpc.StatusCode, str]:
+        """How the server ended it."""
+        with pytest.raises(grpc.RpcError) as ended:
+            list(self.call)
+        self.close()
+        return ended.value.code(), str(ended.value.details())
+
+    def close(self) -> None:
+        self._release.set()
+        self.call.cancel()
+        self._channel.close()
 
 
-def test_idle_streams_are_ended_so_that_they_cannot_keep_others_out() -> None:
-    """One for each thread there is: without an end to them nobody else would be answered."""
-    model = serving.estimator_model(FITTED, name="digits", inputs=Inputs.ROWS)
-    server = serving.start(serving.Teacher(model), "127.0.0.1:0", idle_seconds=1.0)
+QUESTION = teacher_codec.encode_batch(Batch(first=0, x_N=X[:2], draws=0, temperature=0.0))
+CHECK = "/grpc.health.v1.Health/Check"
+
+
+def healthy(address: str) -> bool:
+    with grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        state = stub.Check(health_pb2.HealthCheckRequest(service=teacher_codec.SERVICE), timeout=60).status
+    return bool(state == health_pb2.HealthCheckResponse.SERVING)
+
+
+@pytest.mark.parametrize(
+    ("method", "messages"),
+    [(teacher_codec.ANSWER, [QUESTION]), (teacher_codec.ANSWER, []), (teacher_codec.DESCRIBE, []), (CHECK, [])],
+    ids=["one question", "no question", "half a description", "half a health check"],
+)
+def test_calls_that_do_nothing_never_keep_others_out(method: str, messages: list[bytes]) -> None:
+    """More of them than there may be calls, of one machine, and no time limit that would help: the next peer is answered all the same."""
+    server = serving.start(served_teacher(), "127.0.0.1:0", idle_seconds=3600.0)
+    idle: list[Idle] = []
     try:
-        with ThreadPoolExecutor(serving.THREADS) as pool:
-            begun = [threading.Event() for _ in range(serving.THREADS)]
-            ended = [pool.submit(idle, server.address, event) for event in begun]
-            assert all(event.wait(30) for event in begun)
-            assert {one.result(30) for one in ended} == {grpc.StatusCode.CANCELLED}
-        own = remote(server.address)
-        (answers,) = own.answers(own.describe(), X[:5], [(0, 5)])
-        assert answers.first == 0
+        for _ in range(serving.CALLS + 8):
+            idle.append(Idle(server.address, method, *messages))
+            if messages:
+                next(idle[-1].call)
+        for _ in range(3):
+            own = remote(server.address)
+            (answers,) = own.answers(own.describe(), X[:5], [(0, 5)])
+            assert answers.first == 0
+            assert healthy(server.address)
+        if messages:
+            code, why = idle[0].end()
+            assert code is grpc.StatusCode.UNAVAILABLE
+            assert "this one was idle longest" in why
+    finally:
+        for each in idle:
+            each.close()
+        server.stop()
+
+
+def served_teacher() -> serving.Teacher:
+    return serving.Teacher(serving.estimator_model(FITTED, name="digits", inputs=Inputs.ROWS))
+
+
+@pytest.mark.parametrize(
+    ("method", "messages", "first", "idle"),
+    [
+        (teacher_codec.ANSWER, [QUESTION], 60.0, 0.5),
+        (teacher_codec.ANSWER, [], 0.5, 3600.0),
+        (teacher_codec.DESCRIBE, [], 0.5, 3600.0),
+        (CHECK, [], 0.5, 3600.0),
+    ],
+)
+def test_a_call_that_does_nothing_is_ended_and_told_why(
+    method: str, messages: list[bytes], first: float, idle: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "FIRST_SECONDS", first)
+    server = serving.start(served_teacher(), "127.0.0.1:0", idle_seconds=idle)
+    try:
+        assert Idle(server.address, method, *messages).end() == (grpc.StatusCode.DEADLINE_EXCEEDED, "idle for 0.5 s")
     finally:
         server.stop()
 
 
-def test_the_time_that_a_model_takes_is_not_idle() -> None:
+def test_calls_whose_questions_are_being_answered_are_not_ended_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "CALLS", 2)
+    begun, go_on = threading.Event(), threading.Event()
+
     def slow(x_N: np.ndarray) -> np.ndarray:
-        time.sleep(1.5)
+        begun.set()
+        assert go_on.wait(60)
         return np.full((len(x_N), 2), 0.5, np.float32)
 
     model = serving.Model(name="m", labels=("a", "b"), inputs=Inputs.ROWS, probabilities=slow)
-    server = serving.start(serving.Teacher(model), "127.0.0.1:0", idle_seconds=0.5)
+    server = serving.start(serving.Teacher(model), "127.0.0.1:0")
+    calls = server._service.calls
+    busy = [Idle(server.address, teacher_codec.ANSWER, QUESTION) for _ in range(2)]
+    try:
+        assert begun.wait(60)
+        until(lambda: (len(calls._calls) == 2 and all(own.waiting is None for own in calls._calls)) or None)
+        with pytest.raises(TeacherError, match="UNAVAILABLE: the teacher is busy with others"):
+            remote(server.address).describe()
+        go_on.set()
+        assert all(next(each.call) for each in busy)
+        assert remote(server.address).describe().model == "m"
+    finally:
+        go_on.set()
+        for each in busy:
+            each.close()
+        server.stop()
+
+
+def test_one_address_takes_its_share_of_calls_and_no_more() -> None:
+    async def scenario() -> None:
+        calls = serving._Calls(4, 2)
+        first, second, other = (calls.begin(peer) for peer in ("192.0.2.1", "192.0.2.1", "192.0.2.2"))
+        assert first is not None
+        assert second is not None
+        assert other is not None
+        # None of the greedy peer's waits: its third call has to, and another's has not.
+        assert calls.begin("192.0.2.1") is None
+        second.waiting, other.waiting = 2.0, 1.0
+        assert calls.begin("192.0.2.1") is not None
+        assert second.ended.done()
+        assert not other.ended.done()
+        # All are open now but one; of this machine more than a share are let in, and of all others the longest idle makes room.
+        assert calls.begin("127.0.0.1") is not None
+        first.waiting = 3.0
+        assert calls.begin("127.0.0.1") is not None
+        assert other.ended.done()
+        assert not first.ended.done()
+        assert calls.begin("127.0.0.1") is not None
+        assert first.ended.done()
+        assert calls.begin("127.0.0.1") is None
+        assert len(calls._calls) == 4
+
+    asyncio.run(scenario())
+
+
+def closed(connection: socket.socket) -> bool:
+    """Whether the other end has ended it, after whatever it said."""
+    connection.setblocking(False)
+    try:
+        while connection.recv(1 << 12):
+            pass
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+@pytest.mark.parametrize(("handshake", "left"), [(3600.0, 20), (2.0, 0)], ids=["bounded", "ended"])
+def test_connections_that_say_nothing_are_bounded_and_end(
+    handshake: float, left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than there may be: nobody's descriptors run out, and those who have something to ask come in when the silent ones are ended."""
+    monkeypatch.setattr(serving, "CONNECTIONS", 20)
+    monkeypatch.setattr(serving, "HANDSHAKE_SECONDS", handshake)
+    server = serving.start(served_teacher(), "127.0.0.1:0")
+    host, _, port = server.address.rpartition(":")
+    silent = [socket.create_connection((host, int(port))) for _ in range(100)]
+    try:
+        until(lambda: sum(map(closed, silent)) >= len(silent) - left or None)
+        if not left:
+            own = Remote(Link(address=server.address, ca=None, certificate=None, key=None, deadline=20, attempts=60))
+            assert own.describe().model == "digits"
+    finally:
+        for each in silent:
+            each.close()
+        server.stop()
+
+
+def test_a_key_that_others_can_read_is_not_served_with(keys: Path, tmp_path: Path) -> None:
+    (tmp_path / "server.key").write_bytes((keys / "server.key").read_bytes())
+    (tmp_path / "server.key").chmod(0o640)
+    with pytest.raises(SettingError, match="got mode 640"):
+        serving.start(served_teacher(), "127.0.0.1:0", certificate=keys / "server.pem", key=tmp_path / "server.key")
+
+
+def test_the_time_that_a_model_takes_is_not_idle() -> None:
+    seen: list[float | None] = []
+
+    def slow(x_N: np.ndarray) -> np.ndarray:
+        seen.extend(own.waiting for own in server._service.calls._calls)
+        return np.full((len(x_N), 2), 0.5, np.float32)
+
+    model = serving.Model(name="m", labels=("a", "b"), inputs=Inputs.ROWS, probabilities=slow)
+    server = serving.start(serving.Teacher(model), "127.0.0.1:0")
     try:
         own = remote(server.address)
         assert [answers.first for answers in own.answers(own.describe(), X[:4], [(0, 2), (2, 4)])] == [0, 2]
+        assert seen == [None, None]
     finally:
         server.stop()
 
@@ -334,7 +483,7 @@ def test_the_command_serves_until_sigterm_and_ends_with_0(tmp_path: Path) -> Non
         own = remote(line.split(" at ")[1].split(": ")[0])
         list(own.answers(own.describe(), X[:3], [(0, 2), (2, 3)]))
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == 0, errors
     # On a console of 80 columns, where a long path breaks the line.
     said = " ".join(errors.split())

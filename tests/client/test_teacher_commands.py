@@ -40,6 +40,17 @@ def test_what_is_wrong_is_told_with_its_replacement(tmp_path: Path) -> None:
         limbeck("check", "bad:build", "--folder", str(tmp_path))
 
 
+def test_a_net_with_dropout_is_told_why_it_cannot_be_trained(tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text(
+        "from torch import nn\ndef build(shape, classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(784, classes))\n"
+    )
+    with pytest.raises(
+        SettingError, match=r"(?s)cannot be trained.*'1' is Dropout with p = 0\.5: it draws for all records.*Leave it out"
+    ):
+        limbeck("check", "bad:build", "--folder", str(tmp_path))
+
+
 @pytest.mark.parametrize("shape", ["28x28", "axb", "0", "1x-2x3"])
 def test_a_shape_that_cannot_be_meant_is_refused(shape: str) -> None:
     with pytest.raises(SettingError, match="Expected --shape such as"):

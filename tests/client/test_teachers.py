@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ import torch
 from conftest import LINEAR
 from teacher_conformance import Case, Conformance, Silent
 from torch import Tensor, nn
+from torch.nn import functional
 
 from limbeck.client import teachers
 from limbeck.client.noise import SystemEntropy, UnsafeSeeded, poisson_sample
@@ -31,11 +35,11 @@ NET = NetTeaching(
     normaliser=20.0,
     physical_batch=16,
 )
-HEAD = replace(LINEAR, steps=4, average_last=2)
+HEAD = replace(LINEAR, steps=4, average_last=2, clip=0.7)
 
 
 def own_net(shape: tuple[int, ...], classes: int) -> nn.Module:
-    """A site's own: LayerNorm, dropout and one weight used twice, which limbeck's own nets have not."""
+    """A site's own: LayerNorm and one weight used twice, which limbeck's own nets have not."""
 
     class Tied(nn.Module):
         def __init__(self) -> None:
@@ -127,6 +131,17 @@ def test_a_sample_larger_than_the_physical_batch_is_summed_in_parts() -> None:
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["linear-pixels", "linear-rows"])
+def test_no_feature_of_a_private_record_is_kept(name: str, tmp_path: Path) -> None:
+    """A cache is for public inputs, and one machine's sites may share it."""
+    case = CASES[name]
+    (x_N, y_N), options = case.records(5), {"classes": 10, "public_x": case.public(), "noise": Silent()}
+    for _ in range(2):
+        teachers.train(case.teaching, x_N, y_N, cache=tmp_path, **options)  # type: ignore[arg-type]
+    (kept,) = tmp_path.glob("*.npy")
+    assert len(np.load(kept)) == len(case.public())
+
+
 # Engines
 
 
@@ -140,6 +155,7 @@ def test_all_engines_give_the_same_sums(name: str, shape: tuple[int, ...]) -> No
     two = gradients.Functional(own).clipped_sums(inputs, labels, 0.2)
     three = gradients.Opacus(own).clipped_sums(inputs, labels, 0.2)
     for a, b, c in zip(one, two, three, strict=True):
+        assert a.dtype == b.dtype == c.dtype == torch.float64
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(a, c, atol=1e-5, rtol=1e-4)
 
@@ -193,9 +209,10 @@ def test_what_cannot_be_trained_is_refused_before_a_record_is_read(case: str, pu
 
 
 def test_records_unlike_the_transfer_set_are_refused() -> None:
-    x_N, y_N = CASES["cnn"].records(3)
-    with pytest.raises(DataError, match="like the transfer set"):
-        teachers.train(NET, x_N, y_N, classes=10, public_x=np.zeros((2, 9, 9), np.float32), noise=SystemEntropy())
+    for name, public_x in (("cnn", np.zeros((2, 9, 9), np.float32)), ("linear-rows", np.zeros((2, 65), np.float32))):
+        x_N, y_N = CASES[name].records(3)
+        with pytest.raises(DataError, match="like the transfer set"):
+            teachers.train(CASES[name].teaching, x_N, y_N, classes=10, public_x=public_x, noise=SystemEntropy())
 
 
 def test_a_file_that_is_no_teacher_is_refused(tmp_path: Path) -> None:
@@ -227,6 +244,8 @@ class _Mixing(nn.Module):
 
 
 class _Remembering(_Mixing):
+    seen: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("seen", torch.zeros(64))
@@ -245,11 +264,6 @@ class _Unused(_Mixing):
         return self.last(x.flatten(1))  # type: ignore[no-any-return]
 
 
-class _Random(_Unused):
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(x.flatten(1) + torch.rand(64))  # type: ignore[no-any-return]
-
-
 class _Branching(_Unused):
     def forward(self, x: Tensor) -> Tensor:
         return self.last(x.flatten(1)) * (1 if float(x.sum()) > 0 else 2)  # type: ignore[no-any-return]
@@ -266,7 +280,6 @@ def _frozen() -> nn.Module:
         (_Mixing, "depends on the other records"),
         (_Remembering, "Buffer 'seen' changes in a forward pass"),
         (_Unused, "Weight 'idle.weight' gets no gradient"),
-        (_Random, "Two forward passes over the same records differ"),
         (_Branching, "Gradients cannot be had record by record"),
         (_frozen, "no weight that can be trained"),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 9)), r"\(5, 10\) logits are wanted"),
@@ -281,9 +294,173 @@ def test_the_kit_says_what_is_wrong_with_a_net(make: Callable[[], nn.Module], me
         kit.require_sound(make(), (1, 8, 8), 10)
 
 
-def test_dropout_and_tied_weights_are_allowed() -> None:
-    assert kit.examine(own_net((1, 8, 8), 10), (1, 8, 8), 10) == []
-    assert kit.examine(nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10)), (1, 8, 8), 10) == []
+# A net that is random, or keeps a state, of every kind: what it does with its input before the last layer.
+
+
+class _Own(nn.Module):
+    def __init__(self, before: Callable[[_Own, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.last, self.before = nn.Linear(64, 10), before
+        self.count, self.seen = 0, list[float]()
+        self.kept: Any = None
+        self.numbers, self.generator, self.python = np.random.default_rng(0), torch.Generator(), random.Random(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.before(self, x.flatten(1)))  # type: ignore[no-any-return]
+
+
+_CALLS = [0]
+
+
+def _counted(net: _Own, x: Tensor) -> Tensor:
+    net.count += 1
+    return x * max(0.5, 1 - net.count / 1e9)
+
+
+def _counted_elsewhere(net: _Own, x: Tensor) -> Tensor:
+    _CALLS[0] += 1
+    return x * (0 if _CALLS[0] > 10_000 else 1)
+
+
+def _listed(net: _Own, x: Tensor) -> Tensor:
+    net.seen.append(float(len(net.seen)))
+    return x
+
+
+def _kept(net: _Own, x: Tensor) -> Tensor:
+    net.kept = x.detach()
+    return x
+
+
+def _scaled_by_the_first(net: _Own, x: Tensor) -> Tensor:
+    """As an activation normalisation is initialised."""
+    if net.kept is None:
+        net.kept = x.detach().std()
+    return x / net.kept  # type: ignore[no-any-return]
+
+
+def _attention(net: _Own, x: Tensor) -> Tensor:
+    heads = x.view(-1, 1, 8, 8)
+    return functional.scaled_dot_product_attention(heads, heads, heads, dropout_p=0.2).flatten(1)
+
+
+def _flat(*layers: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), *layers, nn.Linear(64, 10))
+
+
+def _transformer(dropout: float) -> nn.Module:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=dropout, batch_first=True)
+    return nn.Sequential(nn.Flatten(1, 2), layer, nn.Flatten(), nn.Linear(64, 10))
+
+
+RANDOM: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "dropout": (lambda: _flat(nn.Dropout(0.5)), r"Layer '1' is Dropout with p = 0\.5"),
+    "little dropout": (lambda: _flat(nn.Dropout(1e-9)), "is Dropout"),
+    "dropout of channels": (lambda: nn.Sequential(nn.Dropout2d(0.5), _flat()), "is Dropout2d"),
+    "alpha dropout": (lambda: _flat(nn.AlphaDropout(0.5)), "is AlphaDropout"),
+    "feature alpha dropout": (lambda: _flat(nn.FeatureAlphaDropout(0.5)), "is FeatureAlphaDropout"),
+    "rrelu": (lambda: _flat(nn.RReLU()), "is RReLU with a random slope"),
+    "pooling": (
+        lambda: nn.Sequential(nn.FractionalMaxPool2d(2, output_size=4), nn.Flatten(), nn.Linear(16, 10)),
+        "is FractionalMaxPool2d",
+    ),
+    "attention": (lambda: _transformer(0.1), "is MultiheadAttention with dropout"),
+    "dropout, as a function": (lambda: _Own(lambda _, x: functional.dropout(x, 0.5)), r"random numbers \(aten\.bernoulli"),
+    "attention, as a function": (lambda: _Own(_attention), "draws random numbers"),
+    "gumbel": (lambda: _Own(lambda _, x: functional.gumbel_softmax(x)), "draws random numbers"),
+    "rand": (lambda: _Own(lambda _, x: x + torch.rand(64)), "draws random numbers"),
+    "randn_like": (lambda: _Own(lambda _, x: x + torch.randn_like(x)), "draws random numbers"),
+    "bernoulli": (lambda: _Own(lambda _, x: x * torch.full((64,), 0.5).bernoulli()), "draws random numbers"),
+    "a draw without effect": (lambda: _Own(lambda _, x: x + 0 * torch.rand(())), "draws random numbers"),
+    "a generator of its own": (
+        lambda: _Own(lambda net, x: x + torch.rand(64, generator=net.generator)),
+        "draws random numbers",
+    ),
+    "only when it answers": (lambda: _Own(lambda net, x: x if net.training else x + torch.rand(64)), "random numbers"),
+    "numpy": (lambda: _Own(lambda _, x: x * float(np.random.rand() < 2)), "from numpy's global generator"),
+    "python": (lambda: _Own(lambda _, x: x * (random.random() < 2)), "from Python's global generator"),
+    "numpy's own": (lambda: _Own(lambda net, x: x * (net.numbers.random() < 2)), "'numbers' of layer '' changes"),
+    "python's own": (lambda: _Own(lambda net, x: x * (net.python.random() < 2)), "'python' of layer '' changes"),
+    "the system": (lambda: _Own(lambda _, x: x + os.urandom(1)[0] / 99), "Two forward passes over the same records differ"),
+    "a counter": (lambda: _Own(_counted), "'count' of layer '' changes"),
+    "a counter elsewhere": (lambda: _Own(_counted_elsewhere), "'before' of layer '' changes"),
+    "a list": (lambda: _Own(_listed), "'seen' of layer '' changes"),
+    "its last input": (lambda: _Own(_kept), "'kept' of layer '' changes"),
+    "its first input": (lambda: _Own(_scaled_by_the_first), "'kept' of layer '' changes"),
+    "spectral norm": (
+        lambda: nn.Sequential(nn.Flatten(), nn.utils.parametrizations.spectral_norm(nn.Linear(64, 10))),
+        "changes in a forward pass",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_a_net_that_is_random_or_keeps_a_state_is_refused_before_a_charge_and_before_it_trains(name: str) -> None:
+    """Masks out of one generator depend on a record's place: one record more moved all others' gradients, 30 clips at 1,000 records."""
+    make, message = RANDOM[name]
+    case = replace(CASES["custom"], factory=lambda shape, classes: make())
+    before = torch.get_rng_state(), repr(np.random.get_state()), random.getstate()
+    with pytest.raises(SettingError, match=message):
+        teachers.check(case.teaching, case.public(), classes=10, factory=case.factory)
+    noise = Silent()
+    with pytest.raises(SettingError, match=message):
+        case.train(noise)
+    assert (noise.gaussians, noise.uniforms) == ([], [])
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1:] == (repr(np.random.get_state()), random.getstate())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: own_net((1, 8, 8), 10),
+        lambda: _flat(nn.Dropout(0.0)),
+        lambda: _transformer(0.0),
+        lambda: _Own(lambda _, x: x + torch.arange(64)),
+        lambda: nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(64, 10))),
+    ],
+)
+def test_tied_weights_attention_and_dropout_of_nothing_are_allowed(make: Callable[[], nn.Module]) -> None:
+    assert kit.examine(make(), (1, 8, 8), 10) == []
+
+
+def test_a_net_that_cannot_be_copied_is_refused_in_words() -> None:
+    own = _Own(lambda _, x: x)
+    own.kept = (row for row in range(3))
+    assert kit.examine(own, (1, 8, 8), 10)[0].startswith("It cannot be examined: TypeError: cannot pickle 'generator'")
+
+
+def test_a_draw_that_escaped_the_examination_is_an_error_and_no_shared_mask() -> None:
+    net = nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 3))
+    engine = gradients.engine(net.train(), trusted=False)
+    assert isinstance(engine, gradients.Functional)
+    with pytest.raises(RuntimeError, match="randomness"):
+        engine.gradients(torch.rand(5, 4), torch.arange(5) % 3)
+
+
+def test_a_record_on_which_a_net_fails_counts_as_zero_and_changes_nothing_for_others() -> None:
+    class Looking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.last = nn.Embedding(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.table(x.long()).sum(1))  # type: ignore[no-any-return]
+
+    engine = gradients.engine(Looking(), trusted=False)
+    x_N, y_N = torch.tensor([[0.0], [1.0], [2.0]]), torch.arange(3)
+    clean = engine.clipped_sums(x_N, y_N, 0.3)
+    more = engine.clipped_sums(torch.cat([x_N[:1], torch.tensor([[9.0]]), x_N[1:]]), torch.tensor([0, 1, 1, 2]), 0.3)
+    for a, b in zip(clean, more, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-7, rtol=0)
+
+
+def test_answers_of_a_net_that_has_diverged_are_uniform() -> None:
+    own = architectures.build("mlp", (4,), 5)
+    with torch.no_grad():
+        own[1].weight.fill_(torch.nan)  # type: ignore[index]
+    log_p_NK = net.Net("mlp", (4,), 5, own).log_probabilities(np.zeros((3, 4), np.float32))
+    torch.testing.assert_close(log_p_NK, torch.full((3, 5), -float(np.log(5))))
 
 
 def test_a_custom_net_that_mixes_records_is_never_trained() -> None:
@@ -318,12 +495,20 @@ def test_a_factory_that_is_not_there_is_named(reference: str, message: str, tmp_
         architectures.load_factory(reference, tmp_path)
 
 
+def test_a_factory_that_fails_is_a_setting_that_cannot_be_meant() -> None:
+    case = replace(CASES["custom"], factory=lambda shape, classes: nn.Linear(classes // 0, 1))
+    message = "to make a net for inputs of shape .1, 8, 8. and 10 classes: ZeroDivisionError"
+    with pytest.raises(SettingError, match=message):
+        teachers.check(case.teaching, case.public(), classes=10, factory=case.factory)
+
+
 # How well they learn
 
 
 @pytest.mark.parametrize("features", ["pixels", "hog", "scattering"])
 def test_a_linear_teacher_learns_digits_under_mild_noise(features: str) -> None:
     found = data.load("digits", private=900, public=300, test=397)
+    assert isinstance(found.private_x, np.ndarray)
     teaching = replace(LINEAR, features=features, noise_multiplier=1.0, normaliser=900.0)
     teacher = teachers.train(
         teaching, found.private_x, found.private_y, classes=10, public_x=found.public_x, noise=SystemEntropy()

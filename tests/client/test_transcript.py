@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import sites
 
+from limbeck.client import transcript as transcripts
 from limbeck.client.app import respond
 from limbeck.client.transcript import Transcript
 from limbeck.operators.errors import TranscriptError
 from limbeck.protos import codec
-from limbeck.protos.messages import Ask, Teach
+from limbeck.protos.messages import Ask, Request, Teach
 
 
 def test_what_was_sent_comes_back_in_order(tmp_path: Path) -> None:
@@ -46,12 +47,22 @@ def test_every_reply_is_written_accepting_and_declining_and_said_again(tmp_path:
     share = Ask(plan_hash=plan_hash, stage=0, first=0, count=20)
     too_far = Ask(plan_hash=plan_hash, stage=5, first=0, count=20)
     early = Ask(plan_hash=bytes(32), stage=0, first=0, count=20)
-    questions = [early, offer, share, Teach(plan_hash=plan_hash), Teach(plan_hash=plan_hash), share, share, too_far]
+    questions: list[Request] = [
+        early,
+        offer,
+        share,
+        Teach(plan_hash=plan_hash),
+        Teach(plan_hash=plan_hash),
+        share,
+        share,
+        too_far,
+    ]
     left = [respond(site, codec.encode_request(question)) for question in questions]
     written = list(site.transcript)
-    assert [sent.data for sent in written] == left
+    # What is refused of a plan that was never accepted is kept apart.
+    assert [sent.data for sent in site.refusals] == left[:1]
+    assert [sent.data for sent in written] == left[1:]
     assert [sent.what.split(":")[0].split(" of")[0] for sent in written] == [
-        "declined",
         "accepted",
         "declined",
         "taught",
@@ -60,8 +71,8 @@ def test_every_reply_is_written_accepting_and_declining_and_said_again(tmp_path:
         "share",
         "declined",
     ]
-    assert [sent.again for sent in written] == [False] * 4 + [True, False, True, False]
-    assert [sent.entry is not None for sent in written] == [False] * 3 + [True, False, True, False, False]
+    assert [sent.again for sent in written] == [False] * 3 + [True, False, True, False]
+    assert [sent.entry is not None for sent in written] == [False] * 2 + [True, False, True, False, False]
 
 
 def test_full_files_are_closed_and_chained_and_nothing_is_lost(tmp_path: Path) -> None:
@@ -103,14 +114,32 @@ def test_a_message_changed_in_place_shows(tmp_path: Path) -> None:
         list(transcript)
 
 
+def test_a_line_reaches_the_disk_before_anything_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, synced = tmp_path / "t.jsonl", []
+    monkeypatch.setattr(transcripts, "sync", lambda descriptor: synced.append(path.read_bytes()))
+    for index in range(2):
+        Transcript(path).append("share", bytes(32), index, b"x")
+        assert synced[index:] == [path.read_bytes()]
+
+
+def test_a_transcript_that_may_forget_drops_its_oldest_files_and_stays_whole(tmp_path: Path) -> None:
+    transcript = Transcript(tmp_path / "t.jsonl", file_bytes=1000, total_bytes=3000, forget=True)
+    for index in range(40):
+        transcript.append("declined", bytes(32), None, bytes([index]) * 50)
+        assert sum(path.stat().st_size for path in transcript.files()) <= 3000
+    kept = [sent.data[0] for sent in transcript]
+    assert kept == list(range(kept[0], 40))
+    assert len(kept) > 3
+
+
 def test_at_the_bound_of_its_size_nothing_is_sent_any_more(tmp_path: Path) -> None:
     folder = tmp_path / "s"
     site, offer = sites.make(folder), sites.offer()
-    (folder / "site.toml").write_text((folder / "site.toml").read_text() + "transcript_total_bytes = 700\n")
+    (folder / "site.toml").write_text((folder / "site.toml").read_text() + "transcript_total_bytes = 900\n")
     site = type(site)(folder)
     request = codec.encode_request(offer)
     respond(site, request)
     respond(site, request)
     with pytest.raises(TranscriptError, match="which is not sent"):
         respond(site, request)
-    assert sum(path.stat().st_size for path in site.transcript.files()) <= 700
+    assert sum(path.stat().st_size for path in site.transcript.files()) <= 900

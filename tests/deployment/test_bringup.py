@@ -20,16 +20,20 @@ from limbeck.deployment import bringup, certificates, keys
 from limbeck.deployment.certificates import Role
 from limbeck.operators.errors import PolicyError, SettingError
 from limbeck.protos import signing
+from limbeck.server import door
 
-NOW = datetime.now(UTC)
 FEDERATION = bringup.Federation(server=("localhost",), sites=("A", "B", "C"), addresses=("127.0.0.1",))
 SYSTEMD = shutil.which("systemd-analyze")
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("deploy") / "federation"
-    bringup.init(FEDERATION, out, now=NOW)
+    bringup.init(FEDERATION, out, now=now())
     return out
 
 
@@ -40,13 +44,13 @@ def test_every_site_gets_settings_that_its_own_side_reads_and_certificates_that_
         assert site.settings.link is not None
         assert (site.name, site.settings.link.address) == (name, "localhost:7443")
         own = certificates.read_certificate(site.folder / site.settings.link.certificate)
-        certificates.check_certificate(own, authority=authority.certificate, role=Role.SITE, name=name, now=NOW)
+        certificates.check_certificate(own, authority=authority.certificate, role=Role.SITE, name=name, now=now())
         certificates.check_key(certificates.read_key(site.folder / site.settings.link.key), own)
         assert certificates.read_certificate(site.folder / site.settings.link.ca) == authority.certificate
     settings = tomllib.loads((out / "coordinator" / "coordinator.toml").read_text())
     assert settings["sites"] == list(FEDERATION.sites)
     server = certificates.read_certificate(out / "coordinator" / settings["certificate"])
-    certificates.check_certificate(server, authority=authority.certificate, role=Role.SERVER, name="127.0.0.1", now=NOW)
+    certificates.check_certificate(server, authority=authority.certificate, role=Role.SERVER, name="127.0.0.1", now=now())
     assert keys.read_revoked(out / "coordinator" / settings["revoked"]) == []
 
 
@@ -94,20 +98,20 @@ def test_a_policy_as_written_accepts_nobodys_plan_and_names_the_author_to_be_ask
 
 def test_rotation_works_although_the_authority_kept_no_key(out: Path) -> None:
     authority = keys.Authority(out / "authority")
-    assert (authority.rotate("B", now=NOW) / "B.key").exists()
-    assert (authority.rotate("localhost", now=NOW) / "server.key").exists()
+    assert (authority.rotate("B", now=now()) / "B.key").exists()
+    assert (authority.rotate("localhost", now=now()) / "server.key").exists()
     shutil.rmtree(authority.folder / "nodes" / "B")
     (authority.folder / "server" / "server.key").unlink()
 
 
 def test_sites_that_make_their_own_keys_get_none_and_are_told_how(tmp_path: Path) -> None:
     own = bringup.Federation(server=("localhost",), sites=("A",), own_keys=True)
-    bringup.init(own, tmp_path / "own", now=NOW)
+    bringup.init(own, tmp_path / "own", now=now())
     site = tmp_path / "own" / "sites" / "A"
     assert [path.name for path in (site / "keys").iterdir()] == ["ca.pem"]
     assert "limbeck keys request A --out keys" in (site / "README.md").read_text()
     path, _ = keys.request("A", site / "keys")
-    made = keys.Authority(tmp_path / "own" / "authority").approve(certificates.read_request(path), "A", now=NOW)
+    made = keys.Authority(tmp_path / "own" / "authority").approve(certificates.read_request(path), "A", now=now())
     certificates.check_key(certificates.read_key(site / "keys" / "A.key"), certificates.read_certificate(made / "A.pem"))
 
 
@@ -133,10 +137,10 @@ def test_names_that_cannot_be_are_refused(changes: dict[str, object], problem: s
 def test_what_fails_leaves_nothing_and_what_is_there_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "there").mkdir()
     with pytest.raises(SettingError, match="left as it is"):
-        bringup.init(FEDERATION, tmp_path / "there", now=NOW)
+        bringup.init(FEDERATION, tmp_path / "there", now=now())
     monkeypatch.setattr(policy, "TEMPLATE", "")
     with pytest.raises(SettingError, match="in the template of policies"):
-        bringup.init(FEDERATION, tmp_path / "new", now=NOW)
+        bringup.init(FEDERATION, tmp_path / "new", now=now())
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
     with pytest.raises(PolicyError):
         policy.read(tmp_path / "new" / "policy.toml")
@@ -151,6 +155,12 @@ def test_start_scripts_are_shell_and_stop_where_the_doctor_finds_a_fault(out: Pa
         done = subprocess.run([str(out / "sites" / "A" / "start.sh")], env=environment, cwd="/", check=False)
         assert done.returncode == health
         assert (tmp_path / f"calls{health}").read_text().splitlines() == calls
+
+
+def test_a_coordinators_unit_gives_it_more_descriptors_than_peers_can_take(out: Path) -> None:
+    (unit,) = (out / "coordinator").glob("*.service")
+    (limit,) = re.findall(r"^LimitNOFILE=(\d+)$", unit.read_text(), re.MULTILINE)
+    assert int(limit) >= door.ENOUGH
 
 
 @pytest.mark.skipif(SYSTEMD is None, reason="systemd-analyze is not installed")

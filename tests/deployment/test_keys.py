@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +14,7 @@ import grpc
 import pytest
 from conftest import PLAN
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,30 +27,33 @@ from limbeck.operators.errors import CertificateError, SettingError
 from limbeck.protos import codec, signing
 from limbeck.protos.files import create_private
 from limbeck.protos.messages import Offer
+from limbeck.simulations.linked import HANG_SECONDS
 
-NOW = datetime.now(UTC)
 DAY = timedelta(days=1)
-LATER = NOW + DAY
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
 
 
 @pytest.fixture
 def authority(tmp_path: Path) -> keys.Authority:
-    return keys.init(tmp_path / "keys", names=["localhost"], addresses=["127.0.0.1"], days=30, authority_days=90, now=NOW)
+    return keys.init(tmp_path / "keys", names=["localhost"], addresses=["127.0.0.1"], days=30, authority_days=90, now=now())
 
 
-def check(authority: keys.Authority, path: Path, role: Role, name: str | None, at: datetime = NOW) -> None:
+def check(authority: keys.Authority, path: Path, role: Role, name: str | None, at: datetime | None = None) -> None:
     certificates.check_certificate(
         certificates.read_certificate(path),
         authority=authority.certificate,
         role=role,
         name=name,
-        now=at,
+        now=at or now(),
         revoked=keys.read_revoked(authority.folder / "revoked"),
     )
 
 
 def test_what_the_authority_makes_is_good_for_its_name_and_role(authority: keys.Authority) -> None:
-    site = authority.node("site-a", now=NOW)
+    site = authority.node("site-a", now=now())
     check(authority, site / "site-a.pem", Role.SITE, "site-a")
     for name in ("localhost", "127.0.0.1"):
         check(authority, authority.folder / "server" / "server.pem", Role.SERVER, name)
@@ -59,10 +63,10 @@ def test_what_the_authority_makes_is_good_for_its_name_and_role(authority: keys.
 
 
 def test_every_key_is_its_owners_alone_and_so_is_its_folder(authority: keys.Authority) -> None:
-    authority.node("site-a", now=NOW)
+    authority.node("site-a", now=now())
     old = os.umask(0)
     try:
-        authority.node("site-b", now=NOW)
+        authority.node("site-b", now=now())
     finally:
         os.umask(old)
     found = list(authority.folder.rglob("*"))
@@ -104,7 +108,7 @@ def test_a_key_that_others_can_read_is_refused_and_its_mode_is_named(
 ) -> None:
     (authority.folder / "ca.key").chmod(mode)
     with pytest.raises(SettingError, match=f"mode 600.*got mode {mode:o}"):
-        authority.node("site-a", now=NOW)
+        authority.node("site-a", now=now())
     signing.new_key(tmp_path / "plan.key")
     (tmp_path / "plan.key").chmod(mode)
     with pytest.raises(SettingError, match=f"got mode {mode:o}"):
@@ -112,22 +116,22 @@ def test_a_key_that_others_can_read_is_refused_and_its_mode_is_named(
 
 
 def test_wrong_certificates_are_refused_each_with_its_own_reason(authority: keys.Authority, tmp_path: Path) -> None:
-    path = authority.node("site-a", now=NOW, days=10) / "site-a.pem"
+    path = authority.node("site-a", now=now(), days=10) / "site-a.pem"
     server = authority.folder / "server" / "server.pem"
     with pytest.raises(CertificateError, match="expired on"):
-        check(authority, path, Role.SITE, "site-a", NOW + 11 * DAY)
+        check(authority, path, Role.SITE, "site-a", now() + 11 * DAY)
     with pytest.raises(CertificateError, match="set this machine's clock"):
-        check(authority, path, Role.SITE, "site-a", NOW - DAY)
+        check(authority, path, Role.SITE, "site-a", now() - DAY)
     with pytest.raises(CertificateError, match="Expected a certificate of 'site-b', got one of site-a"):
         check(authority, path, Role.SITE, "site-b")
     with pytest.raises(CertificateError, match="Expected a certificate for a server, got 'site-a' for a site"):
         check(authority, path, Role.SERVER, None)
     with pytest.raises(CertificateError, match="Expected a certificate for a site, got 'localhost' for a server"):
         check(authority, server, Role.SITE, None)
-    other = keys.init(tmp_path / "other", names=["localhost"], now=NOW)
+    other = keys.init(tmp_path / "other", names=["localhost"], now=now())
     with pytest.raises(CertificateError, match="unknown authority"):
         check(other, path, Role.SITE, "site-a")
-    authority.revoke("site-a", now=NOW)
+    authority.revoke("site-a", now=now())
     with pytest.raises(CertificateError, match="is not revoked"):
         check(authority, path, Role.SITE, "site-a")
     with pytest.raises(CertificateError, match="private key of the certificate"):
@@ -135,17 +139,17 @@ def test_wrong_certificates_are_refused_each_with_its_own_reason(authority: keys
 
 
 def test_a_site_cannot_sign_certificates(authority: keys.Authority, tmp_path: Path) -> None:
-    folder = authority.node("site-a", now=NOW)
+    folder = authority.node("site-a", now=now())
     own = certificates.Issuer(
         certificate=certificates.read_certificate(folder / "site-a.pem"), key=certificates.read_key(folder / "site-a.key")
     )
-    forged = certificates.issue(own, certificates.new_key().public_key(), Role.SITE, names=["site-b"], days=1, now=NOW)
+    forged = certificates.issue(own, certificates.new_key().public_key(), Role.SITE, names=["site-b"], days=1, now=now())
     with pytest.raises(CertificateError, match="unknown authority"):
-        certificates.check_certificate(forged, authority=authority.certificate, role=Role.SITE, name="site-b", now=NOW)
+        certificates.check_certificate(forged, authority=authority.certificate, role=Role.SITE, name="site-b", now=now())
 
 
 def test_no_certificate_outlives_its_authority(authority: keys.Authority) -> None:
-    own = certificates.read_certificate(authority.node("site-a", days=1000, now=NOW) / "site-a.pem")
+    own = certificates.read_certificate(authority.node("site-a", days=1000, now=now()) / "site-a.pem")
     assert own.not_valid_after_utc == authority.certificate.not_valid_after_utc
 
 
@@ -166,34 +170,34 @@ def test_a_name_never_leaves_the_folder(name: str, tmp_path_factory: pytest.Temp
 
 
 def test_a_name_is_given_once_whatever_its_case(authority: keys.Authority) -> None:
-    authority.node("site-a", now=NOW)
+    authority.node("site-a", now=now())
     for name in ("site-a", "SITE-A", "localhost", "LocalHost"):
         with pytest.raises(SettingError, match="Expected a name without a certificate"):
-            authority.node(name, now=NOW)
-    authority.revoke("site-a", now=NOW)
-    authority.node("Site-A", now=NOW)
+            authority.node(name, now=now())
+    authority.revoke("site-a", now=now())
+    authority.node("Site-A", now=now())
 
 
 def test_a_sites_own_key_never_leaves_it(authority: keys.Authority, tmp_path: Path) -> None:
     path, fingerprint = keys.request("site-a", tmp_path / "site")
     request = certificates.read_request(path)
     with pytest.raises(CertificateError, match="Expected a request of site 'site-b', got one of 'site-a'"):
-        authority.approve(request, "site-b", now=NOW)
-    folder = authority.approve(request, "site-a", now=NOW)
+        authority.approve(request, "site-b", now=now())
+    folder = authority.approve(request, "site-a", now=now())
     made = certificates.read_certificate(folder / "site-a.pem")
     assert certificates.fingerprint(made) == fingerprint
     certificates.check_key(certificates.read_key(tmp_path / "site" / "site-a.key"), made)
     assert not (folder / "site-a.key").exists()
     with pytest.raises(SettingError, match="made its own"):
-        authority.rotate("site-a", now=NOW)
+        authority.rotate("site-a", now=now())
     with pytest.raises(SettingError, match="without a certificate"):
-        authority.approve(request, "site-a", now=NOW)
-    authority.approve(request, "site-a", rotate=True, now=NOW)
+        authority.approve(request, "site-a", now=now())
+    authority.approve(request, "site-a", rotate=True, now=now())
 
 
 def test_a_request_with_a_changed_byte_or_another_kind_of_key_is_refused(authority: keys.Authority, tmp_path: Path) -> None:
     path, _ = keys.request("site-a", tmp_path)
-    der = bytearray(x509.load_pem_x509_csr(path.read_bytes()).public_bytes(certificates.serialization.Encoding.DER))
+    der = bytearray(x509.load_pem_x509_csr(path.read_bytes()).public_bytes(serialization.Encoding.DER))
     der[der.index(b"site-a") + 5] = ord("b")
     path.write_bytes(certificates.to_pem(x509.load_der_x509_csr(bytes(der))))
     with pytest.raises(CertificateError, match="signed by its own key"):
@@ -201,21 +205,21 @@ def test_a_request_with_a_changed_byte_or_another_kind_of_key_is_refused(authori
     builder = x509.CertificateSigningRequestBuilder().subject_name(certificates._subject("site-a"))
     other = builder.sign(ed25519.Ed25519PrivateKey.generate(), None)
     with pytest.raises(CertificateError, match="ECDSA key on P-256"):
-        authority.approve(other, "site-a", now=NOW)
+        authority.approve(other, "site-a", now=now())
 
 
 def test_rotation_leaves_the_old_certificate_good_until_it_is_revoked(authority: keys.Authority) -> None:
-    path = authority.node("site-a", now=NOW) / "site-a.pem"
+    path = authority.node("site-a", now=now()) / "site-a.pem"
     old = certificates.read_certificate(path)
-    assert authority.rotate("site-a", now=LATER) == path.parent
+    assert authority.rotate("site-a", now=now() + DAY) == path.parent
     new = certificates.read_certificate(path)
     assert certificates.fingerprint(old) != certificates.fingerprint(new)
-    assert [own.state for own in authority.issued(LATER) if own.name == "site-a"] == ["valid", "valid"]
-    assert authority.revoke("site-a", but=certificates.serial_of(new), now=LATER) == [certificates.serial_of(old)]
-    assert authority.revoke(certificates.serial_of(old), now=LATER) == []
+    assert [own.state for own in authority.issued(now() + DAY) if own.name == "site-a"] == ["valid", "valid"]
+    assert authority.revoke("site-a", but=certificates.serial_of(new), now=now() + DAY) == [certificates.serial_of(old)]
+    assert authority.revoke(certificates.serial_of(old), now=now() + DAY) == []
     assert keys.read_revoked(authority.folder / "revoked") == [f"{old.serial_number:x}"]
-    check(authority, path, Role.SITE, "site-a", LATER)
-    server = certificates.read_certificate(authority.rotate("localhost", now=LATER) / "server.pem")
+    check(authority, path, Role.SITE, "site-a", now() + DAY)
+    server = certificates.read_certificate(authority.rotate("localhost", now=now() + DAY) / "server.pem")
     assert certificates.names_of(server) == (["localhost"], ["127.0.0.1"])
 
 
@@ -231,24 +235,25 @@ def test_a_revocation_list_that_cannot_be_read_lets_nobody_pass(content: str, tm
 # gRPC, over loopback TLS.
 
 
-class _Echo(grpc.GenericRpcHandler):
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        def echo(request: bytes, context: grpc.ServicerContext) -> bytes:
-            return context.auth_context()["x509_common_name"][0] + b" " + request
+def _echo(request: bytes, context: grpc.ServicerContext) -> bytes:
+    name: bytes = context.auth_context()["x509_common_name"][0]
+    return name + b" " + request
 
-        return grpc.unary_unary_rpc_method_handler(echo)
+
+Serve = Callable[[Path, str], int]
 
 
 @pytest.fixture
-def serve(authority: keys.Authority) -> Iterator[object]:
+def serve(authority: keys.Authority) -> Iterator[Serve]:
     servers = []
 
     def start(folder: Path, stem: str) -> int:
         server = grpc.server(futures.ThreadPoolExecutor(2))
         pair = (folder / f"{stem}.key").read_bytes(), (folder / f"{stem}.pem").read_bytes()
         ca = (authority.folder / "ca.pem").read_bytes()
-        port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair], ca, require_client_auth=True))
-        server.add_generic_rpc_handlers((_Echo(),))
+        port: int = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair], ca, require_client_auth=True))
+        echo = {"Echo": grpc.unary_unary_rpc_method_handler(_echo)}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", echo),))
         server.start()
         servers.append(server)
         return port
@@ -264,28 +269,28 @@ def call(port: int, authority: keys.Authority, folder: Path, stem: str, host: st
     with grpc.secure_channel(
         f"{host}:{port}", grpc.ssl_channel_credentials(*(path.read_bytes() for path in parts))
     ) as channel:
-        reply: bytes = channel.unary_unary("/test/Echo")(b"hello", timeout=10)
+        reply: bytes = channel.unary_unary("/test/Echo")(b"hello", timeout=HANG_SECONDS)
         return reply
 
 
-def test_grpc_takes_the_certificates_and_knows_the_site_by_name(serve, authority: keys.Authority) -> None:  # type: ignore[no-untyped-def]
+def test_grpc_takes_the_certificates_and_knows_the_site_by_name(serve: Serve, authority: keys.Authority) -> None:
     port = serve(authority.folder / "server", "server")
-    site = authority.node("Site_A.1", now=NOW)
+    site = authority.node("Site_A.1", now=now())
     assert call(port, authority, site, "Site_A.1") == b"Site_A.1 hello"
     assert call(port, authority, site, "Site_A.1", "127.0.0.1") == b"Site_A.1 hello"
 
 
 def test_grpc_refuses_a_site_that_plays_the_coordinator_and_one_of_another_authority(
-    serve, authority: keys.Authority, tmp_path: Path
-) -> None:  # type: ignore[no-untyped-def]
-    site, port = authority.node("site-a", now=NOW), serve(authority.folder / "server", "server")
+    serve: Serve, authority: keys.Authority, tmp_path: Path
+) -> None:
+    site, port = authority.node("site-a", now=now()), serve(authority.folder / "server", "server")
     # A site whose name is the coordinator's host would pass for it, were it not for its role: made here past the check of taken names.
     key = certificates.new_key()
-    posing = certificates.issue(authority._issuer, key.public_key(), Role.SITE, names=["localhost"], days=1, now=NOW)
+    posing = certificates.issue(authority._issuer, key.public_key(), Role.SITE, names=["localhost"], days=1, now=now())
     authority.hand_out(tmp_path / "posing", "posing", posing, key)
     with pytest.raises(grpc.RpcError):
         call(serve(tmp_path / "posing", "posing"), authority, site, "site-a")
-    stranger = keys.init(tmp_path / "other", names=["localhost"], now=NOW).node("site-a", now=NOW)
+    stranger = keys.init(tmp_path / "other", names=["localhost"], now=now()).node("site-a", now=now())
     with pytest.raises(grpc.RpcError):
         call(port, authority, stranger, "site-a")
     with pytest.raises(grpc.RpcError):

@@ -6,23 +6,15 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from limbeck.deployment.supervisor import Supervisor
 from limbeck.operators.errors import SettingError
+from limbeck.simulations.linked import HANG_SECONDS, until
 
 PYTHON = sys.executable
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def pids(path: Path) -> list[int]:
@@ -47,7 +39,7 @@ def test_what_ends_is_started_again_after_the_delay_and_what_runs_is_left_alone(
 ) -> None:
     commands = {
         "ends": noting(tmp_path / "ends", "sys.exit(3)"),
-        "runs": noting(tmp_path / "runs", "time.sleep(60)"),
+        "runs": noting(tmp_path / "runs", "time.sleep(3600)"),
     }
     own = Supervisor(commands, environment=os.environ, logs=tmp_path / "logs", delay=0.3)
     stop = threading.Event()
@@ -64,7 +56,7 @@ def test_what_ends_is_started_again_after_the_delay_and_what_runs_is_left_alone(
 
 
 def test_a_killed_supervisor_leaves_no_process_behind(tmp_path: Path) -> None:
-    command = noting(tmp_path / "child", "time.sleep(60)")
+    command = noting(tmp_path / "child", "time.sleep(3600)")
     code = (
         "import os, threading; from pathlib import Path; from limbeck.deployment.supervisor import Supervisor;"
         f"Supervisor({{'child': {command!r}}}, environment=os.environ, logs=Path({str(tmp_path)!r})).run(threading.Event())"
@@ -78,7 +70,7 @@ def test_a_killed_supervisor_leaves_no_process_behind(tmp_path: Path) -> None:
 
 def test_what_ignores_sigterm_is_killed_after_the_grace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("limbeck.deployment.supervisor.GRACE_SECONDS", 0.2)
-    then = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); open('ready', 'w'); time.sleep(60)"
+    then = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); open('ready', 'w'); time.sleep(3600)"
     monkeypatch.chdir(tmp_path)
     own = Supervisor({"deaf": noting(tmp_path / "deaf", then)}, environment=os.environ, logs=tmp_path)
     stop = threading.Event()
@@ -86,7 +78,7 @@ def test_what_ignores_sigterm_is_killed_after_the_grace(tmp_path: Path, monkeypa
     thread.start()
     until((tmp_path / "ready").exists)
     stop.set()
-    thread.join(20)
+    thread.join(HANG_SECONDS)
     assert not thread.is_alive()
     assert not alive(pids(tmp_path / "deaf")[0])
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import html.parser
 import http.client
 import json
 import re
 import shutil
 import socket
+import struct
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -28,6 +30,7 @@ from typer.testing import CliRunner
 
 from limbeck.cli.main import app
 from limbeck.deployment import status, watch
+from limbeck.deployment.bringup import TEMPLATES
 from limbeck.operators.errors import DataError, RunError, SettingError, TooFewClients
 from limbeck.protos import accounting
 from limbeck.protos.messages import Offer
@@ -35,6 +38,7 @@ from limbeck.server import checkpoint, student
 from limbeck.server.coordinator import Coordinator, Patience
 from limbeck.server.events import Events
 from limbeck.server.pruning import Masks
+from limbeck.simulations.linked import HANG_SECONDS, until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
@@ -77,12 +81,15 @@ def test_the_cost_is_the_plans_with_its_terms_and_those_without_a_guarantee_are_
     assert own.epsilon == accounting.epsilon(((PLAN.teaching, PLAN.counts),), 1e-5)
     assert (own.delta, own.unit, own.adjacency, own.sites, own.without) == (1e-5, "record", "add-remove-one", 7, ())
     record = json.loads((folder / "record.json").read_text())
-    record["clients"]["north"]["guarantee"] = "none"
-    (folder / "record.json").write_text(json.dumps(record))
-    changed = status.read(folder).privacy
-    assert changed is not None
-    assert (changed.sites, changed.without) == (6, ("north",))
-    assert "<b>No guarantee</b> holds for the records of north" in watch.fragment(folder, now=0.0)
+    for guarantee in ("none", "seeded-noise"):
+        record["clients"]["north"]["guarantee"] = guarantee
+        (folder / "record.json").write_text(json.dumps(record))
+        changed = status.read(folder).privacy
+        assert changed is not None
+        assert (changed.sites, changed.without) == (6, ("north",))
+        page = watch.fragment(folder, now=0.0)
+        assert "<b>No guarantee</b> holds for the records of north" in page
+        assert f'<span class="tag bad">{guarantee}</span>' in page
 
 
 def test_a_plan_of_another_hash_beside_the_run_is_not_its_plan(folder: Path) -> None:
@@ -245,7 +252,7 @@ def served(folder: Path) -> Iterator[int]:
 
 
 def get(port: int, path: str = "/", method: str = "GET", **headers: str) -> tuple[int, dict[str, str], str]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=HANG_SECONDS)
     try:
         connection.request(method, path, headers=headers)
         reply = connection.getresponse()
@@ -279,6 +286,67 @@ def test_the_page_is_read_only_and_only_for_this_machine(folder: Path) -> None:
             socket.create_connection(("127.0.0.2", port), timeout=5).close()
 
 
+def test_connections_that_say_nothing_keep_nobody_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silent ones, half a request and one that was answered and stays: more than there may be, and with no time limit that would help."""
+    monkeypatch.setattr(watch, "REQUEST_SECONDS", 3600.0)
+    with served(folder) as port:
+        before = threading.active_count()
+        idle: list[socket.socket] = []
+        for number in range(watch.CONNECTIONS + 30):
+            idle.append(socket.create_connection(("127.0.0.1", port), timeout=60))
+            if number % 3:
+                idle[-1].sendall(f"GET / HTTP/1.1\r\nHost: localhost:{port}\r\n".encode())
+        for _ in range(3):
+            assert get(port, "/now")[0] == 200
+        until(lambda: threading.active_count() - before <= watch.CONNECTIONS + 1 or None)
+        for each in idle:
+            each.close()
+
+
+def test_a_request_that_comes_byte_by_byte_ends_in_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte comes in time, and the whole does not."""
+    monkeypatch.setattr(watch, "REQUEST_SECONDS", 1.0)
+    with served(folder) as port, socket.create_connection(("127.0.0.1", port), timeout=0.1) as slow:
+        slow.sendall(b"GET / HTTP/1.1\r\nX: ")
+
+        def ended() -> bool | None:
+            try:
+                slow.sendall(b"x")
+                return slow.recv(1) == b"" or None
+            except TimeoutError:
+                return None
+            except OSError:
+                return True
+
+        assert until(ended)
+
+
+@pytest.mark.parametrize("header", [b"X: " + b"x" * 30_000, b"X: y\r\n" * 4000])
+def test_a_request_that_is_too_long_is_not_read_to_its_end(header: bytes, folder: Path) -> None:
+    with served(folder) as port, socket.create_connection(("127.0.0.1", port), timeout=60) as own:
+        own.sendall(f"GET / HTTP/1.1\r\nHost: localhost:{port}\r\n".encode() + header)
+        with contextlib.suppress(ConnectionResetError):
+            answer = own.recv(1 << 16)
+            assert not answer or answer.startswith(b"HTTP/1.1 431 ")
+
+
+def test_connections_that_break_leave_nothing_on_the_terminal(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with served(folder) as port:
+        before = threading.active_count()
+        for data in (
+            b"",
+            b"GET",
+            b"\x16\x03\x01\x00",
+            b"GET /\x1b[31m HTTP/1.1\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        ):
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as own:
+                own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                own.sendall(data)
+        until(lambda: threading.active_count() <= before or None)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_port_that_is_taken_is_an_error_that_says_what_to_do(folder: Path) -> None:
     with served(folder) as port, pytest.raises(SettingError, match=f"Expected a free port, got {port}"):
         watch.serve(folder, port=port)
@@ -304,7 +372,7 @@ def test_what_peers_wrote_is_text(tmp_path: Path) -> None:
 
 
 def test_the_page_loads_nothing_from_elsewhere(folder: Path) -> None:
-    page = watch.page(folder, now=0.0) + "".join((watch.TEMPLATES / name).read_text() for name in ("watch.css", "watch.js"))
+    page = watch.page(folder, now=0.0) + "".join((TEMPLATES / name).read_text() for name in ("watch.css", "watch.js"))
     assert not re.search(r"https?://", page)
     assert sorted(re.findall(r'(?:src|href)="([^"]+)"', page)) == ["/watch.css", "/watch.js", "data:,"]
 
@@ -349,7 +417,7 @@ def test_a_browser_shows_the_page_under_its_policy_and_follows_the_run(width: in
             return text
 
         def go_on() -> None:
-            assert seen.wait(60)
+            assert seen.wait(HANG_SECONDS)
             Events(folder / "events.jsonl").progress("answers 3", 5, 6, reason=None)
 
         with pytest.MonkeyPatch.context() as patch:
@@ -360,7 +428,7 @@ def test_a_browser_shows_the_page_under_its_policy_and_follows_the_run(width: in
                 [*command, "--virtual-time-budget=6000", f"--screenshot={picture}", "--dump-dom", url],
                 check=True,
                 capture_output=True,
-                timeout=120,
+                timeout=HANG_SECONDS,
                 text=True,
             )
             writer.join()

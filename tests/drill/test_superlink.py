@@ -123,12 +123,12 @@ class Federation:
         """Whether a site's ledger holds a charge. It may be read in the moment when it is made."""
         with suppress(LedgerError):
             path = self.site(name).ledger
-            return path.exists() and any(entry.state != "free" for entry in ledger.read(path).entries)
+            return path.exists() and any(entry.schedule is not None for entry in ledger.read(path).entries)
         return False
 
     def charges(self) -> list[list[str]]:
         books = [ledger.read(self.site(name).ledger) for name in SITES]
-        return [[entry.state for entry in book.entries if entry.state != "free"] for book in books]
+        return [[entry.state for entry in book.entries if entry.schedule is not None] for book in books]
 
 
 @pytest.fixture

@@ -95,12 +95,9 @@ def test_over_a_plain_connection_the_same_look_finds_all_of_it(
     _, known = recorded
     server = grpc.server(futures.ThreadPoolExecutor(1))
 
-    class Plain(grpc.GenericRpcHandler):
-        def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
-            assert details.method == link_codec.CONNECT
-            return grpc.unary_unary_rpc_method_handler(lambda data, _: b"taken")
-
-    server.add_generic_rpc_handlers([Plain()])
+    service, method = link_codec.CONNECT.strip("/").split("/")
+    taken = {method: grpc.unary_unary_rpc_method_handler(lambda data, _: b"taken")}
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, taken)])
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     with (

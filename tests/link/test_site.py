@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, tzinfo
 from pathlib import Path
 
+import grpc
 import pytest
-from flwr.app import Message
-from test_grid import SITES, ask, listen, pull
+from answering import megabytes
+from flwr.app import Error, Message
+from test_grid import LIMIT, SITES, ask, listen, pull
 
 from limbeck.client import link as client_link
-from limbeck.client.child import DIED, FAILED, LATE, Child
+from limbeck.client.child import DIED, FAILED, LATE, MAX_QUESTION, NO_QUESTION, Child, Question
 from limbeck.client.link import Daemon
 from limbeck.client.site import Site
 from limbeck.operators.errors import SettingError, WireError
 from limbeck.protos import carry, flower_messages
-from limbeck.protos.link import Announce, Transfer
+from limbeck.protos.link import Announce, Disconnected
 from limbeck.server import link as server_link
 from limbeck.server.link import LinkGrid
-from limbeck.simulations.linked import until
+from limbeck.simulations.linked import HANG_SECONDS, until
 from limbeck.simulations.relay import Relay
 from limbeck.simulations.throwaway_keys import Authority
 
@@ -48,7 +50,7 @@ def grid(keys: Authority) -> Iterator[LinkGrid]:
 
 def make_site(folder: Path, keys: Authority, port: int, *, name: str = "a", certificate: str = "a", **link: object) -> Site:
     folder.mkdir(exist_ok=True)
-    table = {"memory_mb": 2048, "grace_seconds": 10.0, **link}
+    table = {"memory_mb": 2048, "grace_seconds": HANG_SECONDS, **link}
     (folder / "site.toml").write_text(
         f'name = "{name}"\ntransfer_sets = "t"\n[link]\naddress = "127.0.0.1:{port}"\nca = "{keys.folder}/ca.pem"\n'
         f'certificate = "{keys.folder}/{certificate}.pem"\nkey = "{keys.folder}/{certificate}.key"\n'
@@ -70,11 +72,11 @@ class Running:
 
         self.thread = threading.Thread(target=lambda: asyncio.run(main()))
         self.thread.start()
-        ready.wait(20)
+        assert ready.wait(HANG_SECONDS)
 
     def stop(self) -> None:
         self.loop.call_soon_threadsafe(self.daemon.stop)
-        self.thread.join(30)
+        self.thread.join(HANG_SECONDS)
         assert not self.thread.is_alive()
 
 
@@ -90,26 +92,54 @@ def calls(site: Site) -> int:
 # A process per question
 
 
-def answer_in_child(folder: Path, content: bytes, *, seconds: float = 20.0, memory: int = 2 << 30) -> Message:
+def asking(message: Message) -> Question:
+    data = flower_messages.encode(message)
+    return Question(id=bytes.fromhex(message.metadata.message_id), node=message.metadata.dst_node_id, data=data)
+
+
+def answer_in_child(
+    folder: Path, content: bytes, *, seconds: float = HANG_SECONDS, memory: int = 2 << 30, group: str = ""
+) -> Message:
     flower_messages.identify(1, 1)
-    message = Message(carry.pack(content), 5, "query.agree")
+    message = Message(carry.pack(content), 5, "query.agree", group_id=group)
     flower_messages.name_by_content(message)
     path = folder / "answer"
     child = Child(folder, folder, memory, APP)
     try:
-        child.answer(message, flower_messages.encode(message), path, seconds)
+        child.answer(asking(message), path, seconds)
     finally:
         child.stop()
-    return flower_messages.decode(path.read_bytes())
+    return flower_messages.decode(path.read_bytes(), limit=LIMIT)
 
 
 @pytest.mark.parametrize(("content", "reason"), [(b"raise", FAILED), (b"die", DIED), (b"sleep", LATE), (b"eat", FAILED)])
 def test_an_app_that_fails_dies_is_late_or_takes_too_much_is_an_error_in_fixed_words(
     tmp_path: Path, content: bytes, reason: str
 ) -> None:
-    reply = answer_in_child(tmp_path, content, seconds=1.0 if content == b"sleep" else 20.0)
+    reply = answer_in_child(tmp_path, content, seconds=1.0 if content == b"sleep" else HANG_SECONDS)
     assert reply.has_error()
     assert reply.error.reason == reason
+
+
+def test_the_memory_of_a_process_is_bounded_as_it_is_set(tmp_path: Path) -> None:
+    assert carry.unpack(answer_in_child(tmp_path, b"limit", memory=1234 << 20).content) == b"%d" % (1234 << 20)
+
+
+def test_nothing_in_a_message_says_what_is_run(tmp_path: Path) -> None:
+    assert carry.unpack(answer_in_child(tmp_path, b"hello", group="os:abort").content) == b"hello"
+
+
+def test_a_site_has_no_more_questions_open_than_it_has_room_for(keys: Authority, tmp_path: Path) -> None:
+    daemon = Daemon(make_site(tmp_path / "a", keys, 1, max_message_mb=2), client_app=APP)
+    announce = Announce(id=bytes(range(32)), total=1 << 20, sha256=bytes(32))
+    daemon._open = {bytes([index]): 1 for index in range(client_link.OPEN - 1)}
+    assert daemon.wants(announce)
+    daemon._open[b"last"] = 1
+    with pytest.raises(WireError, match=f"at most {client_link.OPEN} open questions"):
+        daemon.wants(announce)
+    daemon._open = {b"large": (1 << 20) + 1}
+    with pytest.raises(WireError, match=r"2097152 bytes in all"):
+        daemon.wants(announce)
 
 
 def test_what_the_app_says_is_the_answer(tmp_path: Path) -> None:
@@ -121,17 +151,16 @@ def test_a_child_without_its_daemon_finishes_and_the_next_one_finds_its_answer(t
     flower_messages.identify(1, 1)
     message = Message(carry.pack(b"slowly"), 5, "query.agree")
     flower_messages.name_by_content(message)
-    data, path = flower_messages.encode(message), tmp_path / "answer"
+    question, path = asking(message), tmp_path / "answer"
     orphan, second = (Child(tmp_path, tmp_path, 2 << 30, APP) for _ in range(2))
-    orphan._connection.send_bytes(str(path).encode())
-    orphan._connection.send_bytes(data)
-    until((tmp_path / "calls").exists, 20)
+    orphan._connection.send((str(path), question))
+    until((tmp_path / "calls").exists)
     orphan._connection.close()
-    second.answer(message, data, path, 20.0)
-    assert carry.unpack(flower_messages.decode(path.read_bytes()).content) == b"slowly"
+    second.answer(question, path, HANG_SECONDS)
+    assert carry.unpack(flower_messages.decode(path.read_bytes(), limit=LIMIT).content) == b"slowly"
     assert (tmp_path / "calls").read_text() == "call\n"
     second.stop()
-    orphan._process.join(10)
+    orphan._process.join(HANG_SECONDS)
 
 
 # The daemon
@@ -142,7 +171,7 @@ def test_a_question_that_comes_again_gets_the_same_bytes_without_the_app(
 ) -> None:
     site = make_site(tmp_path / "a", keys, port_of(grid))
     running = Running(site)
-    until(lambda: grid.connected, 20)
+    until(lambda: grid.connected)
     message_id = ask(grid, "a", b"hello")
     first = pull(grid, message_id)
     asked = next(iter((site.link_state / "answers").iterdir())).read_bytes()
@@ -160,19 +189,17 @@ def test_through_cuts_in_mid_message_everything_arrives_once(grid: LinkGrid, key
     relay = Relay(port_of(grid), record=False)
     site = make_site(tmp_path / "a", keys, relay.port)
     running = Running(site)
-    until(lambda: grid.connected, 20)
-    content = random.Random(0).randbytes(24 << 20)
+    until(lambda: grid.connected)
+    content = megabytes(24)
     relay.cut_after(10 << 20)
-    message_id = ask(grid, "a", content)
-    until(lambda: relay.cuts == 1, 20)
-    # The question is 24 MiB, and so is its answer: this one hits the answer.
-    until(lambda: calls(site) == 1, 30)
+    message_id = ask(grid, "a", b"24 megabytes")
+    until(lambda: relay.cuts == 1)
     relay.cut_after(10 << 20)
     assert carry.unpack(pull(grid, message_id).content) == content
     assert calls(site) == 1
     assert relay.cuts == 2
     # What was there before a cut did not pass again: two cuts cost two windows and what was on the way, no whole message.
-    assert relay.passed < 2 * len(content) + (20 << 20)
+    assert relay.passed < len(content) + (20 << 20)
     running.stop()
     relay.close()
 
@@ -183,22 +210,30 @@ def test_a_question_that_comes_again_while_it_is_being_answered_is_not_begun_twi
     relay = Relay(port_of(grid), record=False)
     site = make_site(tmp_path / "a", keys, relay.port)
     running = Running(site)
-    until(lambda: grid.connected, 20)
+    until(lambda: grid.connected)
     message_id = ask(grid, "a", b"slowly")
-    until(lambda: calls(site) == 1, 20)
+    until(lambda: calls(site) == 1)
     relay.cut()
     assert carry.unpack(pull(grid, message_id).content) == b"slowly"
-    assert grid.connections_of(flower_messages.node_of("a")) == 2
+    assert grid.connections_of(flower_messages.node_of("a")) >= 2
     assert calls(site) == 1
     running.stop()
     relay.close()
+
+
+def test_what_a_coordinator_says_as_it_ends_is_one_line_of_the_log() -> None:
+    details = "gone\nERROR forged\x1b[2J"
+    error = grpc.aio.AioRpcError(grpc.StatusCode.ABORTED, grpc.aio.Metadata(), grpc.aio.Metadata(), details=details)
+    with pytest.raises(Disconnected) as ended, client_link._explained():
+        raise error
+    assert str(ended.value) == "ABORTED: gone ERROR forged [2J"
 
 
 def test_nothing_that_is_known_passes_in_plaintext(grid: LinkGrid, keys: Authority, tmp_path: Path) -> None:
     relay = Relay(port_of(grid))
     site = make_site(tmp_path / "a", keys, relay.port)
     running = Running(site)
-    until(lambda: grid.connected, 20)
+    until(lambda: grid.connected)
     known = b"known bytes of a share " * 100
     assert carry.unpack(pull(grid, ask(grid, "a", known)).content) == known
     running.stop()
@@ -214,9 +249,9 @@ def test_nothing_that_is_known_passes_in_plaintext(grid: LinkGrid, keys: Authori
 def test_told_to_end_it_finishes_and_sends_the_answer_under_way(grid: LinkGrid, keys: Authority, tmp_path: Path) -> None:
     site = make_site(tmp_path / "a", keys, port_of(grid))
     running = Running(site)
-    until(lambda: grid.connected, 20)
+    until(lambda: grid.connected)
     message_id = ask(grid, "a", b"slowly")
-    until(lambda: calls(site) == 1, 20)
+    until(lambda: calls(site) == 1)
     running.stop()
     assert carry.unpack(pull(grid, message_id).content) == b"slowly"
 
@@ -224,21 +259,39 @@ def test_told_to_end_it_finishes_and_sends_the_answer_under_way(grid: LinkGrid, 
 def test_past_its_grace_it_gives_up(grid: LinkGrid, keys: Authority, tmp_path: Path) -> None:
     site = make_site(tmp_path / "a", keys, port_of(grid), grace_seconds=0.2)
     running = Running(site)
-    until(lambda: grid.connected, 20)
+    until(lambda: grid.connected)
     ask(grid, "a", b"sleep")
-    until(lambda: calls(site) == 1, 20)
+    until(lambda: calls(site) == 1)
     running.stop()
 
 
-def test_a_question_to_another_node_is_refused(keys: Authority, tmp_path: Path) -> None:
-    daemon = Daemon(make_site(tmp_path / "a", keys, 1), client_app=APP)
+def test_what_is_no_question_to_this_site_is_an_error_in_fixed_words(tmp_path: Path) -> None:
     flower_messages.identify(1, 1)
-    message = Message(carry.pack(b"x"), 5, "query.agree")
-    own = Transfer(id=bytes.fromhex(flower_messages.name_by_content(message)), data=flower_messages.encode(message))
-    with pytest.raises(WireError, match="to another node"):
-        daemon.receive(own.id, own.data)
-    with pytest.raises(WireError, match="under the id that was announced"):
-        daemon.receive(bytes(32), own.data)
+    message = Message(carry.pack(b"hello"), 5, "query.agree")
+    flower_messages.name_by_content(message)
+    good = asking(message)
+    error = flower_messages.encode(Message(Error(2, "an error"), reply_to=message))
+    bad = [replace(good, node=6), replace(good, id=bytes(32)), replace(good, data=b"garbage"), replace(good, data=error)]
+    for index, question in enumerate(bad):
+        child, path = Child(tmp_path, tmp_path, 2 << 30, APP), tmp_path / f"answer-{index}"
+        child.answer(question, path, 20.0)
+        child.stop()
+        reply = flower_messages.decode(path.read_bytes(), limit=LIMIT)
+        assert (reply.error.reason, reply.metadata.reply_to_message_id) == (NO_QUESTION, question.id.hex())
+        assert reply.metadata.src_node_id == question.node
+    assert not (tmp_path / "calls").exists()
+
+
+def test_the_daemon_reads_no_question_and_takes_none_that_is_longer_than_a_request_can_be(
+    keys: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon = Daemon(make_site(tmp_path / "a", keys, 1), client_app=APP)
+    monkeypatch.setattr(flower_messages, "decode", lambda *_, **__: pytest.fail("read in the daemon"))
+    daemon.receive(bytes(32), b"garbage")
+    assert daemon._todo.qsize() == 1
+    assert daemon.wants(Announce(id=bytes(range(32)), total=MAX_QUESTION, sha256=bytes(32)))
+    with pytest.raises(WireError, match=f"at most {MAX_QUESTION} bytes"):
+        daemon.wants(Announce(id=bytes(range(32)), total=MAX_QUESTION + 1, sha256=bytes(32)))
 
 
 def test_a_certificate_of_another_site_or_a_second_daemon_is_refused(keys: Authority, tmp_path: Path) -> None:
@@ -246,9 +299,9 @@ def test_a_certificate_of_another_site_or_a_second_daemon_is_refused(keys: Autho
         Daemon(make_site(tmp_path / "a", keys, 1, certificate="b"), client_app=APP)
     site = make_site(tmp_path / "a", keys, 1)
     running = Running(site)
-    until((site.link_state / "daemon.lock").exists, 10)
+    until((site.link_state / "daemon.lock").exists)
     with pytest.raises(SettingError, match="no other daemon"):
-        asyncio.run(Daemon(site, client_app=APP).run())
+        asyncio.run(asyncio.wait_for(Daemon(site, client_app=APP).run(), 60))
     running.stop()
 
 
@@ -276,13 +329,13 @@ def test_where_an_answer_cannot_be_kept_the_question_waits_for_room_and_the_site
     monkeypatch.setattr(client_link, "ROOM_SECONDS", 0.1)
     site = make_site(tmp_path / "a", keys, port_of(grid))
     running = Running(site)
-    until(lambda: grid.connected, 20)
+    until(lambda: grid.connected)
     # No answer can be written beside a file of the same name as their folder's.
     (site.link_state / "answers").rename(site.link_state / "full")
     (site.link_state / "answers").write_bytes(b"")
     message_id = ask(grid, "a", b"hello")
     with caplog.at_level(logging.ERROR, "limbeck.client.link"):
-        until(lambda: "No answer can be kept" in caplog.text, 30)
+        until(lambda: "No answer can be kept" in caplog.text)
     (site.link_state / "answers").unlink()
     (site.link_state / "full").rename(site.link_state / "answers")
     assert carry.unpack(pull(grid, message_id).content) == b"hello"

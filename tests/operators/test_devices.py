@@ -25,6 +25,7 @@ from limbeck.operators import (
     Renormalised,
     Sampled,
     Separable,
+    Softening,
     SoftenThenTruncate,
     TopK,
     Truncated,
@@ -73,18 +74,20 @@ def loss(name: str, **more: Any) -> Callable[[Tensor, Tensor, Truncated], list[T
 
 
 Case = Callable[[Tensor, Tensor, Truncated], Any]
+
+
+def softened(own: Softening) -> Case:
+    """Both forms."""
+    return lambda p_NK, *_: [own(p_NK), own.from_log(p_NK.log())]
+
+
 # Without a look at any number.
 BLIND: dict[str, Case] = {
-    **{
-        name: lambda p, z, t, own=own: [own(p), own.from_log(p.log())]
-        for name, own in {
-            "power": Power(2.0),
-            "mixing": Mixing(2.0),
-            "hybrid": Hybrid(0.5),
-            "tsallis 0.5": Tsallis(0.5, 2.0),
-            "tsallis 2": Tsallis(2.0, 2.0),
-        }.items()
-    },
+    "power": softened(Power(2.0)),
+    "mixing": softened(Mixing(2.0)),
+    "hybrid": softened(Hybrid(0.5)),
+    "tsallis 0.5": softened(Tsallis(0.5, 2.0)),
+    "tsallis 2": softened(Tsallis(2.0, 2.0)),
     "sparsemax": lambda p, z, t: [Sparsemax(2.0)(p)],
     "arg-max": lambda p, z, t: [ArgMax()(p)],
     "anchoring": lambda p, z, t: [Anchoring(0.5)(p, p.flip(1))],

@@ -340,6 +340,12 @@ def test_logits_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
         losses.ttm(TopK(2)(logits(0).softmax(-1)), torch.zeros(shape))
 
 
+def test_a_target_raised_to_the_floor_is_a_distribution_again() -> None:
+    target, logits = torch.tensor([[1.0, 0.0]]), torch.zeros(1, 2)
+    expected = sum(0.5 * math.log(0.5 / (raised / 1.1)) for raised in (1.0, 0.1))
+    assert float(losses.reverse(target, logits, floor=0.1)) == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("floor", [0.0, 1.0, math.nan])
 def test_a_floor_that_is_no_probability_is_refused(floor: float) -> None:
     with pytest.raises(SettingError, match="floor"):

@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import pytest
 from conftest import LINEAR
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from limbeck.operators.errors import SettingError
-from limbeck.protos import accounting
+from limbeck.protos import accounting, composition
 from limbeck.protos.messages import Counts, LabelCounts, NetTeaching, RecordCount, Teaching, VotesTeaching
 
 CNN = NetTeaching(
@@ -67,6 +69,11 @@ def test_calibration_meets_its_target_and_never_exceeds_it(
     schedule = accounting.calibrate(teaching, epsilon=epsilon, delta=1e-5, label_counts_fraction=fraction)
     assert 0.98 * epsilon <= accounting.epsilon((schedule,), 1e-5) <= epsilon
     assert (schedule[1] is None) == (fraction is None)
+
+
+@given(st.floats(1e-6, 1e9))
+def test_what_calibration_finds_is_rounded_towards_more_noise(noise: float) -> None:
+    assert noise <= accounting._round_up(noise) <= noise * 1.0011
 
 
 def test_no_schedule_costs_nothing() -> None:
@@ -156,9 +163,23 @@ def test_votes_cost_one_gaussian_mechanism_per_query() -> None:
     assert exact_epsilon(mu, 1e-5) <= found <= exact_epsilon(mu, 1e-5) * 1.01
 
 
+@pytest.mark.parametrize("teaching", [LINEAR, CNN, VOTES])
+def test_counts_beside_any_teacher_cost_what_they_cost_alone_or_more(teaching: Teaching) -> None:
+    counts = LabelCounts(noise_std=3.0)
+    alone, without = accounting.counts_epsilon(counts, 1e-5), accounting.epsilon(((teaching, None),), 1e-5)
+    assert accounting.epsilon(((teaching, counts),), 1e-5) > 1.02 * max(alone, without)
+
+
 def test_hardly_any_noise_costs_infinitely_much_and_no_time() -> None:
     for teaching in (replace(LINEAR, noise_multiplier=1e-6), replace(CNN, noise_multiplier=0.01)):
         assert accounting.epsilon(((teaching, None),), 1e-5) == math.inf
+
+
+def test_the_work_that_a_plan_can_ask_for_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps whose losses would be a distribution over millions of values are never composed: they cost infinitely much anyway."""
+    monkeypatch.setattr(composition, "compose", lambda _: pytest.fail("composed"))
+    much = replace(CNN, sampling_rate=0.5, noise_multiplier=0.31, steps=10**5)
+    assert accounting.epsilon(((much, None),), 1e-5) == math.inf
 
 
 @pytest.mark.parametrize(("rate", "noise", "steps"), [(0.01, 0.8, 2000), (0.1, 1.2, 100), (0.02, 1.0, 500)])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import sites
 import torch
-from conftest import PLAN
+from conftest import LINEAR, PLAN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -45,8 +45,8 @@ from limbeck.protos.messages import (
 PlanMaker = Callable[..., Plan]
 
 
-def ask(plan: Plan, **changes: int) -> Ask:
-    return replace(Ask(plan_hash=codec.plan_hash(plan), stage=1, first=0, count=plan.samples), **changes)
+def ask(plan: Plan, stage: int = 1) -> Ask:
+    return Ask(plan_hash=codec.plan_hash(plan), stage=stage, first=0, count=plan.samples)
 
 
 def share(plan: Plan, seed: int = 0) -> Share:
@@ -88,7 +88,7 @@ def test_a_plan_survives_the_wire_and_keeps_its_hash(make_plan: PlanMaker, chang
     plan = make_plan(**changes)
     found = codec.decode_request(codec.encode_request(Offer(plan=plan)))
     assert found == Offer(plan=plan)
-    assert codec.plan_hash(found.plan) == codec.plan_hash(plan)  # type: ignore[union-attr]
+    assert codec.plan_hash(found.plan) == codec.plan_hash(plan)
 
 
 def test_a_plan_for_convolutional_teachers_survives_the_wire(make_plan: PlanMaker) -> None:
@@ -120,7 +120,7 @@ def test_families_with_more_to_say_survive_the_wire(make_plan: PlanMaker, family
 
 
 def test_every_field_of_a_plan_changes_its_hash(make_plan: PlanMaker) -> None:
-    changes = [
+    changes: list[dict[str, object]] = [
         {"name": "b"},
         {"samples": 21},
         {"family": Family.MIXING},
@@ -148,21 +148,22 @@ def test_a_plan_names_features_and_nets_from_closed_lists_and_never_code(make_pl
         physical_batch=32,
     )
     codec.encode_request(Offer(plan=make_plan(teaching=net)))
-    for teaching in (replace(net, architecture="os:system"), replace(PLAN.teaching, features="os:system")):  # type: ignore[call-arg]
+    for teaching in (replace(net, architecture="os:system"), replace(LINEAR, features="os:system")):
         with pytest.raises(WireError, match=r"out of .*got 'os:system'"):
             codec.encode_request(Offer(plan=make_plan(teaching=teaching)))
 
 
 def test_small_messages_survive_the_wire(plan: Plan) -> None:
     own = codec.plan_hash(plan)
-    requests = [Teach(plan_hash=own), ask(plan)]
+    requests: list[Request] = [Teach(plan_hash=own), ask(plan)]
     assert [codec.decode_request(codec.encode_request(request)) for request in requests] == requests
     counts = (-3, 0, 1, 90, 5_000, 2**31, 7, 8, 9, -100)
-    for reply, request in [
+    pairs: list[tuple[Reply, Request]] = [
         (Accepted(plan_hash=own, site="a-1", guarantee=Guarantee.RECORD_DP), Offer(plan=plan)),
         (Taught(plan_hash=own, label_counts=counts, guarantee=Guarantee.RECORD_DP), Teach(plan_hash=own)),
         (Declined(plan_hash=own, reason=Reason.BUDGET, site="bank-1"), ask(plan)),
-    ]:
+    ]
+    for reply, request in pairs:
         assert codec.decode_reply(codec.encode_reply(reply), plan=plan, expecting=request) == reply
 
 
@@ -338,7 +339,7 @@ def test_an_enormous_reply_is_refused_before_it_is_parsed(plan: Plan) -> None:
 def test_counts_that_cannot_be_meant_are_refused(plan: Plan, make_plan: PlanMaker, count: int) -> None:
     other = make_plan(label_counts=None, record_count=RecordCount(noise_std=6.2))
     for own, counts in ((plan, {"label_counts": [1] * 9 + [count]}), (other, {"record_count": count})):
-        reply = pb.Reply(taught=pb.Taught(guarantee="record-dp", plan_hash=codec.plan_hash(own), **counts))  # type: ignore[arg-type]
+        reply = pb.Reply(taught=pb.Taught(guarantee="record-dp", plan_hash=codec.plan_hash(own), **counts))
         with pytest.raises(WireError, match=rf"Expected {next(iter(counts))} in \[-248, 2147483896\]"):
             codec.decode_reply(reply.SerializeToString(), plan=own, expecting=Teach(plan_hash=codec.plan_hash(own)))
 
@@ -371,33 +372,47 @@ def test_a_site_name_that_is_no_name_is_refused(plan: Plan, name: str) -> None:
         codec.decode_reply(reply.SerializeToString(), plan=plan, expecting=Offer(plan=plan))
 
 
+def without_a_guarantee(plan: Plan) -> list[tuple[Reply, Request]]:
+    own = codec.plan_hash(plan)
+    return [
+        (Accepted(plan_hash=own, site="a", guarantee=Guarantee.NONE), Offer(plan=plan)),
+        (Taught(plan_hash=own, label_counts=None, guarantee=Guarantee.NONE), Teach(plan_hash=own)),
+    ]
+
+
 def test_a_plan_with_black_box_teachers_survives_the_wire_and_permits_sites_without_a_guarantee(
     make_plan: PlanMaker,
 ) -> None:
     plan = make_plan(black_box=BlackBoxTeaching(draws=16))
     assert codec.decode_request(codec.encode_request(Offer(plan=plan))) == Offer(plan=plan)
-    own = codec.plan_hash(plan)
-    for reply, request in [
-        (Accepted(plan_hash=own, site="a", guarantee=Guarantee.NONE), Offer(plan=plan)),
-        (Taught(plan_hash=own, label_counts=None, guarantee=Guarantee.NONE), Teach(plan_hash=own)),
-    ]:
+    for reply, request in without_a_guarantee(plan):
         assert codec.decode_reply(codec.encode_reply(reply), plan=plan, expecting=request) == reply
 
 
 def test_a_site_without_a_guarantee_is_refused_where_the_plan_permits_none(plan: Plan) -> None:
-    own = codec.plan_hash(plan)
-    for reply, request in [
-        (Accepted(plan_hash=own, site="a", guarantee=Guarantee.NONE), Offer(plan=plan)),
-        (Taught(plan_hash=own, label_counts=None, guarantee=Guarantee.NONE), Teach(plan_hash=own)),
-    ]:
+    for reply, request in without_a_guarantee(plan):
         with pytest.raises(WireError, match="Expected a site with a guarantee"):
             codec.decode_reply(codec.encode_reply(reply), plan=plan, expecting=request)
+
+
+def test_a_site_with_seeded_noise_says_so_and_sends_the_counts_of_the_plan(plan: Plan) -> None:
+    own, counts = codec.plan_hash(plan), tuple(range(plan.classes))
+    assert plan.label_counts is not None
+    pairs: list[tuple[Reply, Request]] = [
+        (Accepted(plan_hash=own, site="a", guarantee=Guarantee.SEEDED), Offer(plan=plan)),
+        (Taught(plan_hash=own, label_counts=counts, guarantee=Guarantee.SEEDED), Teach(plan_hash=own)),
+    ]
+    for reply, request in pairs:
+        assert codec.decode_reply(codec.encode_reply(reply), plan=plan, expecting=request) == reply
+    without = Taught(plan_hash=own, label_counts=None, guarantee=Guarantee.SEEDED)
+    with pytest.raises(WireError, match=f"Expected {plan.classes} label counts"):
+        codec.decode_reply(codec.encode_reply(without), plan=plan, expecting=Teach(plan_hash=own))
 
 
 @pytest.mark.parametrize("guarantee", ["", "some"])
 def test_a_guarantee_left_open_is_refused(plan: Plan, guarantee: str) -> None:
     reply = pb.Reply(accepted=pb.Accepted(plan_hash=codec.plan_hash(plan), site="a", guarantee=guarantee))
-    with pytest.raises(WireError, match="guarantee out of record-dp, none"):
+    with pytest.raises(WireError, match="guarantee out of record-dp, none, seeded-noise"):
         codec.decode_reply(reply.SerializeToString(deterministic=True), plan=plan, expecting=Offer(plan=plan))
 
 
@@ -586,11 +601,14 @@ def test_an_impossible_plan_is_refused_by_the_name_of_its_field(
         codec.encode_request(Offer(plan=make_plan(**changes)))
 
 
-@pytest.mark.parametrize("field", ["epsilon", "delta"])
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
-def test_a_plan_with_an_impossible_privacy_claim_is_refused(plan: Plan, field: str, value: float) -> None:
-    with pytest.raises(WireError, match=f"privacy.{field}"):
-        codec.encode_request(Offer(plan=replace(plan, privacy=replace(plan.privacy, **{field: value}))))
+def test_a_plan_with_an_impossible_privacy_claim_is_refused(plan: Plan, value: float) -> None:
+    for field, claim in {
+        "epsilon": replace(plan.privacy, epsilon=value),
+        "delta": replace(plan.privacy, delta=value),
+    }.items():
+        with pytest.raises(WireError, match=f"privacy.{field}"):
+            codec.encode_request(Offer(plan=replace(plan, privacy=claim)))
 
 
 @pytest.mark.parametrize(("field", "other"), [("unit", "client"), ("adjacency", "replace-one"), ("unit", "")])

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limbeck.protos import accounting, composition
-from limbeck.protos.messages import NetTeaching
+from limbeck.protos.messages import NetTeaching, Teaching
 
 SAMPLED = NetTeaching(
     architecture="cnn",
@@ -85,7 +85,9 @@ def test_the_window_is_much_smaller_than_all_losses_that_could_be() -> None:
 
 
 def test_a_hundred_different_sampled_schedules_agree_with_the_pld_accountant() -> None:
-    schedules = [(replace(SAMPLED, noise_multiplier=9 + index / 10), None) for index in range(100)]
+    schedules: list[tuple[Teaching, None]] = [
+        (replace(SAMPLED, noise_multiplier=9 + index / 10), None) for index in range(100)
+    ]
     schedules += [(replace(LINEAR, noise_multiplier=40.0), None)]
     accountant = PLDAccountant(
         neighboring_relation=dp.NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=1e-3

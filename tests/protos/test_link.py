@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
-from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -63,6 +65,16 @@ def test_a_frame_that_cannot_be_meant_is_refused(frame: pb.Frame, wrong: str) ->
         link_codec.decode_frame(frame.SerializeToString())
 
 
+@pytest.mark.parametrize(
+    "data",
+    [b"\x2a\x80\x00", b"\x2a\x00\x2a\x00", b"\x0a\x09\x12\x05\x30\x2e\x31\x2e\x30\x08\x01"],
+    ids=["a length of two bytes", "a field twice", "fields in another order"],
+)
+def test_a_frame_in_another_encoding_is_refused(data: bytes) -> None:
+    with pytest.raises(WireError, match="canonical"):
+        link_codec.decode_frame(data)
+
+
 def test_a_field_that_the_schema_lacks_is_refused() -> None:
     with pytest.raises(WireError, match="unknown"):
         link_codec.decode_frame(link_codec.encode_frame(link.Heartbeat()) + b"\x98\x06\x01")
@@ -102,8 +114,9 @@ class End:
     """A station in memory: `todo` is sent, `got` was received."""
 
     def __init__(self, *todo: Transfer, limit: int = 1 << 30) -> None:
-        self.limit, self.assembly, self.todo, self.got = limit, None, list(todo), {}  # type: ignore[var-annotated]
-        self.times_received = 0
+        self.limit, self.todo, self.times_received = limit, list(todo), 0
+        self.assembly: Assembly | None = None
+        self.got: dict[bytes, bytes] = {}
 
     async def next_transfer(self) -> Transfer:
         while not self.todo:
@@ -148,7 +161,8 @@ async def connect(one: End, two: End, *, frames: int = 1 << 30, heartbeat: float
         done(),
     ]
     tasks = [asyncio.ensure_future(end) for end in ends]
-    finished, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finished, _ = await asyncio.wait(tasks, timeout=60, return_when=asyncio.FIRST_COMPLETED)
+    assert finished
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -207,6 +221,146 @@ def test_silence_ends_a_connection() -> None:
         asyncio.run(connect(End(BIG), End(), heartbeat=0.02, mute=True))
 
 
+@pytest.mark.parametrize(
+    ("sends", "beats", "reason"),
+    [(BIG, True, "nothing could be sent"), (BIG, False, "nothing was heard"), (None, True, "nothing could be sent")],
+)
+def test_a_write_that_never_ends_hides_no_silence(sends: Transfer | None, beats: bool, reason: str) -> None:
+    """The other end takes no byte; it is heard all the time, or not at all. A heartbeat alone is stuck like anything else."""
+
+    async def main() -> None:
+        async def write(_: Frame) -> None:
+            await asyncio.Event().wait()
+
+        async def read() -> Frame:
+            await asyncio.sleep(0.005 if beats else 3600)
+            return link.Heartbeat()
+
+        async with asyncio.timeout(60):
+            await Connection(End(*([sends] if sends else [])), read, write, heartbeat=0.05).run()
+
+    with pytest.raises(Disconnected, match=reason):
+        asyncio.run(main())
+
+
+def test_two_ends_with_nothing_to_say_stay_connected_and_know_it() -> None:
+    """Many intervals without a transfer: heartbeats alone keep a connection, in either direction."""
+
+    async def main() -> int:
+        queues: tuple[asyncio.Queue[Frame | None], asyncio.Queue[Frame | None]] = (asyncio.Queue(), asyncio.Queue())
+        beats = 0
+
+        def writer(to: asyncio.Queue[Frame | None]) -> Callable[[Frame], Awaitable[None]]:
+            async def write(frame: Frame) -> None:
+                nonlocal beats
+                assert isinstance(frame, link.Heartbeat)
+                beats += 1
+                to.put_nowait(frame)
+
+            return write
+
+        ends = (
+            Connection(End(), queues[0].get, writer(queues[1]), heartbeat=0.05),
+            Connection(End(), queues[1].get, writer(queues[0]), heartbeat=0.05),
+        )
+        tasks = [asyncio.ensure_future(end.run()) for end in ends]
+        done, _ = await asyncio.wait(tasks, timeout=0.6, return_when=asyncio.FIRST_COMPLETED)
+        assert not done
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return beats
+
+    assert asyncio.run(main()) >= 2
+
+
+def test_three_intervals_are_missed_and_no_more() -> None:
+    """Counted in heartbeats of this end, which are as many as intervals."""
+    written = 0
+
+    async def main() -> None:
+        async def write(_: Frame) -> None:
+            nonlocal written
+            written += 1
+
+        async def read() -> Frame:
+            await asyncio.sleep(3600)
+            return link.Heartbeat()
+
+        async with asyncio.timeout(60):
+            await Connection(End(), read, write, heartbeat=0.05).run()
+
+    with pytest.raises(Disconnected, match=r"nothing was heard for 0\.15 s"):
+        asyncio.run(main())
+    assert written in (2, 3)
+
+
+def test_an_acknowledgement_beyond_what_there_is_breaks_the_protocol() -> None:
+    frames = iter([Ack(id=BIG.id, received=len(BIG.data) + 1)])
+
+    async def main() -> None:
+        announced = asyncio.Event()
+
+        async def write(frame: Frame) -> None:
+            announced.set()
+
+        async def read() -> Frame | None:
+            await announced.wait()
+            return next(frames, None)
+
+        await Connection(End(BIG), read, write, heartbeat=60).run()
+
+    with pytest.raises(WireError, match="acknowledgement of at most"):
+        asyncio.run(main())
+
+
+def test_another_transfer_under_the_same_id_begins_anew() -> None:
+    station, first, second = End(), Transfer(id=bytes(32), data=b"ab"), Transfer(id=bytes(32), data=b"cde")
+    frames: list[Frame] = [first.announcement, Chunk(id=bytes(32), offset=0, data=b"a"), second.announcement]
+    said = iter(frames)
+    acknowledged: list[int] = []
+
+    async def main() -> None:
+        async def write(frame: Frame) -> None:
+            if isinstance(frame, Ack):
+                acknowledged.append(frame.received)
+
+        async def read() -> Frame | None:
+            return next(said, None)
+
+        await Connection(station, read, write, heartbeat=60).run()
+
+    with pytest.raises(Disconnected):
+        asyncio.run(main())
+    assert acknowledged == [0, 1, 0]
+
+
+def test_a_slow_write_is_no_missed_interval_as_long_as_frames_leave_and_come() -> None:
+    """Each frame takes longer than two intervals."""
+    one, two = End(replace(BIG, data=BIG.data[: 3 * CHUNK])), End()
+
+    async def main() -> None:
+        queues: tuple[asyncio.Queue[Frame | None], asyncio.Queue[Frame | None]] = (asyncio.Queue(), asyncio.Queue())
+
+        async def write(frame: Frame, to: asyncio.Queue[Frame | None]) -> None:
+            await asyncio.sleep(0.11 if isinstance(frame, Chunk) else 0)
+            to.put_nowait(frame)
+
+        ends = (
+            Connection(one, queues[0].get, lambda frame: write(frame, queues[1]), heartbeat=0.05),
+            Connection(two, queues[1].get, lambda frame: write(frame, queues[0]), heartbeat=0.05),
+        )
+        tasks = [asyncio.ensure_future(end.run()) for end in ends]
+        while not two.got and not any(task.done() for task in tasks):
+            await asyncio.sleep(0.01)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(main())
+    assert two.got
+
+
 def test_a_slow_reader_slows_its_sender() -> None:
     """Without a single acknowledgement beyond the first, a window's bytes are under way and no more."""
     sent: list[Chunk] = []
@@ -233,24 +387,75 @@ def test_a_slow_reader_slows_its_sender() -> None:
 
 # Flower messages
 
+LIMIT = 1 << 24
+
 
 def parcel(content: RecordDict | None = None) -> bytes:
     flower_messages.identify(1, 2)
-    message = Message(content or carry.pack(b"hello"), 5, "query.share", group_id="g")
+    message = Message(carry.pack(b"hello") if content is None else content, 5, "query.share", group_id="g")
     return flower_messages.encode(message)
 
 
 def test_a_flower_message_survives_the_wire() -> None:
-    found = flower_messages.decode(parcel())
+    found = flower_messages.decode(parcel(), limit=LIMIT)
     assert carry.unpack(found.content) == b"hello"
     assert (found.metadata.message_type, found.metadata.group_id, found.metadata.dst_node_id) == ("query.share", "g", 5)
 
 
 def test_an_error_survives_the_wire() -> None:
-    message = flower_messages.decode(parcel())
-    found = flower_messages.decode(flower_messages.encode(Message(Error(8, "gone"), reply_to=message)))
+    message = flower_messages.decode(parcel(), limit=LIMIT)
+    found = flower_messages.decode(flower_messages.encode(Message(Error(8, "gone"), reply_to=message)), limit=LIMIT)
     assert (found.error.code, found.error.reason) == (8, "gone")
     assert found.metadata.reply_to_message_id == message.metadata.message_id
+
+
+def test_content_beyond_the_limit_is_refused_though_it_takes_less_on_the_wire() -> None:
+    """64 MiB of zeros are one chunk, twelve times, and a piece."""
+    flower_messages.identify(1, 2)
+    data = flower_messages.encode(Message(carry.pack(bytes(64 << 20)), 5, "query.share"))
+    assert len(data) < 10 << 20
+    with pytest.raises(WireError, match="length of content"):
+        flower_messages.decode(data, limit=10 << 20)
+    with pytest.raises(WireError, match="Expected a message of at most"):
+        flower_messages.decode(data, limit=5 << 20)
+
+
+@pytest.mark.parametrize("reason", ["two\nlines", "\x1b[2J", "x" * 301])
+def test_an_error_whose_reason_could_not_be_shown_is_refused(reason: str) -> None:
+    message = flower_messages.decode(parcel(), limit=LIMIT)
+    data = flower_messages.encode(Message(Error(8, reason), reply_to=message))
+    with pytest.raises(WireError, match="the reason of an error"):
+        flower_messages.decode(data, limit=LIMIT)
+
+
+@pytest.mark.parametrize("field", ["created_at", "ttl"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e13])
+def test_a_time_that_is_none_is_refused(field: str, value: float) -> None:
+    message = flower_messages.decode(parcel(), limit=LIMIT)
+    message.metadata.__dict__[f"_{field}"] = value
+    with pytest.raises(WireError, match=f"a message's {field}"):
+        flower_messages.decode(flower_messages.encode(message), limit=LIMIT)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        RecordDict({"other": ConfigRecord({"pb": b"x"})}),
+        RecordDict({"limbeck": ConfigRecord({"pb": b"x"}), "more": ConfigRecord({"pb": b"x"})}),
+        RecordDict({"limbeck": ConfigRecord({"other": b"x"})}),
+        RecordDict({"limbeck": ConfigRecord({"pb": b"x", "more": 1})}),
+        RecordDict({"limbeck": ConfigRecord({"pb": "text"})}),
+        RecordDict({"limbeck": ConfigRecord({"pb": b""})}),
+        RecordDict({"limbeck": ArrayRecord({"pb": Array("bytes", (1,), "numpy.ndarray", b"x")})}),
+        RecordDict({"limbeck": ArrayRecord({"pb": Array("float32", (1,), carry.STYPE, b"x")})}),
+        RecordDict(),
+    ],
+)
+def test_content_that_limbeck_does_not_pack_is_refused_by_every_carrier(record: RecordDict) -> None:
+    with pytest.raises(WireError):
+        carry.unpack(record)
+    with pytest.raises(WireError):
+        carry.unpack(flower_messages.decode(parcel(record), limit=LIMIT).content)
 
 
 @pytest.mark.parametrize("attack", ["flipped", "missing", "more", "twice", "other id", "no message", "empty"])
@@ -268,14 +473,14 @@ def test_a_parcel_that_was_tampered_with_is_refused(attack: str) -> None:
         case "other id":
             own.object_id = bytes(32)
         case "no message":
-            _, contents = flower_messages.deflate(flower_messages.decode(parcel()))
+            _, contents = flower_messages.deflate(flower_messages.decode(parcel(), limit=LIMIT))
             record = next(key for key, value in contents.items() if value.startswith(b"RecordDict"))
             kept = [value for value in contents.values() if not value.startswith(b"Message")]
             own = pb.Parcel(object_id=bytes.fromhex(record), contents=kept)
         case "empty":
             own = pb.Parcel()
     with pytest.raises(WireError):
-        flower_messages.decode(own.SerializeToString())
+        flower_messages.decode(own.SerializeToString(), limit=LIMIT)
 
 
 @given(st.binary(max_size=200), st.integers(0, 10_000))
@@ -284,4 +489,4 @@ def test_mutated_parcels_are_a_wire_error_or_a_message(noise: bytes, position: i
     position %= len(data)
     for mutated in (noise, data[:position] + noise + data[position:], data[:position], data[:position] + noise):
         with contextlib.suppress(WireError):
-            assert isinstance(flower_messages.decode(mutated), Message)
+            assert isinstance(flower_messages.decode(mutated, limit=LIMIT), Message)

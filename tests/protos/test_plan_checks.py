@@ -362,8 +362,8 @@ def test_one_record_moves_a_linear_step_by_at_most_the_clip_whatever_the_plan(
     balance = features.Balance(mean_D=np.zeros(width, np.float32), weight_D=np.ones(width, np.float32))
     scaled = torch.from_numpy(features.normalise(rows, teaching.feature_norm, balance))
     x_ND = torch.nn.functional.pad(scaled, (0, 1), value=1)
-    labels_N, norm_N = torch.from_numpy(generator.integers(0, classes, 4)), x_ND.norm(dim=1)
-    weight = torch.zeros(classes, width + 1)
+    labels_N, norm_N = torch.from_numpy(generator.integers(0, classes, 4)), linear_teacher.norms(x_ND)
+    weight = torch.zeros(classes, width + 1, dtype=torch.float64)
     velocity = torch.zeros_like(weight)
     for _ in range(teaching.steps):
         for n in range(4):

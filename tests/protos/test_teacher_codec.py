@@ -59,7 +59,7 @@ def test_an_impossible_description_is_refused_by_the_name_of_its_field(changes: 
     kind=st.sampled_from([Inputs.ROWS, Inputs.IMAGES, Inputs.TEXTS]),
     count=st.integers(1, 16),
     side=st.integers(1, 5),
-    text=st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=9),
+    text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=9),
     seed=st.integers(0, 1000),
 )
 def test_a_question_survives_the_wire(kind: Inputs, count: int, side: int, text: str, seed: int) -> None:
@@ -128,11 +128,12 @@ def refused(message: teacher_pb2.Batch, said: str, description: Description = TE
 
 def test_questions_that_a_server_refuses() -> None:
     good = teacher_pb2.Batch.FromString(teacher_codec.encode_batch(batch()))
-    for changes, said in [
+    spoilings: list[tuple[dict[str, float], str]] = [
         ({"count": 5}, "60 bytes of rows.values, got 48"),
         ({"draws": 3}, "no draws"),
         ({"temperature": float("nan")}, "no temperature"),
-    ]:
+    ]
+    for changes, said in spoilings:
         spoilt = teacher_pb2.Batch.FromString(good.SerializeToString())
         for name, value in changes.items():
             setattr(spoilt, name, value)

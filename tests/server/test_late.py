@@ -16,6 +16,7 @@ from students import same_student
 from limbeck.client import ledger
 from limbeck.client.app import respond
 from limbeck.client.site import Site
+from limbeck.operators.errors import DataError, TooFewClients
 from limbeck.protos import carry, codec
 from limbeck.protos.flower_messages import SERVER_NODE, identify, name_by_content, node_of
 from limbeck.protos.transfer_set import read_arrays
@@ -112,7 +113,7 @@ def participants(folder: Path) -> list[list[str]]:
 
 def charges(folder: Path, site: str) -> list[str]:
     path = Site(folder / "sites" / site).ledger
-    return [entry.state for entry in ledger.read(path).entries if entry.state != "free"] if path.exists() else []
+    return [entry.state for entry in ledger.read(path).entries if entry.schedule is not None] if path.exists() else []
 
 
 @pytest.fixture(scope="module")
@@ -250,6 +251,16 @@ def test_a_late_site_that_declines_is_asked_again_only_when_it_has_connected_ane
     assert charges(folder, C) == ["committed"]
 
 
+def test_a_late_site_that_declines_and_stays_connected_is_asked_once(fresh: Prepared, tmp_path: Path) -> None:
+    folder = fresh(tmp_path / "run")
+    rules = folder / "sites" / C / "policy.toml"
+    rules.write_text(rules.read_text().replace("max_stages = 2", "max_stages = 1"))
+    grid = joined(Consortium, folder, at=("teach", B))
+    run(folder, grid, join=5.0)
+    assert participants(folder) == [[A, B]] * 2
+    assert [kind for kind, site in grid.asked if site == C] == ["agree"]
+
+
 def test_a_late_site_that_does_not_finish_its_teacher_in_time_is_left_out_and_the_run_goes_on(
     fresh: Prepared, tmp_path: Path
 ) -> None:
@@ -266,3 +277,45 @@ def test_a_late_site_that_does_not_finish_its_teacher_in_time_is_left_out_and_th
     assert participants(folder) == [[A, B]] * 2
     found = json.loads((folder / "server" / "record.json").read_text())["clients"][C]
     assert (found["status"], found["reason"]) == ("lost", "teach: no answer within 1 s")
+
+
+@pytest.mark.parametrize("grid_of", [Consortium, Strangers])
+def test_a_pause_ends_when_the_owner_of_a_site_that_declined_has_mended_what_was_wrong(
+    grid_of: type[Strangers], fresh: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without another connection, and without a restart at either end: the site trains under the charge that it has."""
+    folder = fresh(tmp_path / "run")
+    monkeypatch.setattr(coordinator, "AGAIN_SECONDS", 0.0)
+    read, asked = Site.read_records, []
+
+    def hook(kind: str, site: str) -> None:
+        if (kind, site) == ("teach", B):
+            asked.append(site)
+
+    def records(site: Site, *arguments: Any) -> Any:
+        if site.name == B and len(asked) < 3:
+            raise DataError("no column 'label'")
+        return read(site, *arguments)
+
+    monkeypatch.setattr(Site, "read_records", records)
+    grid = grid_of(folder, A, B, hook=hook)
+    run(folder, grid, pause=60.0)
+    assert participants(folder) == [[A, B]] * 2
+    assert len(asked) == 3
+    clients = json.loads((folder / "server" / "record.json").read_text())["clients"]
+    assert [(own["status"], own["reason"]) for own in clients.values()] == [("answered", None)] * 2
+    assert [charges(folder, site) for site in (A, B)] == [["committed"]] * 2
+
+
+def test_a_run_that_ended_below_its_minimum_goes_on_when_the_site_that_declined_is_mended(
+    fresh: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = fresh(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(Site, "read_records", lambda *_: (_ for _ in ()).throw(DataError("no column 'label'")))
+        with pytest.raises(TooFewClients, match="could not read its records"):
+            run(folder, Consortium(folder, A, B))
+    assert [charges(folder, site) for site in (A, B)] == [["reserved"]] * 2
+    run(folder, Consortium(folder, A, B))
+    assert participants(folder) == [[A, B]] * 2
+    assert [charges(folder, site) for site in (A, B)] == [["committed"]] * 2

@@ -61,7 +61,10 @@ def test_a_sample_that_nobody_answered_is_an_error() -> None:
         pool.result()
 
 
-@pytest.mark.parametrize("weights", [torch.ones(3), torch.tensor([1, 1, 1, -1.0]), torch.tensor([1, 1, 1, torch.nan])])
+@pytest.mark.parametrize(
+    "weights",
+    [torch.ones(3), torch.tensor([1, 1, 1, -1.0]), torch.tensor([1, 1, 1, torch.nan]), torch.tensor([1, 1, 1, 1e7])],
+)
 def test_weights_that_cannot_be_meant_are_refused(weights: Tensor) -> None:
     with pytest.raises(SettingError, match="Expected 4 weights"):
         Pool(samples=5, classes=4).add(answers(0), weights_K=weights)

@@ -4,15 +4,21 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from limbeck.operators.errors import SettingError
 from limbeck.server.pruning import Masks, cubic, equal_kl, linear
 
 
-def model(seed: int = 0) -> nn.Module:
+def model(seed: int = 0) -> nn.Sequential:
     torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def weight(net: nn.Sequential, layer: int) -> Tensor:
+    own = net[layer].weight
+    assert isinstance(own, Tensor)
+    return own
 
 
 @pytest.mark.parametrize("path", [cubic, linear])
@@ -45,16 +51,16 @@ def test_sparsity_is_exact_and_monotone(steps: list[float], seed: int) -> None:
 def test_the_smallest_magnitudes_of_the_whole_model_go_first() -> None:
     net = model()
     masks = Masks.ones(net)
-    magnitudes = torch.cat([net[0].weight.abs().flatten(), net[2].weight.abs().flatten()]).sort().values  # type: ignore[index, union-attr, operator]
+    magnitudes = torch.cat([weight(net, layer).abs().flatten() for layer in (0, 2)]).sort().values
     masks.prune(net, 0.5)
-    kept = torch.cat([net[0].weight[masks.kept["0.weight"]].abs(), net[2].weight[masks.kept["2.weight"]].abs()])  # type: ignore[index]
+    kept = torch.cat([weight(net, layer)[masks.kept[f"{layer}.weight"]].abs() for layer in (0, 2)])
     assert kept.min().item() == magnitudes[52].item()
 
 
 def test_no_layer_goes_empty() -> None:
     net = model()
     with torch.no_grad():
-        net[0].weight.mul_(1e-6)  # type: ignore[union-attr, operator]
+        weight(net, 0).mul_(1e-6)
     masks = Masks.ones(net)
     masks.prune(net, 0.95)
     assert all(bool(mask.any()) for mask in masks.kept.values())

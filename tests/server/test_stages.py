@@ -75,6 +75,9 @@ def test_a_broken_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path) -
     model, masks = fresh()
     checkpoint.save_stage(tmp_path, 0, model, masks, torch.ones(1, 10))
     path = checkpoint.save_stage(tmp_path, 1, model, masks, torch.ones(1, 10))
+    last = checkpoint.load_last(tmp_path)
+    assert last is not None
+    assert last.stage == 1
     whole = path.read_bytes()
     for broken in (whole[:-10], whole[:-1] + bytes([whole[-1] ^ 1]), b""):
         path.write_bytes(broken)
@@ -92,6 +95,18 @@ def test_building_and_training_leave_the_global_generator_alone() -> None:
     model, masks = fresh("cnn-small")
     stage(model, masks, 0, 0.1, replace(STUDENT, epochs=1, augment=True))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_public_seed_decides_the_first_weights_and_each_stage_has_an_order_of_its_own() -> None:
+    assert same(fresh()[0], fresh()[0])
+    assert not same(student.build("mlp", (8, 8), 10, seed=3), student.build("mlp", (8, 8), 10, seed=4))
+    settings, trained = replace(STUDENT, epochs=1, relabel=0.0), []
+    for number in (0, 0, 1):
+        model, masks = fresh()
+        stage(model, masks, number, 0.0, settings)
+        trained.append(model)
+    assert same(trained[0], trained[1])
+    assert not same(trained[0], trained[2])
 
 
 def test_relabelling_moves_targets_towards_the_student_only_from_the_second_stage() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from dataclasses import replace
@@ -17,6 +18,8 @@ from limbeck.operators.errors import BudgetError, SettingError
 from limbeck.protos import codec
 from limbeck.protos.messages import Ask, Declined, Offer, Reason, Teach
 from limbeck.simulations import black_box, commands, prepare, run, scenario
+
+pytestmark = pytest.mark.usefixtures("quick_export")
 
 TINY = ["data.private=300", "data.public=60", "student.epochs=2", "student.dense_control=false", "run.workers=2"]
 
@@ -45,7 +48,7 @@ def test_the_site_without_a_guarantee_is_named_and_the_others_keep_theirs(finish
 
 def test_console_and_report_say_so(finished: Path) -> None:
     metrics = json.loads((finished / "metrics.json").read_text())
-    console = Console(record=True, width=160, quiet=False, file=(finished / "console.txt").open("w"))
+    console = Console(record=True, width=160, quiet=False, file=io.StringIO())
     commands._summary(console, metrics)
     printed = console.export_text()
     (row,) = [line for line in printed.splitlines() if line.startswith(" site-02")]

@@ -17,11 +17,33 @@ from limbeck.simulations.data import artefacts
 @pytest.mark.parametrize("name", ["digits", "fashion-mnist-part"])
 def test_no_image_is_in_two_parts(name: str) -> None:
     found = data.load(name)
+    assert isinstance(found.private_x, np.ndarray)
     private, public = ({image.tobytes() for image in x} for x in (found.private_x, found.public_x))
     assert not private & public
     assert len(private) == len(found.private_y) == data.KNOWN[name].private
     assert len(found.test_y) == data.KNOWN[name].test
     assert set(found.private_y) == set(range(10))
+    assert not {image.tobytes() for image in found.test_x} & (private | public)
+
+
+def test_the_seed_decides_which_records_are_private_and_never_what_is_tested_on() -> None:
+    first, again, other = (data.load("digits", private=200, public=100, test=50, seed=seed) for seed in (1, 1, 2))
+    assert np.array_equal(first.public_x, again.public_x)
+    assert not np.array_equal(first.public_x, other.public_x)
+    assert np.array_equal(first.test_x, other.test_x)
+
+
+def test_an_image_that_comes_twice_is_in_one_part_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (30, 8, 8), np.uint8)
+    twice, labels = np.concatenate([images, images]), np.arange(60) % 10
+    monkeypatch.setattr(
+        data, "_digits", lambda: data.Whole(train_x=twice, train_y=labels, test_x=images, test_y=labels[:30])
+    )
+    found = data.load("digits", private=15, public=15, test=5)
+    assert isinstance(found.private_x, np.ndarray)
+    assert len({image.tobytes() for image in (*found.private_x, *found.public_x)}) == 30
+    with pytest.raises(SettingError, match="at most 30 training images"):
+        data.load("digits", private=16, public=15, test=5)
 
 
 def test_the_embedded_part_is_small_and_is_what_was_embedded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -52,6 +74,7 @@ def write_idx(folder: Path, compress: bool) -> None:
 def test_a_folder_of_idx_files_is_read(compress: bool, tmp_path: Path) -> None:
     write_idx(tmp_path, compress)
     found = data.load("mnist", folder=tmp_path, private=20, public=10, test=12)
+    assert isinstance(found.private_x, np.ndarray)
     assert found.private_x.shape == (20, 28, 28)
     assert sorted(found.test_y) == sorted(np.arange(12) % 10)
 

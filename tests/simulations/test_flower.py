@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from limbeck.simulations.flower import OFFLINE
+from limbeck.simulations.linked import HANG_SECONDS
 
 BIN = Path(sys.executable).parent
 SETTINGS = (
@@ -26,7 +27,7 @@ SETTINGS = (
 
 def limbeck(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "limbeck.cli.main", "simulate", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=2 * HANG_SECONDS, check=False)
 
 
 def overrides() -> list[str]:
@@ -77,7 +78,7 @@ def test_flwr_run_starts_the_thin_bundle_and_limbeck_goes_on_from_there(
     assert limbeck("digits-tiny", "--prepare-only", "--out", str(folder), *overrides()).returncode == 0
     assert [path.name for path in (folder / "flower").iterdir()] == ["pyproject.toml"]
     command = ["flwr", "run", str(folder / "flower"), "local", "--stream", "--federation-config", "num-supernodes=3"]
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=2 * HANG_SECONDS, check=False)
     runs = subprocess.run(["flwr", "ls", "--format", "json"], env=environment, capture_output=True, text=True, check=True)
     assert json.loads(runs.stdout)["runs"][0]["status"] == "finished:completed", found.stdout
     assert student(folder) == student(local)

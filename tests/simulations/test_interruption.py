@@ -1,4 +1,7 @@
-"""Runs that are stopped, gently or not, with real processes: nothing done is lost, no charge is made twice."""
+"""Runs that are stopped, gently or not, with real processes: nothing done is lost, no charge is made twice.
+
+Where a run is hit does not depend on how fast it goes: one site waits in the middle of its work until the test lets it go on.
+"""
 
 from __future__ import annotations
 
@@ -8,137 +11,180 @@ import resource
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
+from limbeck.simulations import run, scenario
+from limbeck.simulations.linked import HANG_SECONDS, until
 
 LIMBECK = [sys.executable, "-m", "limbeck.cli.main", "simulate"]
-# Convolutional teachers on digits take a second or two each, one after the other: long enough to be hit.
-SLOW = [
-    "teacher.kind=cnn",
-    "teacher.steps=150",
-    "teacher.learning_rate=0.5",
-    "teacher.clip=0.5",
-    "teacher.normaliser=100.0",
-    "teacher.sampling_rate=0.3",
-    "run.workers=1",
-    "student.epochs=40",
-    "data.public=200",
-]
+WAIT = """
+import math, time
+from pathlib import Path
+import numpy as np
+from torch import nn
+
+HERE = Path(__file__).parent
+
+def wait():
+    (HERE / "waits").touch()
+    while not (HERE / "go").exists():
+        time.sleep(0.02)
+"""
+# Records that cannot be had at once: the site has been charged, and is at it.
+READER = f"""{WAIT}
+def read(folder):
+    wait()
+    with np.load(folder / "records.npz") as file:
+        return file["x"], file["y"]
+"""
+# A net that cannot be had at once for the answers of the second stage.
+FACTORY = f"""{WAIT}
+def build(shape, classes):
+    sent = HERE / "transcript.jsonl"
+    if sent.exists() and '"share of stage 1' in sent.read_text():
+        wait()
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), classes))
+"""
+NET = ["teacher.kind=custom", "teacher.factory=mine:build", "teacher.steps=3", "teacher.sampling_rate=0.3"]
 
 
-def start(out: Path) -> subprocess.Popen[str]:
-    overrides = [part for override in SLOW for part in ("--set", override)]
-    command = [*LIMBECK, "digits-tiny", "--out", str(out), *overrides]
+@dataclass(frozen=True)
+class Run:
+    """A run whose second site waits."""
+
+    out: Path
+    process: subprocess.Popen[str]
+
+    @property
+    def site(self) -> Path:
+        return self.out / "sites" / "site-01"
+
+    def wait_until_the_site_waits(self) -> None:
+        until(lambda: (self.site / "waits").exists() or self.process.poll() is not None)
+        assert self.process.poll() is None, self.end()
+
+    def let_the_site_go_on(self) -> None:
+        (self.site / "go").touch()
+
+    def signal(self, number: int) -> None:
+        os.killpg(self.process.pid, number)
+
+    def end(self) -> tuple[int, str]:
+        """Its exit status and what it printed."""
+        printed, _ = self.process.communicate(timeout=HANG_SECONDS)
+        return self.process.returncode, printed
+
+    def charges(self) -> list[list[str]]:
+        found = []
+        for path in sorted(self.out.glob("sites/*")):
+            site = Site(path)
+            with Ledger(site.ledger, site.budget) as ledger:
+                found.append([entry.state for entry in ledger.entries() if entry.state != "free"])
+        return found
+
+    def resume(self) -> None:
+        self.let_the_site_go_on()
+        again = subprocess.run([*LIMBECK, "--resume", "--out", str(self.out)], capture_output=True, text=True, check=False)
+        assert again.returncode == 0, again.stderr
+
+    def clients_by_stage(self) -> list[int]:
+        return [stage["clients"] for stage in json.loads((self.out / "metrics.json").read_text())["stages"]]
+
+
+@contextmanager
+def started(out: Path, *, custom: bool = False) -> Iterator[Run]:
+    """A run in a process group of its own, one site after the other, whose second site waits: for records, or for its net."""
+    settings = ["run.workers=1", "student.epochs=2", "student.dense_control=false", *(NET if custom else [])]
+    run.prepare_only(scenario.load("digits-tiny", settings), out)
+    if custom:
+        for site in out.glob("sites/*"):
+            (site / "mine.py").write_text(FACTORY)
+            if site.name != "site-01":
+                (site / "go").touch()
+    else:
+        site = out / "sites" / "site-01"
+        (site / "mine.py").write_text(READER)
+        text, own = (site / "site.toml").read_text(), 'ledger = "spent.ledger.sqlite"\nrecords = { reader = "mine:read" }\n'
+        (site / "site.toml").write_text(text.replace('records = "records.npz"\n', own))
     # A shell has its background jobs ignore SIGINT, these tests may be one, and what is ignored is inherited.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    return subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def wait_for(out: Path, wanted: Callable[[dict[str, object]], bool]) -> None:
-    """Until the run has an event like this."""
-    events, deadline = out / "server" / "events.jsonl", time.monotonic() + 90
-    while time.monotonic() < deadline:
-        lines = events.read_text().splitlines(keepends=True) if events.exists() else []
-        if any(wanted(json.loads(line)) for line in lines if line.endswith("\n")):
-            return
-        time.sleep(0.02)
-    raise TimeoutError(f"no such event in {events}")
-
-
-def taught(event: dict[str, object]) -> bool:
-    """The first of the sites has finished training, so the second is at it."""
-    return event.get("phase") == "teach" and event["done"] == 1
-
-
-def charges(out: Path) -> list[list[str]]:
-    found = []
-    for path in sorted(out.glob("sites/*")):
-        site = Site(path)
-        with Ledger(site.ledger, site.budget) as ledger:
-            found.append([entry.state for entry in ledger.entries() if entry.state != "free"])
-    return found
-
-
-def resume(out: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*LIMBECK, "--resume", "--out", str(out)], capture_output=True, text=True, timeout=120, check=False
-    )
+    command = [*LIMBECK, "--resume", "--out", str(out)]
+    with subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        try:
+            yield Run(out, process)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_after_ctrl_c_in_training_a_run_goes_on_and_every_site_is_charged_once(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    process = start(out)
-    wait_for(out, taught)
-    os.killpg(process.pid, signal.SIGINT)
-    printed, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, printed
-    assert "limbeck simulate --resume --out" in printed
-    before = charges(out)
-    # The site that was under way has finished what it was charged for.
-    assert before.count(["committed"]) >= 2
-    assert all(states in ([], ["committed"]) for states in before)
-    resumed = resume(out)
-    assert resumed.returncode == 0, resumed.stderr
-    assert charges(out) == [["committed"]] * 3
-    metrics = json.loads((out / "metrics.json").read_text())
-    assert [stage["clients"] for stage in metrics["stages"]] == [3, 3]
+    with started(tmp_path / "run") as own:
+        own.wait_until_the_site_waits()
+        own.signal(signal.SIGINT)
+        own.let_the_site_go_on()
+        status, printed = own.end()
+        assert status == 130, printed
+        assert "limbeck simulate --resume --out" in printed
+        # The site that was under way has finished what it was charged for.
+        before = own.charges()
+        assert before[:2] == [["committed"]] * 2
+        assert before[2] in ([], ["committed"])
+        own.resume()
+        assert own.charges() == [["committed"]] * 3
+        assert own.clients_by_stage() == [3, 3]
 
 
 def test_after_ctrl_c_between_stages_finished_stages_are_kept(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    process = start(out)
-    wait_for(out, lambda event: event["kind"] == "stage")
-    os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode == 130
-    first = (out / "server" / "checkpoints" / "stage-000.safetensors").stat().st_mtime_ns
-    assert resume(out).returncode == 0
-    assert (out / "server" / "checkpoints" / "stage-000.safetensors").stat().st_mtime_ns == first
-    kinds = [json.loads(line)["kind"] for line in (out / "server" / "events.jsonl").read_text().splitlines()]
-    assert kinds.count("stage") == 2
-    assert "resumed" in kinds
+    with started(tmp_path / "run", custom=True) as own:
+        own.wait_until_the_site_waits()
+        own.signal(signal.SIGINT)
+        own.let_the_site_go_on()
+        assert own.end()[0] == 130
+        first = (own.out / "server" / "checkpoints" / "stage-000.safetensors").stat().st_mtime_ns
+        own.resume()
+        assert (own.out / "server" / "checkpoints" / "stage-000.safetensors").stat().st_mtime_ns == first
+        kinds = [json.loads(line)["kind"] for line in (own.out / "server" / "events.jsonl").read_text().splitlines()]
+        assert kinds.count("stage") == 2
+        assert "resumed" in kinds
 
 
-def test_killed_in_training_a_site_stays_charged_and_the_run_goes_on_without_it(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    process = start(out)
-    wait_for(out, taught)
-    time.sleep(0.3)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait(timeout=60)
-    before = charges(out)
-    assert sorted(before) == [[], ["committed"], ["reserved"]]
-    resumed = resume(out)
-    assert resumed.returncode == 0, resumed.stderr
-    assert sorted(charges(out)) == [["committed"], ["committed"], ["reserved"]]
-    metrics = json.loads((out / "metrics.json").read_text())
-    (lost,) = [client for client in metrics["clients"] if client["reason"]]
-    assert "the privacy budget does not allow it" in lost["reason"]
-    assert [stage["clients"] for stage in metrics["stages"]] == [2, 2]
+def test_killed_in_training_a_site_stays_charged_and_trains_under_that_charge_when_the_run_goes_on(tmp_path: Path) -> None:
+    with started(tmp_path / "run") as own:
+        own.wait_until_the_site_waits()
+        own.signal(signal.SIGKILL)
+        own.end()
+        assert own.charges() == [["committed"], ["reserved"], []]
+        own.resume()
+        assert own.charges() == [["committed"]] * 3
+        metrics = json.loads((own.out / "metrics.json").read_text())
+        assert [client["reason"] for client in metrics["clients"]] == [None] * 3
+        assert own.clients_by_stage() == [3, 3]
 
 
 def test_a_full_disk_ends_a_run_with_one_message_and_what_is_finished_is_whole(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    process = start(out)
-    wait_for(out, taught)
-    # From here on no file of the coordinator may grow: what it sees is a disk that is full, also in the middle of a line.
-    events = out / "server" / "events.jsonl"
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (events.stat().st_size + 20, resource.RLIM_INFINITY))
-    printed, _ = process.communicate(timeout=60)
-    assert process.returncode == 1, printed
-    assert "limbeck: Expected room on the disk" in printed
-    assert "Traceback" not in printed
-    assert not events.read_bytes().endswith(b"\n")
-    resumed = resume(out)
-    assert resumed.returncode == 0, resumed.stderr
-    assert charges(out) == [["committed"]] * 3
-    assert all(json.loads(line) for line in events.read_text().splitlines())
-    metrics = json.loads((out / "metrics.json").read_text())
-    assert [stage["clients"] for stage in metrics["stages"]] == [3, 3]
+    with started(tmp_path / "run") as own:
+        own.wait_until_the_site_waits()
+        # From here on no file of the coordinator may grow: what it sees is a disk that is full, also in the middle of a line.
+        events = own.out / "server" / "events.jsonl"
+        limit = (events.stat().st_size + 20, resource.RLIM_INFINITY)
+        resource.prlimit(own.process.pid, resource.RLIMIT_FSIZE, limit)
+        own.let_the_site_go_on()
+        status, printed = own.end()
+        assert status == 1, printed
+        assert "limbeck: Expected room on the disk" in printed
+        assert "Traceback" not in printed
+        assert not events.read_bytes().endswith(b"\n")
+        own.resume()
+        assert own.charges() == [["committed"]] * 3
+        assert all(json.loads(line) for line in events.read_text().splitlines())
+        assert own.clients_by_stage() == [3, 3]
 
 
 def test_an_error_of_the_users_is_one_message_and_exit_status_1(tmp_path: Path) -> None:

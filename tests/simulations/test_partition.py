@@ -9,7 +9,7 @@ from limbeck.operators.errors import SettingError
 from limbeck.simulations.partition import Dirichlet, Iid, Natural, Partition, Quantity, counts
 
 Y = np.arange(600) % 10
-ALL = [Iid(), Dirichlet(alpha=0.5), Quantity(alpha=1.0), Natural(groups_N=np.arange(600) // 120)]
+ALL: list[Partition] = [Iid(), Dirichlet(alpha=0.5), Quantity(alpha=1.0), Natural(groups_N=np.arange(600) // 120)]
 
 
 @pytest.mark.parametrize("partition", ALL)
@@ -19,6 +19,8 @@ def test_every_record_is_at_one_client_and_the_seed_decides(partition: Partition
     assert sorted(np.concatenate(parts)) == list(range(600))
     assert min(map(len, parts)) >= 10
     assert all(np.array_equal(a, b) for a, b in zip(parts, partition(Y, 5, seed), strict=True))
+    if not isinstance(partition, Natural):
+        assert not all(np.array_equal(a, b) for a, b in zip(parts, partition(Y, 5, seed + 1), strict=True))
 
 
 def test_a_small_alpha_skews_labels_and_a_large_one_does_not() -> None:

@@ -97,8 +97,8 @@ def test_the_report_renders_in_a_browser_without_overflowing(width: int, folder:
     picture = tmp_path / "page.png"
     command = [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},3000"]
     url = f"file://{folder / 'report.html'}"
-    subprocess.run([*command, f"--screenshot={picture}", url], check=True, capture_output=True, timeout=120)
-    dom = subprocess.run([*command, "--dump-dom", url], check=True, capture_output=True, timeout=120, text=True).stdout
+    subprocess.run([*command, f"--screenshot={picture}", url], check=True, capture_output=True, timeout=600)
+    dom = subprocess.run([*command, "--dump-dom", url], check=True, capture_output=True, timeout=600, text=True).stdout
     assert dom.count("<svg") == 9
     assert dom.count("<h2>") == 7
     # A blank page of this size compresses to a few kilobytes.

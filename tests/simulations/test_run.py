@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from limbeck.protos import carry, codec, flower_messages
 from limbeck.protos.messages import Ask, Share
 from limbeck.server import checkpoint
 from limbeck.simulations import grid, prepare, run, scenario
+
+pytestmark = pytest.mark.usefixtures("quick_export")
 
 TINY = ["data.private=300", "data.public=80", "student.epochs=2", "student.dense_control=false", "run.workers=2"]
 SEEDED = [*TINY, "privacy.noise=UnsafeSeeded"]
@@ -69,12 +72,28 @@ def test_the_transcript_holds_exactly_the_bytes_that_the_coordinator_counted(fin
         assert share.answers.kept == 3
 
 
-def test_the_ledger_has_one_charge_and_free_answers_with_their_reason(finished: Path) -> None:
-    site = Site(finished / "sites" / "site-01")
+def test_the_ledger_has_one_charge_and_free_answers_with_their_reason(tmp_path: Path) -> None:
+    run.simulate(tiny(), tmp_path / "run")
+    site = Site(tmp_path / "run" / "sites" / "site-01")
     with Ledger(site.ledger, site.budget) as ledger:
         states = [entry.state for entry in ledger.entries()]
         assert states == ["committed", "free", "free"]
         assert "post-processing" in str(ledger.entries()[1].why)
+        assert not site.budget.allow_without_dp
+
+
+def test_a_seeded_run_says_everywhere_that_no_guarantee_holds(finished: Path) -> None:
+    site = Site(finished / "sites" / "site-01")
+    with Ledger(site.ledger, site.budget) as ledger:
+        declared, charge = ledger.entries()
+        assert (declared.state, charge.state, ledger.spent()) == ("declared", "committed", math.inf)
+        assert "whoever knows the seed" in str(declared.why)
+    assert [sent.entry for sent in site.transcript] == [None, charge.id, declared.id, declared.id]
+    record = json.loads((finished / "server" / "record.json").read_text())
+    assert {client["guarantee"] for client in record["clients"].values()} == {"seeded-noise"}
+    # Counts weigh the sites as they would in a run with real noise.
+    assert all(client["label_counts"] for client in record["clients"].values())
+    assert "No privacy guarantee holds for this run" in (finished / "report.html").read_text()
 
 
 def test_ten_times_more_public_inputs_cost_nothing_more(finished: Path, tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from limbeck.simulations import data, run, scenario, sweep
 from limbeck.simulations.data import tables as sets
 from limbeck.simulations.prepare import prepare
 
+pytestmark = pytest.mark.usefixtures("quick_export")
+
 HOSPITALS = ("Cleveland", "Hungary", "Switzerland", "VA Long Beach")
 
 
@@ -54,9 +56,10 @@ def write_heart(folder: Path, patients: int = 400) -> Path:
             writer.writerow(row)
         writer.writerow(row)  # the last patient twice
     table = tables.read(folder / sets.HEART_FILE)
-    columns = {**table.columns, "ca": ["0", *table.columns["ca"][1:]]}
-    for row in range(0, patients, 3):
-        columns["ca"] = [*columns["ca"][:row], str(row % 4), *columns["ca"][row + 1 :]]
+    ca = ["0", *table.columns["ca"][1:]]
+    for number in range(0, patients, 3):
+        ca[number] = str(number % 4)
+    columns = {**table.columns, "ca": ca}
     (folder / sets.HEART_FILE).write_bytes(tables.Table(columns=columns, source="").to_csv())
     return folder
 
@@ -81,7 +84,7 @@ def write_reviews(folder: Path) -> Path:
 def test_patients_are_in_one_part_and_hospitals_are_the_natural_sites(tmp_path: Path) -> None:
     own = data.load("heart-disease", folder=write_heart(tmp_path), private=120, public=60, test=50, seed=3)
     assert isinstance(own.private_x, tables.Table)
-    assert own.encoding is not None
+    assert isinstance(own.encoding, encodings.TableEncoding)
     private = own.encoding(own.private_x)
     parts = [{row.tobytes() for row in rows} for rows in (private, own.public_x, own.test_x)]
     assert [len(a & b) for a, b in ((parts[0], parts[1]), (parts[0], parts[2]), (parts[1], parts[2]))] == [0, 0, 0]
@@ -102,8 +105,8 @@ def test_statistics_of_an_encoding_are_those_of_public_patients_alone(tmp_path: 
     age = own.encoding.columns[0]
     assert isinstance(age, encodings.Number)
     # Public rows are standardised by themselves: mean 0 and deviation 1, which those of private rows are not.
-    assert own.public_x[:, 0].mean() == pytest.approx(0, abs=1e-5)  # type: ignore[arg-type]
-    assert own.public_x[:, 0].std() == pytest.approx(1, abs=1e-5)  # type: ignore[arg-type]
+    assert own.public_x[:, 0].mean() == pytest.approx(0, abs=1e-5)
+    assert own.public_x[:, 0].std() == pytest.approx(1, abs=1e-5)
 
 
 def test_the_words_of_private_reviews_are_not_in_the_vocabulary(tmp_path: Path) -> None:
@@ -134,8 +137,14 @@ def test_reviews_go_through_an_encoder_once_for_the_simulation_and_its_sites(
     site = Site(next((tmp_path / "run" / "sites").glob("*")))
     # All rows are kept by now, for every seed: nothing is asked of the encoder but its probes.
     asked: list[str] = []
-    monkeypatch.setattr(encoders, "_one", lambda encoder, text, _: (asked.append(text), encoder(text))[1])
-    assert site.read_records(2)[0].shape == (25, 16)
+    real = encoders._one
+
+    def note(encoder: encoders.Encoder, text: str, dimensions: int) -> object:
+        asked.append(text)
+        return real(encoder, text, dimensions)
+
+    monkeypatch.setattr(encoders, "_one", note)
+    assert site.read_records(2, found.public_x)[0].shape == (25, 16)
     assert asked == list(encodings.PROBES)
     with pytest.raises(SettingError, match=r"data.encoder = 'x': expected texts for an encoder, got digits"):
         data.load("digits", encoder="x")
@@ -177,9 +186,10 @@ def test_a_site_makes_the_very_rows_that_the_simulation_scores(tmp_path: Path) -
     prepare(own, tmp_path / "run")
     found = data.load("heart-disease", folder=tmp_path, private=150, public=80, test=50, seed=own.run.seed)
     assert isinstance(found.private_x, tables.Table)
-    assert found.encoding is not None
+    assert isinstance(found.encoding, encodings.TableEncoding)
     expected = found.encoding(found.private_x)
-    rows = [Site(path.parent).read_records(2)[0] for path in sorted((tmp_path / "run" / "sites").glob("*/site.toml"))]
+    settings = sorted((tmp_path / "run" / "sites").glob("*/site.toml"))
+    rows = [Site(path.parent).read_records(2, found.public_x)[0] for path in settings]
     assert {row.tobytes() for part in rows for row in part} == {row.tobytes() for row in expected}
 
 

@@ -26,7 +26,7 @@ def ridge_problem() -> tuple[Floats, Floats, float, Floats, Floats]:
     """Design, true coefficients, noise, test inputs, and the ridge solution's matrix: all of it fixed."""
     rng = np.random.default_rng(0)
     x_MD, test_ND, truth_DK = rng.normal(size=(30, 5)), rng.normal(size=(40, 5)), rng.normal(size=(5, 2))
-    solve_DM = np.linalg.solve(x_MD.T @ x_MD + 12 * np.eye(5), x_MD.T)
+    solve_DM: Floats = np.linalg.solve(x_MD.T @ x_MD + 12 * np.eye(5), x_MD.T).astype(np.float64)
     return x_MD, truth_DK, 0.7, test_ND, solve_DM
 
 

@@ -1,0 +1,56 @@
+"""A site that says what it likes to a real coordinator: log, events, status and the live page show it as text."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+from flwr.app import Error, Message
+from test_grid import RawSite
+from typer.testing import CliRunner
+
+from limbeck.cli.main import INTERRUPTED, app
+from limbeck.deployment import watch
+from limbeck.protos import flower_messages
+from limbeck.protos.printable import LIMIT
+from limbeck.server.link import LinkGrid
+from limbeck.simulations.linked import Federation
+from limbeck.simulations.scenario import load
+
+SETTINGS = ["data.private=300", "data.public=40", "data.test=20", "run.workers=1"]
+FORGED = (
+    "\x1b[2J\x1b[31mwest is revoked\nINFO     west took part\r\u202egnp.x\u2028[bold]b[/x]<script>alert(1)</script>"
+    + "y" * 2000
+)
+
+
+def harmless(text: str) -> bool:
+    return all(line.isprintable() for line in text.split("\n"))
+
+
+def test_what_a_site_says_of_its_error_is_text_wherever_it_is_shown(tmp_path: Path) -> None:
+    with Federation(tmp_path / "run", load("digits-tiny", SETTINGS), settings={"join_seconds": 0.5}) as federation:
+        coordinator = federation.serve()
+        server = tmp_path / "run" / "server"
+        federation.wait_for(lambda event: event["kind"] == "start")
+        address = SimpleNamespace(address=f"localhost:{federation.port}")
+        site = RawSite(cast(LinkGrid, address), federation.authority, "site-00")
+        question = site.take()
+        site.answer(question, flower_messages.encode(Message(Error(2, FORGED), reply_to=question)))
+        told = federation.wait_for(lambda event: event.get("reason") is not None)
+        shown = CliRunner().invoke(app, ["status", str(server)], catch_exceptions=False).stdout
+        page = watch.fragment(server, now=0.0)
+        site.close()
+        coordinator.send_signal(signal.SIGINT)
+        assert coordinator.wait(60) == INTERRUPTED
+        log = (tmp_path / "run" / "serve.log").read_text()
+    assert told["reason"].isprintable()
+    assert "\\x1b[2J\\x1b[31mwest is revoked\\x0aINFO     west" in told["reason"]
+    assert len(told["reason"]) <= LIMIT
+    assert all(map(harmless, (log, shown, page)))
+    assert not any(line.startswith("INFO     west took part") for line in log.splitlines())
+    assert "\\x1b[2J" in " ".join(log.split())
+    assert "&lt;script&gt;" in page
+    assert "<script>" not in page
