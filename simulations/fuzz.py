@@ -84,9 +84,7 @@ BOMBS, UNCHANGED = 2000, 50
 SITE = "site-00"
 REFUSED, ACCEPTED = "refused", "accepted"
 # Faults that are known and not mended yet, by what `Fault` says of them; each with the reason. They are counted, and fail nothing.
-KNOWN: dict[str, str] = {
-    "a Share encodes to other bytes": "codec.decode_reply takes masses within a tolerance and scales them",
-}
+KNOWN: dict[str, str] = {}
 
 
 class Fault(Exception):
