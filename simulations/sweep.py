@@ -22,6 +22,7 @@ from torch import Tensor
 from limbeck.client import release, teachers
 from limbeck.client.noise import SystemEntropy
 from limbeck.client.site import Site
+from limbeck.protos import codec
 from limbeck.protos.files import write_durably
 from limbeck.protos.transfer_set import read_arrays
 from limbeck.server import distil, pruning, student
@@ -47,11 +48,11 @@ def private(scenario: Scenario, folder: Path) -> dict[str, float]:
     """One run of the real apps. Accuracies in per cent."""
     metrics = run.simulate(scenario, folder, console=Console(quiet=True))
     alone = [100 * client["teacher_accuracy"] for client in metrics["clients"]]
-    plan_folder = next((folder / "sites").glob("*/state/*")).name
+    plan_hash = codec.plan_hash(prepare.read_prepared(folder)[1])
     scores, truth = [], Truth(folder)
     for settings in sorted((folder / "sites").glob("*/site.toml")):
         site = Site(settings.parent)
-        teacher = teachers.load(settings.parent / "state" / plan_folder / "teacher.safetensors", factory=site.factory)
+        teacher = teachers.load(site.state(plan_hash) / "teacher.safetensors", factory=site.factory)
         scores.append(teacher.log_probabilities(truth.test_x, cache=folder / "cache").exp())
     return {
         "teacher_mean": statistics.mean(alone),

@@ -15,9 +15,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import pytest
 import sites
 
-from limbeck.client import app, ledger, stored, transcript, witness
+from limbeck.client import app, ledger, stored, teachers, transcript, witness
 from limbeck.client.site import Site
 from limbeck.client.witness import TAUGHT, TEACHER, UNSENT
 from limbeck.operators.errors import WireError
@@ -90,9 +91,21 @@ def in_a_child(folder: Path, before_line: Callable[[int], None]) -> bool:
     return os.WIFSIGNALED(status)
 
 
-def points(folder: Path) -> list[int]:
+def make(folder: Path, failed: bool) -> Site:
+    """A site; failed: that was charged for a training which came to nothing."""
+    site = sites.make(folder)
+    if failed:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(teachers, "train", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("no memory")))
+            for question in QUESTIONS[:2]:
+                app.respond(site, codec.encode_request(question))
+        assert charges(site) == 1
+    return site
+
+
+def points(folder: Path, failed: bool) -> list[int]:
     """The lines before which a file has changed since the line before."""
-    sites.make(folder)
+    make(folder, failed)
     found, last = folder.parent / "points", state(folder)
 
     def note(line: int) -> None:
@@ -118,12 +131,13 @@ def charges(site: Site) -> int:
     return sum(entry.state != "free" for entry in ledger.read(site.ledger).entries)
 
 
-def test_killed_at_any_point_no_charge_is_lost_and_nothing_leaves_unwritten(tmp_path: Path) -> None:
+@pytest.mark.parametrize("failed", [False, True], ids=["first", "after a training that came to nothing"])
+def test_killed_at_any_point_no_charge_is_lost_and_nothing_leaves_unwritten(failed: bool, tmp_path: Path) -> None:
     run(sites.make(tmp_path / "warm-up"))
-    outcomes, lines = set(), points(tmp_path / "dry")
+    outcomes, lines = set(), points(tmp_path / "dry", failed)
     for line in lines:
         folder = tmp_path / str(line)
-        site = sites.make(folder)
+        site = make(folder, failed)
         assert in_a_child(folder, kill_at(line))
         read, before = (folder / "read").exists(), charges(site)
         assert before <= 1, line
@@ -147,7 +161,8 @@ def test_killed_at_any_point_no_charge_is_lost_and_nothing_leaves_unwritten(tmp_
         site.check_ledger(every_line=True)
         outcomes.add((read, before, taught))
     assert len(lines) > 20
-    assert outcomes == {(False, 0, False), (False, 1, False), (True, 1, False), (True, 1, True)}
+    before_the_charge = set() if failed else {(False, 0, False)}
+    assert outcomes == {*before_the_charge, (False, 1, False), (True, 1, False), (True, 1, True)}
 
 
 def _is(data: bytes, question: Request, kind: type[Reply]) -> bool:

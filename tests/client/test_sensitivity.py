@@ -68,7 +68,7 @@ def moved(more: list[Tensor], less: list[Tensor]) -> float:
 )
 @example(clip=1e-6, norm=1e3, weight=1e300, n=3, place=0.5, row=[1.0, 2.0, 3.0], label=0)
 @example(clip=1e-45, norm=4.0, weight=0.0, n=70, place=0.5, row=[1.0, 2.0, 3.0], label=0)
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_a_record_moves_the_sum_of_a_linear_head_by_at_most_the_clip(
     clip: float, norm: float, weight: float, n: int, place: float, row: list[float], label: int
 ) -> None:

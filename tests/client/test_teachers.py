@@ -496,7 +496,7 @@ def test_a_factory_that_is_not_there_is_named(reference: str, message: str, tmp_
 
 
 def test_a_factory_that_fails_is_a_setting_that_cannot_be_meant() -> None:
-    case = replace(CASES["custom"], factory=lambda shape, classes: nn.Linear(classes // 0, 1))
+    case = replace(CASES["custom"], factory=lambda shape, classes: nn.Linear(classes // 0, 3))
     message = "to make a net for inputs of shape .1, 8, 8. and 10 classes: ZeroDivisionError"
     with pytest.raises(SettingError, match=message):
         teachers.check(case.teaching, case.public(), classes=10, factory=case.factory)

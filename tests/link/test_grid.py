@@ -365,6 +365,23 @@ def test_the_coordinator_says_how_long_an_answer_can_be(tmp_path: Path) -> None:
         assert bounds.pop() == codec.longest_reply(PLAN, request)
 
 
+@pytest.mark.parametrize(("field", "value"), [("_src_node_id", 5), ("_reply_to_message_id", "00" * 32)])
+def test_an_answer_in_the_name_of_another_node_or_to_another_question_is_that_sites_error(
+    grid: LinkGrid, keys: Authority, field: str, value: object
+) -> None:
+    site = RawSite(grid, keys, "a")
+    message_id = ask(grid, "a", b"to a")
+    question = site.take()
+    reply = Message(carry.pack(b"in another name"), reply_to=question)
+    reply.metadata.__dict__["_src_node_id"] = flower_messages.node_of("a")
+    reply.metadata.__dict__[field] = value
+    site.answer(question, flower_messages.encode(reply))
+    found = pull(grid, message_id)
+    assert found.has_error()
+    assert "a reply of the node that was asked" in str(found.error.reason)
+    site.close()
+
+
 def test_an_answer_that_is_no_message_is_that_sites_error(grid: LinkGrid, keys: Authority) -> None:
     site = RawSite(grid, keys, "a")
     for content in (b"garbage", flower_messages.encode(Message(carry.pack(b"x"), 5, "query.agree"))):

@@ -110,6 +110,13 @@ def test_a_claim_of_a_thousand_million_records_counts_as_three_sites_in_the_midd
     assert weights[-1] / sum(weights) == pytest.approx(min(0.5, 3 / (sites + 2)))
 
 
+def test_a_negative_claim_takes_nothing_from_what_others_claim() -> None:
+    """Noise makes some; and whoever claims the least that can be said would otherwise turn a rare class into one that nobody has."""
+    claims = [[-248, -248], [30, 3], [25, 4], [20, 5]]
+    expected = torch.tensor([[0.0, 0.0], [30 / 75, 3 / 12], [25 / 75, 4 / 12], [20 / 75, 5 / 12]])
+    torch.testing.assert_close(torch.stack(class_weights(claims)), expected, atol=1e-4, rtol=0)
+
+
 def test_claims_of_honest_sites_of_different_sizes_are_left_as_they_are() -> None:
     claims = torch.tensor([[100, 40, 7], [80, 30, 60], [60, 30, 60], [150, 60, 120]])
     torch.testing.assert_close(torch.stack(class_weights(claims.tolist())), claims / claims.sum(0))

@@ -147,8 +147,11 @@ def test_a_budget_spent_by_an_earlier_run_is_refused_before_a_record_is_read(fin
 
     folder = tmp_path / "first"
     shutil.copytree(finished, folder)
-    for records in folder.glob("sites/*/records.npz"):
-        records.write_bytes(b"whoever reads this fails in another way")
+    for settings in folder.glob("sites/*/site.toml"):
+        # Whoever reads these fails in another way.
+        settings.with_name("mine.py").write_text("def read(folder):\n    raise ValueError('read')\n")
+        own = 'ledger = "records.npz.ledger"\nrecords = { reader = "mine:read" }\n'
+        settings.write_text(settings.read_text().replace('records = "records.npz"\n', own))
     with pytest.raises(TooFewClients, match="the privacy budget does not allow it"):
         run.simulate(
             tiny("pooling.kind=class-counts", "student.epochs=3", seeded=True), tmp_path / "second", sites=folder / "sites"
