@@ -102,7 +102,10 @@ def _member(
     if member.compress_type not in {ZIP_STORED, ZIP_DEFLATED}:
         raise DataError(f"Expected {what} to be stored or deflated, got compression {member.compress_type}.")
     with archive.open(member) as stream:
-        head = stream.read(LONGEST_HEADER)
+        # Magic, version and the header's length; then so much. Values are read only where they are wanted.
+        head = stream.read(12)
+        size = int.from_bytes(head[8:10] if head[6:7] == b"\1" else head[8:], "little")
+        head += stream.read(min(size, LONGEST_HEADER))
         header = _header(head, what)
         _check_size(header, member, what, largest)
         if not values:

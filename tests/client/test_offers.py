@@ -75,6 +75,7 @@ def raw(plan: Plan) -> bytes:
 def of_rows(folder: Path) -> Site:
     site = sites.make(folder, **KINDS)
     np.savez(folder / "transfer" / f"{digest(ROWS).hex()}.npz", x=ROWS)
+    np.savez(folder / "records.npz", x=ROWS, y=np.arange(20) % 10)
     return site
 
 

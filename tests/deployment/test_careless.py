@@ -74,8 +74,9 @@ def test_a_doctor_says_what_others_can_read_or_change(open_folder: Path) -> None
         for path in folder.glob(f"{name}*"):
             path.chmod(0o600)
     for name in ("policy.toml", "site.toml", "transfer", *private):
-        (folder / name).chmod(0o622)
-        assert [own.outcome for own in about_files(folder)] == [Outcome.FAIL]
+        for mode in (0o620, 0o602):
+            (folder / name).chmod(mode)
+            assert [own.outcome for own in about_files(folder)] == [Outcome.FAIL]
         (folder / name).chmod(0o700 if (folder / name).is_dir() else 0o600)
     (folder / "policy.toml").chmod(0o644)
     assert about_files(folder) == []

@@ -147,12 +147,13 @@ def test_a_directory_that_lies_about_sizes_is_refused_or_harmless(place: int, si
     entry = data.rindex(b"PK\1\2")
     data[entry + place : entry + place + 4] = struct.pack("<I", size)
     path.write_bytes(data)
-    if place == 20 and size > 1000:
-        # All of the rest of the file, then: the array ends where it ends, and its checksum is right.
-        np.testing.assert_array_equal(read_arrays(path, "x")[0], np.zeros(1000))
-    else:
-        with pytest.raises(DataError):
-            read_arrays(path, "x")
+    try:
+        found = read_arrays(path, "x")[0]
+    except DataError:
+        return
+    # All of the rest of the file is taken for the array's: it ends where it ends, and its checksum is right.
+    assert place == 20
+    np.testing.assert_array_equal(found, np.zeros(1000))
 
 
 @pytest.mark.parametrize("compressed", [False, True])
