@@ -308,7 +308,8 @@ def test_an_error_in_place_of_a_reply_is_told_in_printable_words(prepared: dict[
     grid = honest_but(run, to=Ask, content=Error(code=7, reason="\x1b[2J\nINFO all is well" + "x" * 10_000))
     assert participants(run, grid, tmp_path) == [set(HONEST)] * 2
     reason = json.loads((tmp_path / "record.json").read_text())["clients"][EVIL]["reason"]
-    assert reason.startswith("answers 2: Expected a reply, got error 7:  [2J INFO all is well")
+    assert reason.startswith("answers 2: Expected a reply, got error 7: ")
+    assert reason.isprintable()
     assert len(reason) < 400
 
 
