@@ -310,7 +310,8 @@ def test_a_site_whose_encoder_is_another_declines_before_a_record_is_read_or_any
         assert isinstance(found, Declined)
         assert found.reason is Reason.ENCODING
     assert "model.safetensors, a file of tiny" in caplog.text
-    assert not (tmp_path / "encoded").exists()
+    # The offer has looked for a place to keep rows, and no row is there.
+    assert list((tmp_path / "encoded").iterdir()) == []
     with Ledger(site.ledger, site.budget) as ledger:
         assert ledger.entries() == []
 
