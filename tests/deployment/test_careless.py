@@ -46,7 +46,9 @@ def used(folder: Path) -> Path:
         entry = ledger.reserve(codec.plan_hash(plan), "teacher", plan.teaching, plan.counts)
     close_idle()
     site.transcript.append("taught", codec.plan_hash(plan), entry, b"x")
-    (site.state(codec.plan_hash(plan)) / "teacher.safetensors").write_bytes(b"x")
+    state = site.state(codec.plan_hash(plan))
+    state.mkdir(parents=True)
+    (state / "teacher.safetensors").write_bytes(b"x")
     for path in [site.folder, *site.folder.rglob("*")]:
         path.chmod(0o700 if path.is_dir() else 0o600)
     return site.folder
