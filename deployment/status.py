@@ -415,7 +415,7 @@ def _client(name: str, own: dict[str, Any], stages: Sequence[dict[str, Any]]) ->
     )
 
 
-_WITHOUT = {Guarantee.NONE.value, Guarantee.SEEDED.value}
+_WITHOUT = (Guarantee.NONE.value, Guarantee.SEEDED.value)
 
 
 def _privacy(plan: Plan, clients: Sequence[Client]) -> Privacy:
