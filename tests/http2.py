@@ -77,6 +77,7 @@ class Stubborn:
                 if kind == DATA and stream == 1:
                     self.received += size
         self.ended.set()
+        self._socket.close()
 
     def _exactly(self, size: int) -> bytes:
         found = b""
