@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import LINEAR
 from dp_accounting.pld import PLDAccountant, pld_pmf
+from dp_accounting.pld import privacy_loss_distribution as pld
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -97,3 +98,10 @@ def test_a_hundred_different_sampled_schedules_agree_with_the_pld_accountant() -
     for delta in (1e-5, 1e-8):
         found, expected = accounting.epsilon(tuple(schedules), delta), accountant.get_epsilon(delta)
         assert expected * 0.999 <= found <= expected * 1.001
+
+
+def test_what_spans_a_thousand_nats_is_infinite_loss_and_not_composed() -> None:
+    one = pld.from_gaussian_mechanism(1.0, value_discretization_interval=1e-3)
+    found = composition.compose([(one._pmf_remove, 10_000)])
+    assert (found.size, found._infinity_mass) == (1, 1.0)
+    assert found.get_delta_for_epsilon(5000.0) == 1.0
