@@ -29,9 +29,12 @@ class Stubborn:
         context.load_cert_chain(keys / f"{name}.pem", keys / f"{name}.key")
         context.set_alpn_protocols(["h2"])
         host, _, port = address.rpartition(":")
-        plain = socket.create_connection((host, int(port)), timeout=60)
-        self._socket = context.wrap_socket(plain, server_hostname="localhost")
-        self._lock = threading.Lock()
+        self._socket = socket.create_connection((host, int(port)), timeout=600)
+        # One thread reads while another writes: OpenSSL wants them one at a time, so sockets are kept apart from it.
+        self._in, self._out, self._lock = ssl.MemoryBIO(), ssl.MemoryBIO(), threading.Lock()
+        self._tls = context.wrap_bio(self._in, self._out, server_hostname="localhost")
+        while not self._shaken():
+            self._in.write(self._socket.recv(1 << 16))
         self.received = 0
         self.ended = threading.Event()
         settings = struct.pack(">HI", INITIAL_WINDOW_SIZE, window)
@@ -57,9 +60,19 @@ class Stubborn:
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
+    def _shaken(self) -> bool:
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        finally:
+            self._socket.sendall(self._out.read())
+        return True
+
     def _send(self, data: bytes) -> None:
         with self._lock:
-            self._socket.sendall(data)
+            self._tls.write(data)
+            self._socket.sendall(self._out.read())
 
     def _beat(self, seconds: float) -> None:
         with contextlib.suppress(OSError):
@@ -81,8 +94,16 @@ class Stubborn:
 
     def _exactly(self, size: int) -> bytes:
         found = b""
-        while len(found) < size and (more := self._socket.recv(size - len(found))):
-            found += more
+        while len(found) < size:
+            try:
+                with self._lock:
+                    found += self._tls.read(size - len(found))
+                    self._socket.sendall(self._out.read())
+            except ssl.SSLWantReadError:
+                if not (more := self._socket.recv(1 << 16)):
+                    return b""
+                with self._lock:
+                    self._in.write(more)
         return found
 
 

@@ -1,7 +1,7 @@
 """A black-box teacher in a process of its own, to be killed, to be slow or to lie. Its answers depend on the input alone, so order shows.
 
 It speaks through the generated stubs, not through limbeck's own service: `python teacher_child.py PORT HOW SIGN`; SIGN is a file that
-it makes when it begins to hang.
+it makes when it begins to hang, with the number of batches that it has answered.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Scripted(teacher_pb2_grpc.TeacherServiceServicer):
         for batch in batches:
             self.batches += 1
             if (self.how, self.batches) in {("slow once", 2), ("hangs after two", 3)}:
-                self.sign.touch()
+                self.sign.write_text(str(self.batches - 1))
                 while context.is_active():
                     time.sleep(0.02)
                 return
