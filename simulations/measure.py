@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,15 +15,18 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
+from limbeck.base.errors import RunError
+from limbeck.base.progress import Progress
 from limbeck.client import teachers
 from limbeck.client.app import SEEDED
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
 from limbeck.client.teachers.votes import Votes
-from limbeck.operators.errors import RunError
-from limbeck.protos import codec, privacy_filter
-from limbeck.protos.messages import Guarantee, Plan
-from limbeck.protos.transfer_set import read_arrays
+from limbeck.inputs.transfer_set import read_arrays
+from limbeck.plans import privacy_filter
+from limbeck.plans.schema import Plan
+from limbeck.protos import codec
+from limbeck.protos.messages import Guarantee
 from limbeck.server import checkpoint, distil, pruning, student
 from limbeck.server.export import ExportReport
 from limbeck.server.record import ClientRecord, Record, StageRecord
@@ -44,7 +47,6 @@ from limbeck.simulations.metrics import (
 from limbeck.simulations.scenario import Scenario
 
 PACKAGES = ("limbeck", "torch", "flwr", "opacus", "dp-accounting", "numpy", "onnx", "onnxruntime")
-Progress = Callable[[int, int], None]
 # A site that never joined.
 ABSENT = ClientRecord(
     status="absent", reason=None, bytes_up=0, bytes_down=0, label_counts=None, record_count=None, guarantee=None

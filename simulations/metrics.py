@@ -13,9 +13,9 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from limbeck.operators.errors import RunError
-from limbeck.protos.files import write_durably
-from limbeck.protos.settings import Strict, explain
+from limbeck.base.errors import RunError
+from limbeck.base.files import write_durably
+from limbeck.base.settings import Strict, explain
 from limbeck.simulations.scenario import Scenario
 
 FILE = "metrics.json"

@@ -12,15 +12,16 @@ from typing import get_args
 from flwr.app import Context, RecordDict
 from rich.console import Console
 
-from limbeck.operators.errors import RunError
+from limbeck.base.errors import RunError
+from limbeck.base.progress import Progress, bars
+from limbeck.plans.schema import Plan
 from limbeck.protos import codec
 from limbeck.protos.flower_messages import SERVER_NODE
-from limbeck.protos.messages import Plan
 from limbeck.server.record import Record
 from limbeck.simulations import black_box, flower, grid, measure, prepare, report
 from limbeck.simulations.metrics import Metrics, Phase
 from limbeck.simulations.scenario import Scenario
-from limbeck.simulations.watch import Watch, bars
+from limbeck.simulations.watch import Watch
 
 CARRIERS = ("local", "flower")
 
@@ -123,7 +124,7 @@ def _dense(folder: Path, plan: Plan, console: Console) -> list[float]:
 
 
 @contextmanager
-def _bar(console: Console, title: str) -> Iterator[measure.Progress]:
+def _bar(console: Console, title: str) -> Iterator[Progress]:
     with bars(console) as progress:
         task = progress.add_task(title, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jinja2
 
-from limbeck.protos.files import write_durably
+from limbeck.base.files import write_durably
 from limbeck.simulations import metrics
 from limbeck.simulations.metrics import Metrics
 from limbeck.simulations.report import plots

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from limbeck.operators.errors import RunError
+from limbeck.base.errors import RunError
 from limbeck.simulations import metrics
 
 # Measured by limbeck 0.1.0 before `Metrics` was a type: three sites, two stages, label counts, a dense control.
