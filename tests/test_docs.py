@@ -79,11 +79,8 @@ def test_code_templates_and_settings_name_pages_that_exist() -> None:
 
 def test_the_index_lists_every_page() -> None:
     index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
-    assert [
-        page.name
-        for page in PAGES
-        if page.parent.name == "docs" and page.name != "index.md" and f"]({page.name})" not in index
-    ] == []
+    pages = [page.name for page in PAGES if page.parent == ROOT / "docs" and page.name != "index.md"]
+    assert not [name for name in pages if f"]({name}" not in index]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
