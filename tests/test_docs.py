@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import click
@@ -23,6 +24,7 @@ ELSEWHERE = ("server/student", "server/record.json", "server/events.jsonl", "ser
 BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", flags=re.M | re.S)
 
 
+@cache
 def tracked() -> list[str]:
     """Every file of the repository that git tracks or would track."""
     listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
@@ -141,10 +143,16 @@ def lines(page: Path) -> Iterator[str]:
                 yield from re.findall(r"(?:^|[$(]\s*|&& |site \w\$ +)(limbeck (?:[^#&|)]|\$\(|\\.)*)", line.strip())
 
 
+@cache
+def limbeck() -> click.Command:
+    """The command, as click has it."""
+    return typer.main.get_command(app)
+
+
 def parsed(line: str, *, whole: bool) -> None:
     """Raise click.UsageError unless the line names a command and its options; whole: with everything that it requires."""
     words = shlex.split(re.sub(r"\s[<>].*| (?:2>&1).*", "", line.replace("[", "").replace("]", "").replace("…", "")))[1:]
-    command: click.Command = typer.main.get_command(app)
+    command = limbeck()
     context = click.Context(command, info_name="limbeck")
     while isinstance(command, click.Group):
         if not words or words[0].startswith("-"):
