@@ -26,7 +26,7 @@ from limbeck.client.ledger import Ledger
 from limbeck.client.link import Daemon
 from limbeck.client.site import Site
 from limbeck.deployment import bringup, doctor, keys
-from limbeck.deployment.doctor import Finding, Outcome
+from limbeck.deployment.doctor import Finding, Outcome, shared
 from limbeck.operators.errors import SettingError
 from limbeck.protos import codec, signing
 from limbeck.protos.messages import Offer
@@ -254,8 +254,8 @@ def test_a_full_disk_and_a_folder_that_is_not_ours(federation: Path, monkeypatch
 
 
 def test_versions_that_were_not_tested_together_are_named(federation: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = doctor._version
-    monkeypatch.setattr(doctor, "_version", lambda name: {"flwr": "1.0.0", "torch": None}.get(name, real(name)))
+    real = shared._version
+    monkeypatch.setattr(shared, "_version", lambda name: {"flwr": "1.0.0", "torch": None}.get(name, real(name)))
     found = only(examine(federation / "sites" / "A"))
     assert "flwr==1.41.0, got 1.0.0" in found.found
     assert "got none" in found.found
