@@ -27,45 +27,45 @@ from limbeck.protos import link
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
 
-class Ending(Enum):
-    """How an attempt to reach a coordinator ended, in the order of its steps."""
+class Reach(Enum):
+    """How far an attempt to connect to a port and to shake hands got, from the farthest to the nearest end."""
 
-    NAME_UNKNOWN = "the host's name cannot be resolved"
-    NO_ROUTE = "the network reports an error"
-    NO_CONNECTION = "nothing answered within the limit"
-    NOTHING_LISTENS = "the port is closed"
-    NO_PROXY = "the proxy's port is closed"
-    PROXY_REFUSED = "the proxy did not connect"
-    UNTRUSTED = "the certificate is not valid for this name and authority"
-    HANDSHAKE_REFUSED = "the other end refused the TLS handshake"
-    SILENT = "the other end accepted the connection and sent nothing"
-    BROKEN = "the connection broke during the handshake"
-    CLOSED = "the other end closed the connection after the handshake"
-    OTHER_CERTIFICATE = "the certificate is valid, but not the expected one"
-    OTHER_PROTOCOL = "the other end does not speak HTTP/2"
-    REACHED = "all is well"
+    ANSWERED = "it answers as the expected end, and speaks gRPC"
+    ANOTHER_CERTIFICATE = "it shows another certificate than the one in the folder"
+    NOT_GRPC = "it answers, but not as gRPC does"
+    CLOSED_AFTER_HANDSHAKE = "it closed the connection after the handshake"
+    NOT_TRUSTED = "its certificate is not valid for the name that was dialled"
+    HANDSHAKE_REFUSED = "it ended the handshake"
+    SILENT = "it accepted the connection and said nothing in time"
+    BROKEN = "it broke the connection in the handshake"
+    NOTHING_LISTENS = "the connection was refused"
+    NO_PROXY_LISTENS = "the connection to the proxy was refused"
+    PROXY_REFUSED = "the proxy opened no connection"
+    TIMED_OUT = "no connection came about in time"
+    UNRESOLVED = "its name, or the proxy's, cannot be resolved"
+    UNREACHABLE = "there is no way to it"
 
 
-OUTCOMES = {Ending.REACHED: Outcome.OK, Ending.OTHER_CERTIFICATE: Outcome.WARN, Ending.OTHER_PROTOCOL: Outcome.WARN}
+OUTCOMES = {Reach.ANSWERED: Outcome.OK, Reach.ANOTHER_CERTIFICATE: Outcome.WARN, Reach.NOT_GRPC: Outcome.WARN}
 _PROXY_ADVICE = 'Correct the proxy, or let the site dial directly (link.proxy = "none") where a firewall allows that.'
 ADVICE = {
-    Ending.NAME_UNKNOWN: "Correct the address in [link], or that of the proxy, or the DNS.",
-    Ending.NO_ROUTE: "Is there a route to that host?",
-    Ending.NO_CONNECTION: "Does a firewall let this machine out to that port?",
-    Ending.NOTHING_LISTENS: "Is the coordinator started, and is this its port?",
-    Ending.NO_PROXY: _PROXY_ADVICE,
-    Ending.PROXY_REFUSED: _PROXY_ADVICE,
-    Ending.UNTRUSTED: "Compare ca.pem and the names in the coordinator's certificate.",
-    Ending.HANDSHAKE_REFUSED: "Is this certificate of the coordinator's authority, valid and not revoked? Does the port speak TLS 1.3?",
-    Ending.SILENT: "Is that the coordinator?",
-    Ending.BROKEN: "Is that the coordinator? See its log.",
-    Ending.CLOSED: "See the coordinator's log.",
-    Ending.OTHER_CERTIFICATE: "Start the coordinator again: it reads its certificate when it starts.",
-    Ending.OTHER_PROTOCOL: "Is that its port?",
-    Ending.REACHED: "",
+    Reach.UNRESOLVED: "Correct the address in [link], or that of the proxy, or the DNS.",
+    Reach.UNREACHABLE: "Is there a route to that host?",
+    Reach.TIMED_OUT: "Does a firewall let this machine out to that port?",
+    Reach.NOTHING_LISTENS: "Is the coordinator started, and is this its port?",
+    Reach.NO_PROXY_LISTENS: _PROXY_ADVICE,
+    Reach.PROXY_REFUSED: _PROXY_ADVICE,
+    Reach.NOT_TRUSTED: "Compare ca.pem and the names in the coordinator's certificate.",
+    Reach.HANDSHAKE_REFUSED: "Is this certificate of the coordinator's authority, valid and not revoked? Does the port speak TLS 1.3?",
+    Reach.SILENT: "Is that the coordinator?",
+    Reach.BROKEN: "Is that the coordinator? See its log.",
+    Reach.CLOSED_AFTER_HANDSHAKE: "See the coordinator's log.",
+    Reach.ANOTHER_CERTIFICATE: "Start the coordinator again: it reads its certificate when it starts.",
+    Reach.NOT_GRPC: "Is that its port?",
+    Reach.ANSWERED: "",
 }
 _OTHER_AUTHORITY = "The coordinator is of another authority: both sides must hold the same ca.pem."
-# By OpenSSL's number of what is wrong with a certificate; more exact than ADVICE[UNTRUSTED].
+# By OpenSSL's number of what is wrong with a certificate; more exact than ADVICE[NOT_TRUSTED].
 _VERIFY_ADVICE = {
     9: "The coordinator's certificate is not valid yet: set the clocks.",
     10: "The coordinator's certificate has expired: limbeck keys rotate, at the authority.",
@@ -81,27 +81,27 @@ _VERIFY_ADVICE = {
 class Greeting:
     """The result of one attempt. found, advice: as in a Finding."""
 
-    ending: Ending
+    reach: Reach
     found: str
     advice: str
 
     @property
     def finding(self) -> Finding:
         """The same as a line of the diagnosis."""
-        outcome = OUTCOMES.get(self.ending, Outcome.FAIL)
+        outcome = OUTCOMES.get(self.reach, Outcome.FAIL)
         return Finding(outcome=outcome, found=self.found, advice=self.advice)
 
 
-def _greeting(ending: Ending, found: str, advice: str | None = None) -> Greeting:
-    return Greeting(ending=ending, found=found, advice=ADVICE[ending] if advice is None else advice)
+def _greeting(reach: Reach, found: str, advice: str | None = None) -> Greeting:
+    return Greeting(reach=reach, found=found, advice=ADVICE[reach] if advice is None else advice)
 
 
 class _Ended(Exception):
     """The attempt is over before it got an answer."""
 
-    def __init__(self, ending: Ending, found: str, advice: str | None = None) -> None:
+    def __init__(self, reach: Reach, found: str, advice: str | None = None) -> None:
         super().__init__(found)
-        self.greeting = _greeting(ending, found, advice)
+        self.greeting = _greeting(reach, found, advice)
 
 
 def context(ca: Path) -> ssl.SSLContext:
@@ -142,11 +142,11 @@ def greet(
         return ended.greeting
     where = route.address
     if expected is not None and presented is not None and presented != expected.public_bytes(Encoding.DER):
-        return _greeting(Ending.OTHER_CERTIFICATE, f"{where} shows another certificate than the one in this folder.")
+        return _greeting(Reach.ANOTHER_CERTIFICATE, f"{where} shows another certificate than the one in this folder.")
     if protocol != "h2":
-        return _greeting(Ending.OTHER_PROTOCOL, f"{where} answers, but not as gRPC does.")
+        return _greeting(Reach.NOT_GRPC, f"{where} answers, but not as gRPC does.")
     accepted = ", and takes this certificate" if certified else ""
-    return _greeting(Ending.REACHED, f"{where} answers as {name!r} by {version}{_by(route)}{accepted}")
+    return _greeting(Reach.ANSWERED, f"{where} answers as {name!r} by {version}{_by(route)}{accepted}")
 
 
 def _by(route: Route) -> str:
@@ -162,17 +162,17 @@ def _connected(route: Route, seconds: float) -> Iterator[socket.socket]:
         plain = route.connect(seconds)
     except socket.gaierror as error:
         host = route.proxy_address if route.proxy else route.address
-        raise _Ended(Ending.NAME_UNKNOWN, f"The name of {host} cannot be resolved: {error.strerror}.") from error
+        raise _Ended(Reach.UNRESOLVED, f"The name of {host} cannot be resolved: {error.strerror}.") from error
     except TimeoutError as error:
-        raise _Ended(Ending.NO_CONNECTION, f"No connection to {route.address} within {seconds:g} s{_by(route)}.") from error
+        raise _Ended(Reach.TIMED_OUT, f"No connection to {route.address} within {seconds:g} s{_by(route)}.") from error
     except ConnectionRefusedError as error:
         if route.proxy:
-            raise _Ended(Ending.NO_PROXY, f"No proxy listens at {route.proxy_address} ({route.why}).") from error
-        raise _Ended(Ending.NOTHING_LISTENS, f"Nothing listens at {route.address}{_by(route)}.") from error
+            raise _Ended(Reach.NO_PROXY_LISTENS, f"No proxy listens at {route.proxy_address} ({route.why}).") from error
+        raise _Ended(Reach.NOTHING_LISTENS, f"Nothing listens at {route.address}{_by(route)}.") from error
     except SettingError as error:
-        raise _Ended(Ending.PROXY_REFUSED, str(error)) from error
+        raise _Ended(Reach.PROXY_REFUSED, str(error)) from error
     except OSError as error:
-        raise _Ended(Ending.NO_ROUTE, f"No connection to {route.address}: {error}.") from error
+        raise _Ended(Reach.UNREACHABLE, f"No connection to {route.address}: {error}.") from error
     with plain:
         yield plain
 
@@ -187,21 +187,21 @@ def _shake_hands(
             if certified:
                 secure.sendall(HTTP2_HELLO)
                 if not secure.recv(1):
-                    raise _Ended(Ending.CLOSED, f"{where} closed the connection after the handshake.")
+                    raise _Ended(Reach.CLOSED_AFTER_HANDSHAKE, f"{where} closed the connection after the handshake.")
             return presented, secure.selected_alpn_protocol(), secure.version()
     except ssl.SSLCertVerificationError as error:
         raise _Ended(
-            Ending.UNTRUSTED,
+            Reach.NOT_TRUSTED,
             f"{where} shows a certificate that is not good for {name!r}: {error.verify_message}.",
             _VERIFY_ADVICE.get(error.verify_code),
         ) from error
     except ssl.SSLError as error:
         reason = (error.reason or str(error)).replace("_", " ").lower()
-        raise _Ended(Ending.HANDSHAKE_REFUSED, f"{where} ended the handshake: {reason}.") from error
+        raise _Ended(Reach.HANDSHAKE_REFUSED, f"{where} ended the handshake: {reason}.") from error
     except TimeoutError as error:
-        raise _Ended(Ending.SILENT, f"{where} took the connection and then said nothing for {seconds:g} s.") from error
+        raise _Ended(Reach.SILENT, f"{where} took the connection and then said nothing for {seconds:g} s.") from error
     except OSError as error:
-        raise _Ended(Ending.BROKEN, f"{where} broke the connection in the handshake: {error}.") from error
+        raise _Ended(Reach.BROKEN, f"{where} broke the connection in the handshake: {error}.") from error
 
 
 def clock_ahead(folder: Path, settings: LinkSettings, route: Route, now: datetime, seconds: float) -> timedelta | None:

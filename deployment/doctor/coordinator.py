@@ -11,7 +11,7 @@ from limbeck.deployment.bringup import COORDINATOR_SETTINGS
 from limbeck.deployment.certificates import Role
 from limbeck.deployment.doctor import connection, shared
 from limbeck.deployment.doctor.checks import Examination, Findings, Side, check, fail, ok, warn
-from limbeck.deployment.doctor.connection import Ending
+from limbeck.deployment.doctor.connection import Reach
 from limbeck.operators.errors import CertificateError, SettingError
 from limbeck.protos import accounting, codec
 from limbeck.server import serve
@@ -84,7 +84,7 @@ def port(coordinator: Coordinator, examination: Examination) -> Findings:
         certified=False,
         expected=expected,
     )
-    if greeting.ending is Ending.NOTHING_LISTENS:
+    if greeting.reach is Reach.NOTHING_LISTENS:
         yield warn(f"Nothing listens at {settings.listen} yet.", "Start it: ./start.sh")
     else:
         yield greeting.finding

@@ -16,7 +16,7 @@ from limbeck.deployment.bringup import SITE_SETTINGS
 from limbeck.deployment.certificates import Role
 from limbeck.deployment.doctor import connection, shared
 from limbeck.deployment.doctor.checks import Examination, Finding, Findings, Outcome, Side, check, fail, ok, warn
-from limbeck.deployment.doctor.connection import Ending
+from limbeck.deployment.doctor.connection import Reach
 from limbeck.deployment.doctor.shared import CLOCK_TOLERANCE
 from limbeck.operators.errors import CertificateError, DataError, SettingError
 from limbeck.protos.files import OTHERS
@@ -54,7 +54,7 @@ def coordinator(site: Site, examination: Examination) -> Findings:
         raise CertificateError(f"Expected a certificate and its key for a connection to {link.address}: {error}.") from error
     greeting = connection.greet(context, route, link.server_name or host, seconds, certified=True)
     yield greeting.finding
-    if greeting.ending is not Ending.REACHED:
+    if greeting.reach is not Reach.ANSWERED:
         return
     ahead = connection.clock_ahead(site.folder, link, route, now, seconds)
     if ahead is None:

@@ -26,7 +26,8 @@ from limbeck.client.ledger import Ledger
 from limbeck.client.link import Daemon
 from limbeck.client.site import Site
 from limbeck.deployment import bringup, doctor, keys
-from limbeck.deployment.doctor import Finding, Outcome, shared
+from limbeck.deployment.doctor import Finding, Outcome, connection, shared
+from limbeck.deployment.doctor.connection import Reach
 from limbeck.operators.errors import SettingError
 from limbeck.protos import codec, signing
 from limbeck.protos.messages import Offer
@@ -434,6 +435,10 @@ def test_a_port_that_says_nothing_or_something_else_or_is_closed_costs_bounded_t
         assert reach(site, port).outcome is Outcome.FAIL or "not as gRPC does" in reach(site, port).found
     (site / "site.toml").write_text(text)
     assert "cannot be resolved" in reach(site, 1, "no-such-host.invalid").found
+
+
+def test_there_is_advice_for_every_way_that_a_connection_can_fail() -> None:
+    assert {reach for reach in Reach if not connection.ADVICE[reach]} == {Reach.ANSWERED}
 
 
 def test_the_coordinator_sees_whether_it_listens_and_with_which_certificate(federation: Path) -> None:
