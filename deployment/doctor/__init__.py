@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from limbeck.base.errors import SettingError
 from limbeck.client.site import Site
 from limbeck.deployment.bringup import COORDINATOR_SETTINGS, SITE_SETTINGS
 from limbeck.deployment.doctor import authority, coordinator, shared, site
 from limbeck.deployment.doctor.checks import Check, Examination, Finding, Outcome, Side, check
 from limbeck.deployment.doctor.coordinator import Coordinator
-from limbeck.operators.errors import SettingError
 
 __all__ = ["CONNECT_SECONDS", "SIDES", "Check", "Finding", "Outcome", "check", "examine", "healthy"]
 

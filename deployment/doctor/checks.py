@@ -13,8 +13,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from limbeck.operators.errors import LimbeckError
-from limbeck.protos.printable import printable
+from limbeck.base.errors import LimbeckError
+from limbeck.base.printable import printable
 
 log = logging.getLogger(__name__)
 

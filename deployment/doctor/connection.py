@@ -16,11 +16,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from limbeck.base.errors import CertificateError, SettingError
 from limbeck.client import proxy
 from limbeck.client.proxy import Route
 from limbeck.client.site import LinkSettings
 from limbeck.deployment.doctor.checks import Finding, Outcome
-from limbeck.operators.errors import CertificateError, SettingError
 from limbeck.protos import link
 
 # The first bytes of HTTP/2, on which gRPC runs: its preface and empty settings. A server that accepts our certificate answers with its own.

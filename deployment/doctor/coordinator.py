@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from limbeck.base.errors import CertificateError, SettingError
 from limbeck.client.proxy import Route
 from limbeck.deployment import certificates, keys
 from limbeck.deployment.bringup import COORDINATOR_SETTINGS
@@ -12,8 +13,8 @@ from limbeck.deployment.certificates import Role
 from limbeck.deployment.doctor import connection, shared
 from limbeck.deployment.doctor.checks import Examination, Findings, Side, check, fail, ok, warn
 from limbeck.deployment.doctor.connection import Reach
-from limbeck.operators.errors import CertificateError, SettingError
-from limbeck.protos import accounting, codec
+from limbeck.plans import accounting
+from limbeck.protos import codec
 from limbeck.server import serve
 from limbeck.server.serve import CoordinatorSettings
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from limbeck.base.files import OTHERS
 from limbeck.deployment import certificates
 from limbeck.deployment.certificates import Role
 from limbeck.deployment.doctor.checks import Check, Examination, Finding, Findings, Outcome, check, fail, ok, warn
-from limbeck.protos.files import OTHERS
-from limbeck.protos.transfer_set import digest, read_arrays
+from limbeck.inputs.transfer_set import digest, read_arrays
 
 EXPIRES_SOON_DAYS = 30
 CLOCK_TOLERANCE = timedelta(minutes=5)

@@ -9,8 +9,10 @@ import stat
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from limbeck.client import encoders, proxy, records
+from limbeck.base.errors import CertificateError, DataError, SettingError
+from limbeck.base.files import OTHERS
 from limbeck.client import policy as policies
+from limbeck.client import proxy, records
 from limbeck.client.site import Site
 from limbeck.deployment.bringup import SITE_SETTINGS
 from limbeck.deployment.certificates import Role
@@ -18,8 +20,7 @@ from limbeck.deployment.doctor import connection, shared
 from limbeck.deployment.doctor.checks import Examination, Finding, Findings, Outcome, Side, check, fail, ok, warn
 from limbeck.deployment.doctor.connection import Reach
 from limbeck.deployment.doctor.shared import CLOCK_TOLERANCE
-from limbeck.operators.errors import CertificateError, DataError, SettingError
-from limbeck.protos.files import OTHERS
+from limbeck.inputs import encoders
 
 BUDGET_NEARLY_SPENT = 0.9
 PLACEHOLDER_DATA_SET = "our-records"
