@@ -35,6 +35,7 @@ from limbeck.client.site import LinkSettings, Site
 from limbeck.deployment import certificates, keys
 from limbeck.deployment.bringup import COORDINATOR_SETTINGS, SITE_SETTINGS
 from limbeck.deployment.certificates import Role
+from limbeck.deployment.defaults import CONNECT_SECONDS
 from limbeck.operators.errors import CertificateError, DataError, LimbeckError, SettingError
 from limbeck.protos import accounting, codec, link
 from limbeck.protos.files import OTHERS
@@ -46,7 +47,6 @@ from limbeck.server.serve import CoordinatorSettings
 
 log = logging.getLogger(__name__)
 
-CONNECT_SECONDS = 5.0
 EXPIRES_SOON_DAYS = 30
 CLOCK_TOLERANCE = timedelta(minutes=5)
 FILES_LOOKED_AT = 10_000

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import limbeck.cli  # noqa: F401 - before gRPC is loaded
+from limbeck.protos import tls  # noqa: F401 - before gRPC is loaded
 
 # isort: split
 
