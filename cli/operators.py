@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from limbeck.operators.errors import SettingError
+from limbeck.base.errors import SettingError
 
 if TYPE_CHECKING:
     import torch
@@ -176,7 +176,8 @@ def factory(which: str) -> Callable[[float], Any]:
 
 
 def _entropy_target(temperature: float) -> EntropyTarget:
-    from limbeck.operators import EntropyTarget, check
+    from limbeck.base import check
+    from limbeck.operators import EntropyTarget
 
     check.at_least(1.0, temperature=temperature)
     return EntropyTarget(1 - 1 / temperature, relative=True)

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from limbeck.operators.errors import DataError, LedgerError, SettingError, TranscriptError, WireError
-from limbeck.protos.printable import plain_console
+from limbeck.base.errors import DataError, LedgerError, SettingError, TranscriptError, WireError
+from limbeck.base.printable import plain_console
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from limbeck.client import ledger as ledgers
     from limbeck.client.transcript import Sent
-    from limbeck.protos.messages import Offer, Plan, Share
+    from limbeck.plans.schema import Plan
+    from limbeck.protos.messages import Offer, Share
 
 policy_app = typer.Typer(
     help="""What a plan may ask of this site.
@@ -76,7 +77,7 @@ def check_policy(
     """
     from limbeck.client import policy as policies
     from limbeck.client.site import Site
-    from limbeck.protos import accounting
+    from limbeck.plans import accounting
 
     if policy.is_dir():
         Site(policy).check_ledger()
@@ -171,7 +172,7 @@ def show_ledger(
 
 def cost_in_words(book: ledgers.Book) -> list[str]:
     """What a ledger's charges cost together, in the two senses that this can have."""
-    from limbeck.protos import privacy_filter
+    from limbeck.plans import privacy_filter
 
     if book.declared:
         line = f"Records {book.terms.data_set!r}: epsilon is infinite, at any delta: something without a guarantee was released."
@@ -415,7 +416,7 @@ def _show_share(console: Console, share: Share, plan: Plan) -> None:
 
 def _describe(book: ledgers.Book) -> dict[str, Any]:
     """A ledger as JSON values."""
-    from limbeck.protos import accounting, privacy_filter
+    from limbeck.plans import accounting, privacy_filter
 
     entries = [
         {

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from limbeck.base.printable import plain_console, printable, printable_lines
 from limbeck.deployment.defaults import CONNECT_SECONDS, COORDINATOR_PORT, DAYS, WATCH_PORT
-from limbeck.protos.printable import plain_console, printable, printable_lines
 
 if TYPE_CHECKING:
     from rich.console import Console

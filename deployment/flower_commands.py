@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from limbeck.base.errors import DataError
+from limbeck.base.printable import printable
 from limbeck.deployment.defaults import RUNTIME_PORT
-from limbeck.operators.errors import DataError
-from limbeck.protos.printable import printable
 
 app = typer.Typer(
     help="""Run over Flower's SuperLink and SuperNodes (docs/superlink.md).

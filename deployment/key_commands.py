@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from limbeck.base.errors import CertificateError, DataError, SettingError, WireError
+from limbeck.base.files import check_private, write_durably
+from limbeck.base.printable import plain_console
 from limbeck.deployment.defaults import AUTHORITY_DAYS, DAYS
-from limbeck.operators.errors import CertificateError, DataError, SettingError, WireError
-from limbeck.protos.files import check_private, write_durably
-from limbeck.protos.printable import plain_console
 
 if TYPE_CHECKING:
     from cryptography import x509

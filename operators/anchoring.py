@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from limbeck.operators import check
+from limbeck.base import check
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.operators.errors import SettingError
+from limbeck.base.errors import SettingError
 from limbeck.operators.softening import SeparableSoftening
 
 # From T to an operator: a callable from (N, K) probabilities to (N, K). One with a method from_log is taken in log space.

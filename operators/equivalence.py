@@ -28,8 +28,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from limbeck.operators import check
-from limbeck.operators.errors import SettingError
+from limbeck.base import check
+from limbeck.base.errors import SettingError
 from limbeck.operators.softening import TemperedSoftening
 
 Family = Callable[[float], TemperedSoftening]

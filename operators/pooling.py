@@ -22,8 +22,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from limbeck.operators import check
-from limbeck.operators.errors import SettingError
+from limbeck.base import check
+from limbeck.base.errors import SettingError
 from limbeck.operators.softening import Power, Softening
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from limbeck.operators import check
+from limbeck.base import check
 
 
 @dataclass(frozen=True, slots=True)

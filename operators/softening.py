@@ -21,9 +21,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, logaddexp
 
-from limbeck.operators import check
+from limbeck.base import check
+from limbeck.base.errors import SettingError
 from limbeck.operators.entropy_target import EntropyTarget
-from limbeck.operators.errors import SettingError
 
 # From here on exp is left in log space; below it, exp(60) = 1e26 is far from overflow in float32.
 FAR = 60.0

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from limbeck.operators import check
+from limbeck.base import check
 from limbeck.operators.truncated import Truncated
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from limbeck.operators.errors import SettingError
-from limbeck.protos.printable import printable
+from limbeck.base.errors import SettingError
+from limbeck.base.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console

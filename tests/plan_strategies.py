@@ -1,4 +1,4 @@
-"""Any plan that may be: a hypothesis strategy over all that `limbeck.protos.plan_checks` lets through, its bounds included."""
+"""Any plan that may be: a hypothesis strategy over all that `limbeck.plans.checks` lets through, its bounds included."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import math
 
 from hypothesis import strategies as st
 
-from limbeck.protos.accounting import SMALLEST_SAMPLED_NOISE
-from limbeck.protos.messages import (
+from limbeck.plans.accounting import SMALLEST_SAMPLED_NOISE
+from limbeck.plans.checks import CELLS, GAIN, REALS, SOFTEN_OR_SHARPEN, VOTES_LEARNING_RATE, WHOLES
+from limbeck.plans.schema import (
     ARCHITECTURES,
     FEATURES,
     STUDENTS,
@@ -31,7 +32,6 @@ from limbeck.protos.messages import (
     Unit,
     VotesTeaching,
 )
-from limbeck.protos.plan_checks import CELLS, GAIN, REALS, SOFTEN_OR_SHARPEN, VOTES_LEARNING_RATE, WHOLES
 
 # Sparsities and hashes are not in a table.
 HASHES = st.binary(min_size=32, max_size=32)

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from limbeck.base.errors import SettingError
 from limbeck.operators import EntropyTarget, Hybrid, Mixing, Power, Separable, Softening, Tsallis, family
-from limbeck.operators.errors import SettingError
 
 Factory = Callable[[float], Softening]
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import limbeck.operators
+from limbeck.base.errors import SettingError
 from limbeck.operators import (
     Hybrid,
     Mixing,
@@ -26,7 +27,6 @@ from limbeck.operators import (
     concatenate,
     truncated,
 )
-from limbeck.operators.errors import SettingError
 
 
 def rows(seed: int, n: int = 6, classes: int = 8) -> torch.Tensor:
