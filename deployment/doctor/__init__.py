@@ -17,13 +17,12 @@ from pathlib import Path
 from limbeck.base.errors import SettingError
 from limbeck.client.site import Site
 from limbeck.deployment.bringup import COORDINATOR_SETTINGS, SITE_SETTINGS
+from limbeck.deployment.defaults import CONNECT_SECONDS
 from limbeck.deployment.doctor import authority, coordinator, shared, site
 from limbeck.deployment.doctor.checks import Check, Examination, Finding, Outcome, Side, check
 from limbeck.deployment.doctor.coordinator import Coordinator
 
 __all__ = ["CONNECT_SECONDS", "SIDES", "Check", "Finding", "Outcome", "check", "examine", "healthy"]
-
-CONNECT_SECONDS = 5.0
 
 AnySide = Side[Site] | Side[Coordinator] | Side[Path]
 SIDES: tuple[AnySide, ...] = (site.SIDE, coordinator.SIDE, authority.SIDE)
