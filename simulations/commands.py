@@ -9,38 +9,52 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from limbeck.base.errors import SettingError
 from limbeck.base.printable import printable
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from limbeck.simulations.metrics import Metrics
 
 CLIENTS_SHOWN = 20
 
 
 def simulate(
-    scenario: Annotated[str | None, typer.Argument(help="A scenario's name or a TOML file; default: default.")] = None,
+    scenario: Annotated[
+        str | None, typer.Argument(help="A scenario's name, or a TOML file; default: the scenario named default.")
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as privacy.epsilon=1.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder; default: runs/SCENARIO-DATE-TIME.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder of the run; default: runs/SCENARIO-DATE-TIME.")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out after its last finished stage.")
+        bool, typer.Option("--resume", help="Continue the run in --out after its last finished stage.")
     ] = False,
-    carrier: Annotated[str, typer.Option(help="local, or flower (Flower's engine on Ray).")] = "local",
+    carrier: Annotated[
+        str, typer.Option(help="What carries the messages: local, or flower (Flower's engine on Ray).")
+    ] = "local",
     sites: Annotated[
-        Path | None, typer.Option(help="Go on with the site folders of an earlier run, ledgers and all.")
+        Path | None, typer.Option(help="Reuse the site folders of an earlier run, including their ledgers.")
     ] = None,
     prepare_only: Annotated[
-        bool, typer.Option("--prepare-only", help="Only make the run's folder, with a bundle that `flwr run` starts.")
+        bool, typer.Option("--prepare-only", help="Only make the run's folder, with a bundle for `flwr run`.")
     ] = False,
 ) -> None:
-    """Simulate a federation: the real client and server apps on real records, to a report."""
+    """Simulate a federation: the real client and server apps on real records, from a scenario to a report.
+
+    \b
+    Examples:
+      limbeck simulate
+      limbeck simulate digits-tiny --set privacy.epsilon=1 --out runs/one
+      limbeck simulate --resume --out runs/one
+      limbeck simulate my-scenario.toml --carrier flower
+    """
+    from rich.console import Console
+
     from limbeck.simulations import run
     from limbeck.simulations.scenario import load
 
@@ -77,7 +91,15 @@ def _hint(console: Console, out: Path) -> Iterator[None]:
 
 
 def scenarios() -> None:
-    """List the scenarios that ship."""
+    """List the scenarios that come with limbeck.
+
+    \b
+    Examples:
+      limbeck scenarios
+    """
+    from rich.console import Console
+    from rich.table import Table
+
     from limbeck.simulations.scenario import shipped
 
     table = Table("scenario", "what it is")
@@ -87,7 +109,12 @@ def scenarios() -> None:
 
 
 def report(folder: Annotated[Path, typer.Argument(help="A finished run's folder.")]) -> None:
-    """Make the report of a finished run again."""
+    """Make the report of a finished run again.
+
+    \b
+    Examples:
+      limbeck report runs/one
+    """
     from limbeck.simulations import report as pages
 
     print(pages.build(folder))
@@ -155,6 +182,9 @@ def _summary(console: Console, run: Metrics) -> None:
 
 def _table(title: str, *columns: str) -> Table:
     """A table that fits 80 columns."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 or column == "status" else "right")
