@@ -12,9 +12,10 @@ from limbeck.operators.equivalence import (
     compare_targets,
     reparametrise,
 )
+from limbeck.operators.families import Family, family
 from limbeck.operators.heads import Nucleus, Raw, Renormalised
 from limbeck.operators.sampling import LabelsOnly, Sampled
-from limbeck.operators.softening import Hybrid, Mixing, Power, Separable, SeparableSoftening, Softening, Tsallis, family
+from limbeck.operators.softening import Hybrid, Mixing, Power, Separable, SeparableSoftening, Softening, Tsallis
 from limbeck.operators.tail import TailInterval, tail_interval
 from limbeck.operators.truncated import Truncated, concatenate
 from limbeck.operators.truncation import SoftenThenTruncate, TopK, TruncateThenSoften, Truncation
@@ -24,6 +25,7 @@ __all__ = [
     "Calibration",
     "Comparison",
     "EntropyTarget",
+    "Family",
     "Hybrid",
     "LabelsOnly",
     "Mixing",

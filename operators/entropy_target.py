@@ -43,6 +43,12 @@ class EntropyTarget:
         if self.relative and self.entropy > 1:
             raise SettingError(f"Expected entropy <= 1 as a share of log K, got {self.entropy!r}.")
 
+    @classmethod
+    def at_temperature(cls, temperature: float) -> EntropyTarget:
+        """The family in T >= 1: h = (1 - 1/T) log K."""
+        check.at_least(1.0, temperature=temperature)
+        return cls(1 - 1 / temperature, relative=True)
+
     def __call__(self, p_NK: Tensor) -> Tensor:
         return self.from_log(p_NK.log()).exp()
 

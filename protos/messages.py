@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from limbeck.operators import Family  # noqa: F401  re-exported
 from limbeck.operators import Truncated
 
 VERSION = 1
@@ -168,16 +169,6 @@ class RecordCount:
 
 
 Counts = LabelCounts | RecordCount
-
-
-class Family(Enum):
-    """Softening operators, `limbeck.operators.softening.family`. All but POWER and HYBRID take T >= 1 only."""
-
-    POWER = "power"
-    MIXING = "mixing"
-    HYBRID = "hybrid"
-    TSALLIS = "tsallis"
-    ENTROPY_TARGET = "entropy-target"
 
 
 class Coding(Enum):

@@ -22,7 +22,7 @@ FAMILIES: dict[str, Factory] = {
     "hybrid": Hybrid,
     "tsallis 0.5": partial(Tsallis, 0.5),
     "tsallis 2": partial(Tsallis, 2.0),
-    "entropy target": lambda temperature: EntropyTarget(1 - 1 / temperature, relative=True),
+    "entropy target": EntropyTarget.at_temperature,
     "separable": lambda temperature: Separable(lambda log_p, t: log_p / t**2, temperature, log_space=True),
 }
 TWO_SIDED: dict[str, Factory] = {name: FAMILIES[name] for name in ("power", "hybrid", "separable")}
@@ -364,7 +364,7 @@ def test_a_family_goes_by_name_and_an_unknown_one_is_refused_with_the_known() ->
     assert [family(name, 2.0) for name in ("power", "mixing", "hybrid")] == [Power(2.0), Mixing(2.0), Hybrid(2.0)]
     assert family("entropy-target", 2.0) == EntropyTarget(0.5, relative=True)
     assert family("tsallis", 2.0, order=0.5) == Tsallis(0.5, 2.0)
-    with pytest.raises(SettingError, match="power, mixing, hybrid, entropy-target, tsallis"):
+    with pytest.raises(SettingError, match="power, mixing, hybrid, tsallis, entropy-target"):
         family("sparsemax", 2.0)
 
 
