@@ -13,8 +13,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from limbeck.base.errors import SettingError
 from limbeck.operators import Family, Softening
-from limbeck.operators.errors import SettingError
 
 # A palette that the colour-blind tell apart; one colour a family, the same in all panels.
 FAMILIES: dict[str, tuple[Family, float | None, str]] = {

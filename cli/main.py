@@ -11,16 +11,16 @@ from pathlib import Path
 import typer
 from rich.logging import RichHandler
 
+from limbeck.base.errors import LimbeckError
+from limbeck.base.files import keep_to_owner
+from limbeck.base.printable import escape_logs, plain_console, printable, printable_lines
 from limbeck.cli import operators
 from limbeck.client import commands as client_commands
 from limbeck.client import link_commands, teacher_commands
 from limbeck.deployment import commands as deployment_commands
-from limbeck.deployment import flower_commands, key_commands
-from limbeck.operators.errors import LimbeckError
-from limbeck.protos.files import keep_to_owner
-from limbeck.protos.printable import escape_logs, plain_console, printable, printable_lines
+from limbeck.deployment import flower_commands, key_commands, plan_commands
 from limbeck.server import commands as server_commands
-from limbeck.simulations import commands, plans
+from limbeck.simulations import commands
 from limbeck.simulations.data import commands as data_commands
 
 app = typer.Typer(
@@ -42,7 +42,7 @@ app.add_typer(client_commands.policy_app, name="policy")
 app.add_typer(client_commands.ledger_app, name="ledger")
 app.add_typer(client_commands.transcript_app, name="transcript")
 app.add_typer(key_commands.app, name="keys")
-app.add_typer(plans.app, name="plan")
+app.add_typer(plan_commands.app, name="plan")
 app.add_typer(deployment_commands.deploy_app, name="deploy")
 app.command("doctor")(deployment_commands.doctor)
 app.add_typer(flower_commands.app, name="flower")

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from limbeck.base import check
+from limbeck.base.errors import SettingError
 from limbeck.operators import (
     EntropyTarget,
     Hybrid,
@@ -27,9 +29,7 @@ from limbeck.operators import (
     Truncation,
     Tsallis,
     axioms,
-    check,
 )
-from limbeck.operators.errors import SettingError
 from limbeck.operators.projections import ArgMax, Sparsemax
 
 app = typer.Typer(help="Softening operators: list them, check axioms, draw the families.", no_args_is_help=True)

@@ -13,15 +13,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from limbeck.base.errors import DataError, LedgerError, SettingError, TranscriptError, WireError
+from limbeck.base.printable import plain_console
 from limbeck.client import ledger as ledgers
 from limbeck.client import policy as policies
 from limbeck.client import recovery
 from limbeck.client.site import Site
 from limbeck.client.transcript import Sent, Transcript
-from limbeck.operators.errors import DataError, LedgerError, SettingError, TranscriptError, WireError
-from limbeck.protos import accounting, codec, privacy_filter
-from limbeck.protos.messages import Offer, Plan, Share, Taught
-from limbeck.protos.printable import plain_console
+from limbeck.plans import accounting, privacy_filter
+from limbeck.plans.schema import Plan
+from limbeck.protos import codec
+from limbeck.protos.messages import Offer, Share, Taught
 
 policy_app = typer.Typer(help="What a plan may ask of this site.", no_args_is_help=True)
 ledger_app = typer.Typer(help="What was spent of a data set's privacy budget.", no_args_is_help=True)

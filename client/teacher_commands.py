@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from limbeck.operators.errors import DataError, SettingError
+from limbeck.base.errors import DataError, SettingError
 
 app = typer.Typer(
     help="A site's own teacher: a template and a test kit for nets, a server for finished models.", no_args_is_help=True

@@ -21,12 +21,12 @@ from pathlib import Path
 
 import jinja2
 
+from limbeck.base import check
+from limbeck.base.errors import SettingError
+from limbeck.base.files import create_private, create_private_folder
 from limbeck.client import policy
 from limbeck.deployment import certificates, keys
-from limbeck.operators import check
-from limbeck.operators.errors import SettingError
 from limbeck.protos import signing
-from limbeck.protos.files import create_private, create_private_folder
 
 TEMPLATES = Path(__file__).parent / "templates"
 PORT = 7443

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from limbeck.base.printable import plain_console, printable, printable_lines
 from limbeck.deployment import bringup, keys, superlink_status
 from limbeck.deployment import doctor as doctors
 from limbeck.deployment import status as statuses
@@ -20,7 +21,6 @@ from limbeck.deployment import watch as watching
 from limbeck.deployment.doctor import Outcome
 from limbeck.deployment.status import Status
 from limbeck.deployment.superlink_status import SuperLinkStatus
-from limbeck.protos.printable import plain_console, printable, printable_lines
 
 STYLES = {Outcome.OK: "green", Outcome.WARN: "yellow", Outcome.FAIL: "bold red"}
 STATE_STYLES = {"answered": "green", "declined": "yellow", "left out": "red", "lost": "red"}

@@ -28,19 +28,21 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from limbeck.client import encoders, proxy, records
+from limbeck.base.errors import CertificateError, DataError, LimbeckError, SettingError
+from limbeck.base.files import OTHERS
+from limbeck.base.printable import printable
 from limbeck.client import policy as policies
+from limbeck.client import proxy, records
 from limbeck.client.proxy import Route
 from limbeck.client.site import LinkSettings, Site
 from limbeck.deployment import certificates, keys
 from limbeck.deployment.bringup import COORDINATOR_SETTINGS, SITE_SETTINGS
 from limbeck.deployment.certificates import Role
-from limbeck.operators.errors import CertificateError, DataError, LimbeckError, SettingError
-from limbeck.protos import accounting, codec, link
-from limbeck.protos.files import OTHERS
+from limbeck.inputs import encoders
+from limbeck.inputs.transfer_set import digest, read_arrays
+from limbeck.plans import accounting
+from limbeck.protos import codec, link
 from limbeck.protos.messages import Offer
-from limbeck.protos.printable import printable
-from limbeck.protos.transfer_set import digest, read_arrays
 from limbeck.server import serve
 from limbeck.server.serve import CoordinatorSettings
 

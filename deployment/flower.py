@@ -24,13 +24,13 @@ import tomli_w
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from limbeck.base.errors import CertificateError, RunError, SettingError
+from limbeck.base.files import create_private, create_private_folder, write_durably
 from limbeck.client.proxy import EXCEPTIONS
 from limbeck.client.site import Site
 from limbeck.deployment import certificates
 from limbeck.deployment.certificates import Role
 from limbeck.deployment.supervisor import Supervisor
-from limbeck.operators.errors import CertificateError, RunError, SettingError
-from limbeck.protos.files import create_private, create_private_folder, write_durably
 from limbeck.server.bundle import OFFLINE
 
 CONNECTION = "coordinator"

@@ -9,11 +9,11 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from limbeck.base.errors import DataError
+from limbeck.base.printable import printable
 from limbeck.deployment import flower, supervisor
 from limbeck.deployment.superlink_status import Note
-from limbeck.operators.errors import DataError
 from limbeck.protos import codec
-from limbeck.protos.printable import printable
 from limbeck.server import bundle as bundles
 
 app = typer.Typer(help="Run over Flower's SuperLink and SuperNodes (docs/superlink.md).", no_args_is_help=True)

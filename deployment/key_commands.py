@@ -15,11 +15,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from limbeck.base.errors import CertificateError, DataError, SettingError, WireError
+from limbeck.base.files import check_private, write_durably
+from limbeck.base.printable import plain_console
 from limbeck.deployment import certificates, keys
-from limbeck.operators.errors import CertificateError, DataError, SettingError, WireError
 from limbeck.protos import codec, signing
-from limbeck.protos.files import check_private, write_durably
-from limbeck.protos.printable import plain_console
 
 app = typer.Typer(help="Certificates of the coordinator and the sites, and keys that sign plans.", no_args_is_help=True)
 

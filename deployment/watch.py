@@ -25,12 +25,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from limbeck.base.errors import LimbeckError, SettingError
+from limbeck.base.printable import printable
 from limbeck.deployment import status
 from limbeck.deployment.bringup import TEMPLATES
 from limbeck.deployment.status import StageStatus, Status, TestData
 from limbeck.deployment.superlink_status import Asker
-from limbeck.operators.errors import LimbeckError, SettingError
-from limbeck.protos.printable import printable
 
 log = logging.getLogger(__name__)
 

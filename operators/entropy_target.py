@@ -11,8 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from limbeck.operators import check
-from limbeck.operators.errors import SettingError
+from limbeck.base import check
+from limbeck.base.errors import SettingError
+
+__all__ = ["EntropyTarget"]
 
 # Search for log T in [0, 60]: at T = e^60 any distribution whose logarithms are finite in float64 is uniform to the last bit.
 LARGEST_LOG_TEMPERATURE = 60.0

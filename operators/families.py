@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+from limbeck.base.errors import SettingError
 from limbeck.operators.entropy_target import EntropyTarget
-from limbeck.operators.errors import SettingError
 from limbeck.operators.softening import Hybrid, Mixing, Power, Softening, Tsallis
 
 __all__ = ["Family", "family"]

@@ -21,8 +21,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from limbeck.operators.errors import SettingError
+from limbeck.base.errors import SettingError
 from limbeck.operators.softening import Power, Softening
+
+__all__ = ["Arithmetic", "Geometric", "Pooling", "PowerMean"]
 
 
 class Pooling(Protocol):

@@ -21,8 +21,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, logaddexp
 
-from limbeck.operators import check
-from limbeck.operators.errors import SettingError
+from limbeck.base import check
+from limbeck.base.errors import SettingError
+
+__all__ = ["Hybrid", "Mixing", "Power", "Separable", "SeparableSoftening", "Softening", "TemperedSoftening", "Tsallis"]
 
 # From here on exp is left in log space; below it, exp(60) = 1e26 is far from overflow in float32.
 FAR = 60.0

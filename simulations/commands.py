@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from limbeck.operators.errors import SettingError
-from limbeck.protos.printable import printable
+from limbeck.base.errors import SettingError
+from limbeck.base.printable import printable
 
 CLIENTS_SHOWN = 20
 

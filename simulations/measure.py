@@ -16,16 +16,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from limbeck.base.errors import RunError
+from limbeck.base.files import write_durably
 from limbeck.client import teachers
 from limbeck.client.app import SEEDED
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
 from limbeck.client.teachers.votes import Votes
-from limbeck.operators.errors import RunError
-from limbeck.protos import codec, privacy_filter
-from limbeck.protos.files import write_durably
-from limbeck.protos.messages import Guarantee, Plan
-from limbeck.protos.transfer_set import read_arrays
+from limbeck.inputs.transfer_set import read_arrays
+from limbeck.plans import privacy_filter
+from limbeck.plans.schema import Plan
+from limbeck.protos import codec
+from limbeck.protos.messages import Guarantee
 from limbeck.server import checkpoint, distil, pruning, student
 from limbeck.simulations import black_box
 from limbeck.simulations.scenario import Scenario

@@ -13,12 +13,13 @@ from typing import Any
 from flwr.app import Context, RecordDict
 from rich.console import Console
 
-from limbeck.operators.errors import RunError
+from limbeck.base.errors import RunError
+from limbeck.base.progress import bars
+from limbeck.plans.schema import Plan
 from limbeck.protos.flower_messages import SERVER_NODE
-from limbeck.protos.messages import Plan
 from limbeck.simulations import black_box, flower, grid, measure, prepare, report
 from limbeck.simulations.scenario import Scenario
-from limbeck.simulations.watch import Watch, bars
+from limbeck.simulations.watch import Watch
 
 CARRIERS = ("local", "flower")
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 import limbeck.cli  # noqa: F401 - before gRPC is loaded, as the command does
-from limbeck.protos.messages import (
+from limbeck.plans.schema import (
     Adjacency,
     Coding,
     Family,

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.operators.errors import SettingError
+from limbeck.base.errors import SettingError
 
 # From T to an operator: a callable from (N, K) probabilities to (N, K). If it has a method from_log, that is used, in log space.
 Factory = Callable[[float], Any]

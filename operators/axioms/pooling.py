@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from limbeck.operators import check
+from limbeck.base import check
 from limbeck.operators.axioms.findings import PoolingAxiom, PoolingCounterexample, PoolingFinding, Worst
 from limbeck.operators.axioms.measures import Sizes
 from limbeck.operators.axioms.narrowing import narrow

@@ -8,8 +8,8 @@ from typing import Any
 
 import jinja2
 
-from limbeck.operators.errors import RunError
-from limbeck.protos.files import write_durably
+from limbeck.base.errors import RunError
+from limbeck.base.files import write_durably
 from limbeck.simulations.report import plots
 
 HERE = Path(__file__).parent

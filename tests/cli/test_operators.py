@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from limbeck.base.errors import SettingError
 from limbeck.cli import families
 from limbeck.cli.main import app
 from limbeck.cli.operators import KNOWN, factory
-from limbeck.operators.errors import SettingError
 
 OWN = """
 from limbeck.operators import Power, Separable

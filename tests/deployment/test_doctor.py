@@ -19,20 +19,20 @@ import sites
 import tomli_w
 from typer.testing import CliRunner
 
+from limbeck.base.errors import SettingError
 from limbeck.cli.main import app
-from limbeck.client import encodings
-from limbeck.client.encodings import EncoderEncoding
 from limbeck.client.ledger import Ledger
 from limbeck.client.link import Daemon
 from limbeck.client.site import Site
 from limbeck.deployment import bringup, doctor, keys
 from limbeck.deployment.doctor import Finding, Outcome
-from limbeck.operators.errors import SettingError
+from limbeck.experiments.faults.linked import HANG_SECONDS
+from limbeck.inputs import encodings
+from limbeck.inputs.encodings import EncoderEncoding
+from limbeck.inputs.transfer_set import digest
 from limbeck.protos import codec, signing
 from limbeck.protos.messages import Offer
-from limbeck.protos.transfer_set import digest
 from limbeck.server import serve
-from limbeck.simulations.linked import HANG_SECONDS
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, r
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from limbeck.base.errors import CertificateError, LimbeckError, SettingError, WireError
 from limbeck.deployment import certificates, doctor, key_commands, keys
 from limbeck.deployment.certificates import Role
-from limbeck.operators.errors import CertificateError, LimbeckError, SettingError, WireError
 from limbeck.protos import tls
 from limbeck.server.link import Access
 

@@ -15,12 +15,12 @@ import pytest
 import recorded_runs
 import sites
 
+from limbeck.base.errors import LimbeckError, RunError
+from limbeck.base.printable import plain_console
 from limbeck.client.ledger import Ledger, close_idle
 from limbeck.client.site import Site
 from limbeck.deployment import bringup, commands, doctor, status, superlink_status, watch
-from limbeck.operators.errors import LimbeckError, RunError
 from limbeck.protos import codec
-from limbeck.protos.printable import plain_console
 
 # What a value of JSON or TOML is replaced by.
 VALUES = [

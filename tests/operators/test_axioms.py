@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from limbeck.base.errors import SettingError
 from limbeck.operators import EntropyTarget, Hybrid, Mixing, Power, Separable, Tsallis
 from limbeck.operators.axioms import Axiom, check, majorisation
-from limbeck.operators.errors import SettingError
 from limbeck.operators.projections import ArgMax, Sparsemax, nearest
 
 RANKING, CONTINUITY, ENTROPY, IDENTITY, BOUNDARY = list(Axiom)[1:]

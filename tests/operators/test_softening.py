@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from limbeck.operators import EntropyTarget, Hybrid, Mixing, Power, Separable, Softening, Tsallis, family
-from limbeck.operators.errors import SettingError
+from limbeck.base.errors import SettingError
+from limbeck.operators import EntropyTarget, Family, Hybrid, Mixing, Power, Separable, Softening, Tsallis, family
 
 Factory = Callable[[float], Softening]
 
@@ -366,6 +366,20 @@ def test_a_family_goes_by_name_and_an_unknown_one_is_refused_with_the_known() ->
     assert family("tsallis", 2.0, order=0.5) == Tsallis(0.5, 2.0)
     with pytest.raises(SettingError, match="power, mixing, hybrid, tsallis, entropy-target"):
         family("sparsemax", 2.0)
+
+
+@pytest.mark.parametrize("named", Family)
+def test_the_domain_that_the_table_states_is_the_one_that_the_operator_takes(named: Family) -> None:
+    order = 0.5 if named.takes_order else None
+    assert named.lowest_temperature in {0.0, 1.0}
+    if named.lowest_temperature == 1.0:
+        assert named.domain == "T >= 1"
+        with pytest.raises(SettingError, match=r"Expected temperature >= 1, got 0\.999"):
+            named.at(0.999, order=order)
+    else:
+        assert named.domain == "T > 0"
+        named.at(1e-3, order=order)
+    named.at(1.0, order=order)
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from limbeck.base.errors import BudgetError, SettingError
 from limbeck.client.app import respond
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
-from limbeck.operators.errors import BudgetError, SettingError
 from limbeck.protos import codec
 from limbeck.protos.messages import Ask, Declined, Offer, Reason, Teach
 from limbeck.simulations import black_box, commands, prepare, run, scenario

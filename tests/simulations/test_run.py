@@ -11,9 +11,9 @@ import pytest
 from flwr.app import Message, RecordDict
 from students import same_student
 
+from limbeck.base.errors import DataError, RunError, SettingError, TooFewClients
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
-from limbeck.operators.errors import DataError, RunError, SettingError, TooFewClients
 from limbeck.protos import carry, codec, flower_messages
 from limbeck.protos.messages import Ask, Share
 from limbeck.server import checkpoint

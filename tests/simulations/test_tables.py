@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import tiny_encoder
 
-from limbeck.client import encoders, encodings, tables
+from limbeck.base.errors import DataError, SettingError
 from limbeck.client.site import Site
-from limbeck.operators.errors import DataError, SettingError
-from limbeck.simulations import data, run, scenario, sweep
+from limbeck.experiments import sweep
+from limbeck.inputs import encoders, encodings, tables
+from limbeck.simulations import data, run, scenario
 from limbeck.simulations.data import tables as sets
 from limbeck.simulations.prepare import prepare
 
