@@ -80,7 +80,7 @@ def check_policy(
     from limbeck.plans import accounting
 
     if policy.is_dir():
-        Site(policy).check_ledger()
+        Site(policy).account.check()
     console, offer, rules = plain_console(), _offer(plan), policies.read(_policy_path(policy))
     asked = offer.plan
     broken = list(rules.broken_rules(asked, offer.author))
@@ -211,7 +211,7 @@ def verify_ledger(
             f"Expected the head {head} among {len(book.rows)} rows, found none: the ledger is not a later state of that one."
         )
     if path.is_dir():
-        Site(path).check_ledger(every_line=True)
+        Site(path).account.check(every_line=True)
     print(f"{len(book.rows)} rows, head {book.head}")
 
 
@@ -460,7 +460,7 @@ def _offer(path: Path) -> Offer:
 def _policy_path(path: Path) -> Path:
     from limbeck.client.site import Site
 
-    return path / Site(path).settings.policy if path.is_dir() else path
+    return Site(path).policy_path if path.is_dir() else path
 
 
 def _ledger_path(path: Path) -> Path:
