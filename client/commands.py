@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from limbeck.base.errors import DataError, LedgerError, SettingError, TranscriptError, WireError
+from limbeck.base.errors import DataError, LedgerError, SettingError, TranscriptError
 from limbeck.base.printable import plain_console
 from limbeck.client import ledger as ledgers
 from limbeck.client import policy as policies
@@ -22,8 +22,8 @@ from limbeck.client.site import Site
 from limbeck.client.transcript import Sent, Transcript
 from limbeck.plans import accounting, privacy_filter
 from limbeck.plans.schema import Plan
-from limbeck.protos import codec
-from limbeck.protos.messages import Offer, Share, Taught
+from limbeck.protos import codec, plan_file
+from limbeck.protos.messages import Share, Taught
 
 policy_app = typer.Typer(help="What a plan may ask of this site.", no_args_is_help=True)
 ledger_app = typer.Typer(help="What was spent of a data set's privacy budget.", no_args_is_help=True)
@@ -47,7 +47,7 @@ def check_policy(
     """
     if policy.is_dir():
         Site(policy).check_ledger()
-    console, offer, rules = plain_console(), _offer(plan), policies.read(_policy_path(policy))
+    console, offer, rules = plain_console(), plan_file.read(plan), policies.read(_policy_path(policy))
     asked = offer.plan
     broken = list(rules.broken_rules(asked, offer.author))
     cost = accounting.epsilon(((asked.teaching, asked.counts),), rules.budget.delta)
@@ -260,7 +260,7 @@ def _show_message(console: Console, sent: Sent, path: Path, plan_path: Path | No
         plan_path = Site(path).state(sent.plan_hash) / PLAN
     if plan_path is None:
         raise SettingError("Expected --plan with a transcript's file, got none: a message is decoded under its plan.")
-    plan = _offer(plan_path).plan if plan_path.exists() else None
+    plan = plan_file.read(plan_path).plan if plan_path.exists() else None
     if plan is None or codec.plan_hash(plan) != sent.plan_hash:
         raise DataError(f"Expected the plan {sent.plan_hash.hex()[:16]} in {plan_path}, found none or another.")
     reply = codec.decode_stored_reply(sent.data, plan=plan, expecting=codec.implied_request(sent.data, plan))
@@ -317,15 +317,6 @@ def _describe(book: ledgers.Book) -> dict[str, Any]:
         "head": book.head,
         "rows": rows,
     }
-
-
-def _offer(path: Path) -> Offer:
-    try:
-        return codec.decode_offer(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"Expected a plan at {path}: {error}.") from error
-    except WireError as error:
-        raise DataError(f"Expected a plan in {path}: {error}") from error
 
 
 def _policy_path(path: Path) -> Path:

@@ -22,6 +22,7 @@ from limbeck.plans.schema import (
     ARCHITECTURES,
     FEATURES,
     HASH_BYTES,
+    SHARPENING,
     STUDENTS,
     Family,
     LinearTeaching,
@@ -94,8 +95,10 @@ GAIN = 10.0
 VOTES_LEARNING_RATE = 1e3
 # Sides of an image: two halvings leave one pixel.
 LEAST_SIDE = 4
+# Characters of a class's name; and bytes of all as they travel, so that the offer of a plan stays within what a request may have.
+CLASS_NAME = 100
+CLASS_NAMES = 1 << 15
 GREY_FEATURES, IMAGE_TEACHERS, GREY_STUDENTS = ("scattering", "hog"), ("cnn", "resnet-gn"), ("cnn", "cnn-small")
-SOFTEN_OR_SHARPEN = (Family.POWER, Family.HYBRID)
 
 
 def check_plan(plan: Plan) -> None:
@@ -127,6 +130,23 @@ def check_plan(plan: Plan) -> None:
         _whole("black_box.draws", plan.black_box.draws)
     if plan.encoding is not None:
         _hash("encoding", plan.encoding)
+    _check_class_names(plan)
+
+
+def _check_class_names(plan: Plan) -> None:
+    names = plan.class_names
+    if not names:
+        return
+    if len(names) != plan.classes:
+        raise WireError(f"Expected class_names of the {plan.classes} classes or none, got {len(names)}.")
+    for index, name in enumerate(names):
+        text(f"class_names[{index}]", name, CLASS_NAME)
+        if name != name.strip():
+            raise WireError(f"Expected class_names[{index}] without spaces around it, got {name!r}.")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise WireError(f"Expected class_names that differ, got {twice!r} twice.")
+    whole("bytes of class_names", sum(len(name.encode()) + 3 for name in names), 1, CLASS_NAMES)
 
 
 def _check_stages(plan: Plan) -> None:
@@ -139,7 +159,7 @@ def _check_stages(plan: Plan) -> None:
     previous = 0.0
     for index, stage in enumerate(plan.stages):
         real(f"stages[{index}].sparsity", stage.sparsity, previous, 1, open_above=True)
-        least = lowest if plan.family in SOFTEN_OR_SHARPEN else 1.0
+        least = lowest if plan.family in SHARPENING else 1.0
         real(f"stages[{index}].temperature", stage.temperature, least, highest)
         previous = stage.sparsity
 

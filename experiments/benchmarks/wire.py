@@ -15,11 +15,12 @@ from pathlib import Path
 import torch
 
 from limbeck import operators
+from limbeck.plans.author import make_plan
 from limbeck.plans.schema import Coding, Plan
 from limbeck.protos import codec, messages
 from limbeck.protos.messages import Ask, Share
 from limbeck.server.pooling import Pool
-from limbeck.simulations import prepare, scenario
+from limbeck.simulations import scenario
 
 CASES = ((10_000, 10, 3), (50_000, 100, 8), (20_000, 1000, 16))
 REPEATS = 15
@@ -28,7 +29,7 @@ REPEATS = 15
 def share_plan(samples: int, classes: int, k: int, coding: str) -> Plan:
     """The default scenario's plan for other sizes."""
     own = scenario.load("default", [f"release.k={k}", f"release.coding={coding}", "pooling.kind=mean"])
-    return prepare.make_plan(own, transfer_set=bytes(32), samples=samples, classes=classes)
+    return make_plan(own, transfer_set=bytes(32), samples=samples, classes=classes)
 
 
 def wire() -> list[dict[str, object]]:
