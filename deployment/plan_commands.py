@@ -19,7 +19,17 @@ from limbeck.plans.schema import Plan, TopK
 from limbeck.plans.settings import PlanSettings
 from limbeck.protos.messages import Offer
 
-app = typer.Typer(help="Plans for federations of real sites.", no_args_is_help=True)
+app = typer.Typer(
+    help="""Plans for federations of real sites.
+
+    \b
+    Examples:
+      limbeck plan settings default --out plan.toml
+      limbeck plan make plan.toml --transfer public.npz --key plan.key
+      limbeck plan show plan.pb
+    """,
+    no_args_is_help=True,
+)
 
 ENCODING = "encoding.json"
 CLASSES_SHOWN = 20
@@ -236,6 +246,11 @@ def show_command(
     """Say what a plan asks of sites, what it costs them, and what the coordinator will do.
 
     Nothing is checked against a site's policy: that is `limbeck policy check`.
+
+    \b
+    Examples:
+      limbeck plan show plan.pb
+      limbeck plan show plan.pb --json
     """
     from limbeck.protos import plan_file
 
@@ -258,7 +273,13 @@ def encode_command(
     out: Annotated[Path, typer.Option(help="Where the rows go, for --transfer.")] = Path("public.npz"),
     encoding: Annotated[Path, typer.Option(help="Where the public encoding goes, for --encoding.")] = Path(ENCODING),
 ) -> None:
-    """Make rows of public texts by a frozen public encoder, and the encoding by which every site makes rows of its records."""
+    """Make rows of public texts by a frozen public encoder, and the encoding by which every site makes rows of its records.
+
+    \b
+    Examples:
+      limbeck plan encode public.csv --encoder all-MiniLM-L6-v2/
+      limbeck plan encode public.csv --encoder encoders:load --column review --out rows.npz
+    """
     import numpy as np
     from rich.console import Console
 
@@ -309,6 +330,11 @@ def make_command(
     """Make and sign a plan: the noise is calibrated to the epsilon of its settings, and the public inputs are bound by their hash.
 
     `limbeck plan settings SCENARIO` writes settings to start from.
+
+    \b
+    Examples:
+      limbeck plan make plan.toml --transfer public.npz --key plan.key
+      limbeck plan make plan.toml --transfer rows.npz --encoding encoding.json --key plan.key --set privacy.epsilon=1
     """
     from limbeck.plans import accounting
     from limbeck.plans.settings import load

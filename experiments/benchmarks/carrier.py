@@ -54,8 +54,8 @@ def measure(times: Path) -> dict[str, float]:
     """Seconds of one run, by kind. times: the folder where client workers note theirs; emptied here."""
     workers = os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as folder:
-        metrics = run.simulate(load("digits-hundred", [f"run.workers={workers}"]), Path(folder) / "run")
-    seconds, work = metrics["seconds"], 0.0
+        measured = run.simulate(load("digits-hundred", [f"run.workers={workers}"]), Path(folder) / "run")
+    seconds, work = measured.seconds, 0.0
     for path in times.iterdir():
         work += sum(map(float, path.read_text().splitlines()))
         path.unlink()
