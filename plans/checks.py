@@ -22,9 +22,7 @@ from limbeck.plans.schema import (
     ARCHITECTURES,
     FEATURES,
     HASH_BYTES,
-    SHARPENING,
     STUDENTS,
-    Family,
     LinearTeaching,
     NetTeaching,
     Plan,
@@ -151,7 +149,7 @@ def _check_class_names(plan: Plan) -> None:
 
 def _check_stages(plan: Plan) -> None:
     _whole("stages", len(plan.stages))
-    if (plan.tsallis_order is not None) != (plan.family is Family.TSALLIS):
+    if (plan.tsallis_order is not None) != plan.family.takes_order:
         raise WireError(f"Expected tsallis_order with family 'tsallis' and only then, got {plan.tsallis_order!r}.")
     if plan.tsallis_order is not None:
         _real("tsallis_order", plan.tsallis_order)
@@ -159,8 +157,7 @@ def _check_stages(plan: Plan) -> None:
     previous = 0.0
     for index, stage in enumerate(plan.stages):
         real(f"stages[{index}].sparsity", stage.sparsity, previous, 1, open_above=True)
-        least = lowest if plan.family in SHARPENING else 1.0
-        real(f"stages[{index}].temperature", stage.temperature, least, highest)
+        real(f"stages[{index}].temperature", stage.temperature, max(lowest, plan.family.lowest_temperature), highest)
         previous = stage.sparsity
 
 

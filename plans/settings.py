@@ -185,9 +185,10 @@ def problems(settings: PlanTables) -> list[str]:
             f"stages.temperature = {list(temperatures)}: expected one number, or stages.count = {stages.count} of them"
         )
     lowest = min(temperatures, default=1.0)
-    if schema.Family(release.softening) not in schema.SHARPENING and lowest < 1:
+    family = schema.Family(release.softening)
+    if lowest < family.lowest_temperature:
         found.append(f"stages.temperature = {lowest}: expected at least 1 with release.softening = {release.softening!r}")
-    if (release.softening == "tsallis") != (release.tsallis_order is not None):
+    if family.takes_order != (release.tsallis_order is not None):
         found.append(
             f"release.tsallis_order = {release.tsallis_order}: expected a number with release.softening = 'tsallis', and only then"
         )
