@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH := $(shell grep '^torch==' constraints.txt)
-PACKAGES := cli operators protos client server deployment simulations
+PACKAGES := base operators inputs plans protos client server deployment simulations experiments cli
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo test drill mutants check format environment types generate constraints clean
@@ -33,7 +33,7 @@ test: environment
 # Faults, with real processes: too slow for every commit.
 drill: environment
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v tests/drill
-	OMP_NUM_THREADS=1 $(BIN)/python -m limbeck.simulations.drill
+	OMP_NUM_THREADS=1 $(BIN)/python -m limbeck.experiments.faults.drill
 
 # Defences taken out one by one; prints those that no test notices. For a part of them: make mutants RUN="--area records"
 mutants: environment

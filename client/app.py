@@ -36,14 +36,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
-from limbeck.client import blackbox, release, teachers
-from limbeck.client.ledger import Entry, Ledger
-from limbeck.client.noise import Noise, UnsafeSeeded
-from limbeck.client.policy import AnyPolicy
-from limbeck.client.site import Site
-from limbeck.client.stored import Answers
-from limbeck.client.witness import BLACK_BOX, DIGITS, TAUGHT, TEACHER, TRAINING, UNSENT
-from limbeck.operators.errors import (
+from limbeck.base.errors import (
     BudgetError,
     DataError,
     LedgerError,
@@ -54,25 +47,19 @@ from limbeck.operators.errors import (
     TranscriptError,
     WireError,
 )
-from limbeck.protos import accounting, carry, codec, plan_checks
-from limbeck.protos.files import keep_to_owner, outliving_power_cuts, sync_folder, write_durably
-from limbeck.protos.messages import (
-    CUSTOM,
-    Accepted,
-    Ask,
-    Declined,
-    Guarantee,
-    NetTeaching,
-    Offer,
-    Plan,
-    Reason,
-    Reply,
-    Request,
-    Share,
-    Taught,
-    Teach,
-)
-from limbeck.protos.printable import escape_logs
+from limbeck.base.files import keep_to_owner, outliving_power_cuts, sync_folder, write_durably
+from limbeck.base.printable import escape_logs
+from limbeck.client import blackbox, release, teachers
+from limbeck.client.ledger import Entry, Ledger
+from limbeck.client.noise import Noise, UnsafeSeeded
+from limbeck.client.policy import AnyPolicy
+from limbeck.client.site import Site
+from limbeck.client.stored import Answers
+from limbeck.client.witness import BLACK_BOX, DIGITS, TAUGHT, TEACHER, TRAINING, UNSENT
+from limbeck.plans import accounting, checks
+from limbeck.plans.schema import CUSTOM, NetTeaching, Plan
+from limbeck.protos import carry, codec
+from limbeck.protos.messages import Accepted, Ask, Declined, Guarantee, Offer, Reason, Reply, Request, Share, Taught, Teach
 
 log = logging.getLogger(__name__)
 app = ClientApp()
@@ -272,7 +259,7 @@ def _public_inputs(site: Site, plan: Plan) -> NDArray[np.generic]:
     except DataError as error:
         raise _Decline(Reason.TRANSFER_SET) from error
     try:
-        plan_checks.check_inputs(plan, x_N)
+        checks.check_inputs(plan, x_N)
         teachers.check(plan.teaching, x_N, classes=plan.classes, factory=site.factory)
     except (SettingError, DataError) as error:
         raise _Decline(Reason.POLICY if _is_custom(plan) else Reason.PLAN) from error

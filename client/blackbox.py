@@ -31,12 +31,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from limbeck.base.errors import TeacherError, WireError
+from limbeck.base.files import write_durably
+from limbeck.base.printable import printable
 from limbeck.operators import Truncated
-from limbeck.operators.errors import TeacherError, WireError
+from limbeck.plans.schema import Family, Plan
 from limbeck.protos import teacher_codec as codec
-from limbeck.protos.files import write_durably
-from limbeck.protos.messages import Family, Plan
-from limbeck.protos.printable import printable
 from limbeck.protos.teacher import Answers, Batch, Description, Kind, kind_of
 
 log = logging.getLogger(__name__)

@@ -27,11 +27,11 @@ from typing import TYPE_CHECKING, cast
 
 from flwr.app import Context, Error, Message, RecordDict
 
-from limbeck.operators.errors import WireError
+from limbeck.base.errors import WireError
+from limbeck.base.files import keep_to_owner, outliving_power_cuts, write_durably
+from limbeck.base.printable import escape_logs
 from limbeck.protos import codec, flower_messages
-from limbeck.protos.files import keep_to_owner, outliving_power_cuts, write_durably
 from limbeck.protos.flower_messages import CLIENT_CRASHED, CLIENT_RAISED
-from limbeck.protos.printable import escape_logs
 
 if TYPE_CHECKING:
     from flwr.clientapp import ClientApp

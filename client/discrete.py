@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from fractions import Fraction
 
-from limbeck.operators import check
+from limbeck.base import check
 
 Below = Callable[[int], int]
 

@@ -3,7 +3,7 @@
 A cost is reserved durably before the first record is read, and committed after; a reservation that was never committed stays
 spent: it fails closed. Nothing is updated in place: reserving and committing append rows, each with the SHA-256 of the one before
 it, so that a change or a deletion shows. What all charges cost together is said by a privacy filter, since later plans may depend on what
-earlier ones released (`limbeck.protos.privacy_filter`); the first row holds what is fixed of it.
+earlier ones released (`limbeck.plans.privacy_filter`); the first row holds what is fixed of it.
 
 Identity: a ledger belongs to records, not to a run, a plan or a site. By default it lies beside the records (`Site.ledger`), so all
 settings that point at the same file share it; its first row holds the name that the owner gave the records, and a policy with another
@@ -45,12 +45,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from limbeck.operators import check
-from limbeck.operators.errors import BudgetError, LedgerError, SettingError
-from limbeck.protos import accounting, privacy_filter
-from limbeck.protos.accounting import Schedule
-from limbeck.protos.files import outlives_power_cuts, sync, sync_folder, write_durably
-from limbeck.protos.messages import TEACHINGS, Adjacency, CountNoise, Counts, LabelCounts, RecordCount, Teaching, Unit
+from limbeck.base import check
+from limbeck.base.errors import BudgetError, LedgerError, SettingError
+from limbeck.base.files import outlives_power_cuts, sync, sync_folder, write_durably
+from limbeck.plans import accounting, privacy_filter
+from limbeck.plans.accounting import Schedule
+from limbeck.plans.schema import TEACHINGS, Adjacency, CountNoise, Counts, LabelCounts, RecordCount, Teaching, Unit
 
 _COUNTS: dict[str, type[LabelCounts] | type[RecordCount]] = {"label_counts": LabelCounts, "record_count": RecordCount}
 _TABLE = """
@@ -146,7 +146,7 @@ class Book:
 
     def spent(self) -> float:
         """Epsilon at the ledger's delta of all charges, reserved or committed, whatever later plans depended on
-        (`limbeck.protos.privacy_filter`): what a budget is held to. Infinite where a release had no guarantee."""
+        (`limbeck.plans.privacy_filter`): what a budget is held to. Infinite where a release had no guarantee."""
         return _spent(self.entries, self.terms.delta)
 
     def spent_if_fixed(self) -> float:

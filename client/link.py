@@ -19,14 +19,14 @@ from pathlib import Path
 
 import grpc
 
+from limbeck.base.errors import DataError, LimbeckError, SettingError, WireError
+from limbeck.base.files import alone, check_private
+from limbeck.base.printable import printable
 from limbeck.client import proxy
 from limbeck.client.child import CLIENT_APP, MAX_QUESTION, Child, Question
 from limbeck.client.site import Site
-from limbeck.operators.errors import DataError, LimbeckError, SettingError, WireError
 from limbeck.protos import flower_messages, link, link_codec, tls
-from limbeck.protos.files import alone, check_private
 from limbeck.protos.link import Announce, Assembly, Connection, Disconnected, Frame, Hello, Transfer
-from limbeck.protos.printable import printable
 
 log = logging.getLogger(__name__)
 

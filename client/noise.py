@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 from torch import Tensor
 
-from limbeck.operators import check
+from limbeck.base import check
 
 log = logging.getLogger(__name__)
 

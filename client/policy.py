@@ -16,11 +16,12 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from limbeck.base.errors import PolicyError, SettingError, WireError
+from limbeck.base.settings import Strict, one_of, parse_toml, validate
 from limbeck.client.ledger import Budget
-from limbeck.operators.errors import PolicyError, SettingError, WireError
-from limbeck.protos import accounting, codec, signing
-from limbeck.protos.messages import TEACHINGS, Adjacency, Family, Plan, Sampled, TopK, Unit
-from limbeck.protos.settings import Strict, one_of, parse_toml, validate
+from limbeck.plans import accounting
+from limbeck.plans.schema import TEACHINGS, Adjacency, Family, Plan, Sampled, TopK, Unit
+from limbeck.protos import codec, signing
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
-from limbeck.operators.errors import SettingError
-from limbeck.protos.printable import printable
+from limbeck.base.errors import SettingError
+from limbeck.base.printable import printable
 
 NONE, ENVIRONMENT = "none", "environment"
 # The first that is set decides. HTTP_PROXY is not among them: in a server's environment a peer can set it.

@@ -31,13 +31,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from limbeck.client import encoders, encodings, tables
-from limbeck.client.encodings import EncoderEncoding, Encoding
-from limbeck.client.tables import Names
-from limbeck.client.teachers.architectures import load_factory
-from limbeck.operators.errors import DataError, SettingError
-from limbeck.protos.files import create_private_folder
-from limbeck.protos.transfer_set import KINDS, Header, read_arrays, read_headers
+from limbeck.base import progress
+from limbeck.base.errors import DataError, SettingError
+from limbeck.base.files import create_private_folder
+from limbeck.base.references import load_function
+from limbeck.inputs import encoders, encodings, tables
+from limbeck.inputs.encodings import EncoderEncoding, Encoding
+from limbeck.inputs.tables import Names
+from limbeck.inputs.transfer_set import KINDS, Header, read_arrays, read_headers
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +54,9 @@ LARGEST_IMAGE = 1 << 26
 LARGEST_IMAGE_FILE = 1 << 28
 # Inputs whose type is changed at once.
 CHUNK = 4096
-Progress = encoders.Progress
+Progress = progress.Progress
 Arrays = tuple[NDArray[np.generic], NDArray[np.int64]]
+READER = "a function (folder) -> inputs, labels"
 Scale = Literal["bytes", "unit"]
 
 
@@ -186,7 +188,7 @@ def _check_shape(shape: Sequence[int], public_x: NDArray[np.generic], what: str)
 
 
 def _check_reader(reference: str, folder: Path) -> None:
-    reader = load_factory(reference, folder)
+    reader = load_function(reference, folder, expected=READER)
     try:
         inspect.signature(reader).bind(folder)
     except TypeError as error:
@@ -388,7 +390,7 @@ def _own(
 ) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
     """What a reader of the site's own returns: arrays, or any sequences, of which each element is then a record."""
     reference = str(settings.reader)
-    reader: Callable[..., Any] = load_factory(reference, folder)
+    reader: Callable[..., Any] = load_function(reference, folder, expected=READER)
     try:
         inputs, labels = reader(folder)
         inputs = inputs if isinstance(inputs, np.ndarray) else list(inputs)

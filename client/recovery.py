@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from limbeck.base.errors import LedgerError, LimbeckError, SettingError
 from limbeck.client import ledger as ledgers
 from limbeck.client.ledger import Row, Terms
 from limbeck.client.site import Site
 from limbeck.client.witness import BLACK_BOX, DECLARED, DIGITS, Named
-from limbeck.operators.errors import LedgerError, LimbeckError, SettingError
+from limbeck.plans.schema import Plan
 from limbeck.protos import codec
-from limbeck.protos.messages import Plan
 
 CHARGE = "teacher"
 DAEMON_LOCK = "daemon.lock"

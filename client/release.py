@@ -11,9 +11,8 @@ from limbeck.client import discrete
 from limbeck.client.noise import Noise
 from limbeck.operators import Sampled as SampledTruncation
 from limbeck.operators import SoftenThenTruncate, TopK, Truncated
-from limbeck.operators.softening import family
-from limbeck.protos import messages
-from limbeck.protos.messages import LabelCounts, Plan, RecordCount, VotesTeaching
+from limbeck.plans import schema
+from limbeck.plans.schema import LabelCounts, Plan, RecordCount, VotesTeaching
 
 
 def answers(log_p_NK: Tensor, plan: Plan, temperature: float, noise: Noise) -> Truncated:
@@ -23,11 +22,11 @@ def answers(log_p_NK: Tensor, plan: Plan, temperature: float, noise: Noise) -> T
     black-box teacher have no guarantee before, and none after.
     noise: draws the samples where the plan truncates by sampling.
     """
-    softening = family(plan.family.value, temperature, order=plan.tsallis_order)
+    softening = plan.family.at(temperature, order=plan.tsallis_order)
     match plan.truncation:
-        case messages.TopK(k=k):
+        case schema.TopK(k=k):
             return SoftenThenTruncate(softening=softening, truncation=TopK(k=k)).from_log(log_p_NK)
-        case messages.Sampled(draws=draws):
+        case schema.Sampled(draws=draws):
             uniforms = torch.from_numpy(noise.uniform(len(log_p_NK) * draws)).view(-1, draws)
             return SampledTruncation(draws=draws)(softening.from_log(log_p_NK).exp(), uniforms)
 

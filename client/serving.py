@@ -27,13 +27,14 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 from numpy.typing import NDArray
 
+from limbeck.base import check
+from limbeck.base.errors import DataError, SettingError, WireError
+from limbeck.base.files import check_private
+from limbeck.base.printable import printable
 from limbeck.client.noise import SystemEntropy
 from limbeck.client.proxy import is_loopback
-from limbeck.operators import Power, Sampled, TopK, check
-from limbeck.operators.errors import DataError, SettingError, WireError
+from limbeck.operators import Power, Sampled, TopK
 from limbeck.protos import teacher_codec as codec
-from limbeck.protos.files import check_private
-from limbeck.protos.printable import printable
 from limbeck.protos.teacher import Answers, Batch, Description, Inputs, Kind
 
 log = logging.getLogger(__name__)

@@ -17,8 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from limbeck.client import encoders, policy, records
+from limbeck.base.errors import DataError, LedgerError, LimbeckError, SettingError
+from limbeck.base.files import check_private
+from limbeck.base.settings import ADDRESS, Strict, parse_toml, validate
 from limbeck.client import ledger as ledgers
+from limbeck.client import policy, records
 from limbeck.client.blackbox import BlackBox, Link, Remote
 from limbeck.client.ledger import Book, Budget, Ledger
 from limbeck.client.noise import Noise, SystemEntropy, UnsafeSeeded
@@ -27,10 +30,8 @@ from limbeck.client.records import RecordSettings
 from limbeck.client.teachers.architectures import Factory, load_factory
 from limbeck.client.transcript import FILE_BYTES, TOTAL_BYTES, Transcript
 from limbeck.client.witness import DIGITS, Witness
-from limbeck.operators.errors import DataError, LedgerError, LimbeckError, SettingError
-from limbeck.protos.files import check_private
-from limbeck.protos.settings import ADDRESS, Strict, parse_toml, validate
-from limbeck.protos.transfer_set import LARGEST, LARGEST_INPUT, digest, read_arrays, read_headers
+from limbeck.inputs import encoders
+from limbeck.inputs.transfer_set import LARGEST, LARGEST_INPUT, digest, read_arrays, read_headers
 
 SITES = "LIMBECK_SITES"
 # Of a ledger's file.

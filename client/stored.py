@@ -12,11 +12,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load, save
 
+from limbeck.base.errors import DataError, PolicyError
+from limbeck.base.files import write_durably
 from limbeck.operators import Truncated
-from limbeck.operators.errors import DataError, PolicyError
+from limbeck.plans.schema import Plan, Sampled
 from limbeck.protos import codec
-from limbeck.protos.files import write_durably
-from limbeck.protos.messages import Ask, Plan, Sampled, Share
+from limbeck.protos.messages import Ask, Share
 
 # Different ranges of a stage that are answered at most: each is kept in the transcript.
 RANGES = 1024

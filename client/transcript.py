@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from limbeck.operators.errors import TranscriptError
-from limbeck.protos.files import sync, sync_folder
+from limbeck.base.errors import TranscriptError
+from limbeck.base.files import sync, sync_folder
 
 FILE_BYTES = 64 << 20
 TOTAL_BYTES = 4 << 30

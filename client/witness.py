@@ -23,10 +23,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from limbeck.base.errors import LedgerError
+from limbeck.base.files import write_durably
 from limbeck.client.ledger import Row
 from limbeck.client.transcript import Head, Mark, Transcript
-from limbeck.operators.errors import LedgerError
-from limbeck.protos.files import write_durably
 
 NAME = "ledger.json"
 # In a plan's state folder. TEACHER: what was trained. TAUGHT: what the site said when it had trained, UNSENT: the same before it is in the

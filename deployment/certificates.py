@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from limbeck.operators.errors import CertificateError, SettingError, WireError
+from limbeck.base.errors import CertificateError, SettingError, WireError
+from limbeck.base.files import check_private
+from limbeck.base.printable import printable
 from limbeck.protos import tls
-from limbeck.protos.files import check_private
-from limbeck.protos.printable import printable
 
 # Certificates are valid a little before they are made: clocks of different machines never agree.
 CLOCK_SKEW = timedelta(minutes=5)

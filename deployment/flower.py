@@ -24,17 +24,17 @@ import tomli_w
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from limbeck.base.errors import CertificateError, RunError, SettingError
+from limbeck.base.files import create_private, create_private_folder, write_durably
 from limbeck.client.proxy import EXCEPTIONS
 from limbeck.client.site import Site
 from limbeck.deployment import certificates
 from limbeck.deployment.certificates import Role
+from limbeck.deployment.defaults import RUNTIME_PORT
 from limbeck.deployment.supervisor import Supervisor
-from limbeck.operators.errors import CertificateError, RunError, SettingError
-from limbeck.protos.files import create_private, create_private_folder, write_durably
 from limbeck.server.bundle import OFFLINE
 
 CONNECTION = "coordinator"
-RUNTIME_PORT = 9094
 # Site names by node id, as registered: Flower's command lists nodes without names.
 NAMES = "nodes.json"
 _RUNTIME_DAYS = 3650

@@ -19,13 +19,12 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from limbeck.base.errors import CertificateError, SettingError
+from limbeck.base.files import create_private, create_private_folder, write_durably
 from limbeck.deployment import certificates
 from limbeck.deployment.certificates import Issuer, PrivateKey, Role
-from limbeck.operators.errors import CertificateError, SettingError
+from limbeck.deployment.defaults import AUTHORITY_DAYS, DAYS
 from limbeck.protos import tls
-from limbeck.protos.files import create_private, create_private_folder, write_durably
-
-DAYS, AUTHORITY_DAYS = 365, 3650
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,12 +17,14 @@ from typing import Any
 
 import torch
 
+from limbeck.base.errors import DataError, LimbeckError, RunError
+from limbeck.base.printable import printable
 from limbeck.deployment.superlink_status import NOTE, SuperLinkStatus
-from limbeck.operators.errors import DataError, LimbeckError, RunError
-from limbeck.protos import accounting, codec
-from limbeck.protos.messages import Guarantee, Plan, Reason
-from limbeck.protos.printable import printable
-from limbeck.protos.transfer_set import read_arrays
+from limbeck.inputs.transfer_set import read_arrays
+from limbeck.plans import accounting
+from limbeck.plans.schema import Plan
+from limbeck.protos import codec
+from limbeck.protos.messages import Guarantee, Reason
 from limbeck.server import checkpoint, distil, student
 
 EVENTS, RECORD, PLAN = "events.jsonl", "record.json", "plan.pb"

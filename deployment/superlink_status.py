@@ -15,9 +15,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from limbeck.base.errors import RunError, SettingError
+from limbeck.base.files import write_durably
 from limbeck.deployment import flower
-from limbeck.operators.errors import RunError, SettingError
-from limbeck.protos.files import write_durably
 
 NOTE = "superlink.json"
 # Each question starts a process of Flower's, for about two seconds; there are two.

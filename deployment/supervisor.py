@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from limbeck.operators.errors import SettingError
+from limbeck.base.errors import SettingError
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from limbeck.operators import check
+from limbeck.base import check
+
+__all__ = ["Anchoring"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from limbeck.operators import check
+from limbeck.base import check
 from limbeck.operators.truncated import Truncated
 from limbeck.operators.truncation import TopK, Truncation
+
+__all__ = ["Nucleus", "Raw", "Renormalised"]
 
 
 @dataclass(frozen=True, slots=True)

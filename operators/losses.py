@@ -29,9 +29,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from limbeck.operators import check
-from limbeck.operators.errors import SettingError
+from limbeck.base import check
+from limbeck.base.errors import SettingError
 from limbeck.operators.truncated import Truncated, rows_per_chunk
+
+__all__ = ["FLOOR", "hinton", "jensen_shannon", "reverse", "ttm"]
 
 FLOOR = 2.0**-20
 

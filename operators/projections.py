@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from limbeck.operators import check
+from limbeck.base import check
+
+__all__ = ["ArgMax", "Sparsemax", "nearest"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from limbeck.operators import check
-from limbeck.operators.errors import SettingError
+from limbeck.base import check
+from limbeck.base.errors import SettingError
 from limbeck.operators.heads import Raw
 from limbeck.operators.softening import Mixing
 from limbeck.operators.truncated import Truncated
 from limbeck.operators.truncation import TopK
+
+__all__ = ["MOST_DRAWS", "LabelsOnly", "Sampled"]
 
 MOST_DRAWS = 2**24
 

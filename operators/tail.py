@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from limbeck.operators import check
+from limbeck.base import check
 from limbeck.operators.truncated import Truncated
+
+__all__ = ["TailInterval", "tail_interval"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
-from limbeck.operators.errors import WireError
+from limbeck.base.errors import WireError
 
 KEY, FIELD, STYPE = "limbeck", "pb", "limbeck.v1"
 CONFIG_LIMIT = 1_000_000

@@ -22,52 +22,54 @@ from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 from numpy.typing import NDArray
 
+from limbeck.base.bounds import enum as _enum
+from limbeck.base.bounds import whole as _whole
+from limbeck.base.errors import WireError
 from limbeck.operators import Truncated
-from limbeck.operators.errors import WireError
-from limbeck.protos import limbeck_pb2 as pb
-from limbeck.protos import packing, signing
-from limbeck.protos.checks import enum as _enum
-from limbeck.protos.checks import no_unknown_fields as _no_unknown_fields
-from limbeck.protos.checks import whole as _whole
-from limbeck.protos.messages import (
+from limbeck.plans.checks import WHOLES, check_plan
+from limbeck.plans.schema import (
     HASH_BYTES,
-    REPLIES,
     TEACHINGS,
-    VERSION,
-    Accepted,
     Adjacency,
-    Ask,
     BlackBoxTeaching,
     Coding,
     CountNoise,
-    Declined,
     Family,
-    Guarantee,
     LabelCounts,
     LinearTeaching,
     Loss,
     NetTeaching,
-    Offer,
     Plan,
     Pooling,
     Privacy,
-    Reason,
     RecordCount,
-    Reply,
-    Request,
     Sampled,
-    Share,
     Stage,
     Student,
-    Taught,
-    Teach,
     Teaching,
     TopK,
     Truncation,
     Unit,
     VotesTeaching,
 )
-from limbeck.protos.plan_checks import WHOLES, check_plan
+from limbeck.protos import limbeck_pb2 as pb
+from limbeck.protos import packing, signing
+from limbeck.protos.checks import no_unknown_fields as _no_unknown_fields
+from limbeck.protos.messages import (
+    REPLIES,
+    VERSION,
+    Accepted,
+    Ask,
+    Declined,
+    Guarantee,
+    Offer,
+    Reason,
+    Reply,
+    Request,
+    Share,
+    Taught,
+    Teach,
+)
 
 # A plan with all the stages that it may have takes a third of it.
 MAX_REQUEST = 1 << 16

@@ -29,8 +29,9 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from flwr.supercore.task_identity import TaskIdentity
 from google.protobuf.message import DecodeError
 
-from limbeck.operators.errors import WireError
-from limbeck.protos import carry, checks
+from limbeck.base import bounds
+from limbeck.base.errors import WireError
+from limbeck.protos import carry
 from limbeck.protos import link_pb2 as pb
 
 SERVER_NODE = 1
@@ -201,11 +202,11 @@ def _head(piece: memoryview) -> tuple[Metadata, Error | None]:
     except (DecodeError, ValueError) as error:
         raise WireError(f"Expected a Flower message's metadata, got others ({type(error).__name__}).") from error
     for name in ("created_at", "ttl"):
-        checks.real(f"a message's {name}", getattr(metadata, name), -LONGEST_TIME, LONGEST_TIME)
+        bounds.real(f"a message's {name}", getattr(metadata, name), -LONGEST_TIME, LONGEST_TIME)
     if not found.HasField("error"):
         return metadata, None
     if found.error.reason:
-        checks.text("the reason of an error", found.error.reason, REASON_LENGTH)
+        bounds.text("the reason of an error", found.error.reason, REASON_LENGTH)
     return metadata, error_from_proto(found.error)
 
 
@@ -220,9 +221,9 @@ def _content(objects: list[memoryview], limit: int) -> bytes:
     if found is None:
         raise WireError(f"Expected an array of bytes in {carry.STYPE}, got another.")
     size, order = int(found[1]), [int(index) for index in found[2].split(b", ")]
-    checks.whole("the length of content", size, 1, limit)
-    checks.whole("the number of chunks", len(order), _chunks(size), _chunks(size))
-    checks.whole("a chunk's index", max(order), 0, len(chunks) - 1)
+    bounds.whole("the length of content", size, 1, limit)
+    bounds.whole("the number of chunks", len(order), _chunks(size), _chunks(size))
+    bounds.whole("a chunk's index", max(order), 0, len(chunks) - 1)
     parts = [_body(chunks[index], "ArrayChunk", FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE) for index in order]
     if sum(map(len, parts)) != size:
         raise WireError(f"Expected chunks of {size} bytes in all, got {sum(map(len, parts))}.")
@@ -238,7 +239,7 @@ def _from_config(piece: memoryview, limit: int) -> bytes:
         content = ProtoConfigRecord.FromString(bytes(body)).items[0].value.bytes
     except (DecodeError, ValueError) as error:
         raise WireError("Expected a record of one field, got what cannot be read as one.") from error
-    checks.whole("the length of content", len(content), 1, min(limit, carry.CONFIG_LIMIT))
+    bounds.whole("the length of content", len(content), 1, min(limit, carry.CONFIG_LIMIT))
     return content
 
 

@@ -18,7 +18,7 @@ from functools import cached_property
 from importlib.metadata import version
 from typing import Protocol
 
-from limbeck.operators.errors import WireError
+from limbeck.base.errors import WireError
 
 log = logging.getLogger(__name__)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from google.protobuf.message import DecodeError
 
-from limbeck.operators.errors import WireError
+from limbeck.base import bounds
+from limbeck.base.errors import WireError
+from limbeck.base.printable import printable
 from limbeck.protos import checks
 from limbeck.protos import link_pb2 as pb
 from limbeck.protos.link import CHUNK, MAX_FRAME, VERSION, Ack, Announce, Chunk, Frame, Heartbeat, Hello, Problem
-from limbeck.protos.printable import printable
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Link"].full_name
 CONNECT = f"/{SERVICE}/Connect"
@@ -60,31 +61,31 @@ def _from_pb(message: pb.Frame) -> Frame:
             hello = message.hello
             if hello.version != VERSION:
                 raise WireError(f"Expected version {VERSION} of the link, got {hello.version}: install the same limbeck.")
-            checks.text("a release", hello.limbeck, 64)
-            checks.whole("heartbeat_seconds", hello.heartbeat_seconds, 0, MAX_HEARTBEAT)
+            bounds.text("a release", hello.limbeck, 64)
+            bounds.whole("heartbeat_seconds", hello.heartbeat_seconds, 0, MAX_HEARTBEAT)
             return Hello(limbeck=hello.limbeck, heartbeat_seconds=hello.heartbeat_seconds)
         case "announce":
             announce = message.announce
-            checks.whole("the length of a hash", len(announce.sha256), HASH_BYTES, HASH_BYTES)
-            checks.whole("the length of a message", announce.total, 1, MAX_TOTAL)
+            bounds.whole("the length of a hash", len(announce.sha256), HASH_BYTES, HASH_BYTES)
+            bounds.whole("the length of a message", announce.total, 1, MAX_TOTAL)
             return Announce(id=_id(announce.id), total=announce.total, sha256=announce.sha256)
         case "chunk":
             chunk = message.chunk
-            checks.whole("the length of a chunk", len(chunk.data), 1, CHUNK)
-            checks.whole("a chunk's offset", chunk.offset, 0, MAX_TOTAL)
+            bounds.whole("the length of a chunk", len(chunk.data), 1, CHUNK)
+            bounds.whole("a chunk's offset", chunk.offset, 0, MAX_TOTAL)
             return Chunk(id=_id(chunk.id), offset=chunk.offset, data=chunk.data)
         case "ack":
-            checks.whole("bytes received", message.ack.received, 0, MAX_TOTAL)
+            bounds.whole("bytes received", message.ack.received, 0, MAX_TOTAL)
             return Ack(id=_id(message.ack.id), received=message.ack.received)
         case "heartbeat":
             return Heartbeat()
         case "problem":
-            checks.text("a problem", message.problem.text, TEXT_LENGTH)
+            bounds.text("a problem", message.problem.text, TEXT_LENGTH)
             return Problem(text=message.problem.text)
         case _:
             raise WireError("Expected a frame of some kind, got none.")
 
 
 def _id(data: bytes) -> bytes:
-    checks.whole("the length of a message id", len(data), HASH_BYTES, HASH_BYTES)
+    bounds.whole("the length of a message id", len(data), HASH_BYTES, HASH_BYTES)
     return data

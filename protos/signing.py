@@ -12,8 +12,8 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from limbeck.operators.errors import SettingError, WireError
-from limbeck.protos.files import check_private, create_private
+from limbeck.base.errors import SettingError, WireError
+from limbeck.base.files import check_private, create_private
 
 # Signed with the message, so that a signature made for another purpose by the same key is none for a plan.
 DOMAIN = b"limbeck.v1 plan\x00"

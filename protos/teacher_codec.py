@@ -18,8 +18,9 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from torch import Tensor
 
+from limbeck.base import bounds
+from limbeck.base.errors import WireError
 from limbeck.operators import Truncated
-from limbeck.operators.errors import WireError
 from limbeck.protos import checks
 from limbeck.protos import teacher_pb2 as pb
 from limbeck.protos.teacher import Answers, Batch, Description, Inputs, Kind, kind_of
@@ -80,8 +81,8 @@ def decode_description(data: bytes) -> Description:
     description = Description(
         model=message.model,
         labels=tuple(message.labels),
-        inputs=checks.enum("inputs", Inputs, message.inputs),
-        answers=checks.enum("answers", Kind, message.answers),
+        inputs=bounds.enum("inputs", Inputs, message.inputs),
+        answers=bounds.enum("answers", Kind, message.answers),
         top_k=message.top_k,
         tempered=message.tempered,
         max_batch=message.max_batch,
@@ -91,19 +92,19 @@ def decode_description(data: bytes) -> Description:
 
 
 def _check_description(description: Description) -> None:
-    checks.text("model", description.model, 200)
-    checks.whole("the number of labels", len(description.labels), 2, MAX_CLASSES)
+    bounds.text("model", description.model, 200)
+    bounds.whole("the number of labels", len(description.labels), 2, MAX_CLASSES)
     for label in description.labels:
-        checks.text("a label", label, LABEL_LENGTH)
+        bounds.text("a label", label, LABEL_LENGTH)
     if len(set(description.labels)) != len(description.labels):
         raise WireError("Expected distinct labels, got one twice.")
     if description.answers is Kind.PROBABILITIES:
-        checks.whole("top_k", description.top_k, 1, len(description.labels))
+        bounds.whole("top_k", description.top_k, 1, len(description.labels))
         if description.tempered:
             raise WireError("Expected tempered = false for a teacher that gives probabilities, got true.")
     else:
-        checks.whole("top_k", description.top_k, 0, 0)
-    checks.whole("max_batch", description.max_batch, 1, MAX_BATCH)
+        bounds.whole("top_k", description.top_k, 0, 0)
+    bounds.whole("max_batch", description.max_batch, 1, MAX_BATCH)
 
 
 # Batches
@@ -153,25 +154,25 @@ def decode_batch(data: bytes, description: Description) -> Batch:
     if inputs != description.inputs.value:
         raise WireError(f"Expected inputs of kind {description.inputs.value!r}, got {inputs or 'none'!r}.")
     batch = _batch_from_pb(message)
-    checks.whole("the number of inputs", len(batch.x_N), 1, description.max_batch)
+    bounds.whole("the number of inputs", len(batch.x_N), 1, description.max_batch)
     if description.answers is Kind.LABELS:
-        checks.whole("draws", batch.draws, 1, MAX_DRAWS)
+        bounds.whole("draws", batch.draws, 1, MAX_DRAWS)
         if not description.tempered and batch.temperature != 1:
             raise WireError(f"Expected temperature 1 for a teacher that cannot draw at another, got {batch.temperature!r}.")
-        checks.real("temperature", batch.temperature, 0, 1e6, open_below=True)
+        bounds.real("temperature", batch.temperature, 0, 1e6, open_below=True)
     elif batch.draws or batch.temperature:
         raise WireError(f"Expected no draws and no temperature, got {batch.draws} and {batch.temperature!r}.")
     return batch
 
 
 def _batch_from_pb(message: pb.Batch) -> Batch:
-    checks.whole("first", message.first, 0, MAX_FIRST)
-    checks.whole("count", message.count, 1, MAX_BATCH)
+    bounds.whole("first", message.first, 0, MAX_FIRST)
+    bounds.whole("count", message.count, 1, MAX_BATCH)
     count = message.count
     x_N: NDArray[np.generic]
     match message.WhichOneof("inputs"):
         case "rows":
-            checks.whole("rows.width", message.rows.width, 1, MAX_MESSAGE)
+            bounds.whole("rows.width", message.rows.width, 1, MAX_MESSAGE)
             x_N = _array("rows.values", message.rows.values, "<f4", count, message.rows.width)
             if not np.isfinite(x_N).all():
                 raise WireError("Expected finite rows, got NaN or infinity.")
@@ -186,7 +187,7 @@ def _batch_from_pb(message: pb.Batch) -> Batch:
                 raise WireError(f"Expected {count} texts, got {len(texts)}.")
             # As an array every text takes as much memory as the longest.
             longest = max(map(len, texts))
-            checks.whole("the length of the longest text, times their number", longest * count, 0, MAX_MESSAGE)
+            bounds.whole("the length of the longest text, times their number", longest * count, 0, MAX_MESSAGE)
             x_N = np.array(texts, dtype=np.str_)
         case _:
             raise WireError("Expected a batch with inputs, got none.")
@@ -239,7 +240,7 @@ def decode_answers(data: bytes, description: Description, *, first: int, count: 
 
 def _truncated_from_pb(message: pb.TopK, count: int, description: Description) -> Truncated:
     classes, k = len(description.labels), message.k
-    checks.whole("k", k, 1, description.top_k)
+    bounds.whole("k", k, 1, description.top_k)
     ids_Nk = _array("ids", message.ids, "<u4", count, k)
     p_Nk = _array("probabilities", message.probabilities, "<f4", count, k).astype(np.float64)
     tail_N = _array("tails", message.tails, "<f4", count, 1).astype(np.float64)[:, 0]

@@ -17,8 +17,8 @@ from typing import TypeVar
 
 from cryptography import x509
 
-from limbeck.operators.errors import SettingError, WireError
-from limbeck.protos.printable import printable
+from limbeck.base.errors import SettingError, WireError
+from limbeck.base.printable import printable
 
 _CIPHERS, _NEVER_USABLE = "GRPC_SSL_CIPHER_SUITES", "ECDHE-PSK-AES256-CBC-SHA"
 

@@ -17,11 +17,11 @@ import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from limbeck.operators.errors import DataError, SettingError
+from limbeck.base.errors import DataError, SettingError
+from limbeck.base.files import alone, keep_to_owner
+from limbeck.base.printable import escape_logs
+from limbeck.inputs.transfer_set import digest, read_arrays
 from limbeck.protos import codec
-from limbeck.protos.files import alone, keep_to_owner
-from limbeck.protos.printable import escape_logs
-from limbeck.protos.transfer_set import digest, read_arrays
 from limbeck.server.coordinator import Coordinator, Patience
 
 BUNDLE = "LIMBECK_BUNDLE"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tomli_w
 
-from limbeck.protos.files import write_durably
+from limbeck.base.files import write_durably
 
 SERVER_APP, CLIENT_APP = "limbeck.server.app:app", "limbeck.client.app:app"
 RunConfig = dict[str, bool | float | int | str]

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from limbeck.protos.files import write_durably
+from limbeck.base.files import write_durably
 from limbeck.server.pruning import Masks
 
 log = logging.getLogger(__name__)

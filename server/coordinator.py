@@ -24,22 +24,12 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from limbeck.operators.errors import LimbeckError, TooFewClients, WireError
-from limbeck.protos import carry, codec, plan_checks
-from limbeck.protos.messages import (
-    Accepted,
-    Ask,
-    Declined,
-    Guarantee,
-    Offer,
-    Pooling,
-    Reply,
-    Request,
-    Share,
-    Taught,
-    Teach,
-)
-from limbeck.protos.printable import printable
+from limbeck.base.errors import LimbeckError, TooFewClients, WireError
+from limbeck.base.printable import printable
+from limbeck.plans import checks
+from limbeck.plans.schema import Pooling
+from limbeck.protos import carry, codec
+from limbeck.protos.messages import Accepted, Ask, Declined, Guarantee, Offer, Reply, Request, Share, Taught, Teach
 from limbeck.server import checkpoint, distil, export, pooling, student
 from limbeck.server.events import Events
 from limbeck.server.pruning import Masks
@@ -155,7 +145,7 @@ class Coordinator:
         first = 0 if last is None else last.stage + 1
         if first < len(self.plan.stages):
             # What cannot be carried out is not offered: sites would pay for nothing.
-            plan_checks.check_plan(self.plan)
+            checks.check_plan(self.plan)
             student.rehearse(self.plan, self.transfer_x.numpy())
             self._timed("agree", self._agree)
             self._timed("teach", self._teach)

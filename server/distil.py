@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.operators import Anchoring
-from limbeck.protos.messages import Student
+from limbeck.plans.schema import Student
 from limbeck.server import augment, losses
 from limbeck.server.pruning import Masks
 from limbeck.server.student import prepare

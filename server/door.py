@@ -23,7 +23,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from limbeck.operators.errors import SettingError
+from limbeck.base.errors import SettingError
 
 log = logging.getLogger(__name__)
 

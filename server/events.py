@@ -6,7 +6,7 @@ import json
 import time
 from pathlib import Path
 
-from limbeck.protos.files import patiently
+from limbeck.base.files import patiently
 
 
 class Events:

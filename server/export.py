@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from limbeck.operators.errors import RunError
-from limbeck.protos.files import write_durably
+from limbeck.base.errors import RunError
+from limbeck.base.files import write_durably
 from limbeck.server.student import prepare
 
 TOLERANCE = 1e-4

@@ -24,9 +24,10 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from limbeck.operators.errors import DataError, RunError, SettingError, WireError
+from limbeck.base.errors import DataError, RunError, SettingError, WireError
+from limbeck.base.files import check_private
+from limbeck.base.printable import printable
 from limbeck.protos import flower_messages, link, link_codec, tls
-from limbeck.protos.files import check_private
 from limbeck.protos.flower_messages import CLIENT_RAISED, SERVER_NODE, collect
 from limbeck.protos.link import (
     HEARTBEAT_SECONDS,
@@ -39,7 +40,6 @@ from limbeck.protos.link import (
     Hello,
     Transfer,
 )
-from limbeck.protos.printable import printable
 from limbeck.server.door import Door
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from limbeck.operators.losses import hinton, jensen_shannon, reverse, ttm
-from limbeck.protos.messages import Loss
+from limbeck.plans.schema import Loss
 
 __all__ = ["by_name", "hinton", "jensen_shannon", "reverse", "ttm"]
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from limbeck.base.errors import SettingError
 from limbeck.operators import Truncated
-from limbeck.operators.errors import SettingError
 
 ROWS = 1024
 SCALE = 1 << 32

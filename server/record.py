@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import TypedDict
 
-from limbeck.operators.errors import RunError
-from limbeck.protos.files import write_durably
+from limbeck.base.errors import RunError
+from limbeck.base.files import write_durably
 
 
 class ClientRecord(TypedDict):

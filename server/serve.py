@@ -9,10 +9,10 @@ from pathlib import Path
 from flwr.app import Context, RecordDict
 from pydantic import Field
 
-from limbeck.operators.errors import DataError, SettingError
+from limbeck.base.errors import DataError, SettingError
+from limbeck.base.settings import ADDRESS, Strict, read_toml, validate
 from limbeck.protos.flower_messages import SERVER_NODE
 from limbeck.protos.link import HEARTBEAT_SECONDS
-from limbeck.protos.settings import ADDRESS, Strict, read_toml, validate
 from limbeck.server.app import app
 from limbeck.server.link import Access, Keys, LinkGrid
 

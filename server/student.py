@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from limbeck.operators.errors import SettingError
-from limbeck.protos.messages import STUDENTS, Plan
-from limbeck.protos.plan_checks import check_inputs
+from limbeck.base.errors import SettingError
+from limbeck.plans.checks import check_inputs
+from limbeck.plans.schema import STUDENTS, Plan
 from limbeck.server import augment, losses
 
 Shape = tuple[int, ...]

@@ -16,11 +16,11 @@ import numpy as np
 import tomli_w
 from numpy.typing import NDArray
 
+from limbeck.base.errors import DataError
+from limbeck.base.files import write_durably
 from limbeck.client import serving
-from limbeck.operators.errors import DataError
-from limbeck.protos.files import write_durably
+from limbeck.inputs.transfer_set import read_arrays
 from limbeck.protos.teacher import kind_of
-from limbeck.protos.transfer_set import read_arrays
 
 MODEL = "model.joblib"
 # Until a run starts there is nobody to ask.

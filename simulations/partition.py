@@ -13,8 +13,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.operators import check
-from limbeck.operators.errors import SettingError
+from limbeck.base import check
+from limbeck.base.errors import SettingError
 
 Parts = list[NDArray[np.int64]]
 TRIES = 1000

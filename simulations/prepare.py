@@ -25,14 +25,15 @@ import numpy as np
 import tomli_w
 from numpy.typing import NDArray
 
-from limbeck.client import encodings
-from limbeck.client.encoders import Progress
-from limbeck.client.tables import Table
-from limbeck.operators.errors import RunError, SettingError, WireError
-from limbeck.protos import accounting, codec, messages, plan_checks, signing
-from limbeck.protos.files import write_durably
-from limbeck.protos.transfer_set import digest
-from limbeck.server import pruning, student
+from limbeck.base.errors import RunError, SettingError, WireError
+from limbeck.base.files import write_durably
+from limbeck.base.progress import Progress
+from limbeck.inputs import encodings
+from limbeck.inputs.tables import Table
+from limbeck.inputs.transfer_set import digest
+from limbeck.plans import accounting, checks, paths, schema
+from limbeck.protos import codec, signing
+from limbeck.server import student
 from limbeck.simulations import black_box, data, partition
 from limbeck.simulations.scenario import Scenario, check_against
 
@@ -48,7 +49,7 @@ def prepare(
     cache: Path | None = None,
     sites: Path | None = None,
     progress: Progress | None = None,
-) -> messages.Plan:
+) -> schema.Plan:
     """Write the run folder and return the plan.
 
     cache: where downloaded data sets are. sites: site folders of an earlier run to go on with, records, ledgers and
@@ -73,7 +74,7 @@ def prepare(
     plan = make_plan(scenario, transfer_set=digest(dataset.public_x), samples=len(dataset.public_x), classes=classes)
     if dataset.encoding is not None:
         plan = replace(plan, encoding=encodings.digest(dataset.encoding))
-    plan_checks.check_plan(plan)
+    checks.check_plan(plan)
     student.rehearse(plan, dataset.public_x)
     if sites is not None:
         _check_same_sites(scenario, sites)
@@ -110,7 +111,7 @@ def prepare(
     return plan
 
 
-def read_prepared(folder: Path) -> tuple[Scenario, messages.Plan, Path]:
+def read_prepared(folder: Path) -> tuple[Scenario, schema.Plan, Path]:
     """Scenario, plan and sites' folder of a prepared run. Raises RunError where `folder` is none."""
     try:
         described = json.loads((folder / "scenario.json").read_text(encoding="utf-8"))
@@ -121,7 +122,7 @@ def read_prepared(folder: Path) -> tuple[Scenario, messages.Plan, Path]:
     return scenario, offer.plan, Path(described["sites"])
 
 
-def make_plan(scenario: Scenario, *, transfer_set: bytes, samples: int, classes: int) -> messages.Plan:
+def make_plan(scenario: Scenario, *, transfer_set: bytes, samples: int, classes: int) -> schema.Plan:
     """The plan of a scenario: its noise is calibrated so that the whole of it costs at most `privacy.epsilon`."""
     asked = _counts(scenario)
     teaching, counts = accounting.calibrate(
@@ -132,37 +133,37 @@ def make_plan(scenario: Scenario, *, transfer_set: bytes, samples: int, classes:
         counts=asked,
     )
     stages, own = scenario.stages, scenario.student
-    path = pruning.cubic if stages.path == "cubic" else pruning.linear
+    path = paths.cubic if stages.path == "cubic" else paths.linear
     temperatures = stages.temperature if isinstance(stages.temperature, tuple) else (stages.temperature,) * stages.count
     if len(temperatures) != stages.count:
         raise SettingError(f"Expected stages.temperature to be one number or {stages.count}, got {list(temperatures)}.")
     release = scenario.release
-    return messages.Plan(
+    return schema.Plan(
         name=scenario.name,
         transfer_set=transfer_set,
         samples=samples,
         classes=classes,
-        family=messages.Family(release.softening),
+        family=schema.Family(release.softening),
         tsallis_order=release.tsallis_order,
-        truncation=messages.TopK(k=release.k) if release.truncation == "top-k" else messages.Sampled(draws=release.draws),
-        coding=messages.Coding(release.coding),
-        pooling=messages.Pooling(scenario.pooling.kind),
+        truncation=schema.TopK(k=release.k) if release.truncation == "top-k" else schema.Sampled(draws=release.draws),
+        coding=schema.Coding(release.coding),
+        pooling=schema.Pooling(scenario.pooling.kind),
         stages=tuple(
-            messages.Stage(sparsity=sparsity, temperature=temperature)
+            schema.Stage(sparsity=sparsity, temperature=temperature)
             for sparsity, temperature in zip(path(stages.sparsity, stages.count), temperatures, strict=True)
         ),
         teaching=teaching,
-        label_counts=counts if isinstance(counts, messages.LabelCounts) else None,
-        record_count=counts if isinstance(counts, messages.RecordCount) else None,
-        privacy=messages.Privacy(
+        label_counts=counts if isinstance(counts, schema.LabelCounts) else None,
+        record_count=counts if isinstance(counts, schema.RecordCount) else None,
+        privacy=schema.Privacy(
             epsilon=scenario.privacy.epsilon,
             delta=scenario.privacy.delta,
-            unit=messages.Unit.RECORD,
-            adjacency=messages.Adjacency.ADD_REMOVE_ONE,
+            unit=schema.Unit.RECORD,
+            adjacency=schema.Adjacency.ADD_REMOVE_ONE,
         ),
-        student=messages.Student(
+        student=schema.Student(
             architecture=own.architecture,
-            loss=messages.Loss(own.loss),
+            loss=schema.Loss(own.loss),
             epochs=own.epochs,
             batch=own.batch,
             learning_rate=own.learning_rate,
@@ -172,26 +173,26 @@ def make_plan(scenario: Scenario, *, transfer_set: bytes, samples: int, classes:
         ),
         minimum_clients=scenario.run.minimum_clients,
         public_seed=scenario.run.seed,
-        black_box=messages.BlackBoxTeaching(draws=scenario.black_box.draws) if scenario.black_box.sites else None,
+        black_box=schema.BlackBoxTeaching(draws=scenario.black_box.draws) if scenario.black_box.sites else None,
     )
 
 
-def _counts(scenario: Scenario) -> messages.Counts | None:
+def _counts(scenario: Scenario) -> schema.Counts | None:
     """What pooling needs to know about the records, with noise to be calibrated."""
-    match messages.Pooling(scenario.pooling.kind):
-        case messages.Pooling.CLASS_COUNTS:
-            return messages.LabelCounts(noise_std=1.0, noise=messages.CountNoise(scenario.privacy.label_counts_noise))
-        case messages.Pooling.RECORD_COUNTS:
-            return messages.RecordCount(noise_std=1.0)
-        case messages.Pooling.MEAN:
+    match schema.Pooling(scenario.pooling.kind):
+        case schema.Pooling.CLASS_COUNTS:
+            return schema.LabelCounts(noise_std=1.0, noise=schema.CountNoise(scenario.privacy.label_counts_noise))
+        case schema.Pooling.RECORD_COUNTS:
+            return schema.RecordCount(noise_std=1.0)
+        case schema.Pooling.MEAN:
             return None
 
 
-def _teaching(scenario: Scenario, samples: int) -> messages.Teaching:
+def _teaching(scenario: Scenario, samples: int) -> schema.Teaching:
     """The schedule with a noise multiplier of 1, to be calibrated."""
     own = scenario.teacher
     if own.kind == "votes":
-        return messages.VotesTeaching(
+        return schema.VotesTeaching(
             teachers=own.teachers,
             queries=samples,
             features=own.features,
@@ -202,7 +203,7 @@ def _teaching(scenario: Scenario, samples: int) -> messages.Teaching:
             noise_multiplier=1.0,
         )
     if own.kind == "linear":
-        return messages.LinearTeaching(
+        return schema.LinearTeaching(
             features=own.features,
             feature_norm=own.feature_norm,
             steps=own.steps,
@@ -213,7 +214,7 @@ def _teaching(scenario: Scenario, samples: int) -> messages.Teaching:
             normaliser=own.normaliser,
             average_last=own.average_last,
         )
-    return messages.NetTeaching(
+    return schema.NetTeaching(
         architecture=own.kind,
         sampling_rate=own.sampling_rate,
         steps=own.steps,
@@ -288,7 +289,7 @@ def _site_toml(scenario: Scenario, dataset: data.DataSet, name: str, index: int)
     )
 
 
-def _policy_toml(scenario: Scenario, plan: messages.Plan, site: str, author: bytes, *, without_dp: bool) -> str:
+def _policy_toml(scenario: Scenario, plan: schema.Plan, site: str, author: bytes, *, without_dp: bool) -> str:
     """What this scenario asks, and nothing else: the simulation's own policy, by name. A real site writes its own."""
     privacy, release = scenario.privacy, scenario.release
     epsilon = privacy.budget_epsilon or privacy.epsilon
@@ -322,7 +323,7 @@ def _policy_toml(scenario: Scenario, plan: messages.Plan, site: str, author: byt
                 "max_epsilon": epsilon,
             },
             "teachers": {
-                "kinds": [name for name, kind in messages.TEACHINGS.items() if isinstance(plan.teaching, kind)],
+                "kinds": [name for name, kind in schema.TEACHINGS.items() if isinstance(plan.teaching, kind)],
                 "allow_without_dp": (without_dp and scenario.black_box.allow_without_dp) or privacy.noise == "UnsafeSeeded",
             },
         }

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 from flwr.app import Context, RecordDict
 from rich.console import Console
 
-from limbeck.operators.errors import RunError
+from limbeck.base.errors import RunError
+from limbeck.base.progress import Progress, bars
+from limbeck.plans.schema import Plan
+from limbeck.protos import codec
 from limbeck.protos.flower_messages import SERVER_NODE
-from limbeck.protos.messages import Plan
+from limbeck.server.record import Record
 from limbeck.simulations import black_box, flower, grid, measure, prepare, report
+from limbeck.simulations.metrics import Metrics, Phase
 from limbeck.simulations.scenario import Scenario
-from limbeck.simulations.watch import Watch, bars
+from limbeck.simulations.watch import Watch
 
 CARRIERS = ("local", "flower")
 
@@ -31,7 +34,7 @@ def simulate(
     sites: Path | None = None,
     cache: Path | None = None,
     console: Console | None = None,
-) -> dict[str, Any]:
+) -> Metrics:
     """A new run in an empty or absent `folder`; returns its metrics. Raises RunError where the folder is not empty."""
     console = console or Console(quiet=True)
     if carrier == "local":
@@ -58,14 +61,14 @@ def prepare_only(
     return flower.write_bundle(folder, scenario.partition.clients)
 
 
-def resume(folder: Path, *, carrier: str = "local", console: Console | None = None) -> dict[str, Any]:
+def resume(folder: Path, *, carrier: str = "local", console: Console | None = None) -> Metrics:
     """Go on with the run in `folder` after its last finished stage; returns its metrics. Raises RunError where there is none."""
     if carrier == "local":
         grid.warm_up()
     return _go_on(folder, carrier, console or Console(quiet=True), {})
 
 
-def _go_on(folder: Path, carrier: str, console: Console, seconds: dict[str, float]) -> dict[str, Any]:
+def _go_on(folder: Path, carrier: str, console: Console, seconds: dict[Phase, float]) -> Metrics:
     scenario, plan, sites = prepare.read_prepared(folder)
     started = time.perf_counter()
     with (
@@ -80,11 +83,11 @@ def _go_on(folder: Path, carrier: str, console: Console, seconds: dict[str, floa
             raise RunError(f"Expected a carrier out of {', '.join(CARRIERS)}, got {carrier!r}.")
     seconds["run"] = time.perf_counter() - started
     dense = _dense(folder, plan, console) if scenario.student.dense_control else None
-    metrics = measure.measure(
-        folder, scenario, plan, sites, {"carrier": carrier, "seconds": _seconds(folder, seconds)}, dense
+    measured = measure.measure(
+        folder, scenario, plan, sites, carrier=carrier, seconds=_seconds(folder, plan, seconds), dense=dense
     )
     report.build(folder)
-    return metrics
+    return measured
 
 
 def _run_local(scenario: Scenario, folder: Path, sites: Path) -> None:
@@ -121,13 +124,14 @@ def _dense(folder: Path, plan: Plan, console: Console) -> list[float]:
 
 
 @contextmanager
-def _bar(console: Console, title: str) -> Iterator[measure.Progress]:
+def _bar(console: Console, title: str) -> Iterator[Progress]:
     with bars(console) as progress:
         task = progress.add_task(title, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def _seconds(folder: Path, measured: dict[str, float]) -> dict[str, float]:
-    recorded = json.loads((folder / "server" / "record.json").read_text(encoding="utf-8"))["seconds"]
-    total = sum(measured.values())
-    return {**measured, **recorded, "total": total}
+def _seconds(folder: Path, plan: Plan, measured: dict[Phase, float]) -> dict[Phase, float]:
+    """Wall-clock seconds of each phase: those measured here, those that the coordinator recorded, and the total."""
+    recorded = Record(folder / "server" / "record.json", codec.plan_hash(plan)).seconds
+    phases = {phase: recorded[phase] for phase in get_args(Phase) if phase in recorded}
+    return {**measured, **phases, "total": sum(measured.values())}

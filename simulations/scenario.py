@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from limbeck.client.tables import Table
-from limbeck.operators.errors import SettingError
-from limbeck.protos import messages
-from limbeck.protos.settings import Strict, one_of, read_toml, validate
+from limbeck.base.errors import SettingError
+from limbeck.base.settings import Strict, one_of, read_toml, validate
+from limbeck.inputs.tables import Table
+from limbeck.plans import schema
 from limbeck.protos.teacher import Inputs, kind_of
 from limbeck.simulations.data import KNOWN, DataSet
 
@@ -58,14 +58,14 @@ class TeacherSettings(Strict):
     (votes).
     """
 
-    kind: Annotated[str, one_of("linear", *messages.ARCHITECTURES, "votes")] = "linear"
+    kind: Annotated[str, one_of("linear", *schema.ARCHITECTURES, "votes")] = "linear"
     factory: str | None = None
     steps: Count = 60
     learning_rate: Positive = 4.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     clip: Positive = 1.0
     normaliser: Positive
-    features: Annotated[str, one_of(*messages.FEATURES)] = "scattering"
+    features: Annotated[str, one_of(*schema.FEATURES)] = "scattering"
     feature_norm: Positive = 4.0
     average_last: Count = 20
     sampling_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
@@ -96,25 +96,25 @@ class PrivacySettings(Strict):
     delta: Fraction = 1e-5
     budget_epsilon: Positive | None = None
     label_counts_fraction: Fraction = 0.05
-    label_counts_noise: Annotated[str, one_of(*_values(messages.CountNoise))] = messages.CountNoise.DISCRETE_GAUSSIAN.value
+    label_counts_noise: Annotated[str, one_of(*_values(schema.CountNoise))] = schema.CountNoise.DISCRETE_GAUSSIAN.value
     noise: Literal["system-entropy", "UnsafeSeeded"] = "system-entropy"
 
 
 class ReleaseSettings(Strict):
     """What leaves a client: the softened answers' top k with tail mass, or draws from them. tsallis_order: q, with tsallis alone."""
 
-    softening: Annotated[str, one_of(*_values(messages.Family))] = "power"
+    softening: Annotated[str, one_of(*_values(schema.Family))] = "power"
     tsallis_order: Annotated[float, Field(ge=0, le=4)] | None = None
     truncation: Literal["top-k", "sampled"] = "top-k"
     k: Count = 3
     draws: Annotated[int, Field(ge=1, le=255)] = 16
-    coding: Annotated[str, one_of(*_values(messages.Coding))] = "packed"
+    coding: Annotated[str, one_of(*_values(schema.Coding))] = "packed"
 
 
 class PoolingSettings(Strict):
     """How answers are pooled."""
 
-    kind: Annotated[str, one_of(*_values(messages.Pooling))] = "mean"
+    kind: Annotated[str, one_of(*_values(schema.Pooling))] = "mean"
 
 
 class StageSettings(Strict):
@@ -129,8 +129,8 @@ class StageSettings(Strict):
 class StudentSettings(Strict):
     """What the coordinator trains per stage. dense_control: also train a dense student the same way, to compare."""
 
-    architecture: Annotated[str, one_of(*messages.STUDENTS)] = "cnn"
-    loss: Annotated[str, one_of(*_values(messages.Loss))] = "ttm"
+    architecture: Annotated[str, one_of(*schema.STUDENTS)] = "cnn"
+    loss: Annotated[str, one_of(*_values(schema.Loss))] = "ttm"
     epochs: Count = 10
     batch: Count = 64
     learning_rate: Positive = 2e-3
@@ -246,9 +246,10 @@ def _cross_check(scenario: Scenario) -> None:
         )
     lowest = min(temperatures) if isinstance(temperatures, tuple) else temperatures
     release = scenario.release
-    if release.softening not in {"power", "hybrid"} and lowest < 1:
+    family = schema.Family(release.softening)
+    if lowest < family.lowest_temperature:
         problems.append(f"stages.temperature = {lowest}: expected at least 1 with release.softening = {release.softening!r}")
-    if (release.softening == "tsallis") != (release.tsallis_order is not None):
+    if family.takes_order != (release.tsallis_order is not None):
         problems.append(
             f"release.tsallis_order = {release.tsallis_order}: expected a number with release.softening = 'tsallis', and only then"
         )

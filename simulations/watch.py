@@ -8,7 +8,9 @@ from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import TaskID
+
+from limbeck.base.progress import bars
 
 TITLES = {
     "agree": "Sites agree to the plan",
@@ -16,13 +18,6 @@ TITLES = {
     "answers": "Stage {}: sites answer",
     "distil": "Stage {}: student",
 }
-
-
-def bars(console: Console) -> Progress:
-    """Progress bars in limbeck's layout."""
-    return Progress(
-        TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
-    )
 
 
 class Watch:

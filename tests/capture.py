@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from limbeck.simulations.linked import until
+from limbeck.experiments.faults.linked import until
 
 SECONDS = 600.0
 TLS_13 = "0x0304"

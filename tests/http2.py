@@ -9,9 +9,9 @@ import struct
 import threading
 from pathlib import Path
 
+from limbeck.experiments.faults.linked import until
 from limbeck.protos import link, link_codec
 from limbeck.protos.link import Frame
-from limbeck.simulations.linked import until
 
 DATA, HEADERS, SETTINGS, PING = 0, 1, 4, 6
 END_HEADERS, ACK = 4, 1

@@ -8,7 +8,7 @@ from pathlib import Path
 from conftest import LINEAR
 
 from limbeck.client.ledger import Budget, Ledger
-from limbeck.protos.messages import Adjacency, Unit
+from limbeck.plans.schema import Adjacency, Unit
 
 BUDGET = Budget(data_set="a-test", epsilon=3.0, delta=1e-5, unit=Unit.RECORD, adjacency=Adjacency.ADD_REMOVE_ONE)
 TEACHING = replace(LINEAR, noise_multiplier=9.0)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from flwr.app import Message
 
-from limbeck.operators.errors import WireError
+from limbeck.base.errors import WireError
+from limbeck.experiments.faults import bombs
 from limbeck.protos import carry, flower_messages
-from limbeck.simulations import bombs
 
 ZEROS = 64 << 20
 

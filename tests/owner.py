@@ -8,8 +8,8 @@ from sites import offer
 from typer.testing import CliRunner
 
 from limbeck.cli.main import app
+from limbeck.plans.schema import Plan
 from limbeck.protos import codec
-from limbeck.protos.messages import Plan
 
 
 def limbeck(*arguments: object, status: int = 0) -> str:

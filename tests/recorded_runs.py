@@ -7,8 +7,9 @@ from pathlib import Path
 
 from conftest import PLAN
 
+from limbeck.plans.schema import LinearTeaching, Plan, Stage
 from limbeck.protos import codec
-from limbeck.protos.messages import LinearTeaching, Offer, Plan, Reason, Stage
+from limbeck.protos.messages import Offer, Reason
 from limbeck.server.events import Events
 from limbeck.server.record import Record, StageRecord
 

@@ -11,9 +11,10 @@ from conftest import PLAN
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from limbeck.client.site import Site
+from limbeck.inputs.transfer_set import digest
+from limbeck.plans.schema import LinearTeaching, Plan
 from limbeck.protos import codec, signing
-from limbeck.protos.messages import LinearTeaching, Offer, Plan
-from limbeck.protos.transfer_set import digest
+from limbeck.protos.messages import Offer
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 PUBLIC = np.random.default_rng(1).integers(0, 255, (20, 8, 8), dtype=np.uint8)

@@ -1,7 +1,7 @@
 """No test depends on how fast the machine is: none reads a clock while it is imported, asserts how long something took, or waits a while.
 
-A limit in a test is a guard against hanging: `limbeck.simulations.linked.HANG_SECONDS`. What has to have happened is waited for by `until`,
-and a clock is an argument, or is told the time.
+A limit in a test is a guard against hanging: `limbeck.experiments.faults.linked.HANG_SECONDS`. What has to have happened is waited for by
+`until`, and a clock is an argument, or is told the time.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def test_every_folder_with_code_is_a_listed_package() -> None:
-    tops = ("cli", "operators", "protos", "client", "server", "deployment", "simulations")
+    tops = [name.removeprefix("limbeck.") for name in SETTINGS["tool"]["importlinter"]["root_packages"]]
     folders = {path.parent for top in tops for path in (ROOT / top).rglob("__init__.py")}
     expected = {"limbeck." + ".".join(folder.relative_to(ROOT).parts): str(folder.relative_to(ROOT)) for folder in folders}
     assert SETTINGS["tool"]["setuptools"]["package-dir"] == expected

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from limbeck.simulations.linked import COORDINATOR, Federation
+from limbeck.experiments.faults.linked import COORDINATOR, Federation
 from limbeck.simulations.scenario import load
 
 # Runs what follows with a umask that forbids nothing.

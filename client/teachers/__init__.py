@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from limbeck.base.errors import DataError, LimbeckError
 from limbeck.client.noise import Noise
 from limbeck.client.teachers.architectures import Factory
-from limbeck.operators.errors import DataError, LimbeckError
-from limbeck.protos.messages import CUSTOM, LinearTeaching, NetTeaching, Teaching, VotesTeaching
+from limbeck.inputs import arrays
+from limbeck.plans.schema import CUSTOM, LinearTeaching, NetTeaching, Teaching, VotesTeaching
 
 Progress = Callable[[int, int], None]
 
@@ -35,13 +36,13 @@ def check(teaching: Teaching, public_x: NDArray[np.generic], *, classes: int, fa
     """
     match teaching:
         case LinearTeaching() | VotesTeaching():
-            from limbeck.client import features
+            from limbeck.inputs import features
 
             features.compute(teaching.features, public_x[:1])
         case NetTeaching():
             from limbeck.client.teachers import architectures, kit
 
-            shape = tuple(architectures.tensors(public_x[:1]).shape[1:])
+            shape = tuple(arrays.tensors(public_x[:1]).shape[1:])
             net = architectures.build(teaching.architecture, shape, classes, factory)
             if teaching.architecture == CUSTOM:
                 kit.require_sound(net, shape, classes)
@@ -60,7 +61,7 @@ def train(
     opacus: bool = False,
     progress: Progress | None = None,
 ) -> Teacher:
-    """Train under a schedule; (epsilon, delta)-DP in the records as `limbeck.protos.accounting` counts it.
+    """Train under a schedule; (epsilon, delta)-DP in the records as `limbeck.plans.accounting` counts it.
 
     x_N, y_N: private records and labels in [0, classes). public_x: public inputs, for public statistics and the inputs' shape. cache:
     for features of public inputs. factory: the site's own net. opacus: limbeck's own nets take per-record gradients from Opacus.

@@ -8,19 +8,16 @@ Shape legend: N samples, C channels, H and W height and width, D features, K cla
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import math
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from limbeck.operators.errors import DataError, SettingError
-from limbeck.protos.messages import ARCHITECTURES, CUSTOM
+from limbeck.base.errors import SettingError
+from limbeck.base.references import load_function
+from limbeck.plans.schema import ARCHITECTURES, CUSTOM
 
 Shape = tuple[int, ...]
 # (shape of one input as `tensors` gives it, number of classes) -> net.
@@ -28,22 +25,6 @@ Factory = Callable[[Shape, int], nn.Module]
 
 INITIAL_SEED = 0
 SMALL = 16
-
-
-def tensors(x_N: NDArray[np.generic]) -> Tensor:
-    """Inputs as nets take them: bytes become [0, 1], floats stay; grey images get a channel, colour images channels first.
-
-    (N, D) rows stay; (N, H, W) becomes (N, 1, H, W), (N, H, W, C) becomes (N, C, H, W). Raises DataError for another shape.
-    """
-    if x_N.ndim not in {2, 3, 4}:
-        raise DataError(f"Expected rows (N, D) or images (N, H, W) or (N, H, W, C), got shape {x_N.shape}.")
-    scale = 255 if x_N.dtype == np.uint8 else 1
-    # A number too large for float32 becomes infinite, and the gradient of its record zero.
-    with np.errstate(over="ignore"):
-        found = torch.from_numpy(x_N.astype(np.float32) / np.float32(scale))
-    if x_N.ndim == 3:
-        return found.unsqueeze(1)
-    return found.permute(0, 3, 1, 2).contiguous() if x_N.ndim == 4 else found
 
 
 def build(name: str, shape: Shape, classes: int, factory: Factory | None = None) -> nn.Module:
@@ -76,29 +57,8 @@ def build(name: str, shape: Shape, classes: int, factory: Factory | None = None)
 
 
 def load_factory(reference: str, folder: Path | None = None) -> Factory:
-    """What a site's settings name as "module:factory": a module file in `folder`, or else an installed module.
-
-    Raises SettingError where there is none. Only ever called with the site's own settings: a plan cannot name code.
-    """
-    module_name, colon, name = reference.partition(":")
-    if not (colon and module_name and name.isidentifier()):
-        raise SettingError(f"Expected a factory as 'module:factory', got {reference!r}.")
-    file = folder / f"{module_name}.py" if folder is not None else None
-    try:
-        if file is not None and file.exists():
-            spec = importlib.util.spec_from_file_location(module_name, file)
-            if spec is None or spec.loader is None:
-                raise ImportError(f"{file} is no module")
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(module_name)
-        factory = getattr(module, name)
-    except Exception as error:  # whatever a user's module raises while it is imported
-        raise SettingError(f"Expected a factory at {reference!r}: {type(error).__name__}: {error}.") from error
-    if not callable(factory):
-        raise SettingError(f"Expected {reference!r} to be a function (shape, classes) -> net, got {type(factory).__name__}.")
-    return factory  # type: ignore[no-any-return]
+    """The net's factory that a site's settings name. Raises SettingError where there is none."""
+    return load_function(reference, folder, expected="a function (shape, classes) -> net")
 
 
 def _mlp(shape: Shape, classes: int) -> nn.Module:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
-from limbeck.operators.errors import SettingError
+from limbeck.base.errors import SettingError
 
 log = logging.getLogger(__name__)
 

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from limbeck.base.errors import SettingError
 from limbeck.client.teachers.architectures import Shape
 from limbeck.client.teachers.gradients import Functional
-from limbeck.operators.errors import SettingError
 
 RECORDS = 5
 TOLERANCE = 1e-3

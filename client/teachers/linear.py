@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from limbeck.client import features
 from limbeck.client.teachers.gradients import scales
 from limbeck.client.teachers.stored import write
-from limbeck.protos.messages import LinearTeaching
+from limbeck.inputs import features
+from limbeck.plans.schema import LinearTeaching
 
 if TYPE_CHECKING:
     from limbeck.client.noise import Noise

@@ -16,14 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from limbeck.base.errors import DataError
 from limbeck.client.noise import poisson_sample
 from limbeck.client.teachers import architectures
-from limbeck.client.teachers.architectures import Factory, Shape, tensors
+from limbeck.client.teachers.architectures import Factory, Shape
 from limbeck.client.teachers.gradients import Engine, engine
 from limbeck.client.teachers.linear import saturated
 from limbeck.client.teachers.stored import write
-from limbeck.operators.errors import DataError
-from limbeck.protos.messages import CUSTOM, NetTeaching
+from limbeck.inputs.arrays import tensors
+from limbeck.plans.schema import CUSTOM, NetTeaching
 
 if TYPE_CHECKING:
     from limbeck.client.noise import Noise
@@ -35,7 +36,7 @@ PREDICT_BATCH = 512
 
 
 class Net:
-    """A trained net. No layer mixes records. shape: of one input, as `architectures.tensors` gives it."""
+    """A trained net. No layer mixes records. shape: of one input, as `arrays.tensors` gives it."""
 
     def __init__(self, architecture: str, shape: Shape, classes: int, net: nn.Module) -> None:
         self.architecture, self.shape, self.classes, self.net = architecture, shape, classes, net

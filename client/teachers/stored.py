@@ -9,8 +9,8 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from limbeck.operators.errors import DataError
-from limbeck.protos.files import write_durably
+from limbeck.base.errors import DataError
+from limbeck.base.files import write_durably
 
 
 def write(path: Path, kind: str, settings: dict[str, object], tensors: dict[str, Tensor]) -> None:

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from limbeck.client import features
+from limbeck.base.errors import DataError
 from limbeck.client.teachers.linear import clipped_sum, norms, saturated, with_one
 from limbeck.client.teachers.stored import write
-from limbeck.operators.errors import DataError
-from limbeck.protos.messages import VotesTeaching
-from limbeck.protos.transfer_set import digest
+from limbeck.inputs import features
+from limbeck.inputs.transfer_set import digest
+from limbeck.plans.schema import VotesTeaching
 
 if TYPE_CHECKING:
     from limbeck.client.noise import Noise

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.client.encoders import Progress
-from limbeck.operators.errors import DataError, SettingError
-from limbeck.protos.transfer_set import read_arrays
+from limbeck.base.errors import DataError, SettingError
+from limbeck.base.progress import Progress
+from limbeck.inputs.transfer_set import read_arrays
 from limbeck.simulations.data import artefacts, tables
 from limbeck.simulations.data.dataset import DataSet, Description, Labels
 

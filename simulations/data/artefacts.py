@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.operators.errors import DataError, SettingError
-from limbeck.protos.files import write_durably
+from limbeck.base.errors import DataError, SettingError
+from limbeck.base.files import write_durably
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 SIDE = 28

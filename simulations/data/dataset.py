@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.client.encodings import Encoding
 from limbeck.client.records import RecordSettings
-from limbeck.client.tables import Table
+from limbeck.inputs.encodings import Encoding
+from limbeck.inputs.tables import Table
 
 Inputs = NDArray[np.generic]
 Labels = NDArray[np.int64]

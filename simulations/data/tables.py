@@ -1,6 +1,6 @@
 """Tabular and text data sets: heart disease in four hospitals, and film reviews from two places.
 
-Rows are made of cells by an encoding fitted on the public part alone (`limbeck.client.encodings`), as real sites would do it: sites get
+Rows are made of cells by an encoding fitted on the public part alone (`limbeck.inputs.encodings`), as real sites would do it: sites get
 their records as a CSV file and the encoding, not rows.
 """
 
@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.client import encoders, encodings, tables
+from limbeck.base import progress
+from limbeck.base.errors import DataError, SettingError
 from limbeck.client.records import RecordSettings
-from limbeck.client.tables import Table
-from limbeck.operators.errors import DataError, SettingError
+from limbeck.inputs import encoders, encodings, tables
+from limbeck.inputs.tables import Table
 from limbeck.simulations.data import artefacts
 from limbeck.simulations.data.dataset import DataSet, Description, Labels
 
@@ -76,7 +77,7 @@ def reviews(
     cache: Path | None,
     folder: Path | None,
     encoder: str | None = None,
-    progress: encoders.Progress | None = None,
+    progress: progress.Progress | None = None,
 ) -> DataSet:
     """IMDB's reviews are private, Rotten Tomatoes' one-sentence reviews are public: other writers, another style.
 

@@ -20,35 +20,24 @@ import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from limbeck.base.errors import DataError, LedgerError, SettingError, TranscriptError
 from limbeck.client import app as client_app
-from limbeck.client import encodings, release, stored, teachers
 from limbeck.client import ledger as ledgers
+from limbeck.client import release, stored, teachers
 from limbeck.client import site as client_site
 from limbeck.client.app import TRAININGS, respond
 from limbeck.client.ledger import Ledger
 from limbeck.client.noise import Noise
 from limbeck.client.site import Site
-from limbeck.client.tables import Table
 from limbeck.client.teachers.linear import Linear
 from limbeck.client.transcript import Transcript
-from limbeck.operators.errors import DataError, LedgerError, SettingError, TranscriptError
-from limbeck.protos import accounting, codec
-from limbeck.protos.messages import (
-    Accepted,
-    Ask,
-    Declined,
-    Guarantee,
-    Plan,
-    Reason,
-    Reply,
-    Request,
-    Sampled,
-    Share,
-    Taught,
-    Teach,
-    TopK,
-)
-from limbeck.protos.transfer_set import digest
+from limbeck.inputs import encodings
+from limbeck.inputs.tables import Table
+from limbeck.inputs.transfer_set import digest
+from limbeck.plans import accounting
+from limbeck.plans.schema import Plan, Sampled, TopK
+from limbeck.protos import codec
+from limbeck.protos.messages import Accepted, Ask, Declined, Guarantee, Reason, Reply, Request, Share, Taught, Teach
 from limbeck.simulations import prepare, scenario
 
 

@@ -18,10 +18,10 @@ import pytest
 import torch
 from conftest import PLAN
 
+from limbeck.base.errors import TeacherError
 from limbeck.client import blackbox
 from limbeck.client.blackbox import BlackBox, Link, Remote
-from limbeck.operators.errors import TeacherError
-from limbeck.protos.messages import BlackBoxTeaching, Family, Plan, Stage
+from limbeck.plans.schema import BlackBoxTeaching, Family, Plan, Stage
 
 N = 20
 PERMITTED = replace(PLAN, classes=4, samples=N, black_box=BlackBoxTeaching(draws=8))

@@ -8,14 +8,16 @@ import pytest
 import sites
 from owner import limbeck, write
 
+from limbeck.base.errors import LedgerError, SettingError, TranscriptError
 from limbeck.client import ledger as ledgers
 from limbeck.client import policy
 from limbeck.client.app import respond
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
-from limbeck.operators.errors import LedgerError, SettingError, TranscriptError
-from limbeck.protos import codec, privacy_filter
-from limbeck.protos.messages import Ask, NetTeaching, Teach, TopK
+from limbeck.plans import privacy_filter
+from limbeck.plans.schema import NetTeaching, TopK
+from limbeck.protos import codec
+from limbeck.protos.messages import Ask, Teach
 
 
 @pytest.fixture

@@ -24,16 +24,17 @@ from tokenizers import Tokenizer
 from transformers import AutoModel
 from typer.testing import CliRunner
 
+from limbeck.base.errors import DataError, SettingError
 from limbeck.cli.main import app
-from limbeck.client import encoders, encodings
 from limbeck.client.app import respond
-from limbeck.client.encodings import EncoderEncoding
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
-from limbeck.operators.errors import DataError, SettingError
+from limbeck.inputs import encoders, encodings
+from limbeck.inputs.encodings import EncoderEncoding
+from limbeck.inputs.transfer_set import digest
+from limbeck.plans.schema import Plan, TopK
 from limbeck.protos import codec
-from limbeck.protos.messages import Accepted, Ask, Declined, Plan, Reason, Reply, Request, Share, Taught, Teach, TopK
-from limbeck.protos.transfer_set import digest
+from limbeck.protos.messages import Accepted, Ask, Declined, Reason, Reply, Request, Share, Taught, Teach
 
 TEXTS = ["A good film!", "bad, bad; poor", "", "fine " * 60, "a 東京 film", "A good film!"]
 

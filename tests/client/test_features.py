@@ -10,10 +10,10 @@ from conftest import LINEAR
 from numpy.typing import NDArray
 from torch import Tensor
 
-from limbeck.client import features, scattering
+from limbeck.base.errors import DataError, SettingError
 from limbeck.client.noise import UnsafeSeeded
 from limbeck.client.teachers import linear
-from limbeck.operators.errors import DataError, SettingError
+from limbeck.inputs import features, scattering
 from limbeck.simulations import data
 
 Images = NDArray[np.generic]

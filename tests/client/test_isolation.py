@@ -21,8 +21,9 @@ from odd_images import FORMATS, NO_IMAGES, animated, mutated, of_16_bits, pipe, 
 from PIL import Image
 from pyarrow import parquet
 
-from limbeck.client import encodings, records, tables
+from limbeck.client import records
 from limbeck.client.records import RecordSettings
+from limbeck.inputs import encodings, tables
 
 Arrays = tuple[NDArray[np.generic], NDArray[np.int64]]
 BYTES, FLOATS = np.zeros((0, 8, 8), np.uint8), np.zeros((0, 8, 8), np.float32)

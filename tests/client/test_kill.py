@@ -18,11 +18,12 @@ from typing import Any
 import pytest
 import sites
 
+from limbeck.base import files
+from limbeck.base.errors import WireError
 from limbeck.client import app, ledger, stored, teachers, transcript, witness
 from limbeck.client.site import Site
 from limbeck.client.witness import TAUGHT, TEACHER, UNSENT
-from limbeck.operators.errors import WireError
-from limbeck.protos import codec, files
+from limbeck.protos import codec
 from limbeck.protos.messages import Ask, Declined, Reply, Request, Share, Taught, Teach
 
 # As code names its file, which may be a path of links.

@@ -18,13 +18,13 @@ import sites
 from conftest import LINEAR
 from ledger_child import BUDGET, RUN, TEACHING
 
+from limbeck.base.errors import BudgetError, LedgerError, SettingError
+from limbeck.base.files import outliving_power_cuts
 from limbeck.client import ledger as ledgers
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
-from limbeck.operators.errors import BudgetError, LedgerError, SettingError
-from limbeck.protos import accounting, privacy_filter
-from limbeck.protos.files import outliving_power_cuts
-from limbeck.protos.messages import Counts, LabelCounts, NetTeaching, RecordCount, Teaching, VotesTeaching
+from limbeck.plans import accounting, privacy_filter
+from limbeck.plans.schema import Counts, LabelCounts, NetTeaching, RecordCount, Teaching, VotesTeaching
 
 
 @pytest.fixture

@@ -20,13 +20,15 @@ import tomli_w
 from odd_images import saved
 from PIL import Image
 
-from limbeck.client import encodings, records, tables
 from limbeck.client import ledger as ledgers
+from limbeck.client import records
 from limbeck.client.app import respond
 from limbeck.client.site import Site
+from limbeck.inputs import encodings, tables
+from limbeck.inputs.transfer_set import digest
+from limbeck.plans.schema import LinearTeaching, Plan, TopK
 from limbeck.protos import codec
-from limbeck.protos.messages import Accepted, Declined, LinearTeaching, Plan, Reason, Reply, Request, Taught, Teach, TopK
-from limbeck.protos.transfer_set import digest
+from limbeck.protos.messages import Accepted, Declined, Reason, Reply, Request, Taught, Teach
 
 Change = Callable[[Path], object]
 IMAGES = np.random.default_rng(0).integers(0, 255, (30, 8, 8), dtype=np.uint8)

@@ -16,9 +16,10 @@ from PIL import Image
 
 from limbeck.client import app
 from limbeck.client.site import Site
+from limbeck.inputs.transfer_set import digest
+from limbeck.plans.schema import Plan, TopK
 from limbeck.protos import codec
-from limbeck.protos.messages import Accepted, Ask, Plan, Reply, Request, Share, Taught, Teach, TopK
-from limbeck.protos.transfer_set import digest
+from limbeck.protos.messages import Accepted, Ask, Reply, Request, Share, Taught, Teach
 
 CELLS = np.random.default_rng(2).normal(size=(20, 2)).astype(np.float32)
 TABLE = "a,b,sick\n1,2,no\n2,1,yes\n0,0,no\n"

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 from scipy import stats
 
+from limbeck.base.errors import SettingError
 from limbeck.client.noise import CHUNK, SystemEntropy, UnsafeSeeded, poisson_sample
-from limbeck.operators.errors import SettingError
 
 # A sound source fails a test of this level once in a thousand million runs.
 LEVEL = 1e-9

@@ -15,28 +15,15 @@ from conftest import PLAN
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from scipy import fft
 
+from limbeck.base.errors import SettingError, WireError
 from limbeck.client.app import respond
 from limbeck.client.site import Site
-from limbeck.operators.errors import SettingError, WireError
-from limbeck.protos import accounting, codec, composition, plan_checks, signing
+from limbeck.inputs.transfer_set import digest
+from limbeck.plans import accounting, checks, composition
+from limbeck.plans.schema import Counts, LinearTeaching, Loss, NetTeaching, Plan, RecordCount, Teaching, VotesTeaching
+from limbeck.protos import codec, signing
 from limbeck.protos import limbeck_pb2 as pb
-from limbeck.protos.messages import (
-    Accepted,
-    Counts,
-    Declined,
-    LinearTeaching,
-    Loss,
-    NetTeaching,
-    Offer,
-    Plan,
-    Reason,
-    RecordCount,
-    Reply,
-    Teach,
-    Teaching,
-    VotesTeaching,
-)
-from limbeck.protos.transfer_set import digest
+from limbeck.protos.messages import Accepted, Declined, Offer, Reason, Reply, Teach
 from limbeck.server.coordinator import Coordinator, Patience
 
 ROWS = np.random.default_rng(1).normal(size=(20, 8)).astype(np.float32)
@@ -120,13 +107,13 @@ def unfit() -> Iterator[tuple[str, Plan, bool]]:
     plan = sites.plan()
     rows = replace(plan, transfer_set=digest(ROWS))
     assert isinstance(plan.teaching, LinearTeaching)
-    for architecture in plan_checks.GREY_STUDENTS:
+    for architecture in checks.GREY_STUDENTS:
         yield "student.architecture", replace(rows, student=replace(rows.student, architecture=architecture)), True
     for own in (plan.teaching, VOTES):
-        for name in plan_checks.GREY_FEATURES:
+        for name in checks.GREY_FEATURES:
             yield "teaching.features", replace(rows, teaching=replace(own, features=name)), True
         yield "teaching.features", replace(plan, teaching=replace(own, features="rows")), False
-    for architecture in plan_checks.IMAGE_TEACHERS:
+    for architecture in checks.IMAGE_TEACHERS:
         yield "teaching.architecture", replace(rows, teaching=replace(NET, architecture=architecture)), True
 
 
@@ -223,13 +210,13 @@ def test_what_a_stranger_offers_is_never_accounted_for(
 
 def dearest() -> Iterator[tuple[Teaching, Counts]]:
     """Plans within bounds that cost most to account for: the longest schedules with the least and the most noise, the widest counts."""
-    (fewest, most), (least, _) = plan_checks.WHOLES["teaching.steps"], plan_checks.REALS["teaching.sampling_rate"]
+    (fewest, most), (least, _) = checks.WHOLES["teaching.steps"], checks.REALS["teaching.sampling_rate"]
     linear = sites.plan().teaching
     assert isinstance(linear, LinearTeaching)
-    noises = plan_checks.REALS["noise_std"]
+    noises = checks.REALS["noise_std"]
     for rate in (1.0, least):
         for steps in (fewest, most):
-            for noise in (accounting.SMALLEST_SAMPLED_NOISE, plan_checks.REALS["teaching.noise_multiplier"][1]):
+            for noise in (accounting.SMALLEST_SAMPLED_NOISE, checks.REALS["teaching.noise_multiplier"][1]):
                 net = replace(NET, sampling_rate=rate, steps=steps, noise_multiplier=noise)
                 yield net, RecordCount(noise_std=noises[steps == most])
     # Just below what is reported as infinite without being computed.

@@ -8,29 +8,14 @@ import pytest
 import sites
 import tomli_w
 
+from limbeck.base.errors import PolicyError, SettingError, WireError
 from limbeck.client import policy
 from limbeck.client.app import respond
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
-from limbeck.operators.errors import PolicyError, SettingError, WireError
+from limbeck.plans.schema import Family, LabelCounts, Plan, RecordCount, Sampled, Stage, TopK, VotesTeaching
 from limbeck.protos import codec, signing
-from limbeck.protos.messages import (
-    Accepted,
-    Ask,
-    Declined,
-    Family,
-    LabelCounts,
-    Offer,
-    Plan,
-    Reason,
-    RecordCount,
-    Reply,
-    Sampled,
-    Stage,
-    Teach,
-    TopK,
-    VotesTeaching,
-)
+from limbeck.protos.messages import Accepted, Ask, Declined, Offer, Reason, Reply, Teach
 
 VOTES = VotesTeaching(
     teachers=3, queries=20, features="pixels", feature_norm=4, steps=2, learning_rate=1, momentum=0, noise_multiplier=40

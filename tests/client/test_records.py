@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
-from limbeck.client import encodings, records, tables
+from limbeck.base.errors import DataError, SettingError
+from limbeck.client import records
 from limbeck.client import site as site_module
 from limbeck.client.records import RecordSettings
 from limbeck.client.site import Site
-from limbeck.client.tables import Table
-from limbeck.operators.errors import DataError, SettingError
-from limbeck.protos.transfer_set import digest
+from limbeck.inputs import encodings, tables
+from limbeck.inputs.tables import Table
+from limbeck.inputs.transfer_set import digest
 
 PATIENTS = "age,sex,sick\n61,m,yes\n40,f,no\n,f,no\n"
 SETTINGS = RecordSettings(path="patients.csv", label="sick", classes=("no", "yes"), columns=("age",))

@@ -20,28 +20,17 @@ import sites
 import torch
 from owner import limbeck, write
 
+from limbeck.base.errors import BudgetError, LedgerError, LimbeckError, SettingError
 from limbeck.client import blackbox, link, recovery, teachers
 from limbeck.client import ledger as ledgers
 from limbeck.client.app import respond
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
 from limbeck.deployment import doctor
-from limbeck.operators.errors import BudgetError, LedgerError, LimbeckError, SettingError
-from limbeck.protos import accounting, codec, privacy_filter
-from limbeck.protos.messages import (
-    Accepted,
-    Ask,
-    BlackBoxTeaching,
-    Declined,
-    Plan,
-    Reason,
-    Reply,
-    Request,
-    Sampled,
-    Share,
-    Taught,
-    Teach,
-)
+from limbeck.plans import accounting, privacy_filter
+from limbeck.plans.schema import BlackBoxTeaching, Plan, Sampled
+from limbeck.protos import codec
+from limbeck.protos.messages import Accepted, Ask, Declined, Reason, Reply, Request, Share, Taught, Teach
 
 PLAN = sites.plan()
 HASH = codec.plan_hash(PLAN)

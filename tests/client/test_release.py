@@ -14,12 +14,12 @@ from scipy import stats
 from torch import Tensor
 from torch.nn import functional
 
+from limbeck.base.errors import DataError
 from limbeck.client import discrete, release, teachers
 from limbeck.client.noise import SystemEntropy, UnsafeSeeded
 from limbeck.client.teachers import votes
 from limbeck.operators import EntropyTarget, Softening, TopK, Tsallis
-from limbeck.operators.errors import DataError
-from limbeck.protos.messages import Family, LabelCounts, Plan, RecordCount, VotesTeaching
+from limbeck.plans.schema import Family, LabelCounts, Plan, RecordCount, VotesTeaching
 from limbeck.simulations import data
 
 VOTES = VotesTeaching(

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from teacher_conformance import Silent
 from torch import Tensor, nn
 
-from limbeck.client import features, teachers
+from limbeck.client import teachers
 from limbeck.client.noise import UnsafeSeeded
 from limbeck.client.teachers import architectures, gradients, linear, votes
 from limbeck.client.teachers.net import Net
-from limbeck.protos.messages import NetTeaching, VotesTeaching
+from limbeck.inputs import features
+from limbeck.plans.schema import NetTeaching, VotesTeaching
 
 SLACK = 1 + 1e-6
 WIDTH, CLASSES = 3, 3

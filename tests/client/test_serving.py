@@ -27,13 +27,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
 from typer.testing import CliRunner
 
+from limbeck.base.errors import DataError, SettingError, TeacherError
 from limbeck.cli.main import app
 from limbeck.client import serving
 from limbeck.client.blackbox import Link, Remote
-from limbeck.operators.errors import DataError, SettingError, TeacherError
+from limbeck.experiments.faults.linked import HANG_SECONDS, until
 from limbeck.protos import teacher_codec
 from limbeck.protos.teacher import Batch, Inputs
-from limbeck.simulations.linked import HANG_SECONDS, until
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "black-box-teachers.md"
 DIGITS = load_digits()

@@ -12,12 +12,13 @@ import torch
 from odd_images import mutated
 from safetensors.torch import save
 
-from limbeck.client import features, teachers
+from limbeck.base.errors import DataError, LimbeckError
+from limbeck.client import teachers
 from limbeck.client.teachers import architectures
 from limbeck.client.teachers.linear import Linear
 from limbeck.client.teachers.net import Net
 from limbeck.client.teachers.votes import Votes
-from limbeck.operators.errors import DataError, LimbeckError
+from limbeck.inputs import features
 
 MUTATIONS = 150
 BALANCE = features.Balance(mean_D=np.zeros(4, np.float32), weight_D=np.ones(4, np.float32))

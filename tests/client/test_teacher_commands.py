@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from limbeck.base.errors import SettingError
 from limbeck.cli.main import app
-from limbeck.operators.errors import SettingError
 
 
 def limbeck(*arguments: str) -> str:

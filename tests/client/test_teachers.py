@@ -17,11 +17,11 @@ from teacher_conformance import Case, Conformance, Silent
 from torch import Tensor, nn
 from torch.nn import functional
 
+from limbeck.base.errors import DataError, SettingError
 from limbeck.client import teachers
 from limbeck.client.noise import SystemEntropy, UnsafeSeeded, poisson_sample
 from limbeck.client.teachers import architectures, gradients, kit, net
-from limbeck.operators.errors import DataError, SettingError
-from limbeck.protos.messages import NetTeaching
+from limbeck.plans.schema import NetTeaching
 from limbeck.simulations import data
 
 NET = NetTeaching(
@@ -75,7 +75,7 @@ class TestTeachers(Conformance):
 
 
 def test_the_suite_covers_every_kind_that_a_plan_can_name() -> None:
-    from limbeck.protos.messages import ARCHITECTURES, FEATURES
+    from limbeck.plans.schema import ARCHITECTURES, FEATURES
 
     taught = [case.teaching for case in CASES.values()]
     assert {own.features for own in taught if not isinstance(own, NetTeaching)} == set(FEATURES)

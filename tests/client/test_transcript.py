@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import sites
 
+from limbeck.base.errors import TranscriptError
 from limbeck.client import transcript as transcripts
 from limbeck.client.app import respond
 from limbeck.client.transcript import Transcript
-from limbeck.operators.errors import TranscriptError
 from limbeck.protos import codec
 from limbeck.protos.messages import Ask, Request, Teach
 

@@ -22,8 +22,8 @@ from limbeck.client import teachers
 from limbeck.client.noise import SystemEntropy
 from limbeck.client.teachers import architectures, gradients, linear
 from limbeck.client.teachers.net import Net
-from limbeck.protos import accounting
-from limbeck.protos.messages import LinearTeaching, NetTeaching
+from limbeck.plans import accounting
+from limbeck.plans.schema import LinearTeaching, NetTeaching
 
 LEVEL = 1e-7
 DELTA = 1e-5

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from limbeck.base.errors import PolicyError, SettingError
 from limbeck.client import policy
 from limbeck.client.site import Site
 from limbeck.deployment import bringup, certificates, keys
 from limbeck.deployment.certificates import Role
-from limbeck.operators.errors import PolicyError, SettingError
 from limbeck.protos import signing
 from limbeck.server import door
 

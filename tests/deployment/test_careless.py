@@ -17,13 +17,14 @@ import sites
 from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid
 
+from limbeck.base import files
+from limbeck.base.errors import SettingError
 from limbeck.client.ledger import Ledger, close_idle
 from limbeck.client.link import DAEMON_LOCK
 from limbeck.client.site import Site
 from limbeck.deployment import bringup, doctor
-from limbeck.deployment.doctor import Finding, Outcome
-from limbeck.operators.errors import SettingError
-from limbeck.protos import codec, files
+from limbeck.deployment.doctor import Finding, Outcome, shared
+from limbeck.protos import codec
 from limbeck.server import app as server_app
 
 
@@ -32,7 +33,7 @@ def open_folder() -> Iterator[Path]:
     """A folder that all users of this machine can come to, as the temporary folder of tests is not."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
-    if doctor._shielded(folder):
+    if shared.is_shielded(folder):
         pytest.fail(f"Expected a temporary folder that others can come to, got {folder}.")
     yield folder
     shutil.rmtree(folder)
@@ -114,7 +115,7 @@ def test_two_coordinators_never_work_in_one_folder(tmp_path: Path) -> None:
         "plan": str(tmp_path / "plan.pb"), "transfer-sets": str(site.folder / "transfer"), "folder": str(run),
     }  # fmt: skip
     context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=config)
-    holder = "import sys; from pathlib import Path; from limbeck.protos.files import alone\n"
+    holder = "import sys; from pathlib import Path; from limbeck.base.files import alone\n"
     holder += "with alone(Path(sys.argv[1]), 'coordinator'): print('held', flush=True); sys.stdin.read()"
     lock = str(run / server_app.LOCK)
     with subprocess.Popen([sys.executable, "-c", holder, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from limbeck.base.errors import SettingError
 from limbeck.client import serving
 from limbeck.client.link import Daemon
 from limbeck.client.site import Site
 from limbeck.deployment import certificates, flower, key_commands
-from limbeck.operators.errors import SettingError
+from limbeck.experiments.faults.throwaway_keys import SERVER, Authority
 from limbeck.protos import signing
 from limbeck.protos.teacher import Inputs
 from limbeck.server.link import Keys
-from limbeck.simulations.throwaway_keys import SERVER, Authority
 
 MODES = [0o640, 0o604, 0o620, 0o602, 0o644, 0o666]
 

@@ -20,14 +20,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from limbeck.base.errors import CertificateError, SettingError
+from limbeck.base.files import create_private
 from limbeck.cli.main import app
 from limbeck.deployment import certificates, keys
 from limbeck.deployment.certificates import Role
-from limbeck.operators.errors import CertificateError, SettingError
+from limbeck.experiments.faults.linked import HANG_SECONDS
 from limbeck.protos import codec, signing
-from limbeck.protos.files import create_private
 from limbeck.protos.messages import Offer
-from limbeck.simulations.linked import HANG_SECONDS
 
 DAY = timedelta(days=1)
 

@@ -16,11 +16,11 @@ import recorded_runs
 from test_watch import CHROMIUM, FLAGS, get
 from typer.testing import CliRunner
 
+from limbeck.base.errors import CertificateError, DataError, RunError, SettingError
 from limbeck.cli.main import app
 from limbeck.deployment import flower, keys, status, superlink_status, watch
 from limbeck.deployment.superlink_status import Asker, Note, SuperLinkStatus
-from limbeck.operators.errors import CertificateError, DataError, RunError, SettingError
-from limbeck.simulations.linked import HANG_SECONDS, until
+from limbeck.experiments.faults.linked import HANG_SECONDS, until
 
 RECORDED = Path(__file__).parent / "flower-1.41"
 RUN = 16494868309796424365

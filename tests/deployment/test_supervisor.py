@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from limbeck.base.errors import SettingError
 from limbeck.deployment.supervisor import Supervisor
-from limbeck.operators.errors import SettingError
-from limbeck.simulations.linked import HANG_SECONDS, until
+from limbeck.experiments.faults.linked import HANG_SECONDS, until
 
 PYTHON = sys.executable
 

@@ -28,17 +28,17 @@ from hypothesis import strategies as st
 from matplotlib.image import imread
 from typer.testing import CliRunner
 
+from limbeck.base.errors import DataError, RunError, SettingError, TooFewClients
 from limbeck.cli.main import app
 from limbeck.deployment import status, watch
 from limbeck.deployment.bringup import TEMPLATES
-from limbeck.operators.errors import DataError, RunError, SettingError, TooFewClients
-from limbeck.protos import accounting
+from limbeck.experiments.faults.linked import HANG_SECONDS, until
+from limbeck.plans import accounting
 from limbeck.protos.messages import Offer
 from limbeck.server import checkpoint, student
 from limbeck.server.coordinator import Coordinator, Patience
 from limbeck.server.events import Events
 from limbeck.server.pruning import Masks
-from limbeck.simulations.linked import HANG_SECONDS, until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [

@@ -23,10 +23,10 @@ from typing import Any
 import capture
 import pytest
 
+from limbeck.base.errors import LedgerError, RunError
 from limbeck.client import ledger
 from limbeck.client.site import Site
 from limbeck.deployment import flower, keys
-from limbeck.operators.errors import LedgerError, RunError
 from limbeck.protos import codec
 from limbeck.server import bundle
 

@@ -14,9 +14,9 @@ import capture
 import grpc
 import pytest
 
+from limbeck.experiments.faults.linked import Federation
 from limbeck.protos import codec, link_codec
 from limbeck.protos.link import Chunk, Transfer
-from limbeck.simulations.linked import Federation
 from limbeck.simulations.scenario import load
 
 CANARY = "canary-in-the-plans-name"

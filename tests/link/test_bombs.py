@@ -15,14 +15,14 @@ from test_grid import ask, listen, pull
 from test_site import Running, make_site, port_of
 
 from limbeck.client.child import NO_QUESTION
+from limbeck.experiments.faults import bombs
+from limbeck.experiments.faults.linked import until
+from limbeck.experiments.faults.throwaway_keys import Authority
 from limbeck.protos import carry, codec, flower_messages
 from limbeck.protos.flower_messages import node_of
 from limbeck.protos.link import MAX_TRANSFER, Transfer
 from limbeck.server import link as server_link
 from limbeck.server.link import LinkGrid
-from limbeck.simulations import bombs
-from limbeck.simulations.linked import until
-from limbeck.simulations.throwaway_keys import Authority
 
 BOMBS = dict(bombs.flower_messages())
 # Beside three times the message: Python's own arenas, what a parser allocates ahead.

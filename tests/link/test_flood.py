@@ -21,15 +21,15 @@ import pytest
 from flwr.app import Message
 from test_grid import RawSite
 
-from limbeck.operators.errors import SettingError
+from limbeck.base.errors import SettingError
+from limbeck.base.files import write_durably
+from limbeck.experiments.faults.linked import until
+from limbeck.experiments.faults.throwaway_keys import SERVER, Authority
 from limbeck.protos import carry, flower_messages, link
-from limbeck.protos.files import write_durably
 from limbeck.protos.link import Ack, Announce, Chunk
 from limbeck.server import door
 from limbeck.server.door import Door
 from limbeck.server.events import Events
-from limbeck.simulations.linked import until
-from limbeck.simulations.throwaway_keys import SERVER, Authority
 
 LONG = 40.0
 DESCRIPTORS, FLOOD = 200, 400

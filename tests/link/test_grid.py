@@ -20,7 +20,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from limbeck.operators.errors import DataError, RunError, SettingError
+from limbeck.base.errors import DataError, RunError, SettingError
+from limbeck.experiments.faults import fuzz
+from limbeck.experiments.faults.linked import HANG_SECONDS, until
+from limbeck.experiments.faults.throwaway_keys import SERVER, Authority
 from limbeck.protos import carry, codec, flower_messages, link, link_codec
 from limbeck.protos import link_pb2 as pb
 from limbeck.protos.link import Ack, Announce, Chunk, Frame, Hello, Problem, Transfer
@@ -28,9 +31,6 @@ from limbeck.protos.messages import Ask, Offer, Teach
 from limbeck.server import link as server_link
 from limbeck.server.coordinator import Coordinator, Patience
 from limbeck.server.link import Access, Keys, LinkGrid
-from limbeck.simulations import fuzz
-from limbeck.simulations.linked import HANG_SECONDS, until
-from limbeck.simulations.throwaway_keys import SERVER, Authority
 
 SITES = ["a", "b"]
 LIMIT = 1 << 25

@@ -11,12 +11,12 @@ from flwr.app import Error, Message
 from test_grid import RawSite
 from typer.testing import CliRunner
 
+from limbeck.base.printable import LIMIT
 from limbeck.cli.main import INTERRUPTED, app
 from limbeck.deployment import watch
+from limbeck.experiments.faults.linked import Federation
 from limbeck.protos import flower_messages
-from limbeck.protos.printable import LIMIT
 from limbeck.server.link import LinkGrid
-from limbeck.simulations.linked import Federation
 from limbeck.simulations.scenario import load
 
 SETTINGS = ["data.private=300", "data.public=40", "data.test=20", "run.workers=1"]

@@ -10,9 +10,9 @@ import pytest
 
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
+from limbeck.experiments.faults.linked import HANG_SECONDS, Federation, free_port
+from limbeck.experiments.faults.relay import Relay
 from limbeck.simulations import run
-from limbeck.simulations.linked import HANG_SECONDS, Federation, free_port
-from limbeck.simulations.relay import Relay
 from limbeck.simulations.scenario import Scenario, load
 
 # Seeded noise, so that two runs can be compared to the last bit.

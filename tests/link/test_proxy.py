@@ -19,16 +19,16 @@ from hypothesis import strategies as st
 from test_grid import SITES, ask, listen, pull
 from test_site import Running, make_site, port_of
 
+from limbeck.base.errors import SettingError
 from limbeck.client import proxy
 from limbeck.client.proxy import EXCEPTIONS, PROXIES, Route, route
 from limbeck.client.site import Site
 from limbeck.deployment import doctor, flower
 from limbeck.deployment.doctor import Finding, Outcome
-from limbeck.operators.errors import SettingError
+from limbeck.experiments.faults.linked import free_port, until
+from limbeck.experiments.faults.throwaway_keys import SERVER, Authority
 from limbeck.protos import carry
 from limbeck.server.link import LinkGrid
-from limbeck.simulations.linked import free_port, until
-from limbeck.simulations.throwaway_keys import SERVER, Authority
 
 # A name that only the proxy can resolve: who takes another way does not get there.
 BEHIND = "coordinator.invalid:7443"

@@ -11,14 +11,14 @@ import pytest
 from test_grid import ask
 from test_site import Running
 
+from limbeck.base.errors import WireError
 from limbeck.client.site import Site
 from limbeck.deployment import keys
 from limbeck.deployment.certificates import name_of, read_certificate, serial_of
-from limbeck.operators.errors import WireError
+from limbeck.experiments.faults.linked import free_port, until
 from limbeck.protos import carry
 from limbeck.protos.flower_messages import node_of
 from limbeck.server.link import Access, Keys, LinkGrid
-from limbeck.simulations.linked import free_port, until
 
 
 def now() -> datetime:

@@ -16,18 +16,18 @@ from answering import megabytes
 from flwr.app import Error, Message
 from test_grid import LIMIT, SITES, ask, listen, pull
 
+from limbeck.base.errors import SettingError, WireError
 from limbeck.client import link as client_link
 from limbeck.client.child import DIED, FAILED, LATE, MAX_QUESTION, NO_QUESTION, Child, Question
 from limbeck.client.link import Daemon
 from limbeck.client.site import Site
-from limbeck.operators.errors import SettingError, WireError
+from limbeck.experiments.faults.linked import HANG_SECONDS, until
+from limbeck.experiments.faults.relay import Relay
+from limbeck.experiments.faults.throwaway_keys import Authority
 from limbeck.protos import carry, flower_messages
 from limbeck.protos.link import Announce, Disconnected
 from limbeck.server import link as server_link
 from limbeck.server.link import LinkGrid
-from limbeck.simulations.linked import HANG_SECONDS, until
-from limbeck.simulations.relay import Relay
-from limbeck.simulations.throwaway_keys import Authority
 
 APP = "answering:app"
 

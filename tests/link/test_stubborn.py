@@ -11,11 +11,11 @@ from flwr.app import Message
 from http2 import Stubborn
 from test_grid import SITES, RawSite, ask, listen, pull
 
+from limbeck.experiments.faults.linked import until
+from limbeck.experiments.faults.throwaway_keys import Authority
 from limbeck.protos import carry
 from limbeck.protos.flower_messages import node_of
 from limbeck.server.link import LinkGrid
-from limbeck.simulations.linked import until
-from limbeck.simulations.throwaway_keys import Authority
 
 LONG = 40.0  # for what takes a second or four, on whatever machine
 

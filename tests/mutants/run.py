@@ -51,7 +51,19 @@ from rich.table import Table
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path("tests/mutants")
-PACKAGES = ("cli", "operators", "protos", "client", "server", "deployment", "simulations")
+PACKAGES = (
+    "base",
+    "operators",
+    "inputs",
+    "plans",
+    "protos",
+    "client",
+    "server",
+    "deployment",
+    "simulations",
+    "experiments",
+    "cli",
+)
 # Not gRPC, nor what loads it: limbeck.protos.tls has to come first.
 LIBRARIES = (
     "torch",

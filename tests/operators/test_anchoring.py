@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from limbeck.base.errors import SettingError
 from limbeck.operators import Anchoring
-from limbeck.operators.errors import SettingError
 
 
 def rows(seed: int, sharpness: float) -> Tensor:

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from limbeck.base.errors import SettingError
 from limbeck.operators import EntropyTarget, Hybrid, Mixing, Power, Separable, Tsallis
 from limbeck.operators.axioms import Axiom, check, majorisation
-from limbeck.operators.errors import SettingError
 from limbeck.operators.projections import ArgMax, Sparsemax, nearest
 
 RANKING, CONTINUITY, ENTROPY, IDENTITY, BOUNDARY = list(Axiom)[1:]
@@ -57,7 +57,7 @@ def test_a_sound_family_raises_no_alarm(make: Callable[[float], Any], dtype: tor
 
 
 def test_an_entropy_target_raises_no_alarm() -> None:
-    assert check(lambda t: EntropyTarget(1 - 1 / t, relative=True), rounds=1).holds
+    assert check(EntropyTarget.at_temperature, rounds=1).holds
 
 
 @pytest.mark.parametrize(("make", "expected"), BROKEN.values(), ids=BROKEN.keys())

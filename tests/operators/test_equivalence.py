@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from limbeck.base.errors import SettingError
 from limbeck.operators import Mixing, Power, Shared, calibrate, compare, compare_targets, reparametrise
 from limbeck.operators.equivalence import mean_entropy, moments
-from limbeck.operators.errors import SettingError
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from limbeck.base.errors import SettingError
 from limbeck.operators import Nucleus, Sampled, TopK, Truncated, losses, truncated
-from limbeck.operators.errors import SettingError
 
 Loss = Callable[..., Tensor]
 T = 3.0

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from limbeck.base.errors import SettingError
 from limbeck.operators import LabelsOnly, Mixing, Power, Sampled, Truncated
-from limbeck.operators.errors import SettingError
 
 ROWS = 40_000
 P_K = [0.6, 0.25, 0.1, 0.05]

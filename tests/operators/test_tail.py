@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from limbeck.base.errors import SettingError
 from limbeck.operators import Nucleus, Power, TopK, Truncated, Truncation, tail_interval
-from limbeck.operators.errors import SettingError
 
 SLACK = 1e-9
 

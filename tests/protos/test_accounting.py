@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from limbeck.operators.errors import SettingError
-from limbeck.protos import accounting, composition
-from limbeck.protos.messages import Counts, LabelCounts, NetTeaching, RecordCount, Teaching, VotesTeaching
+from limbeck.base.errors import SettingError
+from limbeck.plans import accounting, composition
+from limbeck.plans.schema import Counts, LabelCounts, NetTeaching, RecordCount, Teaching, VotesTeaching
 
 CNN = NetTeaching(
     architecture="cnn",

@@ -14,33 +14,23 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from limbeck import operators
-from limbeck.operators.errors import WireError
-from limbeck.protos import codec, packing
-from limbeck.protos import limbeck_pb2 as pb
-from limbeck.protos.messages import (
-    Accepted,
-    Ask,
+from limbeck.base.errors import WireError
+from limbeck.plans.schema import (
     BlackBoxTeaching,
     Coding,
-    Declined,
     Family,
-    Guarantee,
     LabelCounts,
     NetTeaching,
-    Offer,
     Plan,
-    Reason,
     RecordCount,
-    Reply,
-    Request,
     Sampled,
-    Share,
     Stage,
-    Taught,
-    Teach,
     TopK,
     VotesTeaching,
 )
+from limbeck.protos import codec, packing
+from limbeck.protos import limbeck_pb2 as pb
+from limbeck.protos.messages import Accepted, Ask, Declined, Guarantee, Offer, Reason, Reply, Request, Share, Taught, Teach
 
 PlanMaker = Callable[..., Plan]
 

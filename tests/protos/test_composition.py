@@ -14,8 +14,8 @@ from dp_accounting.pld import privacy_loss_distribution as pld
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limbeck.protos import accounting, composition
-from limbeck.protos.messages import NetTeaching, Teaching
+from limbeck.plans import accounting, composition
+from limbeck.plans.schema import NetTeaching, Teaching
 
 SAMPLED = NetTeaching(
     architecture="cnn",

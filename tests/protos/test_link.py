@@ -14,7 +14,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDic
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limbeck.operators.errors import WireError
+from limbeck.base.errors import WireError
 from limbeck.protos import carry, flower_messages, link, link_codec
 from limbeck.protos import link_pb2 as pb
 from limbeck.protos.link import CHUNK, Ack, Announce, Assembly, Chunk, Connection, Disconnected, Frame, Transfer

@@ -16,26 +16,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plan_strategies import linear, plans, votes
 
-from limbeck.client import features
+from limbeck.base.errors import LimbeckError, SettingError, WireError
 from limbeck.client.teachers import architectures
 from limbeck.client.teachers import linear as linear_teacher
 from limbeck.client.teachers.votes import vote
-from limbeck.operators.errors import LimbeckError, SettingError, WireError
-from limbeck.protos import codec, plan_checks
-from limbeck.protos import limbeck_pb2 as pb
-from limbeck.protos.link import MAX_TRANSFER
-from limbeck.protos.messages import (
+from limbeck.inputs import arrays, features
+from limbeck.plans import checks
+from limbeck.plans.schema import (
     ARCHITECTURES,
     CUSTOM,
     FEATURES,
     STUDENTS,
-    Ask,
     BlackBoxTeaching,
     Family,
     LabelCounts,
     LinearTeaching,
     NetTeaching,
-    Offer,
     Plan,
     Pooling,
     RecordCount,
@@ -44,6 +40,10 @@ from limbeck.protos.messages import (
     TopK,
     VotesTeaching,
 )
+from limbeck.protos import codec
+from limbeck.protos import limbeck_pb2 as pb
+from limbeck.protos.link import MAX_TRANSFER
+from limbeck.protos.messages import Ask, Offer
 from limbeck.server import student
 
 LINEAR: LinearTeaching = cast(LinearTeaching, PLAN.teaching)
@@ -73,17 +73,17 @@ NAN, INF = math.nan, math.inf
 
 def outside(name: str) -> list[float]:
     """Values just beyond and far beyond the bounds of a field, and none at all."""
-    if name in plan_checks.WHOLES:
-        least, most = plan_checks.WHOLES[name]
+    if name in checks.WHOLES:
+        least, most = checks.WHOLES[name]
         return [least - 1, most + 1]
-    low, high = plan_checks.REALS[name]
+    low, high = checks.REALS[name]
     beyond = [math.nextafter(low, -INF), math.nextafter(high, INF), -high, 1e300, NAN, INF, -INF]
     return beyond + ([1e-45, 5e-324, 0.0] if low > 0 else [-0.0])
 
 
 def spoilt() -> Iterator[tuple[str, Plan]]:
     """Names of fields, and plans that have an impossible value there."""
-    for table in (plan_checks.WHOLES, plan_checks.REALS):
+    for table in (checks.WHOLES, checks.REALS):
         for path in table:
             for value in outside(path):
                 yield from ((path, own) for own in _with(path, value))
@@ -207,9 +207,9 @@ def test_a_name_outside_a_closed_list_is_refused_on_the_wire(table: str, name: s
 def test_closed_lists_are_those_that_can_be_carried_out() -> None:
     assert set(FEATURES) == set(features.FEATURES)
     assert set(STUDENTS) == set(student.ARCHITECTURES)
-    assert set(plan_checks.GREY_FEATURES) <= set(FEATURES)
-    assert set(plan_checks.IMAGE_TEACHERS) <= set(ARCHITECTURES)
-    assert set(plan_checks.GREY_STUDENTS) <= set(STUDENTS)
+    assert set(checks.GREY_FEATURES) <= set(FEATURES)
+    assert set(checks.IMAGE_TEACHERS) <= set(ARCHITECTURES)
+    assert set(checks.GREY_STUDENTS) <= set(STUDENTS)
 
 
 @given(plan=plans())
@@ -229,13 +229,13 @@ def test_a_zero_with_a_sign_is_no_second_encoding_of_a_plan() -> None:
 
 
 def test_the_largest_seed_of_a_plan_seeds_every_stage() -> None:
-    last = plan_checks.WHOLES["stages"][1]
-    torch.Generator().manual_seed(plan_checks.WHOLES["public_seed"][1] * 1_000_003 + last)
+    last = checks.WHOLES["stages"][1]
+    torch.Generator().manual_seed(checks.WHOLES["public_seed"][1] * 1_000_003 + last)
 
 
 def test_a_plan_with_as_many_stages_as_there_may_be_fits_a_request() -> None:
     stage = Stage(sparsity=0.123456789, temperature=1.23456789)
-    plan = replace(PLAN, name="x" * 200, stages=(stage,) * plan_checks.WHOLES["stages"][1])
+    plan = replace(PLAN, name="x" * 200, stages=(stage,) * checks.WHOLES["stages"][1])
     assert codec.decode_request(codec.encode_request(Offer(plan=plan))) == Offer(plan=plan)
 
 
@@ -271,19 +271,19 @@ COLOUR = np.zeros((20, 8, 8, 3), np.uint8)
         ({}, np.zeros((20, 8), np.complex64), "transfer_set of rows"),
         ({}, np.full((20, 8), "text"), "transfer_set of rows"),
         *(({}, np.full((20, 8), value), "transfer_set of finite numbers") for value in (NAN, INF, -INF, 1e39)),
-        *(({"student": name}, ROWS, f"student.architecture = '{name}'") for name in plan_checks.GREY_STUDENTS),
-        *(({"student": name}, COLOUR, f"student.architecture = '{name}'") for name in plan_checks.GREY_STUDENTS),
-        *(({"student": name}, GREY[:, :, :3], f"student.architecture = '{name}'") for name in plan_checks.GREY_STUDENTS),
+        *(({"student": name}, ROWS, f"student.architecture = '{name}'") for name in checks.GREY_STUDENTS),
+        *(({"student": name}, COLOUR, f"student.architecture = '{name}'") for name in checks.GREY_STUDENTS),
+        *(({"student": name}, GREY[:, :, :3], f"student.architecture = '{name}'") for name in checks.GREY_STUDENTS),
         *(
             ({"teaching": replace(own, features=name)}, x_N, f"teaching.features = '{name}'")
             for own in (LINEAR, VOTES)
-            for name in plan_checks.GREY_FEATURES
+            for name in checks.GREY_FEATURES
             for x_N in (ROWS, COLOUR, GREY[:, :3])
         ),
         *(({"teaching": replace(own, features="rows")}, GREY, "teaching.features = 'rows'") for own in (LINEAR, VOTES)),
         *(
             ({"teaching": replace(NET, architecture=name)}, x_N, f"teaching.architecture = '{name}'")
-            for name in plan_checks.IMAGE_TEACHERS
+            for name in checks.IMAGE_TEACHERS
             for x_N in (ROWS, GREY[:, :3], COLOUR[:, :, :3])
         ),
     ],
@@ -293,7 +293,7 @@ def test_a_plan_that_does_not_go_with_its_public_inputs_is_refused_by_the_name_o
 ) -> None:
     own = _student(architecture=changes.get("student", "mlp"))
     with pytest.raises(SettingError, match=f"Expected .*{named}"):
-        plan_checks.check_inputs(replace(own, teaching=changes.get("teaching", LINEAR)), x_N)
+        checks.check_inputs(replace(own, teaching=changes.get("teaching", LINEAR)), x_N)
 
 
 SHAPES = [
@@ -320,7 +320,7 @@ def test_what_goes_with_public_inputs_by_these_checks_can_be_made_for_them(shape
 
     def fits(own: Plan) -> bool:
         try:
-            plan_checks.check_inputs(own, x_N)
+            checks.check_inputs(own, x_N)
         except SettingError:
             return False
         return True
@@ -342,7 +342,7 @@ def test_what_goes_with_public_inputs_by_these_checks_can_be_made_for_them(shape
             assert features.compute(name, x_N).shape[1] > 0
     for name in set(ARCHITECTURES) - {CUSTOM}:
         if fits(replace(PLAN, teaching=replace(NET, architecture=name))):
-            tensor = architectures.tensors(x_N)
+            tensor = arrays.tensors(x_N)
             assert architectures.build(name, tuple(tensor.shape[1:]), 10)(tensor).shape == (20, 10)
 
 

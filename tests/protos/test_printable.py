@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from rich.logging import RichHandler
 from rich.table import Table
 
-from limbeck.protos import printable as shown
-from limbeck.protos.printable import LIMIT, escape_logs, plain_console, printable, printable_lines
+from limbeck.base import printable as shown
+from limbeck.base.printable import LIMIT, escape_logs, plain_console, printable, printable_lines
 
 # Cursor and colour, a forged entry, an overwritten line, a reversed one, a hidden letter, markup and emoji codes of rich, half a surrogate.
 HOSTILE = (

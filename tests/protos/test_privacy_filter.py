@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import integrate, optimize, stats
 
-from limbeck.operators.errors import SettingError
-from limbeck.protos import accounting, composition, privacy_filter
-from limbeck.protos.accounting import Schedule
-from limbeck.protos.messages import LabelCounts, LinearTeaching, NetTeaching, RecordCount, VotesTeaching
+from limbeck.base.errors import SettingError
+from limbeck.plans import accounting, composition, privacy_filter
+from limbeck.plans.accounting import Schedule
+from limbeck.plans.schema import LabelCounts, LinearTeaching, NetTeaching, RecordCount, VotesTeaching
 
 DELTA = 1e-5
 NET = NetTeaching(

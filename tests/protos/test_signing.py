@@ -10,8 +10,8 @@ import sites
 import tomli_w
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from limbeck.base.errors import SettingError, WireError
 from limbeck.client import policy
-from limbeck.operators.errors import SettingError, WireError
 from limbeck.protos import codec, signing
 from limbeck.protos import limbeck_pb2 as pb
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limbeck import operators
-from limbeck.operators.errors import WireError
+from limbeck.base.errors import WireError
 from limbeck.protos import teacher_codec, teacher_pb2, teacher_pb2_grpc
 from limbeck.protos.teacher import Answers, Batch, Description, Inputs, Kind
 

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from odd_images import mutated
 from PIL import Image
 
-from limbeck.operators.errors import DataError
-from limbeck.protos import transfer_set
-from limbeck.protos.transfer_set import read_arrays, read_headers
+from limbeck.base.errors import DataError
+from limbeck.inputs import transfer_set
+from limbeck.inputs.transfer_set import read_arrays, read_headers
 
 VALUES = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
 MUTATIONS = 400
@@ -237,8 +237,8 @@ MIB = 1 << 20
 CHILD = """
 import sys
 from pathlib import Path
-from limbeck.operators.errors import DataError
-from limbeck.protos.transfer_set import read_arrays
+from limbeck.base.errors import DataError
+from limbeck.inputs.transfer_set import read_arrays
 IMPORTS
 def highest():
     return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))) << 10

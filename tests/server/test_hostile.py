@@ -17,27 +17,15 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from limbeck.base.errors import SettingError
 from limbeck.client.app import respond
 from limbeck.client.site import Site
+from limbeck.inputs.transfer_set import read_arrays
 from limbeck.operators import Truncated
-from limbeck.operators.errors import SettingError
+from limbeck.plans.schema import Plan
 from limbeck.protos import carry, codec
 from limbeck.protos.flower_messages import SERVER_NODE, identify, name_by_content, node_of
-from limbeck.protos.messages import (
-    Accepted,
-    Ask,
-    Declined,
-    Guarantee,
-    Offer,
-    Plan,
-    Reason,
-    Reply,
-    Request,
-    Share,
-    Taught,
-    Teach,
-)
-from limbeck.protos.transfer_set import read_arrays
+from limbeck.protos.messages import Accepted, Ask, Declined, Guarantee, Offer, Reason, Reply, Request, Share, Taught, Teach
 from limbeck.server import checkpoint, coordinator, export, pooling
 from limbeck.server.coordinator import Coordinator, Patience
 from limbeck.simulations import prepare, scenario

@@ -13,13 +13,13 @@ import torch
 from flwr.app import Message
 from students import same_student
 
+from limbeck.base.errors import DataError, TooFewClients
 from limbeck.client import ledger
 from limbeck.client.app import respond
 from limbeck.client.site import Site
-from limbeck.operators.errors import DataError, TooFewClients
+from limbeck.inputs.transfer_set import read_arrays
 from limbeck.protos import carry, codec
 from limbeck.protos.flower_messages import SERVER_NODE, identify, name_by_content, node_of
-from limbeck.protos.transfer_set import read_arrays
 from limbeck.server import checkpoint, coordinator, export
 from limbeck.server.coordinator import Coordinator, Patience
 from limbeck.simulations import prepare, scenario

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from limbeck.protos.messages import Loss
+from limbeck.plans.schema import Loss
 from limbeck.server import losses
 
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from limbeck.base.errors import SettingError
 from limbeck.operators import TopK, Truncated
-from limbeck.operators.errors import SettingError
 from limbeck.server.pooling import LEAST_SHARE, Pool, class_weights, record_weights
 
 

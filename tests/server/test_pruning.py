@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from limbeck.operators.errors import SettingError
-from limbeck.server.pruning import Masks, cubic, equal_kl, linear
+from limbeck.base.errors import SettingError
+from limbeck.plans.paths import cubic, equal_kl, linear
+from limbeck.server.pruning import Masks
 
 
 def model(seed: int = 0) -> nn.Sequential:

@@ -8,8 +8,8 @@ import torch
 from conftest import PLAN
 from torch import Tensor, nn
 
-from limbeck.operators.errors import SettingError
-from limbeck.protos.messages import Student
+from limbeck.base.errors import SettingError
+from limbeck.plans.schema import Student
 from limbeck.server import augment, checkpoint, distil, export, student
 from limbeck.server.pruning import Masks
 from limbeck.simulations import data

@@ -12,9 +12,10 @@ import torch
 from conftest import PLAN
 from flwr.app import Context, RecordDict
 
-from limbeck.operators.errors import DataError, RunError
+from limbeck.base.errors import DataError, RunError
+from limbeck.plans.schema import Pooling, RecordCount
 from limbeck.protos import codec
-from limbeck.protos.messages import Offer, Pooling, RecordCount
+from limbeck.protos.messages import Offer
 from limbeck.server.app import app
 from limbeck.server.coordinator import Coordinator, Patience
 from limbeck.server.events import Events

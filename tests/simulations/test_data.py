@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from limbeck.operators.errors import DataError, SettingError
+from limbeck.base.errors import DataError, SettingError
 from limbeck.simulations import data
 from limbeck.simulations.data import artefacts
 

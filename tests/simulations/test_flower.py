@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from limbeck.experiments.faults.linked import HANG_SECONDS
 from limbeck.simulations.flower import OFFLINE
-from limbeck.simulations.linked import HANG_SECONDS
 
 BIN = Path(sys.executable).parent
 SETTINGS = (

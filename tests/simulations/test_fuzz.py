@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from limbeck.operators.errors import WireError
+from limbeck.base.errors import WireError
+from limbeck.experiments.faults import fuzz, mutations
+from limbeck.experiments.faults.fuzz import Fault, Target
 from limbeck.protos import link, link_codec
-from limbeck.simulations import fuzz, mutations
-from limbeck.simulations.fuzz import Fault, Target
 
 MESSAGES = 10_000
 
@@ -22,7 +22,7 @@ def test_ten_thousand_bad_messages_find_nothing_wrong(tmp_path: Path) -> None:
     record = tmp_path / "record.json"
     arguments = ["--messages", str(MESSAGES), "--seed", "1", "--out", str(tmp_path / "failed"), "--record", str(record)]
     done = subprocess.run(
-        [sys.executable, "-m", "limbeck.simulations.fuzz", *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "limbeck.experiments.faults.fuzz", *arguments], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     found = {target["target"]: target for target in json.loads(record.read_text())["targets"]}
@@ -113,7 +113,7 @@ def test_messages_follow_from_seed_target_and_number() -> None:
 
 
 def test_a_parcel_is_changed_inside_and_its_hashes_are_right_again() -> None:
-    from limbeck.simulations.fuzz import flower
+    from limbeck.experiments.faults.fuzz import flower
 
     own = flower(Path())
     reached = 0

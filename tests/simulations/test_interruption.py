@@ -18,8 +18,8 @@ from pathlib import Path
 
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
+from limbeck.experiments.faults.linked import HANG_SECONDS, until
 from limbeck.simulations import run, scenario
-from limbeck.simulations.linked import HANG_SECONDS, until
 
 LIMBECK = [sys.executable, "-m", "limbeck.cli.main", "simulate"]
 WAIT = """

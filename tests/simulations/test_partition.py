@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limbeck.operators.errors import SettingError
+from limbeck.base.errors import SettingError
 from limbeck.simulations.partition import Dirichlet, Iid, Natural, Partition, Quantity, counts
 
 Y = np.arange(600) % 10

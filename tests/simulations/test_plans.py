@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from limbeck.base.errors import DataError, LimbeckError, SettingError, WireError
 from limbeck.cli.main import app
-from limbeck.client import encodings
-from limbeck.operators.errors import DataError, LimbeckError, SettingError, WireError
-from limbeck.protos import accounting, codec, signing
-from limbeck.protos.transfer_set import digest, read_arrays
+from limbeck.inputs import encodings
+from limbeck.inputs.transfer_set import digest, read_arrays
+from limbeck.plans import accounting
+from limbeck.protos import codec, signing
 from limbeck.simulations.prepare import make_plan
 from limbeck.simulations.scenario import load
 

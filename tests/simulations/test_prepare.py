@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from limbeck.base.errors import RunError
 from limbeck.client.policy import Policy
 from limbeck.client.site import Site
-from limbeck.operators.errors import RunError
 from limbeck.protos import codec
 from limbeck.simulations import data, prepare, scenario
 from limbeck.simulations.scenario import Scenario

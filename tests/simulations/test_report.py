@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from limbeck.operators.errors import RunError
+from limbeck.base.errors import RunError
 from limbeck.simulations import report, run, scenario
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

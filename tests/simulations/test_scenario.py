@@ -2,7 +2,7 @@
 
 import pytest
 
-from limbeck.operators.errors import SettingError
+from limbeck.base.errors import SettingError
 from limbeck.simulations import data, scenario
 
 

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from limbeck.base.errors import SettingError
+from limbeck.experiments.theory import bias_variance, common, equivalence, findings, stages
 from limbeck.operators import Power, Shared, compare, compare_targets
-from limbeck.operators.errors import SettingError
-from limbeck.simulations.theory import bias_variance, common, equivalence, findings, stages
 
 Floats = NDArray[np.float64]
 

@@ -1,0 +1,1 @@
+"""What was measured: benchmarks, comparisons, theory, faults; results lie in results/."""

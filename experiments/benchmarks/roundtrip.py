@@ -1,0 +1,121 @@
+"""How long a question takes over limbeck's link and over a SuperNode: `python -m limbeck.experiments.benchmarks.roundtrip [OUT.json]`.
+
+The same plan of the same three sites, with keys of the same authority, runs over both on loopback, one after the other: `limbeck serve`
+with `limbeck site run`, then `limbeck flower`. Seconds are the coordinator's, from the moment it sends a question to all three to the
+last answer; training is left out. The site's own work, some milliseconds, is in both.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from limbeck.base.errors import RunError
+from limbeck.base.files import write_durably
+from limbeck.deployment import flower
+from limbeck.experiments.faults.linked import Federation, free_port, until
+from limbeck.experiments.faults.throwaway_keys import SERVER
+from limbeck.server import bundle
+from limbeck.simulations.scenario import load
+
+SETTINGS = ["data.private=300", "data.public=80", "student.epochs=2", "stages.count=4", "student.dense_control=false"]
+TRAINING = "teach"
+NODE_SECONDS = 120.0
+
+
+def seconds(events: Path) -> list[float]:
+    """Of every question to all sites but that to train, in their order."""
+    sent: dict[str, float] = {}
+    answered: dict[str, float] = {}
+    for line in events.read_text(encoding="utf-8").splitlines():
+        own = json.loads(line)
+        if own["kind"] == "progress" and (own["phase"] == "agree" or own["phase"].startswith("answers")):
+            (sent if own["done"] == 0 else answered)[own["phase"]] = own["time"]
+    return [answered[phase] - time for phase, time in sent.items()]
+
+
+def over_link(folder: Path) -> list[float]:
+    """Over the link."""
+    with Federation(folder, load("digits-tiny", SETTINGS), settings={"join_seconds": 60.0}) as federation:
+        if federation.start().wait(NODE_SECONDS):
+            raise OSError(f"Expected the coordinator to end well, see {folder / 'serve.log'}.")
+    return seconds(folder / "server" / "events.jsonl")
+
+
+def over_supernodes(folder: Path) -> list[float]:
+    """Over Flower's SuperLink and SuperNodes."""
+    federation = Federation(folder, load("digits-tiny", SETTINGS))
+    keys, link, port, stop = folder / "keys", folder / "superlink", free_port(), threading.Event()
+    tls = flower.Tls(ca=keys / "ca.pem", certificate=keys / f"{SERVER}.pem", key=keys / f"{SERVER}.key")
+    with ExitStack() as running:
+        supervisors = [flower.superlink(link, host="127.0.0.1", port=port, tls=tls)]
+        flower.connect(link, address=f"127.0.0.1:{port}", ca=tls.ca)
+        supervisors += [
+            flower.supernode(
+                path,
+                path / "supernode",
+                superlink=f"127.0.0.1:{port}",
+                ca=tls.ca,
+                key=keys / f"{name}.key",
+                runtime_port=free_port(),
+            )
+            for name, path in federation.sites.items()
+        ]
+        # Not daemons: the process does not end before they have stopped what they started.
+        threads = [threading.Thread(target=own.run, args=(stop,)) for own in supervisors]
+        running.callback(stop.set)
+        threads[0].start()
+        for name in federation.sites:
+            until(lambda name=name: _registered(link, keys / f"{name}.pem"), NODE_SECONDS)  # type: ignore[misc]
+        for thread in threads[1:]:
+            thread.start()
+        config = bundle.run_config(
+            plan=folder / "plan.pb",
+            transfer_sets=folder / "transfer",
+            folder=folder / "server",
+            clients=len(federation.sites),
+        )
+        flower.wait(link, flower.start(link, bundle.write(folder / "bundle", config)))
+    return seconds(folder / "server" / "events.jsonl")
+
+
+def _registered(link: Path, certificate: Path) -> bool:
+    """Whether the SuperLink, which may not be there yet, took a site's key."""
+    try:
+        return bool(flower.register(link, certificate))
+    except RunError:
+        return False
+
+
+def main() -> None:
+    """The command."""
+    with tempfile.TemporaryDirectory() as temporary:
+        found = {"link": over_link(Path(temporary) / "link"), "supernodes": over_supernodes(Path(temporary) / "flower")}
+    rows: dict[str, Any] = {
+        name: {"median_seconds": round(statistics.median(own), 3), "all": [round(one, 3) for one in own]}
+        for name, own in found.items()
+    }
+    result = {
+        "command": "python -m limbeck.experiments.benchmarks.roundtrip experiments/results/roundtrip.json",
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, CPU only",
+        "load_average": round(os.getloadavg()[0], 1),
+        "what": "one question to three sites at once, loopback, TLS",
+        **rows,
+        "supernodes_over_link": round(statistics.median(found["supernodes"]) / statistics.median(found["link"]), 1),
+    }
+    text = json.dumps(result, indent=1)
+    print(text)
+    for out in sys.argv[1:]:
+        write_durably(Path(out), (text + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Speed and bytes of the wire, memory of the pool: `python -m limbeck.experiments.benchmarks.wire [OUT.json]`. One core."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from limbeck import operators
+from limbeck.plans.schema import Coding, Plan
+from limbeck.protos import codec, messages
+from limbeck.protos.messages import Ask, Share
+from limbeck.server.pooling import Pool
+from limbeck.simulations import prepare, scenario
+
+CASES = ((10_000, 10, 3), (50_000, 100, 8), (20_000, 1000, 16))
+REPEATS = 15
+
+
+def share_plan(samples: int, classes: int, k: int, coding: str) -> Plan:
+    """The default scenario's plan for other sizes."""
+    own = scenario.load("default", [f"release.k={k}", f"release.coding={coding}", "pooling.kind=mean"])
+    return prepare.make_plan(own, transfer_set=bytes(32), samples=samples, classes=classes)
+
+
+def wire() -> list[dict[str, object]]:
+    """Bytes and million samples a second of whole messages, protobuf included; medians."""
+    rows: list[dict[str, object]] = []
+    for samples, classes, k in CASES:
+        for coding in Coding:
+            plan = share_plan(samples, classes, k, coding.value)
+            p_NK = (2 * torch.randn(samples, classes, generator=torch.Generator().manual_seed(0))).softmax(-1)
+            ask = Ask(plan_hash=codec.plan_hash(plan), stage=0, first=0, count=samples)
+            share = Share(plan_hash=ask.plan_hash, stage=0, first=0, answers=operators.TopK(k)(p_NK))
+            data = codec.encode_reply(share, plan=plan)
+            encode = _seconds(lambda share=share, plan=plan: codec.encode_reply(share, plan=plan))  # type: ignore[misc]
+            decode = _seconds(lambda data=data, plan=plan, ask=ask: codec.decode_reply(data, plan=plan, expecting=ask))  # type: ignore[misc]
+            rows.append(
+                {
+                    "samples": samples,
+                    "K": classes,
+                    "k": k,
+                    "coding": coding.value,
+                    "bytes": len(data),
+                    "bytes_per_sample": round(len(data) / samples, 3),
+                    "encode_million_per_s": round(samples / encode / 1e6, 1),
+                    "decode_million_per_s": round(samples / decode / 1e6, 1),
+                }
+            )
+    return rows
+
+
+def pool_memory(clients: int) -> int:
+    """Peak resident bytes of a fresh process that decodes and pools 10,000 top-3 answers of K = 10 of each of `clients` sites."""
+    command = [sys.executable, "-m", "limbeck.experiments.benchmarks.wire", "--pool", str(clients)]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def _pool(clients: int) -> int:
+    import resource
+
+    plan = share_plan(10_000, 10, 3, "packed")
+    ask = Ask(plan_hash=codec.plan_hash(plan), stage=0, first=0, count=10_000)
+    pool = Pool(samples=10_000, classes=10)
+    for client in range(clients):
+        p_NK = torch.randn(10_000, 10, generator=torch.Generator().manual_seed(client)).softmax(-1)
+        share = Share(plan_hash=ask.plan_hash, stage=0, first=0, answers=operators.TopK(3)(p_NK))
+        reply = codec.decode_reply(codec.encode_reply(share, plan=plan), plan=plan, expecting=ask)
+        if isinstance(reply, messages.Share):
+            pool.add(reply.answers)
+    pool.result()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    call()
+    times = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def main() -> None:
+    """The command."""
+    torch.set_num_threads(1)
+    if sys.argv[1:2] == ["--pool"]:
+        print(_pool(int(sys.argv[2])))
+        return
+    memory = {clients: pool_memory(clients) for clients in (10, 100)}
+    result = {
+        "command": "python -m limbeck.experiments.benchmarks.wire experiments/results/wire.json",
+        "machine": f"one core of {os.cpu_count()}, {platform.machine()}, CPU only",
+        "wire": wire(),
+        "pool": {"peak_bytes": memory, "ratio_100_to_10_clients": round(memory[100] / memory[10], 3)},
+    }
+    text = json.dumps(result, indent=1)
+    print(text)
+    for out in sys.argv[1:]:
+        Path(out).write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Faults made on purpose, with real processes: drills, hostile bytes, cut wires."""

@@ -1,0 +1,247 @@
+"""Frozen public encoders: what turns a text into a row by a model that was trained elsewhere, on public data, and is not trained here.
+
+The public encoding (`limbeck.inputs.encodings.EncoderEncoding`) names the model's files by their SHA-256, and rows that it gave on fixed
+texts. A site holds the model itself: a folder as Hugging Face's libraries write it, or a function of the site's own. Whether it is the one
+meant shows before a record is read. Nothing is ever fetched.
+
+Every text goes through the model alone. In a batch, padding and the blocks of a matrix product would let one record move the last bits of
+another's row; alone, a row is a function of its record, so one record more changes one row [D]. Texts as long as reviews take no longer
+for it on a CPU.
+
+What was encoded is kept in a folder of the site's own, so that a run that is stopped goes on, and the next has nothing to do.
+
+Shape legend: N texts, D numbers per row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from limbeck.base.errors import DataError, SettingError
+from limbeck.base.files import create_private_folder
+from limbeck.base.progress import Progress
+from limbeck.base.references import load_function
+from limbeck.inputs.encodings import ENCODER_FILES, PROBES, EncoderEncoding
+
+log = logging.getLogger(__name__)
+
+FILES = ENCODER_FILES
+# Rows have norm 1. Versions of libraries and processors differ by about 1e-6, other weights or tokens by far more.
+TOLERANCE = 1e-3
+# Decimals of the rows that an encoding names.
+DECIMALS = 4
+# Texts after which what is done so far is kept.
+BATCH = 32
+BUSY_SECONDS = 120.0
+
+Row = NDArray[np.float32]
+Encoder = Callable[[str], Row]
+
+
+def describe(reference: str, folder: Path, *, column: str, name: str, tokens: int = 128) -> EncoderEncoding:
+    """The public encoding of a column of texts by the encoder that `reference` names, as `open_encoder` reads it.
+
+    name: what to call it where it is missing. tokens: that a text is cut to. Raises DataError or SettingError.
+    """
+    path = folder / reference
+    files = {file: _sha256(path / file) for file in FILES} if path.is_dir() else {}
+    encoder = _loaded(reference, folder, tuple(files.items()), tokens)
+    probe = np.stack([encoder(text) for text in PROBES]).round(DECIMALS).tolist()
+    return EncoderEncoding(column=column, model=name, files=files, tokens=tokens, probe=tuple(map(tuple, probe)))
+
+
+def open_encoder(encoding: EncoderEncoding, reference: str | None, folder: Path) -> Encoder:
+    """The site's encoder, which is the one that `encoding` means; reads no record.
+
+    reference: records.encoder of the site's settings: the folder of a Hugging Face model, or "module:factory", a function without arguments
+    that returns a function from a text to its row (D,). folder: the site's. Raises DataError naming what is missing or differs.
+    """
+    reference = check_files(encoding, reference, folder)
+    try:
+        encoder = _loaded(reference, folder, tuple(encoding.files.items()), encoding.tokens)
+    except SettingError as error:
+        raise DataError(f"records.encoder: {error}") from error
+    for text, row in zip(PROBES, encoding.probe, strict=True):
+        found_D = _one(encoder, text, len(row))
+        if not np.abs(found_D - np.array(row)).max() <= TOLERANCE:
+            raise DataError(
+                f"Expected the rows of {encoding.model} from {reference}, got others: that of {text[:40]!r} differs by more than"
+                f" {TOLERANCE:g}."
+            )
+    return encoder
+
+
+def check_files(encoding: EncoderEncoding, reference: str | None, folder: Path) -> str:
+    """The reference, once the files of the folder that it names are those meant; loads no model, runs no code. Raises DataError."""
+    if reference is None:
+        raise DataError(f"Expected records.encoder to name {encoding.model}, its folder or 'module:factory', got none.")
+    path = folder / reference
+    if path.is_dir():
+        for file, sha256 in encoding.files.items():
+            if (found := _sha256(path / file)) != sha256:
+                raise DataError(f"Expected SHA-256 {sha256} of {path / file}, a file of {encoding.model}, got {found}.")
+    elif ":" not in reference:
+        raise DataError(f"Expected the encoder {encoding.model} in the folder {path}, found no folder.")
+    return reference
+
+
+def encode(
+    encoding: EncoderEncoding,
+    texts: Sequence[str | None],
+    encoder: Encoder,
+    *,
+    kept: Path,
+    progress: Progress | None = None,
+) -> NDArray[np.float32]:
+    """(N, D) rows of texts, a missing one as an empty one; those that were encoded before are not encoded again.
+
+    A text of which the encoder makes nothing gets a row of NaN, which has no say in training, and only the log says so. kept: a private
+    folder for rows by content hash. progress: texts done, texts to do. Raises DataError where the folder cannot be used.
+    """
+    keys = [hashlib.sha256((text or "").encode("utf-8", "surrogatepass")).digest() for text in texts]
+    wanted = dict(zip(keys, (text or "" for text in texts), strict=True))
+    rows: dict[bytes, Row] = {}
+    with closing(_Kept(kept, encoding)) as store:
+        rows.update(store.read(wanted))
+        missing = [key for key in wanted if key not in rows]
+        for first in range(0, len(missing), BATCH):
+            made = {key: _one(encoder, wanted[key], encoding.dimensions) for key in missing[first : first + BATCH]}
+            store.write({key: row for key, row in made.items() if np.isfinite(row).all()})
+            rows.update(made)
+            if progress is not None:
+                progress(min(first + BATCH, len(missing)), len(missing))
+    if not keys:
+        return np.zeros((0, encoding.dimensions), np.float32)
+    return np.stack([rows[key] for key in keys])
+
+
+def log_progress(done: int, total: int) -> None:
+    """Say about ten times how far it is, in the site's log."""
+    if (10 * done) // total > (10 * (done - BATCH)) // total:
+        log.info("Encoded %d of %d records.", done, total)
+
+
+def _one(encoder: Encoder, text: str, dimensions: int) -> Row:
+    """A text's row, or NaN where the encoder fails on it: an error would become a refusal, and that would tell of a single record."""
+    try:
+        row = np.asarray(encoder(text), np.float32)
+        if row.shape != (dimensions,):
+            raise ValueError(f"Expected a row of {dimensions} numbers, got {row.shape}")
+        return row
+    except Exception:  # whatever an encoder of the site's own raises
+        log.warning("The encoder made nothing of a text; it has no say in training.", exc_info=True)
+        return np.full(dimensions, np.nan, np.float32)
+
+
+@lru_cache(maxsize=2)
+def _loaded(reference: str, folder: Path, files: tuple[tuple[str, str], ...], tokens: int) -> Encoder:
+    """Once per process. files: their hashes, so that another model in the same place is another entry."""
+    if (folder / reference).is_dir():
+        return _hugging_face(folder / reference, tokens)
+    factory: Callable[..., Any] = load_function(reference, folder, expected="a function () -> encoder")
+    try:
+        encoder = factory()
+    except Exception as error:  # whatever a factory of the site's own raises
+        raise SettingError(f"Expected an encoder from {reference}: {type(error).__name__}: {error}.") from error
+    if not callable(encoder):
+        raise SettingError(f"Expected a function from texts to rows from {reference}, got {type(encoder).__name__}.")
+    return encoder  # type: ignore[no-any-return]
+
+
+def _hugging_face(path: Path, tokens: int) -> Encoder:
+    """The mean of the last layer over a text's tokens, of norm 1, by a model on disk."""
+    # Read when the libraries are first imported. Paths of files that are there need no network; this forbids it besides.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        from tokenizers import Tokenizer
+        from transformers import AutoModel
+        from transformers.utils import logging as chatter
+    except ImportError as error:
+        raise DataError(
+            f"Expected the package transformers to read {path}; install it with: pip install limbeck[encoders]"
+        ) from error
+    chatter.disable_progress_bar()
+    try:
+        tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(tokens)
+        model = AutoModel.from_pretrained(
+            path, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+        ).eval()
+    except Exception as error:  # the libraries' own, of many kinds
+        raise DataError(f"Expected a model in {path}: {type(error).__name__}: {error}.") from error
+
+    def encode_one(text: str) -> Row:
+        found = tokenizer.encode(text)
+        with torch.inference_mode():
+            hidden_1LD = model(
+                input_ids=torch.tensor([found.ids]), attention_mask=torch.tensor([found.attention_mask])
+            ).last_hidden_state
+            row_D = torch.nn.functional.normalize(hidden_1LD[0].mean(0), dim=0)
+        return np.asarray(row_D.numpy(), np.float32)
+
+    return encode_one
+
+
+class _Kept:
+    """Rows by content hash, in one SQLite file per encoding: what was written is whole, and several processes may read and write."""
+
+    def __init__(self, folder: Path, encoding: EncoderEncoding) -> None:
+        self.bytes = 4 * encoding.dimensions
+        path = folder / f"{encoding.fingerprint}.sqlite"
+        create_private_folder(folder)
+        # SQLite gives its other files the mode of this one: they are the owner's alone from the first moment.
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        self.path = path
+        self.database = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+        self._do("PRAGMA journal_mode = WAL")
+        self._do("PRAGMA synchronous = NORMAL")
+        self._do("CREATE TABLE IF NOT EXISTS rows (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID")
+
+    def _do(self, sql: str, *parameters: object) -> sqlite3.Cursor:
+        try:
+            return self.database.execute(sql, parameters)
+        except sqlite3.Error as error:
+            raise DataError(
+                f"Expected encoded records in {self.path}: {error}; without the file they are encoded anew."
+            ) from error
+
+    def read(self, keys: Iterable[bytes]) -> dict[bytes, Row]:
+        """Those rows that are there."""
+        found = {}
+        for key in keys:
+            cell = self._do("SELECT value FROM rows WHERE key = ?", key).fetchone()
+            if cell is not None and len(cell[0]) == self.bytes:
+                found[key] = np.frombuffer(cell[0], "<f4").astype(np.float32)
+        return found
+
+    def write(self, rows: dict[bytes, Row]) -> None:
+        """All of them or none."""
+        self._do("BEGIN IMMEDIATE")
+        for key, row in rows.items():
+            self._do("INSERT OR REPLACE INTO rows VALUES (?, ?)", key, row.astype("<f4").tobytes())
+        self._do("COMMIT")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.database.close()
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"Expected a file of an encoder at {path}: {error.strerror}.") from error

@@ -1,0 +1,241 @@
+"""What a plan may say: checked by its author, by the coordinator and by every site, before anybody pays.
+
+`check_plan` looks at the plan alone. `check_inputs` holds it against the public inputs that it is about. Both are pure functions of public
+values, so all three sides come to the same result; a plan that one of them lets through is one that the others can carry out.
+
+Bounds are wide enough for whatever can be meant, and narrow enough for two things. Floating-point numbers stay finite: with every constant
+at its worst, and 2^31 records, a linear teacher's weights stay below 1e22 in float32, so no record is told by an infinity that it alone
+makes (privacy). And what a plan makes others compute is bounded (cost).
+
+Shape legend: N public inputs, K classes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck.base.bounds import one_of, real, text, whole
+from limbeck.base.errors import SettingError, WireError
+from limbeck.plans.accounting import SMALLEST_SAMPLED_NOISE
+from limbeck.plans.schema import (
+    ARCHITECTURES,
+    FEATURES,
+    HASH_BYTES,
+    STUDENTS,
+    LinearTeaching,
+    NetTeaching,
+    Plan,
+    Pooling,
+    Sampled,
+    TopK,
+    VotesTeaching,
+)
+
+# Of integers, both ends included.
+WHOLES: dict[str, tuple[int, int]] = {
+    # With K >= 2 classes, no more could be pooled (CELLS).
+    "samples": (1, 1 << 27),
+    # Ids take at most two bytes.
+    "classes": (2, 1 << 16),
+    # Each is a question to every site and a checkpoint.
+    "stages": (1, 1000),
+    # Counts of draws travel as bytes.
+    "truncation.draws": (1, 255),
+    "black_box.draws": (1, 255),
+    # Each is a pass over a site's records, and a mechanism to account for.
+    "teaching.steps": (1, 10**5),
+    # Records whose gradients are in a site's memory at once.
+    "teaching.physical_batch": (1, 4096),
+    # Heads that a site trains one after the other; one alone would be no vote.
+    "teaching.teachers": (2, 10**4),
+    # The coordinator's own time, when all sites have paid.
+    "student.epochs": (1, 10**4),
+    "student.batch": (1, 1 << 20),
+    "minimum_clients": (1, 10**6),
+    # Seeds of stages are public_seed * 1,000,003 + stage, and torch takes 63 bits.
+    "public_seed": (0, 1 << 40),
+}
+# Of numbers, both ends included.
+REALS: dict[str, tuple[float, float]] = {
+    # Lower ones sharpen to the arg-max, and divide by what is zero in float32; higher ones differ from uniform by less than a code does.
+    "temperature": (1e-3, 1e3),
+    "tsallis_order": (0.0, 4.0),
+    # The norm of a record's features, of which float32 takes squares.
+    "teaching.feature_norm": (1e-3, 1e3),
+    # Far from float32's ends: 1e-45 is a subnormal number that scaling by it rounds up to twice its size.
+    "teaching.clip": (1e-6, 1e6),
+    # Records: below one, a sum would be made larger and not smaller.
+    "teaching.normaliser": (1.0, 1e9),
+    "teaching.learning_rate": (1e-9, 1e6),
+    # What is summed over steps is multiplied by up to 1 / (1 - momentum).
+    "teaching.momentum": (0.0, 0.9999),
+    # Below, one step costs epsilon = 50 and more; above, nothing is left to learn.
+    "teaching.noise_multiplier": (0.1, 1e6),
+    # Below, a site with a million records would have empty samples only.
+    "teaching.sampling_rate": (1e-6, 1.0),
+    # Records. Below, a count costs epsilon = 50 and more; above, accounting for it takes seconds, and no count would be left of a site's.
+    "noise_std": (0.1, 1e4),
+    # Below, the accountant's own steps (1e-3) count more; above, no finite epsilon is computed (`accounting.LARGEST_MU`).
+    "privacy.epsilon": (1e-3, 1e3),
+    # Below, what the accountant cuts off (1e-15) counts; above, one record in ten may be published outright.
+    "privacy.delta": (1e-12, 0.1),
+    # AdamW moves a weight by about this much a step, and shrinks it by 1 - learning_rate * weight_decay, which must not be below zero.
+    "student.learning_rate": (1e-9, 1.0),
+    "student.weight_decay": (0.0, 1.0),
+    "student.relabel": (0.0, 1.0),
+}
+# N x K: the pool is a table of so many 8-byte numbers, a site's answers one of as many 4-byte numbers before they are truncated.
+CELLS = 1 << 28
+# learning_rate * clip / normaliser, the most by which one record moves the weights in a step: larger, and one step says all.
+GAIN = 10.0
+# Of heads that vote, whose gradients are means over a shard, neither clipped nor normalised.
+VOTES_LEARNING_RATE = 1e3
+# Sides of an image: two halvings leave one pixel.
+LEAST_SIDE = 4
+GREY_FEATURES, IMAGE_TEACHERS, GREY_STUDENTS = ("scattering", "hog"), ("cnn", "resnet-gn"), ("cnn", "cnn-small")
+
+
+def check_plan(plan: Plan) -> None:
+    """Raise WireError unless every field has a possible value and all go together; the message names the field."""
+    text("name", plan.name, 200)
+    _hash("transfer_set", plan.transfer_set)
+    _whole("samples", plan.samples)
+    _whole("classes", plan.classes)
+    whole("samples * classes", plan.samples * plan.classes, 1, CELLS)
+    match plan.truncation:
+        case TopK(k=k):
+            whole("truncation.k", k, 1, plan.classes)
+        case Sampled(draws=draws):
+            _whole("truncation.draws", draws)
+    _check_stages(plan)
+    _check_teaching(plan)
+    _check_counts(plan)
+    _real("privacy.epsilon", plan.privacy.epsilon)
+    _real("privacy.delta", plan.privacy.delta)
+    student = plan.student
+    one_of("student.architecture", student.architecture, STUDENTS)
+    for name in ("epochs", "batch"):
+        _whole(f"student.{name}", getattr(student, name))
+    for name in ("learning_rate", "weight_decay", "relabel"):
+        _real(f"student.{name}", getattr(student, name))
+    _whole("minimum_clients", plan.minimum_clients)
+    _whole("public_seed", plan.public_seed)
+    if plan.black_box is not None:
+        _whole("black_box.draws", plan.black_box.draws)
+    if plan.encoding is not None:
+        _hash("encoding", plan.encoding)
+
+
+def _check_stages(plan: Plan) -> None:
+    _whole("stages", len(plan.stages))
+    if (plan.tsallis_order is not None) != plan.family.takes_order:
+        raise WireError(f"Expected tsallis_order with family 'tsallis' and only then, got {plan.tsallis_order!r}.")
+    if plan.tsallis_order is not None:
+        _real("tsallis_order", plan.tsallis_order)
+    lowest, highest = REALS["temperature"]
+    previous = 0.0
+    for index, stage in enumerate(plan.stages):
+        real(f"stages[{index}].sparsity", stage.sparsity, previous, 1, open_above=True)
+        real(f"stages[{index}].temperature", stage.temperature, max(lowest, plan.family.lowest_temperature), highest)
+        previous = stage.sparsity
+
+
+def _check_teaching(plan: Plan) -> None:
+    teaching = plan.teaching
+    _whole("teaching.steps", teaching.steps)
+    for name in ("learning_rate", "momentum", "noise_multiplier"):
+        _real(f"teaching.{name}", getattr(teaching, name))
+    match teaching:
+        case LinearTeaching():
+            one_of("teaching.features", teaching.features, FEATURES)
+            _real("teaching.feature_norm", teaching.feature_norm)
+            whole("teaching.average_last", teaching.average_last, 1, teaching.steps)
+        case NetTeaching():
+            one_of("teaching.architecture", teaching.architecture, ARCHITECTURES)
+            _real("teaching.sampling_rate", teaching.sampling_rate)
+            _whole("teaching.physical_batch", teaching.physical_batch)
+            # With less, a sampled step is accounted as infinitely dear.
+            real(
+                "teaching.noise_multiplier",
+                teaching.noise_multiplier,
+                SMALLEST_SAMPLED_NOISE,
+                REALS["teaching.noise_multiplier"][1],
+            )
+        case VotesTeaching():
+            _whole("teaching.teachers", teaching.teachers)
+            # Every sample of the plan is one query; a plan that says less would be charged less than it asks.
+            whole("teaching.queries", teaching.queries, plan.samples, plan.samples)
+            one_of("teaching.features", teaching.features, FEATURES)
+            _real("teaching.feature_norm", teaching.feature_norm)
+            real("teaching.learning_rate", teaching.learning_rate, 0, VOTES_LEARNING_RATE, open_below=True)
+    if not isinstance(teaching, VotesTeaching):
+        _real("teaching.clip", teaching.clip)
+        _real("teaching.normaliser", teaching.normaliser)
+        gain = teaching.learning_rate * teaching.clip / teaching.normaliser
+        real("teaching.learning_rate * clip / normaliser", gain, 0, GAIN)
+
+
+def _check_counts(plan: Plan) -> None:
+    if plan.label_counts is not None and plan.record_count is not None:
+        raise WireError("Expected label_counts or record_count, got both: label counts tell the number of records.")
+    for name, counts in (("label_counts", plan.label_counts), ("record_count", plan.record_count)):
+        if counts is not None:
+            real(f"{name}.noise_std", counts.noise_std, *REALS["noise_std"])
+    # Without them, the pool would be another than the plan says.
+    for pooling, name, counts in (
+        (Pooling.CLASS_COUNTS, "label_counts", plan.label_counts),
+        (Pooling.RECORD_COUNTS, "record_count", plan.record_count),
+    ):
+        if plan.pooling is pooling and counts is None:
+            raise WireError(f"Expected {name} with pooling {pooling.value!r}, got none.")
+
+
+def check_inputs(plan: Plan, x_N: NDArray[np.generic]) -> None:
+    """Raise SettingError unless teachers and students of this plan can be made for its public inputs, (N, ...) numbers; names the field."""
+    shape = x_N.shape[1:]
+    if len(x_N) != plan.samples:
+        raise SettingError(f"Expected samples = {plan.samples} public inputs, got {len(x_N)}.")
+    if x_N.dtype.kind not in "buif" or x_N.dtype.itemsize > 8 or not 1 <= len(shape) <= 3 or not all(shape):
+        raise SettingError(f"Expected transfer_set of rows (N, D) or images of numbers, got {x_N.shape} of {x_N.dtype}.")
+    with np.errstate(over="ignore"):
+        # What is not finite in float32 makes the student NaN, when all sites have paid.
+        if x_N.dtype.kind == "f" and not np.isfinite(x_N.astype(np.float32)).all():
+            raise SettingError("Expected transfer_set of finite numbers, got NaN, infinity or one beyond float32.")
+    teaching = plan.teaching
+    if isinstance(teaching, NetTeaching):
+        if teaching.architecture in IMAGE_TEACHERS and not _is_image(shape):
+            raise _unfit("images", f"teaching.architecture = {teaching.architecture!r}", shape)
+    elif teaching.features in GREY_FEATURES and not _is_grey(shape):
+        raise _unfit("grey images", f"teaching.features = {teaching.features!r}", shape)
+    elif teaching.features == "rows" and len(shape) != 1:
+        raise SettingError(f"Expected rows (N, D) for teaching.features = 'rows', got inputs of shape {shape}.")
+    if plan.student.architecture in GREY_STUDENTS and not _is_grey(shape):
+        raise _unfit("grey images", f"student.architecture = {plan.student.architecture!r}", shape)
+
+
+def _unfit(wanted: str, field: str, shape: tuple[int, ...]) -> SettingError:
+    return SettingError(
+        f"Expected {wanted} of at least {LEAST_SIDE} x {LEAST_SIDE} for {field}, got inputs of shape {shape}."
+    )
+
+
+def _is_image(shape: tuple[int, ...]) -> bool:
+    return len(shape) in {2, 3} and min(shape[:2]) >= LEAST_SIDE
+
+
+def _is_grey(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 and _is_image(shape)
+
+
+def _whole(name: str, value: int) -> None:
+    whole(name, value, *WHOLES[name])
+
+
+def _real(name: str, value: float) -> None:
+    real(name, value, *REALS[name])
+
+
+def _hash(name: str, value: bytes) -> None:
+    if len(value) != HASH_BYTES:
+        raise WireError(f"Expected {name} of {HASH_BYTES} bytes, got {len(value)}.")

@@ -1,1 +1,0 @@
-"""Measurements of limbeck's own speed and memory, one command each; results in simulations/results/."""

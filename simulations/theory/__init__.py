@@ -1,1 +1,0 @@
-"""Experiments on the claims of the founding paper (arXiv 2601.03195): one command each, results in `simulations/results/theory/`."""
