@@ -24,16 +24,18 @@ from owner import limbeck
 from safetensors.torch import load_file
 from students import weights
 
-from limbeck.client import encodings, policy, tables, teachers
+from limbeck.base.errors import LedgerError
 from limbeck.client import ledger as ledgers
+from limbeck.client import policy, teachers
 from limbeck.client.app import respond
 from limbeck.client.site import Site
 from limbeck.client.transcript import Transcript
 from limbeck.deployment import doctor
-from limbeck.operators.errors import LedgerError
+from limbeck.inputs import encodings, tables
+from limbeck.inputs.transfer_set import digest, read_arrays
+from limbeck.plans.schema import LinearTeaching
 from limbeck.protos import codec
-from limbeck.protos.messages import Ask, LinearTeaching, Teach
-from limbeck.protos.transfer_set import digest, read_arrays
+from limbeck.protos.messages import Ask, Teach
 from limbeck.server import distil, student
 from limbeck.simulations import prepare
 

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -91,7 +92,9 @@ def make(name: str, folder: Path) -> dict[str, str]:
 def main(arguments: list[str]) -> int:
     write = "--write" in arguments
     names = [own for own in arguments if own != "--write"] or list(RUNS)
-    kept = json.loads(KEPT.read_text()) if KEPT.exists() else {"machine": machine(), "runs": {}}
+    kept: dict[str, Any] = {"machine": machine(), "runs": {}}
+    if KEPT.exists():
+        kept = json.loads(KEPT.read_text())
     differ = 0
     if write:
         kept["machine"] = machine()
