@@ -223,7 +223,7 @@ def test_a_site_without_an_encoder_or_its_library_is_told_what_to_install(
 def test_an_encoder_of_the_sites_own_must_give_the_rows_of_the_encoding(model: Path, tmp_path: Path) -> None:
     own = described(model)
     (tmp_path / "mine.py").write_text(
-        "import numpy as np\nfrom pathlib import Path\nfrom limbeck.client import encoders\n"
+        "import numpy as np\nfrom pathlib import Path\nfrom limbeck.inputs import encoders\n"
         f"MODEL = {str(model)!r}\n"
         "def same():\n    return encoders._hugging_face(Path(MODEL), 32)\n"
         "def shorter():\n    return encoders._hugging_face(Path(MODEL), 31)\n"
