@@ -21,9 +21,16 @@ from limbeck.deployment import watch as watching
 from limbeck.deployment.doctor import Outcome
 from limbeck.deployment.status import Status
 from limbeck.deployment.superlink_status import SuperLinkStatus
+from limbeck.server.states import SiteState
 
 STYLES = {Outcome.OK: "green", Outcome.WARN: "yellow", Outcome.FAIL: "bold red"}
-STATE_STYLES = {"answered": "green", "declined": "yellow", "left out": "red", "lost": "red"}
+STATE_STYLES = {
+    SiteState.ANSWERED: "green",
+    SiteState.DECLINED: "yellow",
+    SiteState.LEFT_OUT: "red",
+    SiteState.LOST: "red",
+    SiteState.ABSENT: "yellow",
+}
 NODE_STYLES = {"online": "green", "registered": "yellow", "offline": "red"}
 UNHEALTHY = 1
 LOG_LINES = 8
@@ -134,12 +141,8 @@ def _show(console: Console, own: Status) -> None:
 
     say(f"{own.name}  {own.plan_hash[:16]}", "bold")
     active = own.active
-    progress = (
-        f": {statuses.title(active.name)}, {active.done} of {active.total}" if active is not None and active.total else ""
-    )
-    say(
-        f"{own.state}{progress or (f': {statuses.title(active.name)}' if active else '')}{': ' + own.why if own.why else ''}"
-    )
+    progress = f": {active.phase.title}, {active.done} of {active.total}" if active is not None and active.total else ""
+    say(f"{own.state}{progress or (f': {active.phase.title}' if active else '')}{': ' + own.why if own.why else ''}")
     if own.stages:
         table = Table(
             "stage", "sites", "sparse %", "up", "down", "seconds", "loss", "accuracy %", box=SIMPLE_HEAD, pad_edge=False
@@ -165,7 +168,7 @@ def _show(console: Console, own: Status) -> None:
                 str(client.stages),
                 statuses.size(client.bytes_up),
                 statuses.size(client.bytes_down),
-                client.guarantee or "-",
+                client.guarantee.value if client.guarantee is not None else "-",
                 printable(client.reason),
             )
         console.print(table)
