@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -19,6 +19,9 @@ from limbeck.base.errors import SettingError
 
 # HOST:PORT
 ADDRESS = r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$"
+
+# Characters of a value that an error shows.
+MOST_SHOWN = 200
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -59,8 +62,13 @@ def validate(model: type[M], raw: dict[str, Any]) -> M:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        problems = {".".join(map(str, _keys(problem["loc"]))): problem for problem in error.errors()}
-        raise SettingError("\n".join(_explain(model, key, problem) for key, problem in problems.items())) from None
+        raise SettingError("\n".join(explain(model, error))) from None
+
+
+def explain(model: type[BaseModel], error: ValidationError) -> list[str]:
+    """One line for each problem: key, value and what was expected."""
+    problems = {".".join(map(str, _keys(problem["loc"]))): problem for problem in error.errors()}
+    return [_explain(model, key, problem) for key, problem in problems.items()]
 
 
 def _keys(location: Iterable[str | int]) -> list[str | int]:
@@ -81,6 +89,8 @@ def _explain(model: type[BaseModel], key: str, problem: Any) -> str:
         return f"{key}: unknown key{hint}; known are {', '.join(known)}"
     if kind == "missing":
         return f"{key}: missing"
+    if not key:
+        return str(problem["msg"] if kind != "value_error" else f"expected {context['error']}")
     wanted = {
         "greater_than": "a number > {gt:g}",
         "greater_than_equal": "a number >= {ge:g}",
@@ -95,15 +105,27 @@ def _explain(model: type[BaseModel], key: str, problem: Any) -> str:
         "finite_number": "a finite number",
         "list_type": "a list",
         "tuple_type": "a list",
+        "model_type": "a table",
+        "mapping_type": "a table",
+        "dict_type": "a table",
         "too_short": "at least {min_length} of them",
         "value_error": "{error}",
     }.get(kind)
-    return f"{key} = {value!r}: expected {wanted.format(**context) if wanted else problem['msg']}"
+    shown = repr(value) if len(repr(value)) <= MOST_SHOWN else f"{repr(value)[:MOST_SHOWN]}..."
+    return f"{key} = {shown}: expected {wanted.format(**context) if wanted else problem['msg']}"
 
 
 def _known_keys(model: type[BaseModel], table: str) -> list[str]:
     """Keys of a table of the model, or of the model itself."""
-    field = model.model_fields.get(table)
-    kinds = (field.annotation, *get_args(field.annotation)) if field else ()
-    tables = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
-    return list((tables[0] if tables else model).model_fields)
+    for part in table.split("."):
+        field = model.model_fields.get(part)
+        model = next(_models_in(field.annotation), model) if field else model
+    return list(model.model_fields)
+
+
+def _models_in(annotation: object) -> Iterator[type[BaseModel]]:
+    """Every model in an annotation such as `tuple[Model, ...] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models_in(part)

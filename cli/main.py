@@ -1,15 +1,23 @@
-"""`limbeck`: one command; every sub-command lives in the package it serves. An error of limbeck's own is one message, not a traceback."""
+"""`limbeck`: one command; every sub-command lives in the package that it serves.
+
+An error of limbeck's own is printed as one message, never as a traceback. Command modules import what they need within their functions,
+so that help and shell completion load neither torch nor gRPC.
+"""
 
 from __future__ import annotations
 
 import errno
+import inspect
 import logging
 import sys
 import traceback
 from pathlib import Path
+from typing import Annotated, Any
 
+import click
 import typer
 from rich.logging import RichHandler
+from typer.core import TyperCommand, TyperGroup
 
 from limbeck.base.errors import LimbeckError
 from limbeck.base.files import keep_to_owner
@@ -23,13 +31,63 @@ from limbeck.server import commands as server_commands
 from limbeck.simulations import commands
 from limbeck.simulations.data import commands as data_commands
 
-app = typer.Typer(
-    name="limbeck",
-    help="Privacy-preserving federated distillation: several private teachers become one small sparse student.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+
+class _Command(TyperCommand):
+    """A command that loads limbeck.protos.tls before it runs: gRPC decides when it is loaded which TLS it accepts."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:  # click's own types
+        super().__init__(*arguments, **settings)
+        self.help = _flow(self.help or "")
+
+    def invoke(self, ctx: click.Context) -> Any:  # click's own type
+        from limbeck.protos import tls  # noqa: F401 - before anything that loads gRPC
+
+        return super().invoke(ctx)
+
+
+class _Group(TyperGroup):
+    """A group of commands."""
+
+    def __init__(self, **settings: Any) -> None:  # click's own types
+        super().__init__(**settings)
+        self.help = _flow(self.help or "")
+
+
+def _flow(text: str) -> str:
+    """A help text whose paragraphs are one line each, for the terminal to wrap; one that begins with \\b keeps its lines."""
+    return "\n\n".join(
+        inspect.cleandoc(paragraph.removeprefix("\b\n")) if paragraph.startswith("\b") else paragraph.replace("\n", " ")
+        for paragraph in inspect.cleandoc(text).split("\n\n")
+    )
+
+
+app = typer.Typer(name="limbeck", cls=_Group, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"limbeck {version('limbeck')}")
+        raise typer.Exit
+
+
+@app.callback()
+def limbeck(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Privacy-preserving federated distillation: several private teachers become one small sparse student.
+
+    \b
+    Examples:
+      limbeck simulate digits-tiny
+      limbeck site run federation/sites/north
+      limbeck plan make --help
+    """
+
+
 app.command("simulate")(commands.simulate)
 app.command("scenarios")(commands.scenarios)
 app.command("report")(commands.report)
@@ -49,13 +107,27 @@ app.add_typer(flower_commands.app, name="flower")
 app.command("status")(deployment_commands.status)
 app.command("watch")(deployment_commands.watch)
 
+
+def _use_classes(group: typer.Typer) -> None:
+    """Make every command of a group, and of the groups within it, a `_Command`, and those groups `_Group`s."""
+    for command in group.registered_commands:
+        command.cls = _Command
+    for inner in group.registered_groups:
+        inner.cls = _Group
+        if inner.typer_instance is not None:
+            _use_classes(inner.typer_instance)
+
+
+_use_classes(app)
+
+
 INTERRUPTED = 130
-# The disk is full, the owner's share of it is used up, or a file may not grow.
+# The disk is full, the owner's quota is used up, or a file has reached its size limit.
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def main() -> None:
-    """The entry point: exit status 0, 1 for an error that is explained, 2 for wrong usage, 130 after Ctrl-C."""
+    """The entry point. Exit status: 0, 1 for an error with an explanation, 2 for wrong usage, 130 after Ctrl-C."""
     keep_to_owner()
     escape_logs()
     logging.basicConfig(
@@ -66,31 +138,31 @@ def main() -> None:
     try:
         app()
     except LimbeckError as error:
-        _say(str(error))
+        _print_error(str(error))
         raise SystemExit(1) from None
     except OSError as error:
-        _say(_explained(error))
+        _print_error(_explain(error))
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        _say("interrupted.")
+        _print_error("interrupted.")
         raise SystemExit(INTERRUPTED) from None
 
 
-def _say(what: str) -> None:
-    print(f"limbeck: {printable_lines(what)}", file=sys.stderr)
+def _print_error(message: str) -> None:
+    print(f"limbeck: {printable_lines(message)}", file=sys.stderr)
 
 
-def _explained(error: OSError) -> str:
-    """What the operating system refused, in one sentence."""
+def _explain(error: OSError) -> str:
+    """One sentence about what the operating system refused."""
     why = printable(error.strerror or error)
     if error.errno in _NO_ROOM:
         where = f" for {error.filename}" if error.filename else ""
         return (
-            f"Expected room on the disk{where}, got: {why}. What is finished is whole; the same command, or --resume, goes on once"
-            " there is room."
+            f"Expected room on the disk{where}, got: {why}. What is finished is complete; once there is room, the same command, or"
+            " --resume, continues from there."
         )
     if error.filename is None:
-        # Which file or connection it was nobody said, so where in limbeck it was is what there is to say.
+        # The error names neither a file nor a connection: the place in the code is all that is known.
         frame = traceback.extract_tb(error.__traceback__)[-1]
         return (
             f"Expected the operating system to allow a step, got: {why} ({Path(frame.filename).name}, line {frame.lineno})."

@@ -1,4 +1,4 @@
-"""`limbeck operators`: which there are, a check of any of them or of your own, and a picture of the families."""
+"""`limbeck operators`: list the operators, check the axioms of one, also of your own, and draw the families."""
 
 from __future__ import annotations
 
@@ -7,56 +7,59 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from limbeck.base import check
 from limbeck.base.errors import SettingError
-from limbeck.operators import (
-    EntropyTarget,
-    Hybrid,
-    Mixing,
-    Nucleus,
-    Power,
-    Renormalised,
-    SoftenThenTruncate,
-    TopK,
-    Truncation,
-    Tsallis,
-    axioms,
+
+if TYPE_CHECKING:
+    import torch
+    from rich.console import Console
+
+    from limbeck.operators import SoftenThenTruncate, axioms
+
+app = typer.Typer(
+    help="""Softening operators: list them, check the axioms, draw the families.
+
+    \b
+    Examples:
+      limbeck operators list
+      limbeck operators check hybrid
+    """,
+    no_args_is_help=True,
 )
-from limbeck.operators.projections import ArgMax, Sparsemax
 
-app = typer.Typer(help="Softening operators: list them, check axioms, draw the families.", no_args_is_help=True)
+# Not softening operators. They are here for comparison: the check fails and shows a counterexample.
+_OTHERS = {
+    "top-k:K": "not a softening operator: power, then the top K renormalised",
+    "nucleus:MASS": "not a softening operator: power, then the nucleus renormalised",
+    "sparsemax": "not a softening operator: the point of the simplex nearest to log(p) / T",
+    "arg-max": "not a softening operator: one-hot at the largest probability",
+}
 
-# Of what else there is, for comparison; a check of these fails, and shows how.
-_TRUNCATIONS: dict[str, Callable[[str], Truncation]] = {
-    "top-k": lambda text: Renormalised(TopK(int(text))),
-    "nucleus": lambda text: Renormalised(Nucleus(float(text))),
-}
-KNOWN = {
-    "power": "p^(1/T), which is softmax(z / T); T > 0",
-    "mixing": "(1 - l) p + l u with l = 1 - 1/T; T >= 1",
-    "hybrid": "power below T = 1, mixing above; T > 0",
-    "tsallis:Q": "[(1 - 1/T) + p^(1-Q) / T]^(1/(1-Q)); T >= 1",
-    "entropy-target": "nearest to p with entropy at least (1 - 1/T) log K; T >= 1",
-    "top-k:K": "no softening operator: power, then the top K renormalised",
-    "nucleus:MASS": "no softening operator: power, then the nucleus renormalised",
-    "sparsemax": "no softening operator: nearest point of the simplex to log(p) / T",
-    "arg-max": "no softening operator: one-hot of the largest",
-}
+
+def known() -> dict[str, str]:
+    """What `factory` takes by name, and what each is."""
+    from limbeck.operators import Family
+
+    families = {f"{each.value}:Q" if each.takes_order else each.value: f"{each.formula}; {each.domain}" for each in Family}
+    return families | _OTHERS
 
 
 @app.command("list")
 def list_() -> None:
-    """Show the operators that go by name."""
+    """List the operators that have a name.
+
+    \b
+    Examples:
+      limbeck operators list
+    """
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table("name", "what it is")
-    for name, what in KNOWN.items():
+    for name, what in known().items():
         table.add_row(name, what)
     Console().print(table)
 
@@ -64,13 +67,30 @@ def list_() -> None:
 @app.command("check")
 def check_(
     which: Annotated[
-        str, typer.Argument(metavar="NAME|MODULE:OBJECT", help="A name from the list, or a function from T to an operator.")
+        str,
+        typer.Argument(
+            metavar="NAME|MODULE:OBJECT", help="A name from the list, or your own function from T to an operator."
+        ),
     ],
-    single: Annotated[bool, typer.Option("--float32", help="Work in float32 instead of float64.")] = False,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of the random search; more find more.")] = 60,
-    seed: Annotated[int, typer.Option(help="Of all randomness of the search.")] = 0,
+    single: Annotated[bool, typer.Option("--float32", help="Compute in float32 instead of float64.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of the random search; more rounds find more.")] = 60,
+    seed: Annotated[int, typer.Option(help="The seed of the random search.")] = 0,
 ) -> None:
-    """Search the five axioms for a counterexample. Exit status 1 where one is found."""
+    """Search for a counterexample to each of the five axioms. Exit status 1 if one is found.
+
+    \b
+    Examples:
+      limbeck operators check hybrid
+      limbeck operators check tsallis:0.5 --rounds 200 --float32
+      limbeck operators check my_operators:too_warm
+    """
+    import torch
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from limbeck.operators import axioms
+
     make = factory(which)
     report = axioms.check(make, dtype=torch.float32 if single else torch.float64, rounds=rounds, seed=seed)
     console = Console()
@@ -96,9 +116,15 @@ def check_(
 
 @app.command()
 def plot(
-    out: Annotated[Path, typer.Argument(help="Where to write the picture: a .png or .svg.")] = Path("operators.png"),
+    out: Annotated[Path, typer.Argument(help="The picture to write: a .png or .svg file.")] = Path("operators.png"),
 ) -> None:
-    """Draw the families side by side: paths on the simplex of three classes as T rises, and entropy against T."""
+    """Draw the families side by side: paths on the simplex of three classes as T rises, and entropy against T.
+
+    \b
+    Examples:
+      limbeck operators plot
+      limbeck operators plot families.svg
+    """
     from limbeck.cli import families
 
     families.draw(out)
@@ -106,31 +132,45 @@ def plot(
 
 
 def factory(which: str) -> Callable[[float], Any]:
-    """From T to an operator, by name or from MODULE:OBJECT. Raises SettingError for what is neither."""
+    """A function from T to an operator, by name or from MODULE:OBJECT. Raises: SettingError if `which` is neither."""
+    from limbeck.operators import (
+        ArgMax,
+        Family,
+        Nucleus,
+        Power,
+        Renormalised,
+        SoftenThenTruncate,
+        Sparsemax,
+        TopK,
+        Truncation,
+    )
+
+    truncations: dict[str, Callable[[str], Truncation]] = {
+        "top-k": lambda text: Renormalised(TopK(int(text))),
+        "nucleus": lambda text: Renormalised(Nucleus(float(text))),
+    }
     name, colon, rest = which.partition(":")
+    ordered = {each.value: each for each in Family if each.takes_order}
     plain: dict[str, Callable[[float], Any]] = {
-        "power": Power,
-        "mixing": Mixing,
-        "hybrid": Hybrid,
-        "entropy-target": _entropy_target,
+        **{each.value: each.at for each in Family if not each.takes_order},
         "sparsemax": Sparsemax,
         "arg-max": lambda t: ArgMax(),
     }
     if not colon and name in plain:
         return plain[name]
-    if name == "tsallis" or name in _TRUNCATIONS:
+    if name in ordered or name in truncations:
         try:
-            if name == "tsallis":
-                return partial(Tsallis, float(rest))
-            truncation = _TRUNCATIONS[name](rest)
+            if name in ordered:
+                return partial(ordered[name].at, order=float(rest))
+            truncation = truncations[name](rest)
         except ValueError as error:
             if isinstance(error, SettingError):
                 raise
             raise SettingError(f"Expected a number after {name}:, got {rest!r}.") from None
         return lambda t: _dense(SoftenThenTruncate(softening=Power(t), truncation=truncation))
     if not colon:
-        raise SettingError(f"Expected MODULE:OBJECT or one of {', '.join(KNOWN)}, got {which!r}.")
-    # Your own module is most often in the folder that you are in, which a console script does not search.
+        raise SettingError(f"Expected MODULE:OBJECT or one of {', '.join(known())}, got {which!r}.")
+    # A user's module is usually in the current folder, which a console script does not search.
     sys.path.insert(0, "")
     try:
         found: Any = importlib.import_module(name)
@@ -143,11 +183,6 @@ def factory(which: str) -> Callable[[float], Any]:
     if not callable(found):
         raise SettingError(f"Expected {which} to be a function from T to an operator, got {found!r}.")
     return found  # type: ignore[no-any-return]
-
-
-def _entropy_target(temperature: float) -> EntropyTarget:
-    check.at_least(1.0, temperature=temperature)
-    return EntropyTarget(1 - 1 / temperature, relative=True)
 
 
 def _dense(chain: SoftenThenTruncate) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -170,7 +205,7 @@ def _show(console: Console, example: axioms.Counterexample) -> None:
 
 
 def _show_majorisation(console: Console, found: axioms.Majorisation) -> None:
-    """The sufficient condition of a separable family: a failure of it is no violation of an axiom by itself."""
+    """Show the sufficient condition of a separable family. A failure of it is not by itself a violation of an axiom."""
     grid = f"on a grid of {found.points} p and {found.temperatures} T"
     for what, failure in (("f_T rises in p", found.increasing), ("f_T'/f_T does not rise in p", found.ratio)):
         if failure is None:
@@ -178,7 +213,7 @@ def _show_majorisation(console: Console, found: axioms.Majorisation) -> None:
         else:
             other = f", T' = {failure.other_temperature:.6g}" if failure.other_temperature is not None else ""
             console.print(
-                f"Majorisation: not so that {what}: between p = {failure.p:.6g} and {failure.other_p:.6g} at "
+                f"Majorisation: it does not hold that {what}: between p = {failure.p:.6g} and {failure.other_p:.6g} at "
                 f"T = {failure.temperature:.6g}{other}, by {failure.size:.3g} in log f.",
                 highlight=False,
             )

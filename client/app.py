@@ -97,25 +97,26 @@ def answer(message: Message, context: Context) -> Message:
     return Message(carry.pack(reply), reply_to=message)
 
 
-def respond(site: Site, data: bytes) -> bytes:
+def respond(site: Site, data: bytes, *, backend: teachers.Backend = teachers) -> bytes:
     """The encoded reply of `site` to the encoded request `data`, as it is in the transcript by then.
 
+    backend: what trains and loads the site's teachers.
     Raises WireError where `data` is no request, TranscriptError where the reply could not be written down and so must not be sent.
     """
     with outliving_power_cuts(site.settings.durability == "power-cut"):
-        return _respond(site, codec.decode_request(data))
+        return _respond(site, codec.decode_request(data), backend)
 
 
-def _respond(site: Site, request: Request) -> bytes:
+def _respond(site: Site, request: Request, backend: teachers.Backend) -> bytes:
     plan_hash = codec.plan_hash(request.plan) if isinstance(request, Offer) else request.plan_hash
     try:
         match request:
             case Offer():
                 return _agree(site, request, plan_hash)
             case Teach():
-                return _teach(site, _accepted_plan(site, plan_hash), plan_hash)
+                return _teach(site, _accepted_plan(site, plan_hash), plan_hash, backend)
             case Ask():
-                return _share(site, _accepted_plan(site, plan_hash), request)
+                return _share(site, _accepted_plan(site, plan_hash), request, backend)
     except TranscriptError:
         raise
     except _Decline as decline:
@@ -325,7 +326,7 @@ def _accepted_plan(site: Site, plan_hash: bytes) -> Plan:
     return offer.plan
 
 
-def _teach(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
+def _teach(site: Site, plan: Plan, plan_hash: bytes, backend: teachers.Backend) -> bytes:
     """The site's reply when it has trained: the stored one, or after training. One process at a time: another waits, and finds it."""
     with _alone(site.state(plan_hash).parent):
         state = site.state(plan_hash)
@@ -333,7 +334,7 @@ def _teach(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
             return _send_again(site, "taught", plan, state / TAUGHT)
         if site.settings.black_box is not None:
             return _ask_black_box(site, plan, plan_hash)
-        return _train(site, plan, plan_hash, state)
+        return _train(site, plan, plan_hash, state, backend)
 
 
 @contextmanager
@@ -343,7 +344,7 @@ def _alone(states: Path) -> Iterator[None]:
         yield
 
 
-def _train(site: Site, plan: Plan, plan_hash: bytes, state: Path) -> bytes:
+def _train(site: Site, plan: Plan, plan_hash: bytes, state: Path, backend: teachers.Backend) -> bytes:
     """Reserve, only then read the first record, train, release noisy counts if the plan says so, commit.
 
     A plan is charged once, whatever the budget would allow; a training that came to nothing is done again under the same charge, as long
@@ -374,7 +375,7 @@ def _train(site: Site, plan: Plan, plan_hash: bytes, state: Path) -> bytes:
         raise _Decline(Reason.DATA) from error
     training = _begin_training(state)
     try:
-        teacher = teachers.train(
+        teacher = backend.train(
             plan.teaching,
             x_N,
             y_N,
@@ -478,7 +479,7 @@ def _declare(site: Site, plan_hash: bytes, guarantee: Guarantee) -> int:
         return ledger.declare(plan_hash, what, why)
 
 
-def _share(site: Site, plan: Plan, request: Ask) -> bytes:
+def _share(site: Site, plan: Plan, request: Ask, backend: teachers.Backend) -> bytes:
     """Answer on part of the transfer set: a part of the stage's answers, which are drawn and stored once."""
     rows = slice(request.first, request.first + request.count)
     if request.stage >= len(plan.stages) or rows.stop > plan.samples:
@@ -495,7 +496,7 @@ def _share(site: Site, plan: Plan, request: Ask) -> bytes:
         stored.check_room(rows)
     except LimbeckError as error:
         raise _Decline(Reason.PLAN) from error
-    entry = _answer_stage(site, plan, request, stored, taught)
+    entry = _answer_stage(site, plan, request, stored, taught, backend)
     share = Share(plan_hash=request.plan_hash, stage=request.stage, first=request.first, answers=stored.read(rows))
     data = codec.encode_reply(share, plan=plan)
     again = stored.was_sent(rows)
@@ -505,7 +506,7 @@ def _share(site: Site, plan: Plan, request: Ask) -> bytes:
     return data
 
 
-def _answer_stage(site: Site, plan: Plan, request: Ask, stored: Answers, taught: Path) -> int:
+def _answer_stage(site: Site, plan: Plan, request: Ask, stored: Answers, taught: Path, backend: teachers.Backend) -> int:
     """Have the answers to all inputs at a stage stored, if they are not yet; the ledger's entry that allows them to leave.
 
     They are post-processing of what teaching was charged for, or a black-box teacher's.
@@ -524,7 +525,7 @@ def _answer_stage(site: Site, plan: Plan, request: Ask, stored: Answers, taught:
         if guarantee is Guarantee.NONE:
             log_p_NK, temperature = blackbox.log_probabilities(plan, state / BLACK_BOX, temperature)
         else:
-            teacher = teachers.load(state / TEACHER, factory=site.factory)
+            teacher = backend.load(state / TEACHER, factory=site.factory)
             public_x = site.read_transfer_set(plan.transfer_set, plan.samples)
             log_p_NK = teacher.log_probabilities(public_x, cache=site.cache)
         stored.write(release.answers(log_p_NK, plan, temperature, _noise(site)))

@@ -1,4 +1,4 @@
-"""`limbeck policy`, `limbeck ledger`, `limbeck transcript`: what a data owner, or an officer on their behalf, looks at and decides."""
+"""`limbeck policy`, `limbeck ledger`, `limbeck transcript`: for a data owner, or an officer who acts for one, to inspect and decide."""
 
 from __future__ import annotations
 
@@ -7,27 +7,51 @@ import math
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from limbeck.base.errors import DataError, LedgerError, SettingError, TranscriptError, WireError
 from limbeck.base.printable import plain_console
-from limbeck.client import ledger as ledgers
-from limbeck.client import policy as policies
-from limbeck.client import recovery
-from limbeck.client.site import Site
-from limbeck.client.transcript import Sent, Transcript
-from limbeck.plans import accounting, privacy_filter
-from limbeck.plans.schema import Plan
-from limbeck.protos import codec
-from limbeck.protos.messages import Offer, Share, Taught
 
-policy_app = typer.Typer(help="What a plan may ask of this site.", no_args_is_help=True)
-ledger_app = typer.Typer(help="What was spent of a data set's privacy budget.", no_args_is_help=True)
-transcript_app = typer.Typer(help="Every byte that left a site.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from limbeck.client import ledger as ledgers
+    from limbeck.client.transcript import Sent
+    from limbeck.plans.schema import Plan
+    from limbeck.protos.messages import Offer, Share
+
+policy_app = typer.Typer(
+    help="""What a plan may ask of this site.
+
+    \b
+    Examples:
+      limbeck policy init site/policy.toml
+      limbeck policy check plan.pb site
+    """,
+    no_args_is_help=True,
+)
+ledger_app = typer.Typer(
+    help="""What was spent of a data set's privacy budget.
+
+    \b
+    Examples:
+      limbeck ledger show site
+      limbeck ledger verify site
+    """,
+    no_args_is_help=True,
+)
+transcript_app = typer.Typer(
+    help="""Every byte that left a site.
+
+    \b
+    Examples:
+      limbeck transcript show site
+      limbeck transcript show site --message 2
+    """,
+    no_args_is_help=True,
+)
 
 REFUSED = 1
 PLAN = "plan.pb"
@@ -41,10 +65,20 @@ LedgerPath = Annotated[Path, typer.Argument(metavar="LEDGER", help="A ledger's f
 def check_policy(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan's file, plan.pb.")], policy: PolicyPath
 ) -> None:
-    """Say whether a policy allows a plan, or which of its rules refuse it (exit status 1). What is left of the budget the ledger says.
+    """Say whether a policy allows a plan, and if not, which of its rules refuse it (exit status 1).
 
-    For a site's folder, its ledger must be there and hold all that the site knows was spent.
+    For a site's folder, the ledger must exist and contain everything that the site's transcript and state record as spent. How much of the
+    budget is left is shown by `limbeck ledger show`.
+
+    \b
+    Examples:
+      limbeck policy check plan.pb policy.toml
+      limbeck policy check plan.pb federation/sites/north
     """
+    from limbeck.client import policy as policies
+    from limbeck.client.site import Site
+    from limbeck.plans import accounting
+
     if policy.is_dir():
         Site(policy).check_ledger()
     console, offer, rules = plain_console(), _offer(plan), policies.read(_policy_path(policy))
@@ -69,9 +103,17 @@ def check_policy(
 
 @policy_app.command("init")
 def init_policy(
-    path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("policy.toml"),
+    path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("policy.toml"),
 ) -> None:
-    """Write a policy with every rule explained, to be edited; as written it accepts nobody's plan. Never overwrites."""
+    """Write a policy to edit, with every rule explained. As written it accepts nobody's plan. Never overwrites a file.
+
+    \b
+    Examples:
+      limbeck policy init
+      limbeck policy init federation/sites/north/policy.toml
+    """
+    from limbeck.client import policy as policies
+
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(policies.TEMPLATE)
@@ -82,16 +124,34 @@ def init_policy(
 
 @policy_app.command("explain")
 def explain_policy(policy: PolicyPath) -> None:
-    """Say in sentences what a policy lets leave at most, and what it may cost."""
+    """Say in sentences what a policy allows to leave the site at most, and what that may cost.
+
+    \b
+    Examples:
+      limbeck policy explain policy.toml
+      limbeck policy explain federation/sites/north
+    """
+    from limbeck.client import policy as policies
+
     for line in policies.explain(policies.read(_policy_path(policy))):
         print(line)
 
 
 @ledger_app.command("show")
 def show_ledger(
-    path: LedgerPath, as_json: Annotated[bool, typer.Option("--json", help="As JSON instead of a table.")] = False
+    path: LedgerPath, as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False
 ) -> None:
-    """List the entries and what they cost, alone and together. Writes nothing."""
+    """List the entries and what they cost, each alone and all together. Writes nothing.
+
+    \b
+    Examples:
+      limbeck ledger show federation/sites/north
+      limbeck ledger show records.npz.ledger --json
+    """
+    from rich.table import Table
+
+    from limbeck.client import ledger as ledgers
+
     book = ledgers.read(_ledger_path(path))
     described = _describe(book)
     if as_json:
@@ -111,7 +171,9 @@ def show_ledger(
 
 
 def cost_in_words(book: ledgers.Book) -> list[str]:
-    """What a ledger's charges cost together, in the two meanings that this can have."""
+    """What a ledger's charges cost together, in the two senses that this can have."""
+    from limbeck.plans import privacy_filter
+
     if book.declared:
         line = f"Records {book.terms.data_set!r}: epsilon is infinite, at any delta: something without a guarantee was released."
         charged = privacy_filter.spent(book.schedules, book.terms.delta)
@@ -128,10 +190,21 @@ def cost_in_words(book: ledgers.Book) -> list[str]:
 def verify_ledger(
     path: LedgerPath,
     head: Annotated[
-        str | None, typer.Option(help="A head noted earlier: the ledger must still contain it, else rows were taken away.")
+        str | None, typer.Option(help="A head noted earlier. If the ledger no longer contains it, rows were removed.")
     ] = None,
 ) -> None:
-    """Check chain and head, and for a site's folder that its transcript names no entry that is gone; prints the head, to be noted."""
+    """Check the hash chain and its head, and print the head for you to note elsewhere.
+
+    For a site's folder, also check that every entry named by its transcript is still in the ledger.
+
+    \b
+    Examples:
+      limbeck ledger verify federation/sites/north
+      limbeck ledger verify records.npz.ledger --head 5c1e...
+    """
+    from limbeck.client import ledger as ledgers
+    from limbeck.client.site import Site
+
     book = ledgers.read(_ledger_path(path))
     if head is not None and head not in {own[3] for own in book.rows}:
         raise LedgerError(
@@ -142,22 +215,31 @@ def verify_ledger(
     print(f"{len(book.rows)} rows, head {book.head}")
 
 
-SitePath = Annotated[Path, typer.Argument(metavar="SITE", help="A site's folder. Its daemon must be stopped.")]
+SitePath = Annotated[Path, typer.Argument(metavar="SITE", help="A site's folder. Its daemon must not be running.")]
 
 
 @ledger_app.command("move")
 def move_ledger(
     site: SitePath,
     source: Annotated[
-        Path | None, typer.Option("--from", metavar="LEDGER", help="Where it is; by default where the site last had it.")
+        Path | None,
+        typer.Option("--from", metavar="LEDGER", help="Where the ledger is now; default: where the site last used it."),
     ] = None,
 ) -> None:
-    """Bring the ledger after records that were moved or renamed, to where the site looks for it now.
+    """Move the ledger to where the site now looks for it, after its records were moved or renamed.
 
-    Moved, not copied: one account. What was in its old place is renamed, so that nothing goes on there.
+    The ledger is moved, not copied, so that there is one account. The file in the old place is renamed, so that nothing more is charged
+    there.
 
-    Example: mv data.csv new/data.csv, set records in site.toml, then: limbeck ledger move federation/sites/north
+    \b
+    Examples:
+      mv data.csv new/data.csv    # and set records in site.toml
+      limbeck ledger move federation/sites/north
+      limbeck ledger move federation/sites/north --from data.csv.ledger
     """
+    from limbeck.client import recovery
+    from limbeck.client.site import Site
+
     old, new = recovery.move(Site(site), source)
     print(f"{old} is now {new}.")
 
@@ -166,15 +248,21 @@ def move_ledger(
 def restore_ledger(
     site: SitePath,
     backup: Annotated[Path, typer.Option("--from", metavar="BACKUP", help="A copy of the ledger.")],
-    head: Annotated[str, typer.Option(help="As it was noted elsewhere: the last line of limbeck ledger verify.")],
+    head: Annotated[str, typer.Option(help="The head noted elsewhere, as `limbeck ledger verify` printed it.")],
 ) -> None:
-    """Put a backup in the place of a ledger that is lost or broken, if it goes as far as all that is known.
+    """Replace a lost or broken ledger by a backup, provided that the backup is as recent as everything else that is known.
 
-    It must contain the head that was noted outside of this machine, every entry that the site's transcript and state name, and all
-    that is still there of the ledger in place, which is renamed.
+    The backup must contain the head that was noted outside of this machine, every entry that the site's transcript and state name, and
+    every row that can still be read of the ledger in place, which is renamed.
 
-    Example: limbeck ledger restore federation/sites/north --from /backup/records.npz.ledger --head 5c1e...
+    \b
+    Examples:
+      limbeck ledger restore federation/sites/north \\
+        --from /backup/records.npz.ledger --head 5c1e...
     """
+    from limbeck.client import recovery
+    from limbeck.client.site import Site
+
     aside = recovery.restore(Site(site), backup, head)
     print(f"Restored{f'; what was there is {aside}' if aside is not None else ''}.")
 
@@ -185,24 +273,32 @@ def declare_ledger_lost(
     epsilon: Annotated[
         float,
         typer.Option(
-            help="What all that transcript and state cannot name may have cost, at half of the budget's delta; 0 if nothing."
+            help="What everything that transcript and state do not name may have cost, at half of the budget's delta; 0 if nothing."
         ),
     ],
-    why: Annotated[str, typer.Option(help="What happened, for whoever reads the ledger.")],
+    why: Annotated[str, typer.Option(help="What happened, for whoever reads the ledger later.")],
     backup: Annotated[
         Path | None,
-        typer.Option("--from", metavar="BACKUP", help="A copy of the ledger that is older: what it holds is kept."),
+        typer.Option("--from", metavar="BACKUP", help="An older copy of the ledger, whose rows are kept."),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Begin again after a loss, with everything charged that can be known, and your own number for what cannot.
+    """Start a new ledger after a loss: everything that is known stays charged, and you declare a cost for what is not.
 
-    Every plan that the site's transcript or state names stays charged. EPSILON is written into the new ledger with WHY, for ever, and
-    adds to everything else. If you cannot say what else was spent, say your whole budget: then nothing more is released. A site that
-    shares the ledger runs this too, for what it knows itself.
+    Every plan that the site's transcript or state names stays charged. EPSILON is written into the new ledger with WHY, permanently, and
+    adds to everything else. If you cannot tell what else was spent, declare your whole budget: then nothing more is released. Each site
+    that shares the ledger runs this command too, for what that site knows.
 
-    Example: limbeck ledger declare-lost federation/sites/north --epsilon 0 --why "disk replaced; one run only, see the transcript"
+    \b
+    Examples:
+      limbeck ledger declare-lost federation/sites/north --epsilon 0 \\
+        --why "disk replaced; one run only, see the transcript"
     """
+    from rich.console import Console
+
+    from limbeck.client import recovery
+    from limbeck.client.site import Site
+
     own, console = Site(site), Console()
     found = recovery.loss(own, epsilon, why, backup)
     for line in (
@@ -224,7 +320,14 @@ def _list(plans: list[str]) -> str:
 
 @ledger_app.command("export")
 def export_ledger(path: LedgerPath) -> None:
-    """Print everything as JSON: terms, entries, raw rows with their hashes, and what is spent."""
+    """Print everything as JSON: terms, entries, raw rows with their hashes, and what is spent.
+
+    \b
+    Examples:
+      limbeck ledger export federation/sites/north > ledger.json
+    """
+    from limbeck.client import ledger as ledgers
+
     print(json.dumps(_describe(ledgers.read(_ledger_path(path))), indent=1))
 
 
@@ -232,10 +335,26 @@ def export_ledger(path: LedgerPath) -> None:
 def show_transcript(
     path: Annotated[Path, typer.Argument(metavar="TRANSCRIPT", help="A transcript's file, or a site's folder.")],
     message: Annotated[int | None, typer.Option(help="Decode this message, counted from 1.")] = None,
-    plan: Annotated[Path | None, typer.Option(help="Its plan's file; by default the one that the site accepted.")] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Only check lengths, SHA-256s and the chain of files.")] = False,
+    plan: Annotated[
+        Path | None, typer.Option(help="The file of its plan; default: the plan that the site accepted.")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Only check lengths, SHA-256 hashes and the chain of files.")
+    ] = False,
 ) -> None:
-    """List what left a site, message by message, or decode one of them."""
+    """List what left a site, message by message, or decode one message.
+
+    \b
+    Examples:
+      limbeck transcript show federation/sites/north
+      limbeck transcript show federation/sites/north --message 3
+      limbeck transcript show federation/sites/north --verify
+    """
+    from rich.table import Table
+
+    from limbeck.client.site import Site
+    from limbeck.client.transcript import Transcript
+
     console = plain_console()
     sent = list(Site(path).transcript if path.is_dir() else Transcript(path))
     if verify:
@@ -256,6 +375,10 @@ def show_transcript(
 
 
 def _show_message(console: Console, sent: Sent, path: Path, plan_path: Path | None) -> None:
+    from limbeck.client.site import Site
+    from limbeck.protos import codec
+    from limbeck.protos.messages import Share, Taught
+
     if plan_path is None and path.is_dir():
         plan_path = Site(path).state(sent.plan_hash) / PLAN
     if plan_path is None:
@@ -277,6 +400,8 @@ def _show_message(console: Console, sent: Sent, path: Path, plan_path: Path | No
 
 
 def _show_share(console: Console, share: Share, plan: Plan) -> None:
+    from rich.table import Table
+
     table = Table("public input", "classes and probabilities", "the rest")
     answers = share.answers
     for row in range(min(ROWS, len(answers))):
@@ -291,6 +416,8 @@ def _show_share(console: Console, share: Share, plan: Plan) -> None:
 
 def _describe(book: ledgers.Book) -> dict[str, Any]:
     """A ledger as JSON values."""
+    from limbeck.plans import accounting, privacy_filter
+
     entries = [
         {
             "id": entry.id,
@@ -320,6 +447,8 @@ def _describe(book: ledgers.Book) -> dict[str, Any]:
 
 
 def _offer(path: Path) -> Offer:
+    from limbeck.protos import codec
+
     try:
         return codec.decode_offer(path.read_bytes())
     except OSError as error:
@@ -329,8 +458,12 @@ def _offer(path: Path) -> Offer:
 
 
 def _policy_path(path: Path) -> Path:
+    from limbeck.client.site import Site
+
     return path / Site(path).settings.policy if path.is_dir() else path
 
 
 def _ledger_path(path: Path) -> Path:
+    from limbeck.client.site import Site
+
     return Site(path).ledger if path.is_dir() else path

@@ -1,4 +1,4 @@
-"""`limbeck site`: a site on the link, and its records made ready."""
+"""`limbeck site`: connect a site to its coordinator, and encode its records in advance."""
 
 from __future__ import annotations
 
@@ -7,19 +7,31 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-app = typer.Typer(help="A site in a federation.", no_args_is_help=True)
+app = typer.Typer(
+    help="""A site in a federation.
+
+    \b
+    Examples:
+      limbeck site run site
+      limbeck site encode site
+    """,
+    no_args_is_help=True,
+)
 
 
 @app.command()
 def run(
     site: Annotated[Path, typer.Argument(metavar="SITE", help="A site's folder, or its site.toml.")] = Path(),
 ) -> None:
-    """Dial out to the coordinator and answer its questions, as policy and ledger allow. SIGTERM or Ctrl-C ends it gently.
+    """Connect to the coordinator and answer its questions, as far as policy and ledger allow. SIGTERM or Ctrl-C stops it cleanly.
 
-    It does not start where the ledger lacks what the site's transcript and state name.
+    It refuses to start if the ledger lacks an entry that the site's transcript or state names.
+
+    \b
+    Examples:
+      limbeck site run
+      limbeck site run federation/sites/north
     """
     from limbeck.client import link
     from limbeck.client.site import Site
@@ -34,7 +46,17 @@ def run(
 def encode(
     site: Annotated[Path, typer.Argument(metavar="SITE", help="A site's folder, or its site.toml.")] = Path(),
 ) -> None:
-    """Put the records through the public encoder now, so that no plan waits for it. Nothing leaves; stopped, it goes on from there."""
+    """Encode the records by the public encoder now, so that no plan has to wait for it.
+
+    Nothing leaves the site. If it is stopped, the same command continues where it stopped.
+
+    \b
+    Examples:
+      limbeck site encode federation/sites/north
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     from limbeck.client.site import Site
 
     own = Site(site.parent if site.name == "site.toml" else site)

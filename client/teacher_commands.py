@@ -1,4 +1,4 @@
-"""`limbeck teacher`: begin a net of one's own and learn what is wrong with it, or serve a finished model as a black-box teacher."""
+"""`limbeck teacher`: write and check a network of your own, or serve a finished model as a black-box teacher."""
 
 from __future__ import annotations
 
@@ -13,13 +13,27 @@ import typer
 from limbeck.base.errors import DataError, SettingError
 
 app = typer.Typer(
-    help="A site's own teacher: a template and a test kit for nets, a server for finished models.", no_args_is_help=True
+    help="""A site's own teacher: a template and a check for networks, and a server for finished models.
+
+    \b
+    Examples:
+      limbeck teacher init my_teacher.py
+      limbeck teacher check my_teacher:build --shape 1x28x28
+      limbeck teacher serve --onnx model.onnx
+    """,
+    no_args_is_help=True,
 )
 
 
 @app.command()
 def init(path: Annotated[Path, typer.Argument(help="The Python file to write.")] = Path("my_teacher.py")) -> None:
-    """Write a template of a net to begin with."""
+    """Write a template of a network to start from. Never overwrites a file.
+
+    \b
+    Examples:
+      limbeck teacher init
+      limbeck teacher init site/my_teacher.py
+    """
     from limbeck.client.teachers.kit import TEMPLATE
 
     if not path.stem.isidentifier() or path.suffix != ".py":
@@ -33,13 +47,19 @@ def init(path: Annotated[Path, typer.Argument(help="The Python file to write.")]
 @app.command()
 def check(
     factory: Annotated[
-        str, typer.Argument(help="module:factory; the module is looked for in --folder, then among those installed.")
+        str, typer.Argument(help="module:factory; the module is looked up in --folder, then among installed modules.")
     ],
-    shape: Annotated[str, typer.Option(help="Of one input: 1x28x28 for grey images, 54 for rows.")] = "1x28x28",
-    classes: Annotated[int, typer.Option(min=2)] = 10,
-    folder: Annotated[Path, typer.Option(help="Where the module's file is, such as the site's folder.")] = Path(),
+    shape: Annotated[str, typer.Option(help="Shape of one input: 1x28x28 for grey images, 54 for rows.")] = "1x28x28",
+    classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 10,
+    folder: Annotated[Path, typer.Option(help="The folder of the module's file, such as the site's folder.")] = Path(),
 ) -> None:
-    """Say what is wrong with a net, or that it can be trained; exit status 1 where it cannot."""
+    """Say whether a network can be trained under differential privacy, and if not, what is wrong with it (exit status 1).
+
+    \b
+    Examples:
+      limbeck teacher check my_teacher:build
+      limbeck teacher check my_teacher:build --folder site --shape 54 --classes 2
+    """
     from limbeck.client.teachers import architectures, kit
 
     try:
@@ -63,35 +83,49 @@ def serve(
     onnx: Annotated[Path | None, typer.Option(help="An ONNX classifier.")] = None,
     sklearn: Annotated[
         Path | None,
-        typer.Option(help="A scikit-learn classifier in a joblib or pickle file THAT YOU MADE: it can run any code."),
+        typer.Option(
+            help="A scikit-learn classifier in a joblib or pickle file THAT YOU MADE: loading it can run any code."
+        ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(metavar="MODULE:FACTORY", help="Your own limbeck.client.serving.Model.")
+        str | None, typer.Option(metavar="MODULE:FACTORY", help="A limbeck.client.serving.Model of your own.")
     ] = None,
-    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Port 0 takes a free one.")] = "127.0.0.1:50051",
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="The address to listen on; port 0: any free port.")
+    ] = "127.0.0.1:50051",
     inputs: Annotated[
-        str | None, typer.Option(help="rows, images or texts; default: what an ONNX model takes, rows for scikit-learn.")
+        str | None, typer.Option(help="rows, images or texts; default: what the ONNX model takes, or rows for scikit-learn.")
     ] = None,
-    labels: Annotated[Path | None, typer.Option(help="The names of an ONNX model's classes, one a line.")] = None,
-    logits: Annotated[bool, typer.Option("--logits", help="An ONNX model's output is logits.")] = False,
+    labels: Annotated[
+        Path | None, typer.Option(help="A file with the names of the ONNX model's classes, one per line.")
+    ] = None,
+    logits: Annotated[bool, typer.Option("--logits", help="The ONNX model's output is logits, not probabilities.")] = False,
     labels_only: Annotated[
-        bool, typer.Option("--labels-only", help="Answer with labels, drawn from the probabilities.")
+        bool, typer.Option("--labels-only", help="Answer with labels drawn from the probabilities.")
     ] = False,
-    top_k: Annotated[int | None, typer.Option(help="Probabilities per input at most; default: all.")] = None,
-    max_batch: Annotated[int, typer.Option(help="Inputs per batch at most.")] = 1024,
-    cert: Annotated[Path | None, typer.Option(help="This server's certificate, PEM; with --key.")] = None,
-    key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Most probabilities in an answer to one input; default: all.")] = None,
+    max_batch: Annotated[int, typer.Option(help="Most inputs in one batch.")] = 1024,
+    cert: Annotated[Path | None, typer.Option(help="This server's certificate (PEM); needs --key.")] = None,
+    key: Annotated[Path | None, typer.Option(help="Its private key (PEM).")] = None,
     client_ca: Annotated[
-        Path | None, typer.Option("--client-ca", help="Answer only clients with a certificate of this authority, PEM.")
+        Path | None, typer.Option("--client-ca", help="Answer only clients with a certificate from this authority (PEM).")
     ] = None,
     unsafe_plaintext: Annotated[
-        bool, typer.Option("--unsafe-plaintext", help="Listen without TLS on an address that is not loopback.")
+        bool, typer.Option("--unsafe-plaintext", help="Allow listening without TLS on an address other than loopback.")
     ] = False,
     idle_seconds: Annotated[
-        float, typer.Option(help="After which a stream is ended that sends no question or takes no answer.")
+        float, typer.Option(help="Close a stream that has sent no question, or read no answer, for this many seconds.")
     ] = 120.0,
 ) -> None:
-    """Serve a model as a black-box teacher. Its answers carry NO DP GUARANTEE. SIGTERM or Ctrl-C stops it gently."""
+    """Serve a model as a black-box teacher. Its answers carry NO DP GUARANTEE. SIGTERM or Ctrl-C stops it cleanly.
+
+    \b
+    Examples:
+      limbeck teacher serve --onnx model.onnx --labels labels.txt
+      limbeck teacher serve --sklearn model.joblib --labels-only
+      limbeck teacher serve --model my_model:build --listen 0.0.0.0:50051 \\
+        --cert server.pem --key server.key --client-ca ca.pem
+    """
     from limbeck.client import serving
     from limbeck.protos.teacher import Inputs
 

@@ -26,10 +26,10 @@ from limbeck.base.errors import SettingError
 from limbeck.base.files import create_private, create_private_folder
 from limbeck.client import policy
 from limbeck.deployment import certificates, keys
+from limbeck.deployment.defaults import COORDINATOR_PORT, DAYS
 from limbeck.protos import signing
 
 TEMPLATES = Path(__file__).parent / "templates"
-PORT = 7443
 MEMORY_MB = 8192
 STOP_SECONDS = 660
 SITE_SETTINGS, COORDINATOR_SETTINGS = "site.toml", "coordinator.toml"
@@ -46,9 +46,9 @@ class Federation:
     server: tuple[str, ...]
     sites: tuple[str, ...]
     addresses: tuple[str, ...] = ()
-    port: int = PORT
+    port: int = COORDINATOR_PORT
     listen: str = "0.0.0.0"
-    days: int = keys.DAYS
+    days: int = DAYS
     own_keys: bool = False
     home: str = "/srv/limbeck"
 

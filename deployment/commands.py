@@ -5,65 +5,73 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from limbeck.base.printable import plain_console, printable, printable_lines
-from limbeck.deployment import bringup, keys, superlink_status
-from limbeck.deployment import doctor as doctors
-from limbeck.deployment import status as statuses
-from limbeck.deployment import watch as watching
-from limbeck.deployment.doctor import Outcome
-from limbeck.deployment.status import Status
-from limbeck.deployment.superlink_status import SuperLinkStatus
-from limbeck.server.states import SiteState
+from limbeck.deployment.defaults import CONNECT_SECONDS, COORDINATOR_PORT, DAYS, WATCH_PORT
 
-STYLES = {Outcome.OK: "green", Outcome.WARN: "yellow", Outcome.FAIL: "bold red"}
-STATE_STYLES = {
-    SiteState.ANSWERED: "green",
-    SiteState.DECLINED: "yellow",
-    SiteState.LEFT_OUT: "red",
-    SiteState.LOST: "red",
-    SiteState.ABSENT: "yellow",
-}
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from limbeck.deployment.status import Status
+    from limbeck.deployment.superlink_status import SuperLinkStatus
+
+OUTCOME_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+# By the values of SiteState, which is not imported for the start of a command.
+STATE_STYLES = {"answered": "green", "declined": "yellow", "left out": "red", "lost": "red", "absent": "yellow"}
 NODE_STYLES = {"online": "green", "registered": "yellow", "offline": "red"}
 UNHEALTHY = 1
 LOG_LINES = 8
 
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or one that holds it.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or the folder that contains it.")]
 TestFile = Annotated[
     Path | None,
     typer.Option("--test", metavar="FILE.npz", help="Public labelled inputs, x and y, to measure the students on."),
 ]
 
-deploy_app = typer.Typer(help="Ready folders for a coordinator and its sites.", no_args_is_help=True)
+deploy_app = typer.Typer(no_args_is_help=True)
 
 
 @deploy_app.callback()
 def deploy() -> None:
-    """Ready folders for a coordinator and its sites."""
+    """Ready-made folders for a coordinator and its sites.
+
+    \b
+    Examples:
+      limbeck deploy init --server limbeck.example.org --clients north,south \\
+        --out federation
+    """
 
 
 @deploy_app.command("init")
 def init(
-    server: Annotated[list[str], typer.Option(help="A DNS name of the coordinator; sites dial the first. Repeat for more.")],
-    clients: Annotated[str, typer.Option(help="The sites' names, separated by commas.")],
-    out: Annotated[Path, typer.Option(help="A new folder.")],
+    server: Annotated[
+        list[str], typer.Option(help="A DNS name of the coordinator; sites connect to the first. Repeat for more.")
+    ],
+    clients: Annotated[str, typer.Option(help="The names of the sites, separated by commas.")],
+    out: Annotated[Path, typer.Option(help="The folder to make.")],
     server_ip: Annotated[list[str], typer.Option(help="An IP address of the coordinator; repeat for more.")] = [],  # noqa: B006
-    port: Annotated[int, typer.Option(help="Where the coordinator listens.")] = bringup.PORT,
-    listen: Annotated[str, typer.Option(help="On which of its addresses it listens.")] = "0.0.0.0",
-    days: Annotated[int, typer.Option(min=1, help="How long certificates are valid.")] = keys.DAYS,
+    port: Annotated[int, typer.Option(help="The port on which the coordinator listens.")] = COORDINATOR_PORT,
+    listen: Annotated[str, typer.Option(help="The address on which it listens.")] = "0.0.0.0",
+    days: Annotated[int, typer.Option(min=1, help="Days for which certificates are valid.")] = DAYS,
     own_keys: Annotated[
-        bool, typer.Option("--own-keys", help="Every site makes its own key, which never leaves it.")
+        bool, typer.Option("--own-keys", help="Every site makes its own key, which never leaves the site.")
     ] = False,
-    home: Annotated[str, typer.Option(help="Under which folder services expect theirs.")] = "/srv/limbeck",
+    home: Annotated[str, typer.Option(help="The parent of the folders that the services use.")] = "/srv/limbeck",
 ) -> None:
-    """Write a folder for the coordinator and one per site: settings, keys, policy, start script, systemd unit, Containerfile."""
+    """Write one folder for the coordinator and one for each site: settings, keys, policy, start script, systemd unit, Containerfile.
+
+    \b
+    Examples:
+      limbeck deploy init --server limbeck.example.org --clients north,south \\
+        --out federation
+      limbeck deploy init --server localhost --server-ip 127.0.0.1 --clients a,b \\
+        --out trial --own-keys --days 30
+    """
+    from limbeck.deployment import bringup
+
     federation = bringup.Federation(
         server=tuple(server),
         sites=tuple(name.strip() for name in clients.split(",")),
@@ -84,11 +92,25 @@ def init(
 
 def doctor(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a site, a coordinator or an authority.")],
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON instead of a table.")] = False,
-    no_network: Annotated[bool, typer.Option("--no-network", help="Open no connection.")] = False,
-    seconds: Annotated[float, typer.Option(min=0.1, help="For each step of a connection.")] = doctors.CONNECT_SECONDS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    no_network: Annotated[bool, typer.Option("--no-network", help="Open no connections.")] = False,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Most seconds for each step of a connection.")] = CONNECT_SECONDS,
 ) -> None:
-    """Check all that can be checked, and say what to do. Changes nothing, reads no record. Exit status 1 where something failed."""
+    """Check everything that can be checked here, and say what to do about it. Exit status 1 if a check failed.
+
+    Changes nothing and reads no record.
+
+    \b
+    Examples:
+      limbeck doctor federation/sites/north
+      limbeck doctor federation/coordinator --no-network --json
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    from limbeck.deployment import doctor as doctors
+
     findings = doctors.examine(folder, now=datetime.now(UTC), network=not no_network, seconds=seconds)
     if as_json:
         lines = [
@@ -101,8 +123,8 @@ def doctor(
         for own in findings:
             text = Text(printable_lines(own.found))
             if own.advice:
-                text.append(f"\n{printable_lines(own.advice)}", style=STYLES[own.outcome])
-            table.add_row(Text(own.outcome.value, style=STYLES[own.outcome]), own.check, text)
+                text.append(f"\n{printable_lines(own.advice)}", style=OUTCOME_STYLES[own.outcome.value])
+            table.add_row(Text(own.outcome.value, style=OUTCOME_STYLES[own.outcome.value]), own.check, text)
         plain_console().print(table)
     if not doctors.healthy(findings):
         raise typer.Exit(UNHEALTHY)
@@ -111,9 +133,18 @@ def doctor(
 def status(
     run: RunFolder,
     test: TestFile = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON instead of tables.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Say once how far a run is: phase, stages, sites, what it costs them, bytes, the end of the log."""
+    """Show once how far a run has come: phase, stages, sites, what it costs them, bytes, the end of the log.
+
+    \b
+    Examples:
+      limbeck status run
+      limbeck status run --test labelled.npz --json
+    """
+    from limbeck.deployment import status as statuses
+    from limbeck.deployment import superlink_status
+
     folder = statuses.locate(run)
     note = superlink_status.read_note(folder)
     superlink = superlink_status.ask(note) if note is not None else None
@@ -126,16 +157,31 @@ def status(
 
 def watch(
     run: RunFolder,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0: any that is free.")] = watching.PORT,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port on 127.0.0.1; 0: any free port.")] = WATCH_PORT,
     test: TestFile = None,
 ) -> None:
-    """Show a run as a live page, on this machine only and read-only, until Ctrl-C. RUN need not be there yet."""
+    """Show a run as a live, read-only web page on this machine, until Ctrl-C. RUN need not exist yet.
+
+    \b
+    Examples:
+      limbeck watch run
+      limbeck watch run --port 0 --test labelled.npz
+    """
+    from limbeck.deployment import status as statuses
+    from limbeck.deployment import watch as watching
+
     with watching.serve(run, port=port, test=statuses.TestData(test) if test is not None else None) as server:
         print(f"http://{watching.ADDRESS}:{server.server_port}/", flush=True)
         server.serve_forever()
 
 
 def _show(console: Console, own: Status) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    from limbeck.deployment import status as statuses
+
     def say(text: str, style: str = "") -> None:
         console.print(Text(printable_lines(text), style=style), soft_wrap=True)
 
@@ -193,6 +239,12 @@ def _show(console: Console, own: Status) -> None:
 
 
 def _show_superlink(console: Console, own: SuperLinkStatus) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    from limbeck.deployment import status as statuses
+
     if own.error:
         console.print(Text(printable(f"The SuperLink does not answer: {own.error}"), style="yellow"), soft_wrap=True)
         return

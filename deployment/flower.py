@@ -30,11 +30,11 @@ from limbeck.client.proxy import EXCEPTIONS
 from limbeck.client.site import Site
 from limbeck.deployment import certificates
 from limbeck.deployment.certificates import Role
+from limbeck.deployment.defaults import RUNTIME_PORT
 from limbeck.deployment.supervisor import Supervisor
 from limbeck.server.bundle import OFFLINE
 
 CONNECTION = "coordinator"
-RUNTIME_PORT = 9094
 # Site names by node id, as registered: Flower's command lists nodes without names.
 NAMES = "nodes.json"
 _RUNTIME_DAYS = 3650

@@ -23,9 +23,8 @@ from limbeck.base.errors import CertificateError, SettingError
 from limbeck.base.files import create_private, create_private_folder, write_durably
 from limbeck.deployment import certificates
 from limbeck.deployment.certificates import Issuer, PrivateKey, Role
+from limbeck.deployment.defaults import AUTHORITY_DAYS, DAYS
 from limbeck.protos import tls
-
-DAYS, AUTHORITY_DAYS = 365, 3650
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,7 @@ from limbeck.base.errors import LimbeckError, SettingError
 from limbeck.base.printable import printable
 from limbeck.deployment import status
 from limbeck.deployment.bringup import TEMPLATES
+from limbeck.deployment.defaults import WATCH_PORT
 from limbeck.deployment.status import StageStatus, Status, TestData
 from limbeck.deployment.superlink_status import Asker
 from limbeck.protos.messages import Guarantee
@@ -36,7 +37,7 @@ from limbeck.server.states import RunState, SiteState
 
 log = logging.getLogger(__name__)
 
-ADDRESS, PORT = "127.0.0.1", 8723
+ADDRESS = "127.0.0.1"
 # For a whole request to come, and for an answer to be taken; bytes of a request, which has no body.
 REQUEST_SECONDS = 10.0
 REQUEST_BYTES = 16 << 10
@@ -145,7 +146,7 @@ class _Patience(io.RawIOBase):
         return count
 
 
-def serve(folder: Path, *, port: int = PORT, test: TestData | None = None) -> ThreadingHTTPServer:
+def serve(folder: Path, *, port: int = WATCH_PORT, test: TestData | None = None) -> ThreadingHTTPServer:
     """A server that is bound to 127.0.0.1 and answers once its `serve_forever` is called. port 0: any that is free. Raises SettingError."""
     handler = type("Handler", (_Handler,), {"folder": folder, "test": test, "asker": Asker()})
     try:

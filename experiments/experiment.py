@@ -11,55 +11,55 @@ import json
 import math
 import statistics
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from limbeck.base.errors import RunError
 from limbeck.base.files import write_durably
-from limbeck.simulations import run
+from limbeck.simulations import metrics, run
+from limbeck.simulations.metrics import Metrics
 from limbeck.simulations.prepare import read_prepared
 from limbeck.simulations.scenario import Scenario, load
 
 RUNS = Path("runs") / "experiments"
 
 
-def figures(metrics: dict[str, Any]) -> dict[str, float]:
-    """What is compared over seeds. Accuracies in per cent."""
-    teachers = [100 * client["teacher_accuracy"] for client in metrics["clients"] if client["teacher_accuracy"] is not None]
-    student = metrics["student"]
-    found = {
+def figures(measured: Metrics) -> dict[str, float]:
+    """What is compared over seeds. Accuracies and sparsity in per cent."""
+    teachers = [100 * accuracy for accuracy in measured.teacher_accuracies]
+    student, first = measured.student, measured.stages[0]
+    values = {
         "teacher_best": max(teachers),
         "teacher_mean": statistics.mean(teachers),
         "teacher_worst": min(teachers),
-        "pool_on_public": 100 * metrics["pool"]["accuracy"],
-        "student_sparse": 100 * student["accuracy"],
-        "sparse_over_best_teacher": 100 * student["accuracy"] - max(teachers),
+        "pool_on_public": 100 * measured.pool.accuracy,
+        "student_sparse": 100 * student.accuracy,
+        "sparse_over_best_teacher": 100 * student.accuracy - max(teachers),
         # Of the sites that have one: those with a black-box teacher are counted, and have no guarantee.
-        "epsilon": max(
-            (client["epsilon"] for client in metrics["clients"] if client["epsilon"] is not None), default=math.inf
-        ),
-        "sites_without_dp_guarantee": sum(client["epsilon"] is None for client in metrics["clients"]),
-        "kilobytes_up_per_client_and_stage": metrics["stages"][0]["bytes_up"] / metrics["stages"][0]["clients"] / 1000,
-        "sparsity": 100 * metrics["stages"][-1]["sparsity"],
+        "epsilon": max((client.epsilon for client in measured.clients if client.epsilon is not None), default=math.inf),
+        "sites_without_dp_guarantee": len(measured.sites_without_guarantee),
+        "kilobytes_up_per_client_and_stage": first.bytes_up / first.clients / 1000,
+        "sparsity": 100 * measured.stages[-1].sparsity,
     }
-    if student["dense_accuracy"] is not None:
-        found["student_dense"] = 100 * student["dense_accuracy"]
-        found["sparse_over_dense"] = 100 * (student["accuracy"] - student["dense_accuracy"])
-    return found
+    if student.dense_accuracy is not None:
+        values["student_dense"] = 100 * student.dense_accuracy
+        values["sparse_over_dense"] = 100 * (student.accuracy - student.dense_accuracy)
+    return values
 
 
-def finished(scenario: Scenario, folder: Path) -> dict[str, Any]:
-    """The metrics of a run of this scenario in `folder`: read, gone on with, or made. Raises RunError where another one is there."""
+def finished(scenario: Scenario, folder: Path) -> Metrics:
+    """The metrics of a run of this scenario in `folder`, which is read, resumed or made.
+
+    Raises: RunError if there is a run of another scenario.
+    """
     if not (folder / "scenario.json").exists():
         return run.simulate(scenario, folder, console=Console(stderr=True))
-    found, _, _ = read_prepared(folder)
-    if found != scenario:
-        raise RunError(f"Expected runs of these settings in {folder}, found others; give another --runs.")
-    if not (folder / "metrics.json").exists():
+    earlier, _, _ = read_prepared(folder)
+    if earlier != scenario:
+        raise RunError(f"Expected runs of these settings in {folder}, got others; give another --runs.")
+    if not (folder / metrics.FILE).exists():
         return run.resume(folder, console=Console(stderr=True))
-    metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    return metrics
+    return metrics.read(folder)
 
 
 def main() -> None:
@@ -74,19 +74,19 @@ def main() -> None:
     rows = []
     for seed in options.seeds:
         scenario = load(options.scenario, [*options.overrides, f"run.seed={seed}"])
-        metrics = finished(scenario, (options.runs or RUNS / options.out.stem) / f"seed-{seed}")
-        rows.append({"seed": seed, **{name: round(value, 3) for name, value in figures(metrics).items()}})
+        measured = finished(scenario, (options.runs or RUNS / options.out.stem) / f"seed-{seed}")
+        rows.append({"seed": seed, **{name: round(value, 3) for name, value in figures(measured).items()}})
         print(rows[-1], flush=True)
     names = [name for name in rows[0] if name != "seed"]
     overrides = f" --set {' '.join(options.overrides)}" if options.overrides else ""
     seeds = " ".join(map(str, options.seeds))
     result = {
         "command": f"python -m limbeck.experiments.experiment {options.scenario} --seeds {seeds}{overrides} --out {options.out}",
-        "machine": f"{metrics['machine']['cores']} cores, {metrics['machine']['processor']}, {metrics['machine']['device']}",
-        "noise": metrics["noise"],
-        "delta": metrics["clients"][0]["delta"],
-        "unit": metrics["clients"][0]["unit"],
-        "adjacency": metrics["clients"][0]["adjacency"],
+        "machine": f"{measured.machine.cores} cores, {measured.machine.processor}, {measured.machine.device}",
+        "noise": measured.noise,
+        "delta": measured.clients[0].delta,
+        "unit": measured.clients[0].unit,
+        "adjacency": measured.clients[0].adjacency,
         "mean": {name: round(statistics.mean(row[name] for row in rows), 2) for name in names},
         "spread": {name: round(statistics.stdev(row[name] for row in rows), 2) if len(rows) > 1 else None for name in names},
         "seeds": rows,

@@ -46,8 +46,8 @@ class NoNoise(SystemEntropy):
 
 def private(scenario: Scenario, folder: Path) -> dict[str, float]:
     """One run of the real apps. Accuracies in per cent."""
-    metrics = run.simulate(scenario, folder, console=Console(quiet=True))
-    alone = [100 * client["teacher_accuracy"] for client in metrics["clients"]]
+    measured = run.simulate(scenario, folder, console=Console(quiet=True))
+    alone = [100 * accuracy for accuracy in measured.teacher_accuracies]
     plan_hash = codec.plan_hash(prepare.read_prepared(folder)[1])
     scores, truth = [], Truth(folder)
     for settings in sorted((folder / "sites").glob("*/site.toml")):
@@ -58,8 +58,8 @@ def private(scenario: Scenario, folder: Path) -> dict[str, float]:
         "teacher_mean": statistics.mean(alone),
         "teacher_best": max(alone),
         "pool_on_test": _accuracy(torch.stack(scores).mean(0), truth.test_y),
-        "pool_on_public": 100 * metrics["pool"]["accuracy"],
-        "student": 100 * metrics["student"]["accuracy"],
+        "pool_on_public": 100 * measured.pool.accuracy,
+        "student": 100 * measured.student.accuracy,
     }
 
 

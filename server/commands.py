@@ -12,9 +12,15 @@ import typer
 
 def serve(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A signed plan's file, plan.pb.")],
-    settings: Annotated[Path, typer.Option(help="The coordinator's settings.")] = Path("coordinator.toml"),
+    settings: Annotated[Path, typer.Option(help="The file with the coordinator's settings.")] = Path("coordinator.toml"),
 ) -> None:
-    """Run a plan with real sites, which dial in over mutual TLS. The same command goes on with a run that was stopped or killed."""
+    """Run a plan with real sites, which connect over mutual TLS. The same command continues a run that was stopped or killed.
+
+    \b
+    Examples:
+      limbeck serve plan.pb
+      limbeck serve plan.pb --settings coordinator/coordinator.toml
+    """
     from limbeck.server import serve as serving
 
     logging.getLogger("limbeck").setLevel(logging.INFO)

@@ -80,6 +80,16 @@ class ClientRecord:
     record_count: int | None = None
     guarantee: Guarantee | None = None
 
+    @property
+    def status(self) -> str:
+        """The state as the file has it: one of the words of 0.1.0, which knew no other for a site that declined, or "absent"."""
+        return (SiteState.LEFT_OUT if self.state is SiteState.DECLINED else self.state).value
+
+    @property
+    def reason(self) -> str | None:
+        """The text of the exclusion, for people."""
+        return None if self.exclusion is None else str(self.exclusion)
+
     def leave_out(self, phase: Phase, why: Why) -> Exclusion:
         """Note that the site is left out of a phase, and return what was noted."""
         self.exclusion = Exclusion(phase, why)
@@ -139,13 +149,18 @@ class Record:
         """The finished stages, in order."""
         return self._content.stages
 
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Wall-clock seconds, by phase."""
+        return self._content.seconds
+
     def client(self, site: str) -> ClientRecord:
         """The entry of a site, made if need be."""
         return self.clients.setdefault(site, ClientRecord())
 
     def add_seconds(self, phase: str, seconds: float) -> None:
         """Add wall-clock seconds to a phase; a resumed run's add up."""
-        self._content.seconds[phase] = self._content.seconds.get(phase, 0.0) + seconds
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
 
     def save(self) -> None:
         """Write it durably."""
@@ -240,10 +255,9 @@ def _to_json(record: RunRecord) -> dict[str, object]:
 
 def _client_to_json(client: ClientRecord) -> dict[str, object]:
     exclusion = client.exclusion
-    state = SiteState.LEFT_OUT if client.state is SiteState.DECLINED else client.state
     return {
-        "status": state.value,
-        "reason": None if exclusion is None else str(exclusion),
+        "status": client.status,
+        "reason": client.reason,
         "bytes_up": client.bytes_up,
         "bytes_down": client.bytes_down,
         "label_counts": client.label_counts,

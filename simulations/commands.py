@@ -6,38 +6,55 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from limbeck.base.errors import SettingError
 from limbeck.base.printable import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from limbeck.simulations.metrics import Metrics
 
 CLIENTS_SHOWN = 20
 
 
 def simulate(
-    scenario: Annotated[str | None, typer.Argument(help="A scenario's name or a TOML file; default: default.")] = None,
+    scenario: Annotated[
+        str | None, typer.Argument(help="A scenario's name, or a TOML file; default: the scenario named default.")
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as privacy.epsilon=1.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder; default: runs/SCENARIO-DATE-TIME.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder of the run; default: runs/SCENARIO-DATE-TIME.")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out after its last finished stage.")
+        bool, typer.Option("--resume", help="Continue the run in --out after its last finished stage.")
     ] = False,
-    carrier: Annotated[str, typer.Option(help="local, or flower (Flower's engine on Ray).")] = "local",
+    carrier: Annotated[
+        str, typer.Option(help="What carries the messages: local, or flower (Flower's engine on Ray).")
+    ] = "local",
     sites: Annotated[
-        Path | None, typer.Option(help="Go on with the site folders of an earlier run, ledgers and all.")
+        Path | None, typer.Option(help="Reuse the site folders of an earlier run, including their ledgers.")
     ] = None,
     prepare_only: Annotated[
-        bool, typer.Option("--prepare-only", help="Only make the run's folder, with a bundle that `flwr run` starts.")
+        bool, typer.Option("--prepare-only", help="Only make the run's folder, with a bundle for `flwr run`.")
     ] = False,
 ) -> None:
-    """Simulate a federation: the real client and server apps on real records, to a report."""
+    """Simulate a federation: the real client and server apps on real records, from a scenario to a report.
+
+    \b
+    Examples:
+      limbeck simulate
+      limbeck simulate digits-tiny --set privacy.epsilon=1 --out runs/one
+      limbeck simulate --resume --out runs/one
+      limbeck simulate my-scenario.toml --carrier flower
+    """
+    from rich.console import Console
+
     from limbeck.simulations import run
     from limbeck.simulations.scenario import load
 
@@ -74,7 +91,15 @@ def _hint(console: Console, out: Path) -> Iterator[None]:
 
 
 def scenarios() -> None:
-    """List the scenarios that ship."""
+    """List the scenarios that come with limbeck.
+
+    \b
+    Examples:
+      limbeck scenarios
+    """
+    from rich.console import Console
+    from rich.table import Table
+
     from limbeck.simulations.scenario import shipped
 
     table = Table("scenario", "what it is")
@@ -84,16 +109,20 @@ def scenarios() -> None:
 
 
 def report(folder: Annotated[Path, typer.Argument(help="A finished run's folder.")]) -> None:
-    """Make the report of a finished run again."""
+    """Make the report of a finished run again.
+
+    \b
+    Examples:
+      limbeck report runs/one
+    """
     from limbeck.simulations import report as pages
 
     print(pages.build(folder))
 
 
-def _summary(console: Console, metrics: dict[str, Any]) -> None:
-    clients, stages = metrics["clients"], metrics["stages"]
-    accuracies = [client["teacher_accuracy"] for client in clients if client["teacher_accuracy"] is not None]
+def _summary(console: Console, run: Metrics) -> None:
     table = _table("Accuracy and bytes", "", "accuracy %", "sparsity %", "clients", "kB up", "kB down")
+    accuracies = run.teacher_accuracies
     if accuracies:
         table.add_row(
             "teachers alone",
@@ -103,55 +132,59 @@ def _summary(console: Console, metrics: dict[str, Any]) -> None:
             "",
             "",
         )
-    table.add_row("pool (public inputs)", f"{100 * metrics['pool']['accuracy']:.1f}", "", "", "", "")
-    for own in stages:
-        traffic = (str(own["clients"]), f"{own['bytes_up'] / 1000:.1f}", f"{own['bytes_down'] / 1000:.1f}")
+    table.add_row("pool (public inputs)", f"{100 * run.pool.accuracy:.1f}", "", "", "", "")
+    for stage in run.stages:
         table.add_row(
-            f"student, stage {own['stage'] + 1}",
-            f"{100 * own['sparse_accuracy']:.1f}",
-            f"{100 * own['sparsity']:.1f}",
-            *traffic,
+            f"student, stage {stage.stage + 1}",
+            f"{100 * stage.sparse_accuracy:.1f}",
+            f"{100 * stage.sparsity:.1f}",
+            str(stage.clients),
+            f"{stage.bytes_up / 1000:.1f}",
+            f"{stage.bytes_down / 1000:.1f}",
         )
-        if own["dense_accuracy"] is not None:
-            table.add_row("  dense control", f"{100 * own['dense_accuracy']:.1f}", "0.0", "", "", "")
+        if stage.dense_accuracy is not None:
+            table.add_row("  dense control", f"{100 * stage.dense_accuracy:.1f}", "0.0", "", "", "")
     console.print(table)
     table = _table("Clients", "client", "records", "alone %", "epsilon", "budget", "kB up", "kB down", "status")
-    shown = [client for index, client in enumerate(clients) if index < CLIENTS_SHOWN or client["reason"]]
+    shown = [client for index, client in enumerate(run.clients) if index < CLIENTS_SHOWN or client.reason]
     for client in shown:
-        accuracy = client["teacher_accuracy"]
         table.add_row(
-            escape(printable(client["site"])),
-            str(client["records"]),
-            f"{100 * accuracy:.1f}" if accuracy is not None else "-",
-            f"{client['epsilon']:.3f}" if client["epsilon"] is not None else "no DP guarantee",
-            f"{client['budget_epsilon']:g}",
-            f"{client['bytes_up'] / 1000:.1f}",
-            f"{client['bytes_down'] / 1000:.1f}",
-            escape(printable(client["reason"] or client["status"])),
+            escape(printable(client.site)),
+            str(client.records),
+            f"{100 * client.teacher_accuracy:.1f}" if client.teacher_accuracy is not None else "-",
+            f"{client.epsilon:.3f}" if client.epsilon is not None else "no DP guarantee",
+            f"{client.budget_epsilon:g}",
+            f"{client.bytes_up / 1000:.1f}",
+            f"{client.bytes_down / 1000:.1f}",
+            escape(printable(client.reason or client.status)),
         )
     console.print(table)
-    if len(shown) < len(clients):
-        console.print(f"{len(clients) - len(shown)} more clients, none of them left out: see the report.", highlight=False)
-    first = clients[0]
-    seeded = "; noise is SEEDED, no guarantee holds" if metrics["noise"] == "UnsafeSeeded" else ""
+    if len(shown) < len(run.clients):
+        console.print(
+            f"{len(run.clients) - len(shown)} more clients, none of them left out: see the report.", highlight=False
+        )
+    first = run.clients[0]
+    seeded = "; noise is SEEDED, no guarantee holds" if run.noise == "UnsafeSeeded" else ""
     console.print(
-        f"epsilon at delta = {first['delta']:g}, unit: {first['unit']}, adjacency: {first['adjacency']}, by PLD{seeded}.",
+        f"epsilon at delta = {first.delta:g}, unit: {first.unit}, adjacency: {first.adjacency}, by PLD{seeded}.",
         highlight=False,
     )
-    without = [client["site"] for client in clients if client["epsilon"] is None]
-    if without:
+    if run.sites_without_guarantee:
         console.print(
-            f"[bold red]No DP guarantee[/bold red] for the records of {escape(', '.join(without))}: answers of a black-box teacher left"
-            " there.",
+            f"[bold red]No DP guarantee[/bold red] for the records of {escape(', '.join(run.sites_without_guarantee))}: answers of a"
+            " black-box teacher left there.",
             highlight=False,
             soft_wrap=True,
         )
-    phases = ", ".join(f"{name} {value:.1f}" for name, value in metrics["seconds"].items())
+    phases = ", ".join(f"{name} {value:.1f}" for name, value in run.seconds.items())
     console.print(f"Seconds: {phases}.", highlight=False)
 
 
 def _table(title: str, *columns: str) -> Table:
     """A table that fits 80 columns."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 or column == "status" else "right")

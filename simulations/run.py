@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 from flwr.app import Context, RecordDict
 from rich.console import Console
 
 from limbeck.base.errors import RunError
-from limbeck.base.progress import bars
+from limbeck.base.progress import Progress, bars
+from limbeck.client.child import CLIENT_APP
 from limbeck.plans.schema import Plan
+from limbeck.protos import codec
 from limbeck.protos.flower_messages import SERVER_NODE
+from limbeck.server.record import Record
 from limbeck.simulations import black_box, flower, grid, measure, prepare, report
+from limbeck.simulations.metrics import Metrics, Phase
 from limbeck.simulations.scenario import Scenario
 from limbeck.simulations.watch import Watch
 
@@ -29,17 +32,27 @@ def simulate(
     folder: Path,
     *,
     carrier: str = "local",
+    client_app: str = CLIENT_APP,
     sites: Path | None = None,
     cache: Path | None = None,
     console: Console | None = None,
-) -> dict[str, Any]:
-    """A new run in an empty or absent `folder`; returns its metrics. Raises RunError where the folder is not empty."""
+) -> Metrics:
+    """Make a new run in an empty or absent `folder`; returns its metrics.
+
+    - carrier: "local" or "flower".
+    - client_app: "module:attribute" of what each site runs over the local carrier.
+    - sites: site folders of an earlier run to go on with, ledgers included.
+    - cache: where downloaded data sets are.
+    - console: for progress bars; none by default.
+
+    Raises: RunError if the folder is not empty.
+    """
     console = console or Console(quiet=True)
     if carrier == "local":
-        grid.warm_up()
+        grid.warm_up(client_app)
     started = time.perf_counter()
     prepare_only(scenario, folder, sites=sites, cache=cache, console=console)
-    return _go_on(folder, carrier, console, {"prepare": time.perf_counter() - started})
+    return _go_on(folder, carrier, client_app, console, {"prepare": time.perf_counter() - started})
 
 
 def prepare_only(
@@ -50,7 +63,10 @@ def prepare_only(
     cache: Path | None = None,
     console: Console | None = None,
 ) -> Path:
-    """Prepare an empty or absent `folder` for a run; returns the Flower bundle in it. Raises RunError where it is not empty."""
+    """Prepare an empty or absent `folder` for a run; returns the Flower bundle in it. Arguments are those of `simulate`.
+
+    Raises: RunError if the folder is not empty.
+    """
     if folder.exists() and any(folder.iterdir()):
         raise RunError(f"Expected an empty or absent folder for a new run, got {folder}; go on with it by --resume.")
     with _bar(console or Console(quiet=True), "Data, partition, noise") as progress:
@@ -59,14 +75,17 @@ def prepare_only(
     return flower.write_bundle(folder, scenario.partition.clients)
 
 
-def resume(folder: Path, *, carrier: str = "local", console: Console | None = None) -> dict[str, Any]:
-    """Go on with the run in `folder` after its last finished stage; returns its metrics. Raises RunError where there is none."""
+def resume(folder: Path, *, carrier: str = "local", client_app: str = CLIENT_APP, console: Console | None = None) -> Metrics:
+    """Resume the run in `folder` after its last finished stage; returns its metrics. Arguments are those of `simulate`.
+
+    Raises: RunError if no run was prepared there.
+    """
     if carrier == "local":
-        grid.warm_up()
-    return _go_on(folder, carrier, console or Console(quiet=True), {})
+        grid.warm_up(client_app)
+    return _go_on(folder, carrier, client_app, console or Console(quiet=True), {})
 
 
-def _go_on(folder: Path, carrier: str, console: Console, seconds: dict[str, float]) -> dict[str, Any]:
+def _go_on(folder: Path, carrier: str, client_app: str, console: Console, seconds: dict[Phase, float]) -> Metrics:
     scenario, plan, sites = prepare.read_prepared(folder)
     started = time.perf_counter()
     with (
@@ -74,32 +93,32 @@ def _go_on(folder: Path, carrier: str, console: Console, seconds: dict[str, floa
         Watch(folder / "server" / "events.jsonl", console),
     ):
         if carrier == "local":
-            _run_local(scenario, folder, sites)
+            _run_local(scenario, folder, sites, client_app)
         elif carrier == "flower":
             _run_flower(folder, sites)
         else:
             raise RunError(f"Expected a carrier out of {', '.join(CARRIERS)}, got {carrier!r}.")
     seconds["run"] = time.perf_counter() - started
     dense = _dense(folder, plan, console) if scenario.student.dense_control else None
-    metrics = measure.measure(
-        folder, scenario, plan, sites, {"carrier": carrier, "seconds": _seconds(folder, seconds)}, dense
+    measured = measure.measure(
+        folder, scenario, plan, sites, carrier=carrier, seconds=_seconds(folder, plan, seconds), dense=dense
     )
     report.build(folder)
-    return metrics
+    return measured
 
 
-def _run_local(scenario: Scenario, folder: Path, sites: Path) -> None:
+def _run_local(scenario: Scenario, folder: Path, sites: Path, client_app: str) -> None:
     from limbeck.server.app import app
 
     folders = sorted(path.parent for path in sites.glob("*/site.toml"))
     workers = scenario.run.workers or os.cpu_count() or 1
-    local = grid.LocalGrid(folders, workers=workers)
+    local = grid.LocalGrid(folders, workers=workers, client_app=client_app)
     try:
         config = flower.run_config(folder, len(folders))
         context = Context(run_id=1, node_id=SERVER_NODE, node_config={}, state=RecordDict(), run_config=config)
         app(local, context)
     finally:
-        # After Ctrl-C, sites under way finish what their ledgers were charged for; a second Ctrl-C does not wait for them.
+        # After Ctrl-C, sites finish the work that their ledgers were charged for; a second Ctrl-C does not wait for them.
         try:
             local.close()
         except KeyboardInterrupt:
@@ -122,13 +141,14 @@ def _dense(folder: Path, plan: Plan, console: Console) -> list[float]:
 
 
 @contextmanager
-def _bar(console: Console, title: str) -> Iterator[measure.Progress]:
+def _bar(console: Console, title: str) -> Iterator[Progress]:
     with bars(console) as progress:
         task = progress.add_task(title, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def _seconds(folder: Path, measured: dict[str, float]) -> dict[str, float]:
-    recorded = json.loads((folder / "server" / "record.json").read_text(encoding="utf-8"))["seconds"]
-    total = sum(measured.values())
-    return {**measured, **recorded, "total": total}
+def _seconds(folder: Path, plan: Plan, measured: dict[Phase, float]) -> dict[Phase, float]:
+    """Wall-clock seconds of each phase: those measured here, those that the coordinator recorded, and the total."""
+    recorded = Record(folder / "server" / "record.json", codec.plan_hash(plan)).seconds
+    phases = {phase: recorded[phase] for phase in get_args(Phase) if phase in recorded}
+    return {**measured, **phases, "total": sum(measured.values())}

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-import limbeck.cli  # noqa: F401 - before gRPC is loaded, as the command does
+import limbeck.protos.tls  # noqa: F401 - before gRPC is loaded, as the command does
 from limbeck.plans.schema import (
     Adjacency,
     Coding,

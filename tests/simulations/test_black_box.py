@@ -17,7 +17,7 @@ from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
 from limbeck.protos import codec
 from limbeck.protos.messages import Ask, Declined, Offer, Reason, Teach
-from limbeck.simulations import black_box, commands, prepare, run, scenario
+from limbeck.simulations import black_box, commands, metrics, prepare, run, scenario
 
 pytestmark = pytest.mark.usefixtures("quick_export")
 
@@ -37,19 +37,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_site_without_a_guarantee_is_named_and_the_others_keep_theirs(finished: Path) -> None:
-    metrics = json.loads((finished / "metrics.json").read_text())
-    assert [client["guarantee"] for client in metrics["clients"]] == ["record-dp", "record-dp", "none"]
-    assert [client["epsilon"] is None for client in metrics["clients"]] == [False, False, True]
-    assert [client["label_counts"] is None for client in metrics["clients"]] == [False, False, True]
-    assert [stage["clients"] for stage in metrics["stages"]] == [3, 3]
+    measured = metrics.read(finished)
+    assert [client.guarantee for client in measured.clients] == ["record-dp", "record-dp", "none"]
+    assert [client.epsilon is None for client in measured.clients] == [False, False, True]
+    assert [client.label_counts is None for client in measured.clients] == [False, False, True]
+    assert [stage.clients for stage in measured.stages] == [3, 3]
     record = json.loads((finished / "server" / "record.json").read_text())
     assert record["clients"]["site-02"]["guarantee"] == "none"
 
 
 def test_console_and_report_say_so(finished: Path) -> None:
-    metrics = json.loads((finished / "metrics.json").read_text())
+    measured = metrics.read(finished)
     console = Console(record=True, width=160, quiet=False, file=io.StringIO())
-    commands._summary(console, metrics)
+    commands._summary(console, measured)
     printed = console.export_text()
     (row,) = [line for line in printed.splitlines() if line.startswith(" site-02")]
     assert "no DP guarantee" in row
@@ -61,8 +61,8 @@ def test_console_and_report_say_so(finished: Path) -> None:
 
 
 def test_a_run_of_dp_sites_alone_has_no_such_warning(tmp_path: Path) -> None:
-    metrics = run.simulate(tiny("black_box.sites=0"), tmp_path / "run")
-    assert [client["guarantee"] for client in metrics["clients"]] == ["record-dp"] * 3
+    measured = run.simulate(tiny("black_box.sites=0"), tmp_path / "run")
+    assert [client.guarantee for client in measured.clients] == ["record-dp"] * 3
     assert "no dp guarantee" not in (tmp_path / "run" / "report.html").read_text().lower()
 
 
@@ -89,20 +89,20 @@ def test_the_ledger_then_refuses_dp_runs_unless_the_owner_allows_it(finished: Pa
 
 
 def test_without_the_owners_word_the_site_declines_and_nothing_is_asked(tmp_path: Path) -> None:
-    metrics = run.simulate(tiny("black_box.allow_without_dp=false"), tmp_path / "run")
-    last = metrics["clients"][2]
-    assert last["reason"] == "agree: the site's policy does not allow it"
-    assert last["epsilon"] == 0
-    assert [stage["clients"] for stage in metrics["stages"]] == [2, 2]
+    measured = run.simulate(tiny("black_box.allow_without_dp=false"), tmp_path / "run")
+    last = measured.clients[2]
+    assert last.reason == "agree: the site's policy does not allow it"
+    assert last.epsilon == 0
+    assert [stage.clients for stage in measured.stages] == [2, 2]
     assert not list((tmp_path / "run" / "sites" / "site-02").rglob("black-box"))
 
 
 @pytest.mark.parametrize("softening", ["power", "mixing"])
 def test_labels_only_teaches_too(softening: str, tmp_path: Path) -> None:
-    metrics = run.simulate(tiny("black_box.labels_only=true", f"release.softening={softening}"), tmp_path / "run")
-    assert [stage["clients"] for stage in metrics["stages"]] == [3, 3]
-    assert metrics["pool"]["accuracy"] > 0.6
-    assert metrics["clients"][2]["epsilon"] is None
+    measured = run.simulate(tiny("black_box.labels_only=true", f"release.softening={softening}"), tmp_path / "run")
+    assert [stage.clients for stage in measured.stages] == [3, 3]
+    assert measured.pool.accuracy > 0.6
+    assert measured.clients[2].epsilon is None
 
 
 def settle(folder: Path) -> tuple[Site, bytes]:

@@ -17,7 +17,7 @@ from limbeck.client.site import Site
 from limbeck.protos import carry, codec, flower_messages
 from limbeck.protos.messages import Ask, Share
 from limbeck.server import checkpoint
-from limbeck.simulations import grid, prepare, run, scenario
+from limbeck.simulations import grid, metrics, prepare, run, scenario
 
 pytestmark = pytest.mark.usefixtures("quick_export")
 
@@ -40,28 +40,29 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_leaves_student_report_metrics_ledgers_and_transcripts(finished: Path) -> None:
     for name in ("metrics.json", "report.html", "server/student/student.safetensors", "server/student/student.onnx"):
         assert (finished / name).stat().st_size > 0
-    metrics = json.loads((finished / "metrics.json").read_text())
-    assert [client["site"] for client in metrics["clients"]] == ["site-00", "site-01", "site-02"]
-    assert [stage["clients"] for stage in metrics["stages"]] == [3, 3]
-    assert metrics["noise"] == "UnsafeSeeded"
-    for client in metrics["clients"]:
-        assert 0 < client["epsilon"] <= client["budget_epsilon"] == 8
-        assert (client["delta"], client["unit"], client["adjacency"]) == (1e-4, "record", "add-remove-one")
+    measured = metrics.read(finished)
+    assert [client.site for client in measured.clients] == ["site-00", "site-01", "site-02"]
+    assert [stage.clients for stage in measured.stages] == [3, 3]
+    assert measured.noise == "UnsafeSeeded"
+    for client in measured.clients:
+        assert client.epsilon is not None
+        assert 0 < client.epsilon <= client.budget_epsilon == 8
+        assert (client.delta, client.unit, client.adjacency) == (1e-4, "record", "add-remove-one")
 
 
 def test_sites_accept_hybrid_softening_by_default_and_sharpen_with_it(tmp_path: Path) -> None:
-    metrics = run.simulate(tiny("release.softening=hybrid", "stages.temperature=0.7"), tmp_path / "run")
-    assert [stage["clients"] for stage in metrics["stages"]] == [3, 3]
+    measured = run.simulate(tiny("release.softening=hybrid", "stages.temperature=0.7"), tmp_path / "run")
+    assert [stage.clients for stage in measured.stages] == [3, 3]
 
 
 def test_the_transcript_holds_exactly_the_bytes_that_the_coordinator_counted(finished: Path) -> None:
     _, plan, sites = prepare.read_prepared(finished)
-    metrics = json.loads((finished / "metrics.json").read_text())
-    for client in metrics["clients"]:
-        site = Site(sites / client["site"])
+    measured = metrics.read(finished)
+    for client in measured.clients:
+        site = Site(sites / client.site)
         sent = list(site.transcript)
         assert [entry.what.split(",")[0] for entry in sent] == ["accepted", "taught", "share of stage 1", "share of stage 2"]
-        assert sum(len(entry.data) for entry in sent) == client["bytes_up"]
+        assert sum(len(entry.data) for entry in sent) == client.bytes_up
         with Ledger(site.ledger, site.budget) as ledger:
             allowed = {entry.id: entry.plan_hash for entry in ledger.entries()}
         assert all(allowed[entry.entry] == entry.plan_hash for entry in sent[1:] if entry.entry)
@@ -97,9 +98,9 @@ def test_a_seeded_run_says_everywhere_that_no_guarantee_holds(finished: Path) ->
 
 
 def test_ten_times_more_public_inputs_cost_nothing_more(finished: Path, tmp_path: Path) -> None:
-    metrics = json.loads((finished / "metrics.json").read_text())
+    measured = metrics.read(finished)
     more = run.simulate(tiny("pooling.kind=class-counts", "data.public=800", seeded=True), tmp_path / "run")
-    assert [client["epsilon"] for client in more["clients"]] == [client["epsilon"] for client in metrics["clients"]]
+    assert [client.epsilon for client in more.clients] == [client.epsilon for client in measured.clients]
 
 
 def test_the_same_unsafe_seed_gives_the_same_student(finished: Path, tmp_path: Path) -> None:
@@ -123,11 +124,11 @@ def test_a_resumed_run_gives_the_student_of_an_uninterrupted_one(lost: str, fini
     (folder / "scenario.json").write_text(json.dumps({**described, "sites": str(folder / "sites")}))
     for stage in {"stage 1": [1], "all stages": [0, 1], "record": [1]}[lost]:
         checkpoint.path_of(folder / "server" / "checkpoints", stage).unlink()
-    spent = json.loads((folder / "metrics.json").read_text())["clients"][0]["epsilon"]
-    metrics = run.resume(folder)
+    spent = metrics.read(folder).clients[0].epsilon
+    measured = run.resume(folder)
     assert same_student(finished, folder)
-    assert metrics["clients"][0]["epsilon"] == spent
-    assert len(metrics["stages"]) == 2
+    assert measured.clients[0].epsilon == spent
+    assert len(measured.stages) == 2
 
 
 def test_a_new_run_does_not_touch_a_folder_that_is_not_empty(tmp_path: Path) -> None:
@@ -176,14 +177,15 @@ VOTES = ["teacher.kind=votes", "teacher.teachers=12", "teacher.steps=10", "teach
 
 
 def test_noisy_votes_are_paid_for_once_and_answer_every_stage(tmp_path: Path) -> None:
-    metrics = run.simulate(tiny(*VOTES, "pooling.kind=record-counts"), tmp_path / "run")
-    assert [stage["clients"] for stage in metrics["stages"]] == [3, 3]
+    measured = run.simulate(tiny(*VOTES, "pooling.kind=record-counts"), tmp_path / "run")
+    assert [stage.clients for stage in measured.stages] == [3, 3]
     assert (tmp_path / "run" / "report.html").exists()
-    for client in metrics["clients"]:
-        assert client["teacher_accuracy"] is None
-        assert isinstance(client["record_count"], int)
-        assert 7.5 < client["epsilon"] <= 8
-        site = Site(tmp_path / "run" / "sites" / client["site"])
+    for client in measured.clients:
+        assert client.teacher_accuracy is None
+        assert isinstance(client.record_count, int)
+        assert client.epsilon is not None
+        assert 7.5 < client.epsilon <= 8
+        site = Site(tmp_path / "run" / "sites" / client.site)
         with Ledger(site.ledger, site.budget) as ledger:
             assert [entry.state for entry in ledger.entries()] == ["committed", "free", "free"]
             assert "noisy votes" in str(ledger.entries()[1].why)
@@ -211,25 +213,20 @@ def test_more_public_inputs_make_votes_noisier_not_dearer(tmp_path: Path) -> Non
         ("replay", "Expected stage = 1, got 0"),
     ],
 )
-def test_a_run_goes_on_without_a_site_that_sends(
-    app: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(grid, "CLIENT_APP", f"misbehaving:{app}")
-    metrics = run.simulate(tiny("data.public=40"), tmp_path / "run")
-    spoilt, *others = metrics["clients"]
-    assert reason in spoilt["reason"]
-    assert [client["status"] for client in others] == ["answered", "answered"]
-    assert metrics["stages"][-1]["clients"] == 2
+def test_a_run_goes_on_without_a_site_that_sends(app: str, reason: str, tmp_path: Path) -> None:
+    measured = run.simulate(tiny("data.public=40"), tmp_path / "run", client_app=f"misbehaving:{app}")
+    spoilt, *others = measured.clients
+    assert reason in str(spoilt.reason)
+    assert [client.status for client in others] == ["answered", "answered"]
+    assert measured.stages[-1].clients == 2
 
 
-def test_below_the_minimum_a_run_stops_saying_why_and_can_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_below_the_minimum_a_run_stops_saying_why_and_can_go_on(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    with monkeypatch.context() as patched:
-        patched.setattr(grid, "CLIENT_APP", "misbehaving:garbage")
-        with pytest.raises(TooFewClients, match="Expected at least 3 sites after 'answers 1', got 2"):
-            run.simulate(tiny("run.minimum_clients=3"), folder)
-    metrics = run.resume(folder)
-    assert [stage["clients"] for stage in metrics["stages"]] == [3, 3]
+    with pytest.raises(TooFewClients, match="Expected at least 3 sites after 'answers 1', got 2"):
+        run.simulate(tiny("run.minimum_clients=3"), folder, client_app="misbehaving:garbage")
+    measured = run.resume(folder)
+    assert [stage.clients for stage in measured.stages] == [3, 3]
     with Ledger((site := Site(folder / "sites" / "site-00")).ledger, site.budget) as ledger:
         assert [entry.state for entry in ledger.entries()].count("committed") == 1
 
@@ -238,9 +235,9 @@ def test_a_missing_records_file_leaves_that_site_out(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     prepare.prepare(tiny(), folder)
     (folder / "sites" / "site-02" / "records.npz").unlink()
-    metrics = run.resume(folder)
-    assert "could not read its records" in metrics["clients"][2]["reason"]
-    assert [stage["clients"] for stage in metrics["stages"]] == [2, 2]
+    measured = run.resume(folder)
+    assert "could not read its records" in str(measured.clients[2].reason)
+    assert [stage.clients for stage in measured.stages] == [2, 2]
 
 
 def test_a_site_that_declines_the_plan_is_named_with_its_reason(tmp_path: Path) -> None:
@@ -248,10 +245,10 @@ def test_a_site_that_declines_the_plan_is_named_with_its_reason(tmp_path: Path) 
     prepare.prepare(tiny(), folder)
     settings = folder / "sites" / "site-01" / "policy.toml"
     settings.write_text(settings.read_text().replace("epsilon = 8.0", "epsilon = 1.0"))
-    metrics = run.resume(folder)
-    assert metrics["clients"][1]["reason"] == "agree: the privacy budget does not allow it"
-    assert metrics["unnamed_nodes"] == {}
-    assert [stage["clients"] for stage in metrics["stages"]] == [2, 2]
+    measured = run.resume(folder)
+    assert measured.clients[1].reason == "agree: the privacy budget does not allow it"
+    assert measured.unnamed_nodes == {}
+    assert [stage.clients for stage in measured.stages] == [2, 2]
 
 
 def test_two_nodes_of_one_name_count_once(tmp_path: Path) -> None:
@@ -259,9 +256,9 @@ def test_two_nodes_of_one_name_count_once(tmp_path: Path) -> None:
     prepare.prepare(tiny(), folder)
     settings = folder / "sites" / "site-02" / "site.toml"
     settings.write_text(settings.read_text().replace("site-02", "site-01"))
-    metrics = run.resume(folder)
-    assert [stage["clients"] for stage in metrics["stages"]] == [2, 2]
-    assert list(metrics["unnamed_nodes"].values()) == ["agree: calls itself site-01, as another node does"]
+    measured = run.resume(folder)
+    assert [stage.clients for stage in measured.stages] == [2, 2]
+    assert list(measured.unnamed_nodes.values()) == ["agree: calls itself site-01, as another node does"]
 
 
 # The Grid

@@ -130,8 +130,8 @@ def test_reviews_go_through_an_encoder_once_for_the_simulation_and_its_sites(
         [f"data.folder='{write_reviews(tmp_path)}'", f"data.encoder='{model}'", "teacher.normaliser=25.0", *sizes],
     )
     cache = tmp_path / "cache"
-    metrics = run.simulate(own, tmp_path / "run", cache=cache)
-    assert [client["status"] for client in metrics["clients"]] == ["answered"] * 4
+    measured = run.simulate(own, tmp_path / "run", cache=cache)
+    assert [client.status for client in measured.clients] == ["answered"] * 4
     found = data.load("imdb", folder=tmp_path, private=100, public=60, test=50, encoder=str(model), cache=cache)
     assert isinstance(found.encoding, encodings.EncoderEncoding)
     assert (found.encoding.model, found.encoding.tokens, found.public_x.shape) == ("tiny", 128, (60, 16))
@@ -173,10 +173,10 @@ def small(folder: Path, *overrides: str) -> scenario.Scenario:
 
 
 def test_four_hospitals_run_end_to_end_from_csv_files(tmp_path: Path) -> None:
-    metrics = run.simulate(small(write_heart(tmp_path)), tmp_path / "run")
-    assert metrics["partition"]["sites"] == [f"site-{i:02}-{name.replace(' ', '-')}" for i, name in enumerate(HOSPITALS)]
-    assert all(client["status"] == "answered" or client["reason"] is None for client in metrics["clients"])
-    assert all(stage["clients"] == 4 for stage in metrics["stages"])
+    measured = run.simulate(small(write_heart(tmp_path)), tmp_path / "run")
+    assert list(measured.partition.sites) == [f"site-{i:02}-{name.replace(' ', '-')}" for i, name in enumerate(HOSPITALS)]
+    assert all(client.status == "answered" or client.reason is None for client in measured.clients)
+    assert all(stage.clients == 4 for stage in measured.stages)
     assert "ill" not in (tmp_path / "run" / "transfer" / "encoding.json").read_text()
     header = (tmp_path / "run" / "sites" / "site-00-Cleveland" / "records.csv").read_text().splitlines()[0]
     assert header.endswith("num")
@@ -211,10 +211,10 @@ def test_a_net_of_the_sites_own_is_trained_and_answers(tmp_path: Path) -> None:
         "    return nn.Sequential(nn.BatchNorm1d(shape[0]), nn.Linear(shape[0], classes))\n"
     )
     (sites[0] / "records.csv").unlink()
-    metrics = run.resume(folder)
-    assert [client["reason"] for client in metrics["clients"][:2]] == ["agree: the site's policy does not allow it"] * 2
-    assert [client["epsilon"] > 0 for client in metrics["clients"]] == [False, False, True, True]
-    assert [stage["clients"] for stage in metrics["stages"]] == [2, 2]
+    measured = run.resume(folder)
+    assert [client.reason for client in measured.clients[:2]] == ["agree: the site's policy does not allow it"] * 2
+    assert [bool(client.epsilon) for client in measured.clients] == [False, False, True, True]
+    assert [stage.clients for stage in measured.stages] == [2, 2]
 
 
 def test_the_baseline_without_privacy_is_better_than_a_run_with_much(tmp_path: Path) -> None:
