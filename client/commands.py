@@ -81,7 +81,7 @@ def check_policy(
     from limbeck.protos import plan_file
 
     if policy.is_dir():
-        Site(policy).check_ledger()
+        Site(policy).account.check()
     console, offer, rules = plain_console(), plan_file.read(plan), policies.read(_policy_path(policy))
     asked = offer.plan
     broken = list(rules.broken_rules(asked, offer.author))
@@ -212,7 +212,7 @@ def verify_ledger(
             f"Expected the head {head} among {len(book.rows)} rows, found none: the ledger is not a later state of that one."
         )
     if path.is_dir():
-        Site(path).check_ledger(every_line=True)
+        Site(path).account.check(every_line=True)
     print(f"{len(book.rows)} rows, head {book.head}")
 
 
@@ -450,7 +450,7 @@ def _describe(book: ledgers.Book) -> dict[str, Any]:
 def _policy_path(path: Path) -> Path:
     from limbeck.client.site import Site
 
-    return path / Site(path).settings.policy if path.is_dir() else path
+    return Site(path).policy_path if path.is_dir() else path
 
 
 def _ledger_path(path: Path) -> Path:

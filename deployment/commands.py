@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from limbeck.deployment.superlink_status import SuperLinkStatus
 
 OUTCOME_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
-STATE_STYLES = {"answered": "green", "declined": "yellow", "left out": "red", "lost": "red"}
+# By the values of SiteState, which is not imported for the start of a command.
+STATE_STYLES = {"answered": "green", "declined": "yellow", "left out": "red", "lost": "red", "absent": "yellow"}
 NODE_STYLES = {"online": "green", "registered": "yellow", "offline": "red"}
 UNHEALTHY = 1
 LOG_LINES = 8
@@ -113,17 +114,18 @@ def doctor(
     findings = doctors.examine(folder, now=datetime.now(UTC), network=not no_network, seconds=seconds)
     if as_json:
         lines = [
-            {"check": own.check, "outcome": own.outcome.value, "found": own.found, "advice": own.advice} for own in findings
+            {"check": finding.check, "outcome": finding.outcome.value, "found": finding.found, "advice": finding.advice}
+            for finding in findings
         ]
         print(json.dumps({"folder": str(folder), "healthy": doctors.healthy(findings), "findings": lines}, indent=1))
     else:
         table = Table("", "check", box=SIMPLE_HEAD, pad_edge=False)
         table.add_column("what was found, and what to do", overflow="fold")
-        for own in findings:
-            text = Text(printable_lines(own.found))
-            if own.advice:
-                text.append(f"\n{printable_lines(own.advice)}", style=OUTCOME_STYLES[own.outcome.value])
-            table.add_row(Text(own.outcome.value, style=OUTCOME_STYLES[own.outcome.value]), own.check, text)
+        for finding in findings:
+            text = Text(printable_lines(finding.found))
+            if finding.advice:
+                text.append(f"\n{printable_lines(finding.advice)}", style=OUTCOME_STYLES[finding.outcome.value])
+            table.add_row(Text(finding.outcome.value, style=OUTCOME_STYLES[finding.outcome.value]), finding.check, text)
         plain_console().print(table)
     if not doctors.healthy(findings):
         raise typer.Exit(UNHEALTHY)
@@ -186,12 +188,8 @@ def _show(console: Console, own: Status) -> None:
 
     say(f"{own.name}  {own.plan_hash[:16]}", "bold")
     active = own.active
-    progress = (
-        f": {statuses.title(active.name)}, {active.done} of {active.total}" if active is not None and active.total else ""
-    )
-    say(
-        f"{own.state}{progress or (f': {statuses.title(active.name)}' if active else '')}{': ' + own.why if own.why else ''}"
-    )
+    progress = f": {active.phase.title}, {active.done} of {active.total}" if active is not None and active.total else ""
+    say(f"{own.state}{progress or (f': {active.phase.title}' if active else '')}{': ' + own.why if own.why else ''}")
     if own.stages:
         table = Table(
             "stage", "sites", "sparse %", "up", "down", "seconds", "loss", "accuracy %", box=SIMPLE_HEAD, pad_edge=False
@@ -217,7 +215,7 @@ def _show(console: Console, own: Status) -> None:
                 str(client.stages),
                 statuses.size(client.bytes_up),
                 statuses.size(client.bytes_down),
-                client.guarantee or "-",
+                client.guarantee.value if client.guarantee is not None else "-",
                 printable(client.reason),
             )
         console.print(table)

@@ -156,7 +156,7 @@ def test_a_budget_spent_by_an_earlier_run_is_refused_before_a_record_is_read(fin
         data[data.index(b"PK\1\2") + 16] ^= 1
         records.write_bytes(data)
         with pytest.raises(DataError, match="CRC"):
-            Site(records.parent).read_records(10, np.zeros((0, 8, 8), np.uint8))
+            Site(records.parent).records.read(10, np.zeros((0, 8, 8), np.uint8))
     with pytest.raises(TooFewClients, match="the privacy budget does not allow it"):
         run.simulate(
             tiny("pooling.kind=class-counts", "student.epochs=3", seeded=True), tmp_path / "second", sites=folder / "sites"
