@@ -279,9 +279,9 @@ def teachers(_: Path) -> Target:
         4: (gives, Answers(first=0, answers=truncated), 0),
         5: (draws, Answers(first=0, answers=torch.zeros(4, 2, dtype=torch.int64)), 2),
     }
-    good = [b"\0" + teacher_codec.encode_description(own) for own in (gives, draws, reads)]
+    good = [b"\0" + teacher_codec.encode_description(description) for description in (gives, draws, reads)]
     good += [bytes([kind]) + teacher_codec.encode_batch(batch) for kind, (_, batch) in batches.items()]
-    good += [bytes([kind]) + teacher_codec.encode_answers(own, about) for kind, (about, own, _) in answers.items()]
+    good += [bytes([kind]) + teacher_codec.encode_answers(given, about) for kind, (about, given, _) in answers.items()]
     good += [b"\6" + teacher_codec.encode_describe_request()]
 
     def read(data: bytes) -> str:
@@ -298,8 +298,8 @@ def teachers(_: Path) -> Target:
             _same(teacher_codec.encode_batch(teacher_codec.decode_batch(again, about)), again, "a batch")
         else:
             about, _, count = answers[kind]
-            own = teacher_codec.decode_answers(rest, about, first=0, count=4, draws=count)
-            again = teacher_codec.encode_answers(own, about)
+            given = teacher_codec.decode_answers(rest, about, first=0, count=4, draws=count)
+            again = teacher_codec.encode_answers(given, about)
             teacher_codec.decode_answers(again, about, first=0, count=4, draws=count)
         return ACCEPTED
 
@@ -311,7 +311,7 @@ def teachers(_: Path) -> Target:
 
 def site(folder: Path) -> Target:
     """A real site, which has accepted a plan and trained: whatever comes, it answers or says that it is no request."""
-    own = Site(folder / "sites" / SITE)
+    real = Site(folder / "sites" / SITE)
     offer = (folder / "plan.pb").read_bytes()
     plan = codec.decode_offer(offer).plan
     plan_hash = codec.plan_hash(plan)
@@ -319,12 +319,12 @@ def site(folder: Path) -> Target:
     for first, count in ((0, plan.samples), (3, 5)):
         good += [codec.encode_request(Ask(plan_hash=plan_hash, stage=stage, first=first, count=count)) for stage in (0, 1)]
     for request in good:
-        respond(own, request)
+        respond(real, request)
     failed = Reason.FAILED.name.encode()
 
     def read(data: bytes) -> str:
         with outliving_power_cuts(False):
-            reply = respond(own, data)
+            reply = respond(real, data)
         codec.implied_request(reply, plan)
         if failed in reply:
             raise Fault("the site met an error of its own")
@@ -368,8 +368,8 @@ class SameAnswer(Grid):
         return list(asked)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        found = [self._asked.pop(message_id) for message_id in message_ids if message_id in self._asked]
-        return [Message(carry.pack(self.answer), reply_to=message) for message in found]
+        answered = [self._asked.pop(message_id) for message_id in message_ids if message_id in self._asked]
+        return [Message(carry.pack(self.answer), reply_to=message) for message in answered]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         return self.pull_messages(self.push_messages(messages))
@@ -598,7 +598,7 @@ def _show(summaries: Sequence[Summary], console: Console) -> None:
             summary.outcomes[ACCEPTED],
             other,
             len(summary.failures),
-            sum(summary.knsummary.values()),
+            sum(summary.known.values()),
         )
         table.add_row(
             summary.target, *(f"{cell:,}" for cell in cells), f"{rate:,.0f}", f"{slowest:.0f}", f"{summary.peak / 1e6:.0f}"
