@@ -25,12 +25,13 @@ from limbeck.client import app as client_app
 from limbeck.client import ledger as ledgers
 from limbeck.client import release, stored, teachers
 from limbeck.client import site as client_site
-from limbeck.client.app import TRAININGS, respond
+from limbeck.client.app import respond
 from limbeck.client.holdings import Records
 from limbeck.client.ledger import Ledger
 from limbeck.client.noise import Noise
 from limbeck.client.site import Site
 from limbeck.client.teachers.linear import Linear
+from limbeck.client.training import TRAININGS
 from limbeck.client.transcript import Transcript
 from limbeck.inputs import encodings
 from limbeck.inputs.tables import Table
