@@ -1,4 +1,4 @@
-"""An offer that cannot be meant, or comes from a stranger, costs nobody anything: no charge, no work, no question to a site."""
+"""An offer that is invalid, or comes from a stranger, costs nobody anything: no charge, no work, no question to a site."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def impossible() -> Iterator[tuple[str, Plan]]:
 @pytest.mark.parametrize(
     ("field", "plan"), [pytest.param(*each, id=f"{n}-{each[0]}") for n, each in enumerate(impossible())]
 )
-def test_a_plan_that_cannot_be_meant_reaches_neither_a_ledger_nor_a_record(field: str, plan: Plan, tmp_path: Path) -> None:
+def test_an_invalid_plan_reaches_neither_a_ledger_nor_a_record(field: str, plan: Plan, tmp_path: Path) -> None:
     site = sites.make(tmp_path, **KINDS)
     (tmp_path / "records.npz").write_bytes(b"whoever reads this fails in another way")
     with pytest.raises(WireError, match=f"Expected {field}"):

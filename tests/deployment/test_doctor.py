@@ -144,7 +144,7 @@ def _without_its_encoder(site: Path) -> None:
 
 
 FAULTS: dict[str, tuple[Callable[[Path], object], str, Outcome, str]] = {
-    "settings that cannot be meant": (
+    "invalid settings": (
         _replace("site.toml", "records =", "record ="),
         "settings",
         Outcome.FAIL,

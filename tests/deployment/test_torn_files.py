@@ -131,7 +131,7 @@ def test_a_torn_file_of_a_run_leaves_a_status_or_an_error(name: str, run: Path) 
 
 
 @pytest.mark.parametrize("name", ["events.jsonl", "record.json"])
-def test_a_value_that_cannot_be_meant_leaves_a_status_or_an_error(name: str, run: Path) -> None:
+def test_an_invalid_value_leaves_a_status_or_an_error(name: str, run: Path) -> None:
     """Each of the first and last values in turn, a name's among them, by each that it cannot be."""
     whole = (run / name).read_text()
     places = list(VALUE.finditer(whole))
