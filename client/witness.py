@@ -29,15 +29,17 @@ from limbeck.client.ledger import Row
 from limbeck.client.transcript import Head, Mark, Transcript
 
 NAME = "ledger.json"
-# Files in a plan's state folder. TEACHER: the trained teacher. TAUGHT: the site's reply after training, UNSENT: the same before it is in
-# the transcript. TRAINING: the training in progress, or the last one. BLACK_BOX: the answers of a black-box teacher.
-TEACHER, TAUGHT, UNSENT, TRAINING, BLACK_BOX = (
-    "teacher.safetensors",
-    "taught.pb",
-    "taught-unsent.pb",
-    "training.json",
-    "black-box",
-)
+# The ledger's names for the training of a plan, for seeded noise, and for the answers of a black-box teacher.
+CHARGE, SEEDED, BLACK_BOX_ANSWERS = "teacher", "seeded noise", "answers of a black-box teacher"
+WHY_SEEDED = "no DP guarantee: whoever knows the seed can take the noise away"
+WHY_BLACK_BOX = "no DP guarantee: limbeck did not train it"
+# Files in a plan's state folder.
+PLAN = "plan.pb"  # the accepted offer
+TEACHER = "teacher.safetensors"  # the trained teacher
+TAUGHT = "taught.pb"  # the reply after training
+UNSENT = "taught-unsent.pb"  # the same before it is in the transcript
+TRAINING = "training.json"  # the training in progress, or the last one
+BLACK_BOX = "black-box"  # the answers of a black-box teacher
 # The first hexadecimal digits of a plan's hash are the name of its state folder.
 DIGITS = 16
 RESERVE, DECLARED = "reserve", "declared"

@@ -23,7 +23,6 @@ from limbeck.plans.schema import (
     FEATURES,
     HASH_BYTES,
     STUDENTS,
-    Family,
     LinearTeaching,
     NetTeaching,
     Plan,
@@ -94,8 +93,10 @@ GAIN = 10.0
 VOTES_LEARNING_RATE = 1e3
 # Sides of an image: two halvings leave one pixel.
 LEAST_SIDE = 4
+# Characters of a class's name; and bytes of all as they travel, so that the offer of a plan stays within what a request may have.
+CLASS_NAME = 100
+CLASS_NAMES = 1 << 15
 GREY_FEATURES, IMAGE_TEACHERS, GREY_STUDENTS = ("scattering", "hog"), ("cnn", "resnet-gn"), ("cnn", "cnn-small")
-SOFTEN_OR_SHARPEN = (Family.POWER, Family.HYBRID)
 
 
 def check_plan(plan: Plan) -> None:
@@ -127,11 +128,28 @@ def check_plan(plan: Plan) -> None:
         _whole("black_box.draws", plan.black_box.draws)
     if plan.encoding is not None:
         _hash("encoding", plan.encoding)
+    _check_class_names(plan)
+
+
+def _check_class_names(plan: Plan) -> None:
+    names = plan.class_names
+    if not names:
+        return
+    if len(names) != plan.classes:
+        raise WireError(f"Expected class_names of the {plan.classes} classes or none, got {len(names)}.")
+    for index, name in enumerate(names):
+        text(f"class_names[{index}]", name, CLASS_NAME)
+        if name != name.strip():
+            raise WireError(f"Expected class_names[{index}] without spaces around it, got {name!r}.")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise WireError(f"Expected class_names that differ, got {twice!r} twice.")
+    whole("bytes of class_names", sum(len(name.encode()) + 3 for name in names), 1, CLASS_NAMES)
 
 
 def _check_stages(plan: Plan) -> None:
     _whole("stages", len(plan.stages))
-    if (plan.tsallis_order is not None) != (plan.family is Family.TSALLIS):
+    if (plan.tsallis_order is not None) != plan.family.takes_order:
         raise WireError(f"Expected tsallis_order with family 'tsallis' and only then, got {plan.tsallis_order!r}.")
     if plan.tsallis_order is not None:
         _real("tsallis_order", plan.tsallis_order)
@@ -139,8 +157,7 @@ def _check_stages(plan: Plan) -> None:
     previous = 0.0
     for index, stage in enumerate(plan.stages):
         real(f"stages[{index}].sparsity", stage.sparsity, previous, 1, open_above=True)
-        least = lowest if plan.family in SOFTEN_OR_SHARPEN else 1.0
-        real(f"stages[{index}].temperature", stage.temperature, least, highest)
+        real(f"stages[{index}].temperature", stage.temperature, max(lowest, plan.family.lowest_temperature), highest)
         previous = stage.sparsity
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from limbeck.operators import families
+
 HASH_BYTES = 32
 # What a plan can name, here and nowhere else: closed lists, so that its author, the coordinator and every site refuse it before anybody is
 # charged. Features of inputs for linear teachers and votes, nets of teachers, students; families, codings, poolings, losses and noises are
@@ -153,14 +155,8 @@ class RecordCount:
 Counts = LabelCounts | RecordCount
 
 
-class Family(Enum):
-    """Softening operators, `limbeck.operators.softening.family`. All but POWER and HYBRID take T >= 1 only."""
-
-    POWER = "power"
-    MIXING = "mixing"
-    HYBRID = "hybrid"
-    TSALLIS = "tsallis"
-    ENTROPY_TARGET = "entropy-target"
+# The softening families; their one table, with names and domains, is in operators.
+Family = families.Family
 
 
 class Coding(Enum):
@@ -239,7 +235,8 @@ class Plan:
     transfer_set: SHA-256 of the public inputs. samples, classes: N and K. public_seed: seeds public randomness only. label_counts,
     record_count: at most one of them, since label counts tell the number of records too. black_box: None where every site trains under
     the schedule, and so has the guarantee. encoding: SHA-256 of the file of the public encoding that makes rows of tables or texts, the
-    transfer set's and every site's; None where none does. tsallis_order: q in [0, 4] with Family.TSALLIS, None with any other.
+    transfer set's and every site's; None where none does. tsallis_order: q in [0, 4] with Family.TSALLIS, None with any other. class_names:
+    of the K classes in the order of labels, or () where the plan only counts them.
     """
 
     name: str
@@ -261,6 +258,7 @@ class Plan:
     black_box: BlackBoxTeaching | None = None
     encoding: bytes | None = None
     tsallis_order: float | None = None
+    class_names: tuple[str, ...] = ()
 
     @property
     def counts(self) -> Counts | None:

@@ -7,7 +7,7 @@ import math
 from hypothesis import strategies as st
 
 from limbeck.plans.accounting import SMALLEST_SAMPLED_NOISE
-from limbeck.plans.checks import CELLS, GAIN, REALS, SOFTEN_OR_SHARPEN, VOTES_LEARNING_RATE, WHOLES
+from limbeck.plans.checks import CELLS, GAIN, REALS, VOTES_LEARNING_RATE, WHOLES
 from limbeck.plans.schema import (
     ARCHITECTURES,
     FEATURES,
@@ -52,6 +52,10 @@ def real(name: str, *, least: float | None = None, most: float | None = None) ->
     if low <= 0:
         return ends | st.floats(low, high, width=64).map(abs)
     return ends | st.floats(math.log(low), math.log(high)).map(lambda own: min(max(math.exp(own), low), high))
+
+
+# Of a class: without spaces around it.
+CLASS_NAMES = st.text("abc äß-_.", min_size=1, max_size=10).filter(lambda name: name == name.strip())
 
 
 @st.composite
@@ -117,7 +121,7 @@ def plans(draw: st.DrawFn, *, most_stages: int = 6) -> Plan:
     samples = draw(whole("samples"))
     classes = draw(whole("classes", most=max(2, CELLS // samples)))
     family = draw(st.sampled_from(Family))
-    least = None if family in SOFTEN_OR_SHARPEN else 1.0
+    least = family.lowest_temperature or None
     count = draw(st.integers(1, most_stages))
     sparsities = sorted(draw(st.lists(st.floats(0, 1, exclude_max=True).map(abs), min_size=count, max_size=count)))
     temperatures = draw(st.lists(real("temperature", least=least), min_size=count, max_size=count))
@@ -129,13 +133,15 @@ def plans(draw: st.DrawFn, *, most_stages: int = 6) -> Plan:
         RecordCount: [Pooling.RECORD_COUNTS],
     }
     teaching: Teaching = draw(linear() | net() | votes(samples))
+    names = st.lists(CLASS_NAMES, min_size=classes, max_size=classes, unique=True).map(tuple)
     return Plan(
+        class_names=draw(st.just(()) | names) if classes <= 20 else (),
         name=draw(st.text("abc äß-_.", min_size=1, max_size=20)),
         transfer_set=draw(HASHES),
         samples=samples,
         classes=classes,
         family=family,
-        tsallis_order=draw(real("tsallis_order")) if family is Family.TSALLIS else None,
+        tsallis_order=draw(real("tsallis_order")) if family.takes_order else None,
         truncation=draw(
             st.integers(1, classes).map(lambda k: TopK(k=k)) | whole("truncation.draws").map(lambda m: Sampled(draws=m))
         ),
