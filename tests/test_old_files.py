@@ -184,7 +184,7 @@ def trained(old: Path) -> object:
     site = Site(old / "many" / "sites" / "site-00")
     for state in sorted((site.folder / "state").glob("*/teacher.safetensors")):
         plan = codec.decode_offer((state.parent / "plan.pb").read_bytes()).plan
-        x_N = site.read_transfer_set(plan.transfer_set, plan.samples)
+        x_N = site.transfer_sets.read(plan.transfer_set, plan.samples)
         # Votes are about the whole of the transfer set.
         found[type(plan.teaching).__name__] = plain(teachers.load(state).log_probabilities(x_N)[:2].exp())
     return found
@@ -217,7 +217,7 @@ def encoded(old: Path) -> object:
     (public_x,) = read_arrays(old / "texts" / "public.npz", "x")
     texts = Site(old / "texts" / "site")
     # Kept rows need no encoder.
-    text_x, text_y = texts.read_records(2, public_x)
+    text_x, text_y = texts.records.read(2, public_x)
     return {
         "encoding": plain(encoding),
         "sha256": encodings.digest(encoding).hex(),
@@ -315,18 +315,18 @@ def test_a_site_goes_on_with_its_account_and_sends_what_it_said_byte_for_byte(ol
     # The ledger lost the entries of some answers: they are there again, and cost nothing.
     assert (ledgers.read(site.ledger).schedules, ledgers.read(site.ledger).spent()) == (book.schedules, book.spent())
     plan = next(own for own in plans.values() if isinstance(own.teaching, LinearTeaching))
-    with site.open_ledger() as ledger:
+    with site.account.open(site.budget) as ledger:
         ledger.reserve(bytes(32), "teacher", plan.teaching, None)
         assert book.spent() < ledger.spent() < book.spent() + plan.privacy.epsilon
 
 
 def test_an_account_that_was_cut_short_is_still_noticed(old: Path) -> None:
     north = Site(old / "federation" / "sites" / "north")
-    assert north.check_ledger(every_line=True) is not None
+    assert north.account.check(every_line=True) is not None
     for path in north.folder.glob("records.csv.ledger*"):
         path.unlink()
     with pytest.raises(LedgerError, match="Expected"):
-        north.check_ledger()
+        north.account.check()
 
 
 def test_heads_that_owners_noted_and_backups_are_what_the_ledger_goes_on_from(old: Path) -> None:

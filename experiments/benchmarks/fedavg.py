@@ -50,7 +50,7 @@ app = ClientApp()
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """A few local epochs of FedAvg on a site's records."""
-    x_N, y_N = Site.of(context.node_config).read_records(CLASSES, np.empty((0, *INPUT_SHAPE), np.uint8))
+    x_N, y_N = Site.of(context.node_config).records.read(CLASSES, np.empty((0, *INPUT_SHAPE), np.uint8))
     model = _model()
     arrays = message.content["arrays"]
     if not isinstance(arrays, ArrayRecord):

@@ -13,11 +13,12 @@ import torch
 from limbeck import operators
 from limbeck.experiments import memory
 from limbeck.experiments.benchmarks import runner
+from limbeck.plans.author import make_plan
 from limbeck.plans.schema import Coding, Plan
 from limbeck.protos import codec, messages
 from limbeck.protos.messages import Ask, Share
 from limbeck.server.pooling import Pool
-from limbeck.simulations import prepare, scenario
+from limbeck.simulations import scenario
 
 CASES = ((10_000, 10, 3), (50_000, 100, 8), (20_000, 1000, 16))
 REPEATS = 15
@@ -26,7 +27,7 @@ REPEATS = 15
 def share_plan(samples: int, classes: int, k: int, coding: str) -> Plan:
     """The default scenario's plan for other sizes."""
     settings = scenario.load("default", [f"release.k={k}", f"release.coding={coding}", "pooling.kind=mean"])
-    return prepare.make_plan(settings, transfer_set=bytes(32), samples=samples, classes=classes)
+    return make_plan(settings, transfer_set=bytes(32), samples=samples, classes=classes)
 
 
 def wire() -> list[dict[str, object]]:
