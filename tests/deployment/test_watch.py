@@ -276,18 +276,16 @@ def test_the_page_is_read_only_and_only_for_this_machine(folder: Path) -> None:
 def test_connections_that_say_nothing_keep_nobody_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Silent ones, half a request and one that was answered and stays: more than there may be, and with no time limit that would help."""
     monkeypatch.setattr(watch, "REQUEST_SECONDS", 3600.0)
-    with served(folder) as port:
+    # However the test ends, the connections are closed before the server is: it waits for the threads that serve them.
+    with served(folder) as port, contextlib.ExitStack() as idle:
         before = threading.active_count()
-        idle: list[socket.socket] = []
         for number in range(watch.CONNECTIONS + 30):
-            idle.append(socket.create_connection(("127.0.0.1", port), timeout=60))
+            connection = idle.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
             if number % 3:
-                idle[-1].sendall(f"GET / HTTP/1.1\r\nHost: localhost:{port}\r\n".encode())
+                connection.sendall(f"GET / HTTP/1.1\r\nHost: localhost:{port}\r\n".encode())
         for _ in range(3):
             assert get(port, "/now")[0] == 200
         until(lambda: threading.active_count() - before <= watch.CONNECTIONS + 1 or None)
-        for each in idle:
-            each.close()
 
 
 def test_a_request_that_comes_byte_by_byte_ends_in_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
