@@ -16,33 +16,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import coordinating
 import pytest
 from flwr.app import Message
-from test_grid import RawSite
 
+from helpers import coordinating
+from helpers.links import RawSite
 from limbeck.base.errors import SettingError
 from limbeck.base.files import write_durably
 from limbeck.experiments.faults.linked import until
-from limbeck.experiments.faults.throwaway_keys import SERVER, Authority
+from limbeck.experiments.faults.throwaway_keys import Authority
 from limbeck.protos import carry, flower_messages, link
 from limbeck.protos.link import Ack, Announce, Chunk
 from limbeck.server import door
 from limbeck.server.door import Door
-from limbeck.server.events import Events
+from limbeck.server.events import Events, Started
 
 LONG = 40.0
 DESCRIPTORS, FLOOD = 200, 400
-
-
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    authority = Authority(tmp_path_factory.mktemp("keys"))
-    authority.server()
-    assert SERVER == "coordinator"
-    for name in ("a", "b", "mallory"):
-        authority.site(name)
-    return authority
 
 
 class Answering(RawSite):
@@ -83,7 +73,7 @@ class Coordinator:
 
     def answered(self) -> int:
         events = [json.loads(line) for line in self._events.read_text().splitlines()[-5:] if line.endswith("}")]
-        return max((event.get("count", 0) for event in events), default=0)
+        return max((event["done"] for event in events), default=0)
 
     def goes_on(self) -> bool:
         """Whether it is answered, from now on, and more than once."""
@@ -155,7 +145,7 @@ def test_a_full_table_delays_what_is_written_and_loses_nothing(tmp_path: Path, c
     taken: list[int] = []
 
     def write() -> None:
-        events("first")
+        events(Started(plan="first", stages=1))
         write_durably(tmp_path / "checkpoint", b"whole")
 
     writer = threading.Thread(target=write)
