@@ -17,10 +17,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from odd_images import FORMATS, NO_IMAGES, animated, mutated, of_16_bits, pipe, saved
 from PIL import Image
 from pyarrow import parquet
 
+from helpers.odd_images import FORMATS, NO_IMAGES, animated, mutated, of_16_bits, pipe, saved
 from limbeck.client import records
 from limbeck.client.records import RecordSettings
 from limbeck.inputs import encodings, tables
@@ -169,7 +169,7 @@ def test_an_image_that_takes_too_much_memory_is_left_out_alone(images: Path, mon
             assert len(read_images(images)[1]) == 5
     # Not cut to the limit either, with which it would be an image.
     data = saved("PNG")
-    monkeypatch.setattr(records, "LARGEST_IMAGE_FILE", len(data) + 5000)
+    monkeypatch.setattr(image_files, "LARGEST_IMAGE_FILE", len(data) + 5000)
     for more, kept in [(5000, 1), (5001, 0)]:
         assert with_file(images, "m.png", lambda path, more=more: path.write_bytes(data + bytes(more))) == kept  # type: ignore[misc]
 
