@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sites
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
+from helpers import sites
 from limbeck.base.errors import DataError, SettingError
 from limbeck.client import holdings, records
 from limbeck.client.records import RecordSettings

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import LINEAR
-from teacher_conformance import Case, Conformance, Silent
 from torch import Tensor, nn
 from torch.nn import functional
 
+from helpers.plans import LINEAR
+from helpers.teacher_conformance import Case, Conformance, Silent
 from limbeck.base.errors import DataError, SettingError
 from limbeck.client import teachers
 from limbeck.client.noise import SystemEntropy, UnsafeSeeded, poisson_sample

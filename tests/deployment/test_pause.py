@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from carriers import SETTINGS, A, B, C, Consortium, Strangers, participants, run
 from typer.testing import CliRunner
 
+from helpers.carriers import SETTINGS, A, B, C, Consortium, Strangers, participants, run
 from limbeck.base.errors import TooFewClients
 from limbeck.cli.main import app
 from limbeck.deployment import status, watch

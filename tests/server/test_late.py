@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from carriers import SETTINGS, A, B, C, Consortium, Strangers, charges, participants, run
-from students import same_student
 
+from helpers.carriers import SETTINGS, A, B, C, Consortium, Strangers, charges, participants, run
+from helpers.students import same_student
 from limbeck.base.errors import DataError, TooFewClients
 from limbeck.client.holdings import Records
 from limbeck.client.site import Site
