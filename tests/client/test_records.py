@@ -106,7 +106,7 @@ def test_records_whose_labels_are_no_whole_numbers_below_the_classes_are_left_ou
         x_N, y_N = read(own, tmp_path, 2)
     assert (x_N.ravel().tolist(), y_N.tolist()) == ([61, 5], [1, 0])
     assert re.search(
-        r"Expected labels in \[0, 2\) in .*: 4 of 6 records have others, .* and are left out; the first is row 2",
+        r"Expected labels in \[0, 2\) in .*: 4 of 6 records have other labels .* and are left out; the first is row 2",
         caplog.text,
     )
     assert read(own, tmp_path, 3)[1].tolist() == [1, 2, 0]
