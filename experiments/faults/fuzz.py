@@ -422,9 +422,10 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
 
 
 def _plans(folder: Path) -> list[Plan]:
-    """Plans that code answers in every way: packed and in bytes, top k and drawn, all classes and ids of two bytes, each kind of counts."""
+    """Plans that encode answers in every way: packed and in bytes, top k and drawn, all classes and ids of two bytes, all counts."""
     plan = replace(codec.decode_offer((folder / "plan.pb").read_bytes()).plan, samples=24)
-    few = replace(plan, label_counts=None, record_count=None, pooling=Pooling.MEAN)
+    # The first plan keeps the names of its classes; the others have other numbers of classes.
+    few = replace(plan, label_counts=None, record_count=None, pooling=Pooling.MEAN, class_names=())
     return [
         plan,
         replace(few, coding=Coding.BYTES, record_count=RecordCount(noise_std=4.0), pooling=Pooling.RECORD_COUNTS),
