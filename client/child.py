@@ -86,7 +86,7 @@ class Child:
         context = process_context(client_app)
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_answer, args=(theirs, client_app, site, state, memory), daemon=True)
-        with _no_main():
+        with without_main():
             self._process.start()
         theirs.close()
 
@@ -117,8 +117,11 @@ class Child:
 
 
 @contextmanager
-def _no_main() -> Iterator[None]:
-    """Every process would import anew the module that this one was started with: half a second, for nothing that it needs."""
+def without_main() -> Iterator[None]:
+    """Processes started within do not import the module that this one was started with.
+
+    They need nothing of it, importing it takes half a second, and a user's script would run anew in each of them.
+    """
     with _starting:
         main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
         try:

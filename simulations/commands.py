@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,6 +55,7 @@ def simulate(
     from rich.console import Console
 
     from limbeck.simulations import run
+    from limbeck.simulations.finished import new_folder
     from limbeck.simulations.scenario import load
 
     console = Console()
@@ -68,7 +68,7 @@ def simulate(
             metrics = run.resume(out, carrier=carrier, console=console)
     else:
         settings = load(scenario or "default", set_ or [])
-        out = out or Path("runs") / f"{settings.name}-{datetime.now():%Y%m%d-%H%M%S}"
+        out = out or new_folder(settings)
         console.print(f"[bold]{escape(settings.name)}[/bold]: {escape(settings.description)}", highlight=False)
         if prepare_only:
             bundle = run.prepare_only(settings, out, sites=sites, console=console)

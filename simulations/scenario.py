@@ -149,7 +149,7 @@ class RunSettings(Strict):
 
 
 class Scenario(Strict):
-    """All settings of a simulation."""
+    """All settings of a simulation. `Scenario.load` reads one."""
 
     name: str
     description: str = ""
@@ -163,6 +163,17 @@ class Scenario(Strict):
     stages: StageSettings = StageSettings()
     student: StudentSettings = StudentSettings()
     run: RunSettings = RunSettings()
+
+    @classmethod
+    def load(cls, which: str | Path, overrides: Sequence[str] = ()) -> Scenario:
+        """A scenario that comes with limbeck, by its name, or a TOML file.
+
+        - which: a name, or the path of a file; a `Path` is always a file.
+        - overrides: settings to replace, such as "privacy.epsilon=1"; a value is a TOML literal, a bare word is a string.
+
+        Raises: SettingError, naming every problem.
+        """
+        return load(which if isinstance(which, str) else str(which.absolute()), overrides)
 
 
 def shipped() -> dict[str, str]:
