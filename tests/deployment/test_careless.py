@@ -23,7 +23,7 @@ from limbeck.client.ledger import Ledger, close_idle
 from limbeck.client.link import DAEMON_LOCK
 from limbeck.client.site import Site
 from limbeck.deployment import bringup, doctor
-from limbeck.deployment.doctor import Finding, Outcome
+from limbeck.deployment.doctor import Finding, Outcome, shared
 from limbeck.protos import codec
 from limbeck.server import app as server_app
 
@@ -33,7 +33,7 @@ def open_folder() -> Iterator[Path]:
     """A folder that all users of this machine can come to, as the temporary folder of tests is not."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
-    if doctor._shielded(folder):
+    if shared.is_shielded(folder):
         pytest.fail(f"Expected a temporary folder that others can come to, got {folder}.")
     yield folder
     shutil.rmtree(folder)

@@ -25,7 +25,8 @@ from limbeck.client.ledger import Ledger
 from limbeck.client.link import Daemon
 from limbeck.client.site import Site
 from limbeck.deployment import bringup, doctor, keys
-from limbeck.deployment.doctor import Finding, Outcome
+from limbeck.deployment.doctor import Finding, Outcome, connection, shared
+from limbeck.deployment.doctor.connection import Reach
 from limbeck.experiments.faults.linked import HANG_SECONDS
 from limbeck.inputs import encodings
 from limbeck.inputs.encodings import EncoderEncoding
@@ -254,8 +255,8 @@ def test_a_full_disk_and_a_folder_that_is_not_ours(federation: Path, monkeypatch
 
 
 def test_versions_that_were_not_tested_together_are_named(federation: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = doctor._version
-    monkeypatch.setattr(doctor, "_version", lambda name: {"flwr": "1.0.0", "torch": None}.get(name, real(name)))
+    real = shared._version
+    monkeypatch.setattr(shared, "_version", lambda name: {"flwr": "1.0.0", "torch": None}.get(name, real(name)))
     found = only(examine(federation / "sites" / "A"))
     assert "flwr==1.41.0, got 1.0.0" in found.found
     assert "got none" in found.found
@@ -434,6 +435,10 @@ def test_a_port_that_says_nothing_or_something_else_or_is_closed_costs_bounded_t
         assert reach(site, port).outcome is Outcome.FAIL or "not as gRPC does" in reach(site, port).found
     (site / "site.toml").write_text(text)
     assert "cannot be resolved" in reach(site, 1, "no-such-host.invalid").found
+
+
+def test_there_is_advice_for_every_way_that_a_connection_can_fail() -> None:
+    assert {reach for reach in Reach if not connection.ADVICE[reach]} == {Reach.ANSWERED}
 
 
 def test_the_coordinator_sees_whether_it_listens_and_with_which_certificate(federation: Path) -> None:

@@ -22,6 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from limbeck.base.errors import CertificateError, LimbeckError, SettingError, WireError
 from limbeck.deployment import certificates, doctor, key_commands, keys
 from limbeck.deployment.certificates import Role
+from limbeck.deployment.doctor import shared
 from limbeck.protos import tls
 from limbeck.server.link import Access
 
@@ -147,7 +148,7 @@ def uses(data: bytes, path: Path) -> None:
         lambda: tls.check_time(data, "a file", NOW),
         lambda: Access(["a"]).check(data),
         lambda: key_commands._described(path),
-        lambda: list(doctor._pair(path.parent, path.name, path.name, path.name, Role.SITE, "a", NOW)),
+        lambda: list(shared.key_pair(path.parent, path.name, path.name, path.name, Role.SITE, "a", NOW)),
         lambda: certificates.read_request(path),
         lambda: certificates.read_key(path),
         read,

@@ -8,6 +8,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from limbeck.base.printable import plain_console
 from limbeck.client.ledger import Ledger, close_idle
 from limbeck.client.site import Site
 from limbeck.deployment import bringup, commands, doctor, status, superlink_status, watch
+from limbeck.deployment.doctor import Finding, Outcome, checks, site
+from limbeck.deployment.doctor.checks import Examination, Findings
 from limbeck.protos import codec
 
 # What a value of JSON or TOML is replaced by.
@@ -147,12 +150,19 @@ def test_a_note_of_a_superlink_that_is_none_is_an_error(value: str, tmp_path: Pa
         superlink_status.read_note(tmp_path)
 
 
-def test_a_check_that_meets_what_nobody_thought_of_hides_no_other(federation: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
+def test_a_check_that_meets_what_nobody_foresaw_hides_no_other(federation: Path) -> None:
+    @doctor.check("broken", advice="Do something.")
+    def broken(_: Site, __: Examination) -> Findings:
+        yield checks.ok("so far")
         raise RuntimeError("\x1b[31mbroken")
 
-    monkeypatch.setattr(doctor, "_policy", broken)
-    found = doctor.examine(federation / "sites" / "A", now=datetime.now(UTC), network=False)
-    (own,) = [each for each in found if each.outcome is doctor.Outcome.FAIL]
-    assert (own.check, own.found) == ("policy", "Unexpected RuntimeError: \\x1b[31mbroken")
-    assert {"ledger", "transcript", "disk"} <= {each.check for each in found}
+    side = replace(site.SIDE, checks=(broken, *site.SIDE.checks))
+    folder, now = federation / "sites" / "A", datetime.now(UTC)
+    findings = doctor.examine(folder, now=now, network=False, sides=[side])
+    assert [each for each in findings if each.check == "broken"] == [
+        Finding(check="broken", outcome=Outcome.OK, found="so far"),
+        Finding(
+            check="broken", outcome=Outcome.FAIL, found="Unexpected RuntimeError: \\x1b[31mbroken", advice="Do something."
+        ),
+    ]
+    assert {each.check for each in doctor.examine(folder, now=now, network=False)} < {each.check for each in findings}
