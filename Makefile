@@ -43,6 +43,7 @@ mutants: environment
 types: environment
 	@mkdir -p .types/limbeck
 	@for name in $(PACKAGES); do ln -sfn ../../$$name .types/limbeck/$$name; done
+	@for name in __init__.py py.typed; do ln -sfn ../../limbeck/$$name .types/limbeck/$$name; done
 
 check: types
 	$(BIN)/ruff format --check .
