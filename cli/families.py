@@ -14,17 +14,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from limbeck.base.errors import SettingError
-from limbeck.operators import EntropyTarget, Hybrid, Mixing, Power, Tsallis
+from limbeck.operators import Family, Softening
 
 # A palette that the colour-blind tell apart; one colour a family, the same in all panels.
-FAMILIES: dict[str, tuple[Callable[[float], Any], float, str]] = {
-    "power": (Power, 0.1, "#0072b2"),
-    "mixing": (Mixing, 1.0, "#e69f00"),
-    "hybrid": (Hybrid, 0.1, "#009e73"),
-    "Tsallis, q = 0.5": (partial(Tsallis, 0.5), 1.0, "#cc79a7"),
-    "Tsallis, q = 2": (partial(Tsallis, 2.0), 1.0, "#d55e00"),
-    "entropy target": (lambda t: EntropyTarget(1 - 1 / t, relative=True), 1.0, "#56b4e9"),
+FAMILIES: dict[str, tuple[Family, float | None, str]] = {
+    "power": (Family.POWER, None, "#0072b2"),
+    "mixing": (Family.MIXING, None, "#e69f00"),
+    "hybrid": (Family.HYBRID, None, "#009e73"),
+    "Tsallis, q = 0.5": (Family.TSALLIS, 0.5, "#cc79a7"),
+    "Tsallis, q = 2": (Family.TSALLIS, 2.0, "#d55e00"),
+    "entropy target": (Family.ENTROPY_TARGET, None, "#56b4e9"),
 }
+COLDEST = 0.1
 INK, FAINT = "#2b3440", "#c9ced6"
 STYLE: Any = {
     "font.family": "sans-serif",
@@ -54,8 +55,8 @@ def draw(out: Path) -> None:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10.5, 5.4), layout="constrained")
         grid = figure.add_gridspec(2, 4, width_ratios=[1, 1, 1, 1.5])
-        for at, (name, (make, lowest, colour)) in enumerate(FAMILIES.items()):
-            _simplex(figure.add_subplot(grid[at // 3, at % 3]), name, make, lowest, colour)
+        for at, name in enumerate(FAMILIES):
+            _simplex(figure.add_subplot(grid[at // 3, at % 3]), name)
         _entropy(figure.add_subplot(grid[:, 3]))
         try:
             figure.savefig(out, dpi=100, metadata={"Date": None} if out.suffix == ".svg" else None)
@@ -69,7 +70,14 @@ def _temperatures(lowest: float, highest: float) -> list[float]:
     return below + [highest ** (i / 160) for i in range(161)]
 
 
-def _simplex(axes: Axes, name: str, make: Callable[[float], Any], lowest: float, colour: str) -> None:
+def _drawn(name: str) -> tuple[Callable[[float], Softening], float, str]:
+    """Of a family in the picture: from T to its operator, the lowest T drawn, its colour."""
+    family, order, colour = FAMILIES[name]
+    return partial(family.at, order=order), max(family.lowest_temperature, COLDEST), colour
+
+
+def _simplex(axes: Axes, name: str) -> None:
+    make, lowest, colour = _drawn(name)
     outline = CORNERS[[0, 1, 2, 0]]
     axes.fill(*outline.T.tolist(), facecolor="#f5f6f8", edgecolor=FAINT, linewidth=1.0)
     for middle in range(3):
@@ -96,7 +104,8 @@ def _simplex(axes: Axes, name: str, make: Callable[[float], Any], lowest: float,
 
 
 def _entropy(axes: Axes) -> None:
-    for name, (make, lowest, colour) in FAMILIES.items():
+    for name in FAMILIES:
+        make, lowest, colour = _drawn(name)
         temperatures = _temperatures(lowest, 30.0)
         log_q_TK = torch.stack([make(t).from_log(ENTROPY_OF.log()) for t in temperatures])
         entropy_T = -(log_q_TK.exp() * log_q_TK).sum(-1)

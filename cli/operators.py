@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
-    from limbeck.operators import EntropyTarget, SoftenThenTruncate, axioms
+    from limbeck.operators import SoftenThenTruncate, axioms
 
 app = typer.Typer(
     help="""Softening operators: list them, check the axioms, draw the families.
@@ -30,18 +30,21 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-# The last four are not softening operators. They are here for comparison: the check fails and shows a counterexample.
-KNOWN = {
-    "power": "p^(1/T), which is softmax(z / T); T > 0",
-    "mixing": "(1 - l) p + l u with l = 1 - 1/T; T >= 1",
-    "hybrid": "power below T = 1, mixing above; T > 0",
-    "tsallis:Q": "[(1 - 1/T) + p^(1-Q) / T]^(1/(1-Q)); T >= 1",
-    "entropy-target": "the distribution nearest to p with entropy at least (1 - 1/T) log K; T >= 1",
+# Not softening operators. They are here for comparison: the check fails and shows a counterexample.
+_OTHERS = {
     "top-k:K": "not a softening operator: power, then the top K renormalised",
     "nucleus:MASS": "not a softening operator: power, then the nucleus renormalised",
     "sparsemax": "not a softening operator: the point of the simplex nearest to log(p) / T",
     "arg-max": "not a softening operator: one-hot at the largest probability",
 }
+
+
+def known() -> dict[str, str]:
+    """What `factory` takes by name, and what each is."""
+    from limbeck.operators import Family
+
+    families = {f"{each.value}:Q" if each.takes_order else each.value: f"{each.formula}; {each.domain}" for each in Family}
+    return families | _OTHERS
 
 
 @app.command("list")
@@ -56,7 +59,7 @@ def list_() -> None:
     from rich.table import Table
 
     table = Table("name", "what it is")
-    for name, what in KNOWN.items():
+    for name, what in known().items():
         table.add_row(name, what)
     Console().print(table)
 
@@ -130,28 +133,35 @@ def plot(
 
 def factory(which: str) -> Callable[[float], Any]:
     """A function from T to an operator, by name or from MODULE:OBJECT. Raises: SettingError if `which` is neither."""
-    from limbeck.operators import Hybrid, Mixing, Nucleus, Power, Renormalised, SoftenThenTruncate, TopK, Truncation, Tsallis
-    from limbeck.operators.projections import ArgMax, Sparsemax
+    from limbeck.operators import (
+        ArgMax,
+        Family,
+        Nucleus,
+        Power,
+        Renormalised,
+        SoftenThenTruncate,
+        Sparsemax,
+        TopK,
+        Truncation,
+    )
 
     truncations: dict[str, Callable[[str], Truncation]] = {
         "top-k": lambda text: Renormalised(TopK(int(text))),
         "nucleus": lambda text: Renormalised(Nucleus(float(text))),
     }
     name, colon, rest = which.partition(":")
+    ordered = {each.value: each for each in Family if each.takes_order}
     plain: dict[str, Callable[[float], Any]] = {
-        "power": Power,
-        "mixing": Mixing,
-        "hybrid": Hybrid,
-        "entropy-target": _entropy_target,
+        **{each.value: each.at for each in Family if not each.takes_order},
         "sparsemax": Sparsemax,
         "arg-max": lambda t: ArgMax(),
     }
     if not colon and name in plain:
         return plain[name]
-    if name == "tsallis" or name in truncations:
+    if name in ordered or name in truncations:
         try:
-            if name == "tsallis":
-                return partial(Tsallis, float(rest))
+            if name in ordered:
+                return partial(ordered[name].at, order=float(rest))
             truncation = truncations[name](rest)
         except ValueError as error:
             if isinstance(error, SettingError):
@@ -159,7 +169,7 @@ def factory(which: str) -> Callable[[float], Any]:
             raise SettingError(f"Expected a number after {name}:, got {rest!r}.") from None
         return lambda t: _dense(SoftenThenTruncate(softening=Power(t), truncation=truncation))
     if not colon:
-        raise SettingError(f"Expected MODULE:OBJECT or one of {', '.join(KNOWN)}, got {which!r}.")
+        raise SettingError(f"Expected MODULE:OBJECT or one of {', '.join(known())}, got {which!r}.")
     # A user's module is usually in the current folder, which a console script does not search.
     sys.path.insert(0, "")
     try:
@@ -173,14 +183,6 @@ def factory(which: str) -> Callable[[float], Any]:
     if not callable(found):
         raise SettingError(f"Expected {which} to be a function from T to an operator, got {found!r}.")
     return found  # type: ignore[no-any-return]
-
-
-def _entropy_target(temperature: float) -> EntropyTarget:
-    from limbeck.base import check
-    from limbeck.operators import EntropyTarget
-
-    check.at_least(1.0, temperature=temperature)
-    return EntropyTarget(1 - 1 / temperature, relative=True)
 
 
 def _dense(chain: SoftenThenTruncate) -> Callable[[torch.Tensor], torch.Tensor]:

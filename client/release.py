@@ -11,7 +11,6 @@ from limbeck.client import discrete
 from limbeck.client.noise import Noise
 from limbeck.operators import Sampled as SampledTruncation
 from limbeck.operators import SoftenThenTruncate, TopK, Truncated
-from limbeck.operators.softening import family
 from limbeck.plans import schema
 from limbeck.plans.schema import LabelCounts, Plan, RecordCount, VotesTeaching
 
@@ -23,7 +22,7 @@ def answers(log_p_NK: Tensor, plan: Plan, temperature: float, noise: Noise) -> T
     black-box teacher have no guarantee before, and none after.
     noise: draws the samples where the plan truncates by sampling.
     """
-    softening = family(plan.family.value, temperature, order=plan.tsallis_order)
+    softening = plan.family.at(temperature, order=plan.tsallis_order)
     match plan.truncation:
         case schema.TopK(k=k):
             return SoftenThenTruncate(softening=softening, truncation=TopK(k=k)).from_log(log_p_NK)

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from limbeck.base import check
 
+__all__ = ["Anchoring"]
+
 
 @dataclass(frozen=True, slots=True)
 class Anchoring:

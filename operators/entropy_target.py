@@ -14,6 +14,8 @@ from torch import Tensor
 from limbeck.base import check
 from limbeck.base.errors import SettingError
 
+__all__ = ["EntropyTarget"]
+
 # Search for log T in [0, 60]: at T = e^60 any distribution whose logarithms are finite in float64 is uniform to the last bit.
 LARGEST_LOG_TEMPERATURE = 60.0
 # Newton takes under 10 steps, bisection alone would take 36. Convergence is quadratic: a step this small lands within rounding.
@@ -42,6 +44,12 @@ class EntropyTarget:
         check.at_least(0.0, entropy=self.entropy)
         if self.relative and self.entropy > 1:
             raise SettingError(f"Expected entropy <= 1 as a share of log K, got {self.entropy!r}.")
+
+    @classmethod
+    def at_temperature(cls, temperature: float) -> EntropyTarget:
+        """The family in T >= 1: h = (1 - 1/T) log K."""
+        check.at_least(1.0, temperature=temperature)
+        return cls(1 - 1 / temperature, relative=True)
 
     def __call__(self, p_NK: Tensor) -> Tensor:
         return self.from_log(p_NK.log()).exp()

@@ -32,7 +32,22 @@ from limbeck.base import check
 from limbeck.base.errors import SettingError
 from limbeck.operators.softening import TemperedSoftening
 
-Family = Callable[[float], TemperedSoftening]
+__all__ = [
+    "Calibration",
+    "Comparison",
+    "Match",
+    "Reparametrised",
+    "Shared",
+    "TemperedFamily",
+    "calibrate",
+    "compare",
+    "compare_targets",
+    "mean_entropy",
+    "moments",
+    "reparametrise",
+]
+
+TemperedFamily = Callable[[float], TemperedSoftening]
 Match = Literal["mean-entropy", "moments"]
 
 # Entropy rises with T and T = 1 is the identity (axioms 3 and 4), so the match is on the first operator's side of 1. Beyond these ends
@@ -111,7 +126,7 @@ def moments(features_ND: Tensor, p_NK: Tensor) -> Tensor:
 
 def calibrate(
     first: TemperedSoftening,
-    family: Family,
+    family: TemperedFamily,
     log_p_NK: Tensor,
     *,
     match: Match = "mean-entropy",
@@ -146,7 +161,7 @@ def calibrate(
     return Calibration(softening=family(math.exp(best)), residual=distance(best))
 
 
-def reparametrise(first: TemperedSoftening, family: Family, log_p_NK: Tensor) -> Reparametrised:
+def reparametrise(first: TemperedSoftening, family: TemperedFamily, log_p_NK: Tensor) -> Reparametrised:
     """The temperature of a second family for every sample on its own, so that its entropy there is the first's, and what still differs.
 
     For K = 2 nothing does, to about 1e-7 in float64 (entropy is flat at the uniform distribution). For K > 2 what is left is the part

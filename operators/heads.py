@@ -17,6 +17,8 @@ from limbeck.base import check
 from limbeck.operators.truncated import Truncated
 from limbeck.operators.truncation import TopK, Truncation
 
+__all__ = ["Nucleus", "Raw", "Renormalised"]
+
 
 @dataclass(frozen=True, slots=True)
 class Nucleus:

@@ -33,6 +33,8 @@ from limbeck.base import check
 from limbeck.base.errors import SettingError
 from limbeck.operators.truncated import Truncated, rows_per_chunk
 
+__all__ = ["FLOOR", "hinton", "jensen_shannon", "reverse", "ttm"]
+
 FLOOR = 2.0**-20
 
 # From the target's masses, the logarithms of the student's, the student's, and which buckets are absent, if any: the divergence of each

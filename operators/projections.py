@@ -12,6 +12,8 @@ from torch import Tensor
 
 from limbeck.base import check
 
+__all__ = ["ArgMax", "Sparsemax", "nearest"]
+
 
 @dataclass(frozen=True, slots=True)
 class Sparsemax:

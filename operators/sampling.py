@@ -17,6 +17,8 @@ from limbeck.operators.softening import Mixing
 from limbeck.operators.truncated import Truncated
 from limbeck.operators.truncation import TopK
 
+__all__ = ["MOST_DRAWS", "LabelsOnly", "Sampled"]
+
 MOST_DRAWS = 2**24
 
 

@@ -23,7 +23,8 @@ from torch import Tensor, logaddexp
 
 from limbeck.base import check
 from limbeck.base.errors import SettingError
-from limbeck.operators.entropy_target import EntropyTarget
+
+__all__ = ["Hybrid", "Mixing", "Power", "Separable", "SeparableSoftening", "Softening", "TemperedSoftening", "Tsallis"]
 
 # From here on exp is left in log space; below it, exp(60) = 1e26 is far from overflow in float32.
 FAR = 60.0
@@ -219,30 +220,3 @@ class Separable:
             at, got = float(log_p_NK[wrong_NK][0].exp()), float(weight_NK[wrong_NK][0])
             raise SettingError(f"Expected {wanted} at T = {self.temperature:g}, got {got:g} at p = {at:g}.")
         return weight_NK if self.log_space else weight_NK.log()
-
-
-def _entropy_target(temperature: float) -> EntropyTarget:
-    check.at_least(1.0, temperature=temperature)
-    return EntropyTarget(1 - 1 / temperature, relative=True)
-
-
-FAMILIES: dict[str, Callable[[float], Softening]] = {
-    "power": Power,
-    "mixing": Mixing,
-    "hybrid": Hybrid,
-    "entropy-target": _entropy_target,
-}
-TSALLIS = "tsallis"
-
-
-def family(name: str, temperature: float, *, order: float | None = None) -> Softening:
-    """The operator of a family that a plan can name. "entropy-target" aims at (1 - 1/T) log K.
-
-    order: q of "tsallis", and of no other. Raises SettingError for an unknown name, a temperature outside the family's domain, or an order
-    that is missing or not wanted.
-    """
-    if name not in FAMILIES and name != TSALLIS:
-        raise SettingError(f"Expected a softening family out of {', '.join((*FAMILIES, TSALLIS))}, got {name!r}.")
-    if (order is not None) != (name == TSALLIS):
-        raise SettingError(f"Expected an order with {TSALLIS} and only then, got {order!r} with {name}.")
-    return FAMILIES[name](temperature) if order is None else Tsallis(order, temperature)

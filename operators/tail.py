@@ -16,6 +16,8 @@ from torch import Tensor
 from limbeck.base import check
 from limbeck.operators.truncated import Truncated
 
+__all__ = ["TailInterval", "tail_interval"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TailInterval:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+__all__ = ["Truncated", "concatenate", "rows_per_chunk"]
+
 # Elements of a chunk of rows: two megabytes of float32 stay near a core; a GPU wants few, large launches.
 CHUNK_CPU, CHUNK_ELSEWHERE = 2**19, 2**25
 

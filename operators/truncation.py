@@ -22,6 +22,8 @@ from limbeck.base.errors import SettingError
 from limbeck.operators.softening import Power, Softening
 from limbeck.operators.truncated import Truncated, concatenate, rows_per_chunk
 
+__all__ = ["SoftenThenTruncate", "TopK", "TruncateThenSoften", "Truncation"]
+
 # Below this many columns a group, finding groups first does not pay.
 MINIMUM_GROUP = 4
 

@@ -23,7 +23,6 @@ from limbeck.plans.schema import (
     FEATURES,
     HASH_BYTES,
     STUDENTS,
-    Family,
     LinearTeaching,
     NetTeaching,
     Plan,
@@ -95,7 +94,6 @@ VOTES_LEARNING_RATE = 1e3
 # Sides of an image: two halvings leave one pixel.
 LEAST_SIDE = 4
 GREY_FEATURES, IMAGE_TEACHERS, GREY_STUDENTS = ("scattering", "hog"), ("cnn", "resnet-gn"), ("cnn", "cnn-small")
-SOFTEN_OR_SHARPEN = (Family.POWER, Family.HYBRID)
 
 
 def check_plan(plan: Plan) -> None:
@@ -131,7 +129,7 @@ def check_plan(plan: Plan) -> None:
 
 def _check_stages(plan: Plan) -> None:
     _whole("stages", len(plan.stages))
-    if (plan.tsallis_order is not None) != (plan.family is Family.TSALLIS):
+    if (plan.tsallis_order is not None) != plan.family.takes_order:
         raise WireError(f"Expected tsallis_order with family 'tsallis' and only then, got {plan.tsallis_order!r}.")
     if plan.tsallis_order is not None:
         _real("tsallis_order", plan.tsallis_order)
@@ -139,8 +137,7 @@ def _check_stages(plan: Plan) -> None:
     previous = 0.0
     for index, stage in enumerate(plan.stages):
         real(f"stages[{index}].sparsity", stage.sparsity, previous, 1, open_above=True)
-        least = lowest if plan.family in SOFTEN_OR_SHARPEN else 1.0
-        real(f"stages[{index}].temperature", stage.temperature, least, highest)
+        real(f"stages[{index}].temperature", stage.temperature, max(lowest, plan.family.lowest_temperature), highest)
         previous = stage.sparsity
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from limbeck.operators import families
+
 HASH_BYTES = 32
 # What a plan can name, here and nowhere else: closed lists, so that its author, the coordinator and every site refuse it before anybody is
 # charged. Features of inputs for linear teachers and votes, nets of teachers, students; families, codings, poolings, losses and noises are
@@ -153,14 +155,8 @@ class RecordCount:
 Counts = LabelCounts | RecordCount
 
 
-class Family(Enum):
-    """Softening operators, `limbeck.operators.softening.family`. All but POWER and HYBRID take T >= 1 only."""
-
-    POWER = "power"
-    MIXING = "mixing"
-    HYBRID = "hybrid"
-    TSALLIS = "tsallis"
-    ENTROPY_TARGET = "entropy-target"
+# The softening families; their one table, with names and domains, is in operators.
+Family = families.Family
 
 
 class Coding(Enum):

@@ -257,9 +257,10 @@ def _cross_check(scenario: Scenario) -> None:
         )
     lowest = min(temperatures) if isinstance(temperatures, tuple) else temperatures
     release = scenario.release
-    if release.softening not in {"power", "hybrid"} and lowest < 1:
+    family = schema.Family(release.softening)
+    if lowest < family.lowest_temperature:
         problems.append(f"stages.temperature = {lowest}: expected at least 1 with release.softening = {release.softening!r}")
-    if (release.softening == "tsallis") != (release.tsallis_order is not None):
+    if family.takes_order != (release.tsallis_order is not None):
         problems.append(
             f"release.tsallis_order = {release.tsallis_order}: expected a number with release.softening = 'tsallis', and only then"
         )

@@ -7,7 +7,7 @@ import math
 from hypothesis import strategies as st
 
 from limbeck.plans.accounting import SMALLEST_SAMPLED_NOISE
-from limbeck.plans.checks import CELLS, GAIN, REALS, SOFTEN_OR_SHARPEN, VOTES_LEARNING_RATE, WHOLES
+from limbeck.plans.checks import CELLS, GAIN, REALS, VOTES_LEARNING_RATE, WHOLES
 from limbeck.plans.schema import (
     ARCHITECTURES,
     FEATURES,
@@ -117,7 +117,7 @@ def plans(draw: st.DrawFn, *, most_stages: int = 6) -> Plan:
     samples = draw(whole("samples"))
     classes = draw(whole("classes", most=max(2, CELLS // samples)))
     family = draw(st.sampled_from(Family))
-    least = None if family in SOFTEN_OR_SHARPEN else 1.0
+    least = family.lowest_temperature or None
     count = draw(st.integers(1, most_stages))
     sparsities = sorted(draw(st.lists(st.floats(0, 1, exclude_max=True).map(abs), min_size=count, max_size=count)))
     temperatures = draw(st.lists(real("temperature", least=least), min_size=count, max_size=count))
@@ -135,7 +135,7 @@ def plans(draw: st.DrawFn, *, most_stages: int = 6) -> Plan:
         samples=samples,
         classes=classes,
         family=family,
-        tsallis_order=draw(real("tsallis_order")) if family is Family.TSALLIS else None,
+        tsallis_order=draw(real("tsallis_order")) if family.takes_order else None,
         truncation=draw(
             st.integers(1, classes).map(lambda k: TopK(k=k)) | whole("truncation.draws").map(lambda m: Sampled(draws=m))
         ),

@@ -38,7 +38,7 @@ SUBJECTS: dict[str, Callable[[float], Any]] = {
     "hybrid": Hybrid,
     "Tsallis, q = 0.5": partial(Tsallis, 0.5),
     "Tsallis, q = 2": partial(Tsallis, 2.0),
-    "entropy target": lambda temperature: EntropyTarget(1 - 1 / temperature, relative=True),
+    "entropy target": EntropyTarget.at_temperature,
     "sparsemax of log p / T": Sparsemax,
     "sparsemax of p / T": _sparsemax_of_p,
     "power, then top 2 renormalised": _top_2,

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from limbeck.base.errors import SettingError
 from limbeck.cli import families
 from limbeck.cli.main import app
-from limbeck.cli.operators import KNOWN, factory
+from limbeck.cli.operators import factory, known
 
 OWN = """
 from limbeck.operators import Power, Separable
@@ -80,7 +80,7 @@ def test_the_list_names_what_the_check_takes() -> None:
     status, output = run("list")
     assert status == 0
     examples = {"tsallis:Q": "tsallis:0.5", "top-k:K": "top-k:2", "nucleus:MASS": "nucleus:0.9"}
-    for name in KNOWN:
+    for name in known():
         assert name in output
         factory(examples.get(name, name))(2.0)
 

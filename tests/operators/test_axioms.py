@@ -57,7 +57,7 @@ def test_a_sound_family_raises_no_alarm(make: Callable[[float], Any], dtype: tor
 
 
 def test_an_entropy_target_raises_no_alarm() -> None:
-    assert check(lambda t: EntropyTarget(1 - 1 / t, relative=True), rounds=1).holds
+    assert check(EntropyTarget.at_temperature, rounds=1).holds
 
 
 @pytest.mark.parametrize(("make", "expected"), BROKEN.values(), ids=BROKEN.keys())

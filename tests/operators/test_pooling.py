@@ -10,7 +10,8 @@ from torch import Tensor
 
 from limbeck.base.errors import SettingError
 from limbeck.operators import Mixing, Power, TopK
-from limbeck.operators.pooling import Arithmetic, Geometric, Pooling, PoolingAxiom, PowerMean, check_pooling
+from limbeck.operators.axioms import PoolingAxiom, check_pooling
+from limbeck.operators.pooling import Arithmetic, Geometric, Pooling, PowerMean
 from limbeck.server.pooling import Pool
 
 DISTRIBUTION, POSITIVE, CONTINUITY, WEIGHT, EQUAL = PoolingAxiom

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from limbeck.base.errors import SettingError
-from limbeck.operators import EntropyTarget, Hybrid, Mixing, Power, Separable, Softening, Tsallis, family
+from limbeck.operators import EntropyTarget, Family, Hybrid, Mixing, Power, Separable, Softening, Tsallis, family
 
 Factory = Callable[[float], Softening]
 
@@ -22,7 +22,7 @@ FAMILIES: dict[str, Factory] = {
     "hybrid": Hybrid,
     "tsallis 0.5": partial(Tsallis, 0.5),
     "tsallis 2": partial(Tsallis, 2.0),
-    "entropy target": lambda temperature: EntropyTarget(1 - 1 / temperature, relative=True),
+    "entropy target": EntropyTarget.at_temperature,
     "separable": lambda temperature: Separable(lambda log_p, t: log_p / t**2, temperature, log_space=True),
 }
 TWO_SIDED: dict[str, Factory] = {name: FAMILIES[name] for name in ("power", "hybrid", "separable")}
@@ -364,8 +364,22 @@ def test_a_family_goes_by_name_and_an_unknown_one_is_refused_with_the_known() ->
     assert [family(name, 2.0) for name in ("power", "mixing", "hybrid")] == [Power(2.0), Mixing(2.0), Hybrid(2.0)]
     assert family("entropy-target", 2.0) == EntropyTarget(0.5, relative=True)
     assert family("tsallis", 2.0, order=0.5) == Tsallis(0.5, 2.0)
-    with pytest.raises(SettingError, match="power, mixing, hybrid, entropy-target, tsallis"):
+    with pytest.raises(SettingError, match="power, mixing, hybrid, tsallis, entropy-target"):
         family("sparsemax", 2.0)
+
+
+@pytest.mark.parametrize("named", Family)
+def test_the_domain_that_the_table_states_is_the_one_that_the_operator_takes(named: Family) -> None:
+    order = 0.5 if named.takes_order else None
+    assert named.lowest_temperature in {0.0, 1.0}
+    if named.lowest_temperature == 1.0:
+        assert named.domain == "T >= 1"
+        with pytest.raises(SettingError, match=r"Expected temperature >= 1, got 0\.999"):
+            named.at(0.999, order=order)
+    else:
+        assert named.domain == "T > 0"
+        named.at(1e-3, order=order)
+    named.at(1.0, order=order)
 
 
 @pytest.mark.parametrize(

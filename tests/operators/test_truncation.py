@@ -8,7 +8,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import limbeck.operators
 from limbeck.base.errors import SettingError
 from limbeck.operators import (
     Hybrid,
@@ -31,42 +30,6 @@ from limbeck.operators import (
 
 def rows(seed: int, n: int = 6, classes: int = 8) -> torch.Tensor:
     return (2 * torch.randn(n, classes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)).softmax(-1)
-
-
-def test_what_the_package_offers_is_pinned() -> None:
-    assert set(limbeck.operators.__all__) == {
-        "EntropyTarget",
-        "Hybrid",
-        "LabelsOnly",
-        "Anchoring",
-        "Calibration",
-        "Comparison",
-        "Reparametrised",
-        "Shared",
-        "calibrate",
-        "compare",
-        "compare_targets",
-        "reparametrise",
-        "Mixing",
-        "Nucleus",
-        "Power",
-        "Raw",
-        "Renormalised",
-        "Sampled",
-        "Separable",
-        "SeparableSoftening",
-        "SoftenThenTruncate",
-        "Softening",
-        "TailInterval",
-        "TopK",
-        "Truncated",
-        "TruncateThenSoften",
-        "Truncation",
-        "Tsallis",
-        "concatenate",
-        "family",
-        "tail_interval",
-    }
 
 
 @given(seed=st.integers(0, 1000), k=st.integers(1, 8))
