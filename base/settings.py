@@ -1,7 +1,6 @@
 """Strict settings out of TOML files: whatever cannot be meant is an error that names key, value and what was wanted.
 
-Sites, policies and scenarios are read the same way, and a side may import neither the other nor the simulations: so this is here,
-in the one package that all of them share and that knows no side.
+Sites, policies, plans and scenarios are read the same way.
 """
 
 from __future__ import annotations
@@ -20,6 +19,8 @@ from limbeck.base.errors import SettingError
 # HOST:PORT
 ADDRESS = r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$"
 
+# Parsed TOML.
+Raw = dict[str, Any]
 # Characters of a value that an error shows.
 MOST_SHOWN = 200
 
@@ -44,12 +45,12 @@ def one_of(*known: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> Raw:
     """The parsed file. Raises FileNotFoundError where there is none, SettingError where it is not TOML."""
     return parse_toml(path.read_bytes(), path)
 
 
-def parse_toml(content: bytes, path: Path) -> dict[str, Any]:
+def parse_toml(content: bytes, path: Path) -> Raw:
     """The content of the file at `path`, parsed. Raises SettingError where it is not TOML."""
     try:
         return tomllib.loads(content.decode())
@@ -57,7 +58,7 @@ def parse_toml(content: bytes, path: Path) -> dict[str, Any]:
         raise SettingError(f"Expected TOML in {path}: {error}.") from error
 
 
-def validate(model: type[M], raw: dict[str, Any]) -> M:
+def validate(model: type[M], raw: Raw) -> M:
     """Settings from parsed TOML. Raises SettingError, naming every problem."""
     try:
         return model.model_validate(raw)
@@ -69,6 +70,25 @@ def explain(model: type[BaseModel], error: ValidationError) -> list[str]:
     """One line for each problem: key, value and what was expected."""
     problems = {".".join(map(str, _keys(problem["loc"]))): problem for problem in error.errors()}
     return [_explain(model, key, problem) for key, problem in problems.items()]
+
+
+def override(raw: Raw, assignment: str) -> None:
+    """Set one key of parsed TOML, such as "privacy.epsilon=1": the value is a TOML literal, or a bare word, which is a string.
+
+    Raises SettingError.
+    """
+    key, equals, text = assignment.partition("=")
+    if not equals or not re.fullmatch(r"[a-z_]+(\.[a-z_]+)?", key.strip()):
+        raise SettingError(f"Expected an override such as privacy.epsilon=1, got {assignment!r}.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    table, _, name = key.strip().rpartition(".")
+    target = raw.setdefault(table, {}) if table else raw
+    if not isinstance(target, dict):
+        raise SettingError(f"Expected [{table}] to be a table for {assignment!r}, found {target!r}.")
+    target[name] = value
 
 
 def _keys(location: Iterable[str | int]) -> list[str | int]:

@@ -41,21 +41,32 @@ from limbeck.base.errors import (
     DataError,
     LedgerError,
     LimbeckError,
-    PolicyError,
     SettingError,
-    TeacherError,
     TranscriptError,
     WireError,
 )
 from limbeck.base.files import keep_to_owner, outliving_power_cuts, sync_folder, write_durably
 from limbeck.base.printable import escape_logs
 from limbeck.client import blackbox, release, teachers
+from limbeck.client.declining import Decline, Step, during
 from limbeck.client.ledger import Entry, Ledger
 from limbeck.client.noise import Noise, UnsafeSeeded
-from limbeck.client.policy import AnyPolicy
 from limbeck.client.site import Site
 from limbeck.client.stored import Answers
-from limbeck.client.witness import BLACK_BOX, DIGITS, TAUGHT, TEACHER, TRAINING, UNSENT
+from limbeck.client.witness import (
+    BLACK_BOX,
+    BLACK_BOX_ANSWERS,
+    CHARGE,
+    DIGITS,
+    PLAN,
+    SEEDED,
+    TAUGHT,
+    TEACHER,
+    TRAINING,
+    UNSENT,
+    WHY_BLACK_BOX,
+    WHY_SEEDED,
+)
 from limbeck.plans import accounting, checks
 from limbeck.plans.schema import CUSTOM, NetTeaching, Plan
 from limbeck.protos import carry, codec
@@ -64,16 +75,10 @@ from limbeck.protos.messages import Accepted, Ask, Declined, Guarantee, Offer, R
 log = logging.getLogger(__name__)
 app = ClientApp()
 
-# What the ledger calls the training for a plan, that its noise was seeded, and what a black-box teacher answered.
-CHARGE, SEEDED, BLACK_BOX_ANSWERS = "teacher", "seeded noise", "answers of a black-box teacher"
-WHY_SEEDED = "no DP guarantee: whoever knows the seed can take the noise away"
-WHY_BLACK_BOX = "no DP guarantee: limbeck did not train it"
 # How often the training for a plan is begun at most; reading records that cannot be read is not counted.
 TRAININGS = 8
 # In the folder of all states: held while a site trains, by one process.
 LOCK = "training.lock"
-# In a plan's state folder: the accepted offer.
-PLAN = "plan.pb"
 # Plans that are accepted and were never charged for: of more than these the oldest are forgotten.
 ACCEPTED = 256
 
@@ -97,28 +102,29 @@ def answer(message: Message, context: Context) -> Message:
     return Message(carry.pack(reply), reply_to=message)
 
 
-def respond(site: Site, data: bytes) -> bytes:
+def respond(site: Site, data: bytes, *, backend: teachers.Backend = teachers) -> bytes:
     """The encoded reply of `site` to the encoded request `data`, as it is in the transcript by then.
 
+    backend: what trains and loads the site's teachers.
     Raises WireError where `data` is no request, TranscriptError where the reply could not be written down and so must not be sent.
     """
     with outliving_power_cuts(site.settings.durability == "power-cut"):
-        return _respond(site, codec.decode_request(data))
+        return _respond(site, codec.decode_request(data), backend)
 
 
-def _respond(site: Site, request: Request) -> bytes:
+def _respond(site: Site, request: Request, backend: teachers.Backend) -> bytes:
     plan_hash = codec.plan_hash(request.plan) if isinstance(request, Offer) else request.plan_hash
     try:
         match request:
             case Offer():
                 return _agree(site, request, plan_hash)
             case Teach():
-                return _teach(site, _accepted_plan(site, plan_hash), plan_hash)
+                return _teach(site, _accepted_plan(site, plan_hash), plan_hash, backend)
             case Ask():
-                return _share(site, _accepted_plan(site, plan_hash), request)
+                return _share(site, _accepted_plan(site, plan_hash), request, backend)
     except TranscriptError:
         raise
-    except _Decline as decline:
+    except Decline as decline:
         log.warning("%s declines: %s (%s)", site.name, decline.reason.value, decline.__cause__ or "as asked now")
         reason = decline.reason
     except Exception:
@@ -134,22 +140,10 @@ def _respond(site: Site, request: Request) -> bytes:
     return data
 
 
-class _Decline(Exception):
-    """Leaves a handler with a public reason; the cause stays in the site's log."""
-
-    def __init__(self, reason: Reason) -> None:
-        super().__init__(reason.value)
-        self.reason = reason
-
-
-def _check_policy(site: Site, offer: Offer) -> AnyPolicy:
-    """The policy as it stands now, which allows this plan; declines where it does not."""
-    try:
-        policy = site.policy()
-        policy.check(offer.plan, offer.author)
-    except (PolicyError, SettingError) as error:
-        raise _Decline(Reason.POLICY) from error
-    return policy
+@during(Step.POLICY)
+def _check_policy(site: Site, offer: Offer) -> None:
+    """Decline unless the policy, as it stands now, allows this plan."""
+    site.policy().check(offer.plan, offer.author)
 
 
 def _agree(site: Site, offer: Offer, plan_hash: bytes) -> bytes:
@@ -158,7 +152,7 @@ def _agree(site: Site, offer: Offer, plan_hash: bytes) -> bytes:
     _check_policy(site, offer)
     _check_ledger(site)
     if accounting.epsilon(((plan.teaching, plan.counts),), plan.privacy.delta) > plan.privacy.epsilon:
-        raise _Decline(Reason.PLAN)
+        raise Decline(Reason.PLAN)
     x_N = _public_inputs(site, plan)
     state = site.state(plan_hash)
     taught = next((path for name in (TAUGHT, UNSENT) if (path := state / name).exists()), None)
@@ -200,32 +194,21 @@ def _make_room(site: Site, states: Path) -> None:
 
 @contextmanager
 def _open_ledger(site: Site) -> Iterator[Ledger]:
-    """The site's ledger; declines where it does not hold what was spent, is not to be trusted, or does not allow a charge."""
-    try:
-        with site.open_ledger() as ledger:
-            yield ledger
-    except LedgerError as error:
-        raise _Decline(Reason.FAILED) from error
-    except BudgetError as error:
-        raise _Decline(Reason.BUDGET) from error
+    """The site's ledger; declines if it lacks anything that was spent, cannot be trusted, or does not allow a charge."""
+    with during(Step.CHARGE), site.account.open(site.budget) as ledger:
+        yield ledger
 
 
+@during(Step.ACCOUNT)
 def _check_ledger(site: Site) -> None:
-    """Decline where the ledger lacks what this site knows was spent; whatever is asked, also what was answered before."""
-    try:
-        site.check_ledger()
-    except LedgerError as error:
-        raise _Decline(Reason.FAILED) from error
-    except SettingError as error:
-        raise _Decline(Reason.DATA) from error
+    """Decline if the ledger lacks anything that this site knows was spent; whatever is asked, even what was answered before."""
+    site.account.check()
 
 
+@during(Step.NOISE)
 def _noise(site: Site) -> Noise:
-    """The site's source of noise; declines where its settings do not say which."""
-    try:
-        return site.noise()
-    except SettingError as error:
-        raise _Decline(Reason.DATA) from error
+    """The site's source of noise; declines if its settings do not say which."""
+    return site.noise()
 
 
 def _guarantee_of(noise: Noise) -> Guarantee:
@@ -235,61 +218,43 @@ def _guarantee_of(noise: Noise) -> Guarantee:
 def _check_seeded(site: Site, guarantee: Guarantee) -> None:
     """Decline if the site's noise is seeded and its owner does not allow releases without a guarantee."""
     if guarantee is Guarantee.SEEDED:
-        try:
-            with site.open_ledger() as ledger:
-                ledger.check_declared()
-        except LedgerError as error:
-            raise _Decline(Reason.FAILED) from error
-        except BudgetError as error:
-            raise _Decline(Reason.POLICY) from error
+        with during(Step.DECLARATION), site.account.open(site.budget) as ledger:
+            ledger.check_declared()
 
 
+@during(Step.ENCODING)
 def _check_encoding(site: Site, plan: Plan) -> None:
-    """Decline unless the records would become rows as the plan's transfer set did; no record is read."""
-    try:
-        site.check_encoding(plan.encoding)
-    except DataError as error:
-        raise _Decline(Reason.ENCODING) from error
+    """Decline unless the records would become rows in the same way as the plan's transfer set did; no record is read."""
+    site.records.check_encoding(plan.encoding)
 
 
 def _public_inputs(site: Site, plan: Plan) -> NDArray[np.generic]:
-    """The plan's public inputs; declines where the site does not hold them, or no teacher of the plan's kind can be trained for them."""
-    try:
-        x_N = site.read_transfer_set(plan.transfer_set, plan.samples)
-    except DataError as error:
-        raise _Decline(Reason.TRANSFER_SET) from error
-    try:
+    """The plan's public inputs; declines if the site does not hold them, or if no teacher of the plan's kind can be trained for them."""
+    with during(Step.TRANSFER_SET):
+        x_N = site.transfer_sets.read(plan.transfer_set, plan.samples)
+    with during(Step.CUSTOM_PLAN if _is_custom(plan) else Step.PLAN):
         checks.check_inputs(plan, x_N)
         teachers.check(plan.teaching, x_N, classes=plan.classes, factory=site.factory)
-    except (SettingError, DataError) as error:
-        raise _Decline(Reason.POLICY if _is_custom(plan) else Reason.PLAN) from error
     return x_N
 
 
+@during(Step.RECORDS)
 def _check_records(site: Site, plan: Plan, public_x: NDArray[np.generic]) -> None:
-    """Decline where a training would fail on what is known without a record, before it is paid for."""
-    try:
-        site.check_records(plan.classes, public_x)
-    except DataError as error:
-        raise _Decline(Reason.DATA) from error
+    """Decline if a training would fail for a reason that shows without reading a record, before it is paid for."""
+    site.records.check(plan.classes, public_x)
+    _ = site.ledger, site.noise()
 
 
 def _is_custom(plan: Plan) -> bool:
     return isinstance(plan.teaching, NetTeaching) and plan.teaching.architecture == CUSTOM
 
 
+@during(Step.BLACK_BOX)
 def _check_black_box(site: Site, plan: Plan, x_N: NDArray[np.generic]) -> None:
     """Decline unless the owner allows answers without a guarantee and the site's teacher can give them; nothing is asked yet."""
-    try:
-        with site.open_ledger() as ledger:
-            ledger.check_declared()
-        _black_box(site).check(plan, x_N)
-    except LedgerError as error:
-        raise _Decline(Reason.FAILED) from error
-    except BudgetError as error:
-        raise _Decline(Reason.POLICY) from error
-    except (TeacherError, SettingError, DataError) as error:
-        raise _Decline(Reason.TEACHER) from error
+    with site.account.open(site.budget) as ledger:
+        ledger.check_declared()
+    _black_box(site).check(plan, x_N)
 
 
 def _black_box(site: Site) -> blackbox.BlackBox:
@@ -315,17 +280,17 @@ def _accepted_plan(site: Site, plan_hash: bytes) -> Plan:
     """The plan that this site accepted under this hash, if the policy still allows it; declines where there is none."""
     path = site.state(plan_hash) / PLAN
     if not path.exists():
-        raise _Decline(Reason.PLAN)
+        raise Decline(Reason.PLAN)
     offer = codec.decode_offer(path.read_bytes())
     if codec.plan_hash(offer.plan) != plan_hash:
         # Folders are named by the first half of a hash only.
-        raise _Decline(Reason.PLAN) from DataError(f"Expected the accepted plan {plan_hash.hex()} in {path}, found another.")
+        raise Decline(Reason.PLAN) from DataError(f"Expected the accepted plan {plan_hash.hex()} in {path}, found another.")
     _check_policy(site, offer)
     _check_ledger(site)
     return offer.plan
 
 
-def _teach(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
+def _teach(site: Site, plan: Plan, plan_hash: bytes, backend: teachers.Backend) -> bytes:
     """The site's reply when it has trained: the stored one, or after training. One process at a time: another waits, and finds it."""
     with _alone(site.state(plan_hash).parent):
         state = site.state(plan_hash)
@@ -333,7 +298,7 @@ def _teach(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
             return _send_again(site, "taught", plan, state / TAUGHT)
         if site.settings.black_box is not None:
             return _ask_black_box(site, plan, plan_hash)
-        return _train(site, plan, plan_hash, state)
+        return _train(site, plan, plan_hash, state, backend)
 
 
 @contextmanager
@@ -343,7 +308,7 @@ def _alone(states: Path) -> Iterator[None]:
         yield
 
 
-def _train(site: Site, plan: Plan, plan_hash: bytes, state: Path) -> bytes:
+def _train(site: Site, plan: Plan, plan_hash: bytes, state: Path, backend: teachers.Backend) -> bytes:
     """Reserve, only then read the first record, train, release noisy counts if the plan says so, commit.
 
     A plan is charged once, whatever the budget would allow; a training that came to nothing is done again under the same charge, as long
@@ -368,13 +333,11 @@ def _train(site: Site, plan: Plan, plan_hash: bytes, state: Path) -> bytes:
         if guarantee is Guarantee.SEEDED:
             ledger.declare(plan_hash, SEEDED, WHY_SEEDED)
         entry = earlier.id if earlier is not None else ledger.reserve(plan_hash, CHARGE, plan.teaching, plan.counts)
-    try:
-        x_N, y_N = site.read_records(plan.classes, public_x)
-    except DataError as error:
-        raise _Decline(Reason.DATA) from error
+    with during(Step.RECORDS):
+        x_N, y_N = site.records.read(plan.classes, public_x)
     training = _begin_training(state)
-    try:
-        teacher = teachers.train(
+    with during(Step.TRAINING):
+        teacher = backend.train(
             plan.teaching,
             x_N,
             y_N,
@@ -385,8 +348,6 @@ def _train(site: Site, plan: Plan, plan_hash: bytes, state: Path) -> bytes:
             factory=site.factory,
             opacus=site.settings.gradients == "opacus",
         )
-    except (LimbeckError, RuntimeError, ValueError) as error:
-        raise _Decline(Reason.TEACHING_FAILED) from error
     teacher.save(state / TEACHER)
     taught = Taught(
         plan_hash=plan_hash,
@@ -457,16 +418,12 @@ def _send_taught(site: Site, unsent: Path, plan: Plan, entry: int) -> bytes:
 def _ask_black_box(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
     """Have the site's own teacher answer the public inputs; the ledger notes first that no guarantee holds. No counts leave."""
     state = site.state(plan_hash)
-    try:
+    with during(Step.BLACK_BOX):
         entry = _declare(site, plan_hash, Guarantee.NONE)
         log.warning(
             "%s: answers of a black-box teacher leave with NO DP GUARANTEE, as allow_without_dp = true allows.", site.name
         )
-        _black_box(site).ask(plan, site.read_transfer_set(plan.transfer_set, plan.samples), state / BLACK_BOX)
-    except BudgetError as error:
-        raise _Decline(Reason.POLICY) from error
-    except (TeacherError, SettingError, DataError) as error:
-        raise _Decline(Reason.TEACHER) from error
+        _black_box(site).ask(plan, site.transfer_sets.read(plan.transfer_set, plan.samples), state / BLACK_BOX)
     taught = Taught(plan_hash=plan_hash, label_counts=None, guarantee=Guarantee.NONE)
     return _send(site, taught, "taught", entry, state / TAUGHT)
 
@@ -474,28 +431,26 @@ def _ask_black_box(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
 def _declare(site: Site, plan_hash: bytes, guarantee: Guarantee) -> int:
     """The ledger's entry for a plan's answers without a guarantee. Raises BudgetError where the owner does not, or no longer, allow it."""
     what, why = (SEEDED, WHY_SEEDED) if guarantee is Guarantee.SEEDED else (BLACK_BOX_ANSWERS, WHY_BLACK_BOX)
-    with site.open_ledger() as ledger:
+    with site.account.open(site.budget) as ledger:
         return ledger.declare(plan_hash, what, why)
 
 
-def _share(site: Site, plan: Plan, request: Ask) -> bytes:
+def _share(site: Site, plan: Plan, request: Ask, backend: teachers.Backend) -> bytes:
     """Answer on part of the transfer set: a part of the stage's answers, which are drawn and stored once."""
     rows = slice(request.first, request.first + request.count)
     if request.stage >= len(plan.stages) or rows.stop > plan.samples:
-        raise _Decline(Reason.PLAN)
+        raise Decline(Reason.PLAN)
     state = site.state(request.plan_hash)
     taught = state / TAUGHT
     if not taught.exists():
-        raise _Decline(Reason.NOT_TAUGHT)
+        raise Decline(Reason.NOT_TAUGHT)
     what = f"share of stage {request.stage + 1}, samples {rows.start} to {rows.stop - 1}"
     stored = Answers(state, plan, request.stage)
     if (done := stored.sent_whole(rows)) is not None:
         return _send_again(site, what, plan, done)
-    try:
+    with during(Step.RANGE):
         stored.check_room(rows)
-    except LimbeckError as error:
-        raise _Decline(Reason.PLAN) from error
-    entry = _answer_stage(site, plan, request, stored, taught)
+    entry = _answer_stage(site, plan, request, stored, taught, backend)
     share = Share(plan_hash=request.plan_hash, stage=request.stage, first=request.first, answers=stored.read(rows))
     data = codec.encode_reply(share, plan=plan)
     again = stored.was_sent(rows)
@@ -505,7 +460,7 @@ def _share(site: Site, plan: Plan, request: Ask) -> bytes:
     return data
 
 
-def _answer_stage(site: Site, plan: Plan, request: Ask, stored: Answers, taught: Path) -> int:
+def _answer_stage(site: Site, plan: Plan, request: Ask, stored: Answers, taught: Path, backend: teachers.Backend) -> int:
     """Have the answers to all inputs at a stage stored, if they are not yet; the ledger's entry that allows them to leave.
 
     They are post-processing of what teaching was charged for, or a black-box teacher's.
@@ -513,10 +468,8 @@ def _answer_stage(site: Site, plan: Plan, request: Ask, stored: Answers, taught:
     state, temperature = taught.parent, plan.stages[request.stage].temperature
     guarantee = _guarantee(taught, plan)
     if guarantee is not Guarantee.RECORD_DP:
-        try:
+        with during(Step.DECLARATION):
             entry = _declare(site, request.plan_hash, guarantee)
-        except BudgetError as error:
-            raise _Decline(Reason.POLICY) from error
     else:
         with _open_ledger(site) as ledger:
             entry = ledger.record_free(request.plan_hash, f"answers of stage {request.stage + 1}", release.why_free(plan))
@@ -524,8 +477,8 @@ def _answer_stage(site: Site, plan: Plan, request: Ask, stored: Answers, taught:
         if guarantee is Guarantee.NONE:
             log_p_NK, temperature = blackbox.log_probabilities(plan, state / BLACK_BOX, temperature)
         else:
-            teacher = teachers.load(state / TEACHER, factory=site.factory)
-            public_x = site.read_transfer_set(plan.transfer_set, plan.samples)
+            teacher = backend.load(state / TEACHER, factory=site.factory)
+            public_x = site.transfer_sets.read(plan.transfer_set, plan.samples)
             log_p_NK = teacher.log_probabilities(public_x, cache=site.cache)
         stored.write(release.answers(log_p_NK, plan, temperature, _noise(site)))
     return entry

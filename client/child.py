@@ -172,7 +172,7 @@ def _reply(question: Question, client_app: str, site: Path) -> Message:
         return flower_messages.error_reply(question.id, question.node, CLIENT_RAISED, NO_QUESTION)
     log.info("Question %s is %s.", question.id.hex()[:12], message.metadata.message_type)
     flower_messages.identify(message.metadata.dst_node_id, message.metadata.run_id)
-    return _run(_load(client_app), message, site)
+    return _run(load_app(client_app), message, site)
 
 
 def _run(app: ClientApp, message: Message, site: Path) -> Message:
@@ -190,6 +190,7 @@ def _run(app: ClientApp, message: Message, site: Path) -> Message:
         return Message(Error(CLIENT_RAISED, FAILED), reply_to=message)
 
 
-def _load(reference: str) -> ClientApp:
+def load_app(reference: str) -> ClientApp:
+    """The client app that "module:attribute" names, of code that is installed here."""
     module, name = reference.split(":")
     return cast("ClientApp", getattr(import_module(module), name))

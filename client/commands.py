@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from limbeck.base.errors import DataError, LedgerError, SettingError, TranscriptError, WireError
+from limbeck.base.errors import DataError, LedgerError, SettingError, TranscriptError
 from limbeck.base.printable import plain_console
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from limbeck.client import ledger as ledgers
     from limbeck.client.transcript import Sent
     from limbeck.plans.schema import Plan
-    from limbeck.protos.messages import Offer, Share
+    from limbeck.protos.messages import Share
 
 policy_app = typer.Typer(
     help="""What a plan may ask of this site.
@@ -78,10 +78,11 @@ def check_policy(
     from limbeck.client import policy as policies
     from limbeck.client.site import Site
     from limbeck.plans import accounting
+    from limbeck.protos import plan_file
 
     if policy.is_dir():
-        Site(policy).check_ledger()
-    console, offer, rules = plain_console(), _offer(plan), policies.read(_policy_path(policy))
+        Site(policy).account.check()
+    console, offer, rules = plain_console(), plan_file.read(plan), policies.read(_policy_path(policy))
     asked = offer.plan
     broken = list(rules.broken_rules(asked, offer.author))
     cost = accounting.epsilon(((asked.teaching, asked.counts),), rules.budget.delta)
@@ -211,7 +212,7 @@ def verify_ledger(
             f"Expected the head {head} among {len(book.rows)} rows, found none: the ledger is not a later state of that one."
         )
     if path.is_dir():
-        Site(path).check_ledger(every_line=True)
+        Site(path).account.check(every_line=True)
     print(f"{len(book.rows)} rows, head {book.head}")
 
 
@@ -376,14 +377,14 @@ def show_transcript(
 
 def _show_message(console: Console, sent: Sent, path: Path, plan_path: Path | None) -> None:
     from limbeck.client.site import Site
-    from limbeck.protos import codec
+    from limbeck.protos import codec, plan_file
     from limbeck.protos.messages import Share, Taught
 
     if plan_path is None and path.is_dir():
         plan_path = Site(path).state(sent.plan_hash) / PLAN
     if plan_path is None:
         raise SettingError("Expected --plan with a transcript's file, got none: a message is decoded under its plan.")
-    plan = _offer(plan_path).plan if plan_path.exists() else None
+    plan = plan_file.read(plan_path).plan if plan_path.exists() else None
     if plan is None or codec.plan_hash(plan) != sent.plan_hash:
         raise DataError(f"Expected the plan {sent.plan_hash.hex()[:16]} in {plan_path}, found none or another.")
     reply = codec.decode_stored_reply(sent.data, plan=plan, expecting=codec.implied_request(sent.data, plan))
@@ -446,21 +447,10 @@ def _describe(book: ledgers.Book) -> dict[str, Any]:
     }
 
 
-def _offer(path: Path) -> Offer:
-    from limbeck.protos import codec
-
-    try:
-        return codec.decode_offer(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"Expected a plan at {path}: {error}.") from error
-    except WireError as error:
-        raise DataError(f"Expected a plan in {path}: {error}") from error
-
-
 def _policy_path(path: Path) -> Path:
     from limbeck.client.site import Site
 
-    return path / Site(path).settings.policy if path.is_dir() else path
+    return Site(path).policy_path if path.is_dir() else path
 
 
 def _ledger_path(path: Path) -> Path:

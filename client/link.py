@@ -1,9 +1,8 @@
 """The site's end of the link: dial out to the coordinator, take its questions, have them answered in a child process, send the answers.
 
-A question is named by its message id. Its answer lies in a file of that name before it is sent, so a question that comes
-again, after a break or by whoever repeats it, is answered by the same bytes; one that is being answered is not begun a
-second time. Nothing that comes is executed: it is decoded, in a process whose memory is bounded and not in the daemon, and
-given to the client app that is installed here.
+A question is identified by its message id. Its answer is in a file of that name before it is sent, so a question that is repeated, after
+a break or by anybody, is answered by the same bytes; one that is being answered is not started a second time. Nothing that arrives is
+executed: it is decoded, not in the daemon but in a process whose memory is bounded, and given to the client app that is installed here.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import grpc
 
@@ -32,20 +32,28 @@ log = logging.getLogger(__name__)
 
 FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
 HELLO_SECONDS = 30.0
-# Questions that wait here; the coordinator has its own bound.
+# Questions that wait here at most; the coordinator has a bound of its own.
 OPEN = 64
-# Answers that are kept for questions that come again: so many, or the last of this many bytes.
+# Answers that are kept for questions that are repeated: the last of them, at most so many and of so many bytes in all.
 ANSWERS, ANSWER_BYTES = 256, 2 << 30
-DAEMON_LOCK = "daemon.lock"
-# Where an answer cannot be kept, before the question is answered anew.
+# The wait before a question is answered again whose answer could not be stored.
 ROOM_SECONDS = 10.0
+
+
+class _Credentials(NamedTuple):
+    """PEM: the authority's certificate, this site's certificate and its key."""
+
+    ca: bytes
+    certificate: bytes
+    key: bytes
 
 
 class Daemon:
     """A site on the link, until `stop`. It is the station of all its connections.
 
-    client_app: "module:name", limbeck's own but for tests. Raises SettingError or DataError where the site cannot be
-    connected as it is set.
+    client_app: "module:name"; another than limbeck's only in tests.
+
+    Raises: SettingError or DataError if the site cannot be connected with its settings.
     """
 
     def __init__(self, site: Site, *, client_app: str = CLIENT_APP) -> None:
@@ -69,36 +77,36 @@ class Daemon:
         self._check_certificate()
 
     def _check_certificate(self) -> None:
-        """The certificate is for this site and valid now, and its key is nobody else's to read. Raises SettingError, DataError."""
+        """Raise SettingError or DataError unless the certificate is for this site and valid now, and only its owner can read its key."""
         try:
-            self._check_time(certificate := self._credentials()[1])
-            found = tls.name_of(certificate)
+            self._check_time(certificate := self._credentials().certificate)
+            name = tls.name_of(certificate)
         except OSError as error:
             raise DataError(f"Expected PEM files for TLS: {error}.") from error
         except (WireError, ValueError) as error:
             raise SettingError(f"Expected a site's certificate in {self.settings.certificate}: {error}") from error
-        if found != self.site.name:
+        if name != self.site.name:
             raise SettingError(
                 f"Expected a certificate of {self.site.name!r}, as site.toml names the site, in {self.settings.certificate}, "
-                f"got one of {found!r}."
+                f"got one of {name!r}."
             )
 
     def _check_time(self, certificate: bytes) -> None:
         tls.check_time(certificate, self.settings.certificate, datetime.now(UTC))
 
-    def _credentials(self) -> tuple[bytes, bytes, bytes]:
-        """Authority, certificate and key, read anew for every connection: they may have been renewed.
+    def _credentials(self) -> _Credentials:
+        """Read for every connection, because they may have been renewed.
 
-        Raises SettingError where others than its owner can read the key, FileNotFoundError where a file is not there.
+        Raises: SettingError if others than its owner can read the key, OSError if a file cannot be read.
         """
-        own = self.settings
-        check_private(self.site.folder / own.key)
-        return tuple((self.site.folder / name).read_bytes() for name in (own.ca, own.certificate, own.key))  # type: ignore[return-value]
+        folder, settings = self.site.folder, self.settings
+        check_private(folder / settings.key)
+        return _Credentials(*((folder / name).read_bytes() for name in (settings.ca, settings.certificate, settings.key)))
 
     # Life
 
     async def run(self) -> None:
-        """Stay connected and answer, until SIGTERM, SIGINT or `stop`; then finish the question under way, within the grace."""
+        """Stay connected and answer, until SIGTERM, SIGINT or `stop`; then finish the current question, within the grace period."""
         loop = asyncio.get_running_loop()
         with contextlib.suppress(ValueError, RuntimeError):  # only a main thread has signals
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -117,36 +125,36 @@ class Daemon:
                     self._spare.get_nowait().stop()
                 if self._child is not None:
                     self._child.stop()
-                found = await asyncio.gather(*tasks, return_exceptions=True)
-            for error in found:
-                if isinstance(error, Exception):
-                    raise error
+                results = await asyncio.gather(*tasks, return_exceptions=True)
+            for result in results:
+                if isinstance(result, Exception):
+                    raise result
 
     def stop(self) -> None:
-        """Begin to leave."""
+        """Start to leave."""
         self._stopping.set()
 
     async def _leave(self) -> None:
         if not self._idle.is_set() or self._outbox:
-            log.info("Leaving as soon as the answer under way is sent, at most in %g s.", self.settings.grace_seconds)
+            log.info("Leaving as soon as the current answer is sent, within %g s.", self.settings.grace_seconds)
         try:
             async with asyncio.timeout(self.settings.grace_seconds):
                 await self._idle.wait()
                 while self._outbox:
                     await asyncio.sleep(0.05)
         except TimeoutError:
-            log.warning("The answer under way is given up after %g s of grace.", self.settings.grace_seconds)
+            log.warning("The current answer is given up after a grace period of %g s.", self.settings.grace_seconds)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Two daemons of one site would take turns to cut each other off."""
-        with alone(self.site.link_state / DAEMON_LOCK, "daemon of the site"):
+        """Only one daemon of a site at a time: two would disconnect each other in turn."""
+        with alone(self.site.daemon_lock, "daemon of the site"):
             yield
 
     # Answering
 
     async def _work(self) -> None:
-        """One question after the other, each in a process of its own."""
+        """Answer one question after the other, each in its own process."""
         while True:
             self._idle.set()
             question = await self._todo.get()
@@ -162,7 +170,7 @@ class Daemon:
             self._prune()
 
     async def _answer(self, question: Question, path: Path) -> None:
-        """Into a file. Where the disk is full, nothing is sent and the question waits: what it was charged for, the site has noted."""
+        """Answer into a file. If the disk is full, nothing is sent and the question waits; its charge is noted at the site."""
         while True:
             child = self._child = await self._spare.get()
             try:
@@ -176,7 +184,7 @@ class Daemon:
             await asyncio.sleep(ROOM_SECONDS)
 
     async def _fork(self) -> None:
-        """Keep processes ready: one on its way from hand to hand, one behind it."""
+        """Keep processes ready: one in the queue, and one that waits for its place."""
         memory = self.settings.memory_mb << 20
         while True:
             child = await asyncio.to_thread(Child, self.site.folder, self.site.link_state, memory, self._client_app)
@@ -190,7 +198,7 @@ class Daemon:
         return self._answers / message_id.hex()
 
     def _prune(self) -> None:
-        """Forget the oldest answers that were sent, beyond what is kept."""
+        """Delete the oldest answers that were sent, beyond the number and size that are kept."""
         kept, size = 0, 0
         for path in sorted(self._answers.iterdir(), key=lambda path: path.stat().st_mtime_ns, reverse=True):
             kept, size = kept + 1, size + path.stat().st_size
@@ -200,7 +208,7 @@ class Daemon:
     # The station
 
     def wants(self, announce: Announce) -> bool:
-        """A question is wanted unless it is answered or being answered. Raises WireError where it is too long, or too many are open."""
+        """A question is wanted unless it is answered or being answered. Raises WireError if it is too long, or too many are open."""
         if self._path(announce.id).exists():
             self._to_be_sent(announce.id)
             return False
@@ -213,7 +221,7 @@ class Daemon:
         return True
 
     def receive(self, transfer_id: bytes, data: bytes) -> None:
-        """Queue a question, unread: its bytes come from a peer, and this process has no bound on its memory."""
+        """Queue a question without decoding it: its bytes come from a peer, and the memory of this process is not bounded."""
         self._open[transfer_id] = len(data)
         self._todo.put_nowait(Question(id=transfer_id, node=self._node, data=data))
 
@@ -222,7 +230,7 @@ class Daemon:
         self._news.set()
 
     async def next_transfer(self) -> Transfer:
-        """The oldest answer that is to be sent."""
+        """The oldest answer that is still to be sent."""
         while not self._outbox:
             self._news.clear()
             await self._news.wait()
@@ -243,32 +251,32 @@ class Daemon:
             except (Disconnected, DataError, SettingError) as error:
                 reason = str(error)
             except WireError as error:
-                reason = f"it does not speak as it should: {error}"
+                reason = f"it broke the protocol: {error}"
             failures = 0 if self._was_connected else failures + 1
-            # Jitter, so that hundreds of sites do not all come back at the same moment.
+            # Jitter, so that hundreds of sites do not all dial again at the same moment.
             pause = min(FIRST_BACKOFF * 2 ** min(failures, 10), LONGEST_BACKOFF) * random.uniform(0.5, 1.5)
             log.warning("No connection to %s: %s. Dialling again in %.1f s.", self.settings.address, reason, pause)
             await asyncio.sleep(pause)
 
     async def _connect(self) -> None:
-        """One connection, from the dialling to its end. Raises Disconnected, WireError, DataError."""
+        """One connection, from dialling to its end. Raises Disconnected, WireError, DataError."""
         self._was_connected = False
-        own = self.settings
+        settings = self.settings
         try:
             ca, certificate, key = self._credentials()
             self._check_time(certificate)
         except OSError as error:
             raise DataError(f"Expected PEM files for TLS: {error}.") from error
-        route = proxy.route(own.address, own.proxy)
+        route = proxy.route(settings.address, settings.proxy)
         if route != self._route:
             self._route = route
             log.info("Dialling %s.", route)
         options: list[tuple[str, str | int]] = [*link.OPTIONS, *route.options, ("grpc.use_local_subchannel_pool", 1)]
-        if own.server_name is not None:
-            options.append(("grpc.ssl_target_name_override", own.server_name))
+        if settings.server_name is not None:
+            options.append(("grpc.ssl_target_name_override", settings.server_name))
         credentials = grpc.ssl_channel_credentials(ca, key, certificate)
         with proxy.undisturbed():
-            dialled = grpc.aio.secure_channel(own.address, credentials, options=options)
+            dialled = grpc.aio.secure_channel(settings.address, credentials, options=options)
         async with dialled as channel:
             call = channel.stream_stream(link_codec.CONNECT)()
 
@@ -284,15 +292,15 @@ class Daemon:
             try:
                 async with asyncio.timeout(HELLO_SECONDS):
                     await write(link.hello())
-                    found = await read()
+                    greeting = await read()
             except TimeoutError:
                 raise Disconnected(f"no greeting within {HELLO_SECONDS:g} s") from None
-            if not isinstance(found, Hello) or not found.heartbeat_seconds:
+            if not isinstance(greeting, Hello) or not greeting.heartbeat_seconds:
                 raise WireError("Expected the coordinator's hello first, got something else.")
             self._was_connected = True
-            log.info("%s is connected to %s (limbeck %s there).", self.site.name, own.address, found.limbeck)
+            log.info("%s is connected to %s (limbeck %s there).", self.site.name, settings.address, greeting.limbeck)
             try:
-                await Connection(self, read, write, heartbeat=found.heartbeat_seconds).run()
+                await Connection(self, read, write, heartbeat=greeting.heartbeat_seconds).run()
             except WireError as error:
                 await link.say_why(write, error)
                 raise
@@ -302,7 +310,7 @@ class Daemon:
 
 @contextlib.contextmanager
 def _explained() -> Iterator[None]:
-    """gRPC's errors as the connection's end."""
+    """Raise Disconnected in place of gRPC's own errors."""
     try:
         yield
     except grpc.aio.AioRpcError as error:

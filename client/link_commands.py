@@ -38,7 +38,7 @@ def run(
 
     logging.getLogger("limbeck").setLevel(logging.INFO)
     own = Site(site.parent if site.name == "site.toml" else site)
-    own.check_ledger()
+    own.account.check()
     link.run(own)
 
 
@@ -63,5 +63,5 @@ def encode(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(own.name, total=None)
-        rows = own.encode_records(lambda done, total: bar.update(task, completed=done, total=total))
+        rows = own.records.encode(lambda done, total: bar.update(task, completed=done, total=total))
     print(f"{rows} records are encoded.")

@@ -1,8 +1,8 @@
-"""Whether a site dials its coordinator through a proxy, and through which: one answer, for the daemon and for the doctor alike.
+"""Whether a site dials its coordinator through a proxy, and through which: one answer, for the daemon and the doctor alike.
 
-gRPC reads `https_proxy` and others by itself, and what only opens a socket does not: each would take another way. So the way is decided
-here, gRPC is told it, and nothing else in the environment has a say. TLS runs from end to end either way: a proxy sees whom a site dials,
-when and how much, and neither messages nor names.
+gRPC reads `https_proxy` and others by itself, and a plain socket does not: the two would take different routes. So the route is decided
+here, gRPC is told which it is, and nothing else in the environment has a say. TLS is end to end either way: a proxy sees which address a
+site dials, when, and how much is sent, but neither messages nor names.
 """
 
 from __future__ import annotations
@@ -26,16 +26,21 @@ NONE, ENVIRONMENT = "none", "environment"
 PROXIES = ("grpc_proxy", "https_proxy", "HTTPS_PROXY", "http_proxy")
 EXCEPTIONS = ("no_grpc_proxy", "no_proxy", "NO_PROXY")
 PROXY_PORT = 80
-# Of a proxy's answer to CONNECT, header included.
+# The length of a proxy's answer to CONNECT at most, header included.
 ANSWER_BYTES = 8192
-# A name that no coordinator has: where gRPC finds it, it looks no further for exceptions.
+# A name that no coordinator has: with it as the exception, gRPC looks for no others.
 _NOBODY = "limbeck.invalid"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """The way to an address, HOST:PORT. proxy: HOST and port of the proxy, or None. credentials: "user:password" for it, or None.
-    why: what decided so, for people."""
+    """The route to an address.
+
+    address: HOST:PORT.
+    proxy: host and port of the proxy, or None.
+    credentials: "user:password" for the proxy, or None.
+    why: what decided on this route, for people.
+    """
 
     address: str
     proxy: tuple[str, int] | None = None
@@ -48,20 +53,25 @@ class Route:
 
     @property
     def proxy_address(self) -> str:
-        """HOST:PORT of the proxy; nobody's password."""
+        """HOST:PORT of the proxy, without the password."""
         host, port = self.proxy or ("", 0)
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     @property
     def options(self) -> list[tuple[str, str | int]]:
-        """gRPC's options for a channel that takes this way; see `undisturbed`."""
+        """gRPC's options for a channel by this route; see `undisturbed`."""
         if self.proxy is None:
             return [("grpc.enable_http_proxy", 0)]
         user = f"{self.credentials}@" if self.credentials else ""
         return [("grpc.enable_http_proxy", 1), ("grpc.http_proxy", f"http://{user}{self.proxy_address}")]
 
     def connect(self, seconds: float) -> socket.socket:
-        """A connection that takes this way. seconds: for each step. Raises OSError, or SettingError where a proxy refuses."""
+        """A connection by this route.
+
+        seconds: the limit for each step.
+
+        Raises: OSError if there is no connection, SettingError if a proxy refuses.
+        """
         host, _, port = self.address.rpartition(":")
         if self.proxy is None:
             return socket.create_connection((host.strip("[]"), int(port)), timeout=seconds)
@@ -87,7 +97,14 @@ class Route:
 
 
 def route(address: str, setting: str, environment: Mapping[str, str] = os.environ) -> Route:
-    """The way to an address. setting: link.proxy, "none", "environment" or "http://HOST:PORT". Raises SettingError for no such proxy."""
+    """The route to an address.
+
+    address: HOST:PORT.
+    setting: link.proxy, which is "none", "environment" or "http://HOST:PORT".
+    environment: variables that name a proxy, and exceptions from it.
+
+    Raises: SettingError if the proxy is not one of http://HOST:PORT.
+    """
     name = next((name for name in PROXIES if environment.get(name)), None)
     if setting not in {NONE, ENVIRONMENT}:
         return _through(address, setting, "link.proxy")
@@ -105,7 +122,7 @@ def route(address: str, setting: str, environment: Mapping[str, str] = os.enviro
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """While a channel is made: gRPC reads exceptions of its own from the environment then, by other rules; here they are decided on."""
+    """Keep gRPC, while it makes a channel, from reading exceptions from the environment by rules of its own: `route` decides on them."""
     before = os.environ.get(EXCEPTIONS[0])
     os.environ[EXCEPTIONS[0]] = _NOBODY
     try:
@@ -133,7 +150,7 @@ def _through(address: str, text: str, source: str) -> Route:
         host, port = parts.hostname, parts.port or PROXY_PORT
     except ValueError:
         host, port, parts = None, 0, urlsplit("")
-    # Whatever ends a line in a header, or a password in a log, has no place in one.
+    # No character may end a line of the header, and no password may get into a log.
     if parts.scheme != "http" or not host or not url.isprintable() or " " in url:
         shown = re.sub(r"//.*@", "//", printable(text, 80))
         raise SettingError(f"Expected a proxy as http://HOST:PORT in {source}, got {shown!r}.")
@@ -142,7 +159,7 @@ def _through(address: str, text: str, source: str) -> Route:
 
 
 def _excepted(address: str, text: str) -> bool:
-    """Whether a list of exceptions has this address: names and all below them, addresses, networks, "*"; with a port or without."""
+    """Whether a list of exceptions contains this address: names and their sub-domains, addresses, networks, "*"; with a port or without."""
     host, _, port = address.rpartition(":")
     host = host.strip("[]").lower()
     return any(_matches(host, port, entry.strip().lower()) for entry in text.split(","))
@@ -152,13 +169,13 @@ def _matches(host: str, port: str, entry: str) -> bool:
     with contextlib.suppress(ValueError):
         network = ipaddress.ip_network(entry.strip("[]"), strict=False)
         try:
-            own = ipaddress.ip_address(host)
+            host_address = ipaddress.ip_address(host)
         except ValueError:
             return False
-        return own.version == network.version and own in network
-    name, colon, own_port = entry.rpartition(":")
+        return host_address.version == network.version and host_address in network
+    name, colon, entry_port = entry.rpartition(":")
     if colon:
-        if own_port != port:
+        if entry_port != port:
             return False
         entry = name.strip("[]")
     name = entry.removeprefix("*").lstrip(".")
@@ -166,7 +183,7 @@ def _matches(host: str, port: str, entry: str) -> bool:
 
 
 def _head(connection: socket.socket, until: float) -> bytes:
-    """The answer to CONNECT up to its empty line, and not a byte more: what follows is the other end's. until: monotonic time."""
+    """The answer to CONNECT up to its empty line, and not a byte more: the rest is sent by the coordinator. until: monotonic time."""
     answer = bytearray()
     while not answer.endswith(b"\r\n\r\n") and len(answer) < ANSWER_BYTES:
         if (left := until - time.monotonic()) <= 0:

@@ -15,12 +15,9 @@ from limbeck.base.errors import LedgerError, LimbeckError, SettingError
 from limbeck.client import ledger as ledgers
 from limbeck.client.ledger import Row, Terms
 from limbeck.client.site import Site
-from limbeck.client.witness import BLACK_BOX, DECLARED, DIGITS, Named
+from limbeck.client.witness import BLACK_BOX, BLACK_BOX_ANSWERS, CHARGE, DECLARED, DIGITS, PLAN, WHY_BLACK_BOX, Named
 from limbeck.plans.schema import Plan
 from limbeck.protos import codec
-
-CHARGE = "teacher"
-DAEMON_LOCK = "daemon.lock"
 
 
 def move(site: Site, source: Path | None = None) -> tuple[Path, Path]:
@@ -177,8 +174,8 @@ def _charge(rows: list[Row], plan: Plan, named: Named, site: Site) -> None:
     if named.kind == DECLARED:
         content: dict[str, object] = {
             "plan": plan_hash.hex(),
-            "what": "answers of a black-box teacher",
-            "why": "no DP guarantee: limbeck did not train it",
+            "what": BLACK_BOX_ANSWERS,
+            "why": WHY_BLACK_BOX,
             "site": site.name,
         }
         rows.append(ledgers.next_row(rows, "declared", content))
@@ -190,7 +187,7 @@ def _charge(rows: list[Row], plan: Plan, named: Named, site: Site) -> None:
 
 def _plan(site: Site, named: Named) -> Plan | None:
     """The plan of this hash, if the site still holds it."""
-    path = site.folder / site.settings.state / named.plan[:DIGITS] / "plan.pb"
+    path = site.states / named.plan[:DIGITS] / PLAN
     try:
         plan = codec.decode_offer(path.read_bytes()).plan
     except (OSError, LimbeckError):
@@ -223,10 +220,9 @@ def _replace(path: Path, rows: Sequence[Row], suffix: str) -> Path | None:
 
 def _check_stopped(site: Site) -> None:
     """Raise SettingError where the site's daemon runs: it would go on with the ledger that it has open."""
-    lock = site.folder / site.settings.state / "link" / DAEMON_LOCK
-    if not lock.exists():
+    if not site.daemon_lock.exists():
         return
-    with lock.open("rb") as file:
+    with site.daemon_lock.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -1,6 +1,6 @@
 """An example server for a black-box teacher: any scikit-learn or ONNX model, or a user's own, behind the TeacherService of `protos/`.
 
-It runs on the machine of the model's owner and listens on a loopback address unless told otherwise. Its answers carry no DP guarantee.
+It runs on the machine of the model's owner and listens on a loopback address unless told otherwise. Its answers have no DP guarantee.
 
 Shape legend: N inputs in a batch, K classes, M draws.
 """
@@ -15,7 +15,6 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote
@@ -31,6 +30,7 @@ from limbeck.base import check
 from limbeck.base.errors import DataError, SettingError, WireError
 from limbeck.base.files import check_private
 from limbeck.base.printable import printable
+from limbeck.base.references import load_function
 from limbeck.client.noise import SystemEntropy
 from limbeck.client.proxy import is_loopback
 from limbeck.operators import Power, Sampled, TopK
@@ -40,31 +40,38 @@ from limbeck.protos.teacher import Answers, Batch, Description, Inputs, Kind
 log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 10.0
-# Calls at once: in all, from one address that is not this machine, over one connection. Each may hold a message of codec.MAX_MESSAGE.
+# Concurrent calls at most: in all, from one address that is not this machine, and over one connection. Each may hold a message of
+# codec.MAX_MESSAGE bytes.
 CALLS, CALLS_OF_A_PEER, CALLS_OF_A_CONNECTION = 32, 8, 4
-# Connections at once, far below the descriptors that a process has by default; and how long one may take to say what it speaks.
+# Concurrent connections at most, far fewer than the descriptors that a process has by default; and the limit for a TLS handshake.
 CONNECTIONS, HANDSHAKE_SECONDS = 256, 5.0
-# After which a call is ended that neither asks nor takes its answers; a call begins with its first message, so that may take less.
+# A call is ended that neither asks nor accepts its answers for so long. The first message is there sooner: the call begins with it.
 IDLE_SECONDS, FIRST_SECONDS = 120.0, 10.0
-# A model's probabilities in float32 add up to 1 within this; logits do not.
+# How far from 1 a model's float32 probabilities may add up to; logits are farther.
 SUM_TOLERANCE = 1e-3
 
-Array = NDArray[Any]
+Array = NDArray[np.generic]
+# grpc ships no types: a ServicerContext of grpc.aio.
+Context = Any
 T = TypeVar("T")
 
 _SHUTTING_DOWN = (grpc.StatusCode.UNAVAILABLE, "the teacher is shutting down")
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-# Of a question about health, which names a service.
+# The length of a question about a service's health at most.
 _HEALTH_BYTES = 1 << 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Model:
-    """A model to serve. name: changes with the model. labels: names of the K classes.
+    """A model to serve. It has either `probabilities` or `label`, functions of inputs: (N, D) float32 rows, (N, H, W) or (N, H, W, C)
+    bytes, or (N,) texts.
 
-    One of two functions of inputs, (N, D) float32 rows, (N, H, W) or (N, H, W, C) bytes, or (N,) texts:
-    probabilities: to (N, K), rows adding up to 1. label: of inputs, draws and temperature, to N times M labels; tempered: whether it
-    draws them at the temperature.
+    name: changes with the model.
+    labels: names of the K classes.
+    inputs: which of these inputs the model takes.
+    probabilities: from inputs to (N, K), with rows that add up to 1.
+    label: from inputs, draws and temperature to N times M labels.
+    tempered: whether `label` draws at the temperature.
     """
 
     name: str
@@ -80,9 +87,13 @@ class Model:
 
 
 class Teacher:
-    """A model as the service shows it. labels_only: labels are drawn from its probabilities, which themselves do not leave.
+    """A model as the service presents it.
 
-    top_k: the most probabilities an input is answered with, by default all. Raises SettingError for settings that do not fit the model.
+    labels_only: whether labels are drawn from the model's probabilities, which themselves are not sent.
+    top_k: how many probabilities an input is answered with at most; by default all.
+    max_batch: inputs in a message at most.
+
+    Raises: SettingError if the settings do not fit the model.
     """
 
     def __init__(self, model: Model, *, labels_only: bool = False, top_k: int | None = None, max_batch: int = 1024) -> None:
@@ -107,7 +118,7 @@ class Teacher:
         self._entropy = SystemEntropy()
 
     def answer(self, batch: Batch) -> Answers:
-        """Answers to a batch. Raises DataError where the model gives what is neither probabilities nor its labels."""
+        """Answers to a batch. Raises DataError if the model returns neither probabilities nor its labels."""
         if self.model.label is not None:
             texts = self.model.label(batch.x_N, batch.draws, batch.temperature)
             return Answers(first=batch.first, answers=self._label_ids(texts, batch))
@@ -143,13 +154,13 @@ class Teacher:
 
 
 def sklearn_model(path: Path, *, inputs: Inputs = Inputs.ROWS) -> Model:
-    """A fitted scikit-learn classifier out of a joblib or pickle file.
+    """A fitted scikit-learn classifier from a joblib or pickle file.
 
-    Loading such a file runs whatever code its writer put in: load only your own. Images are given to it as rows of [0, 1].
+    Loading such a file runs whatever code its author put into it: load only files of your own. Images become rows in [0, 1].
     """
     import joblib
 
-    log.warning("Loading %s runs the code in it: serve only a file that you made yourself.", path)
+    log.warning("Loading %s runs the code in it: serve only files that you made yourself.", path)
     try:
         estimator = joblib.load(path)
         if not len(estimator.classes_):
@@ -163,8 +174,9 @@ def sklearn_model(path: Path, *, inputs: Inputs = Inputs.ROWS) -> Model:
     return estimator_model(estimator, name=_name(type(estimator).__name__, path), inputs=inputs)
 
 
+# scikit-learn ships no types: `estimator` has classes_, predict and perhaps predict_proba.
 def estimator_model(estimator: Any, *, name: str, inputs: Inputs) -> Model:
-    """A fitted scikit-learn classifier; one without probabilities gives its one label as often as it is asked."""
+    """A fitted scikit-learn classifier; one without probabilities repeats its one label for every draw."""
     labels = tuple(str(label) for label in estimator.classes_)
     if hasattr(estimator, "predict_proba"):
         return Model(
@@ -180,10 +192,15 @@ def estimator_model(estimator: Any, *, name: str, inputs: Inputs) -> Model:
 def onnx_model(
     path: Path, *, inputs: Inputs | None = None, labels: Sequence[str] | None = None, logits: bool = False
 ) -> Model:
-    """An ONNX classifier with one input and one float output (N, K), or one called "probabilities", run by onnxruntime on the CPU.
+    """An ONNX classifier with one input and one float output (N, K), or one named "probabilities", run by onnxruntime on the CPU.
 
-    inputs: by default texts for strings, images for 3 or 4 dimensions, rows for 2. Images are given in [0, 1], as (N, H, W), as (N, C,
-    H, W) or as rows, by the input's dimensions. labels: by default "0", "1" ... logits: the output is softmax's argument.
+    Images are given in [0, 1], as (N, H, W), as (N, C, H, W) or as rows, depending on the dimensions of the model's input.
+
+    inputs: by default texts for strings, images for 3 or 4 dimensions, rows for 2.
+    labels: by default "0", "1" ...
+    logits: whether the output is the argument of a softmax.
+
+    Raises: DataError if the file is not such a model, SettingError if it does not say how many classes it has and `labels` does not either.
     """
     import onnxruntime
 
@@ -219,38 +236,32 @@ def onnx_model(
             x = x.astype(np.float64)
         if source.type == "tensor(string)" and rank == 2:
             x = x[:, None]
-        (found,) = session.run([output.name], {source.name: x})
-        return torch.from_numpy(found).double().softmax(-1).numpy() if logits else np.asarray(found)
+        (scores,) = session.run([output.name], {source.name: x})
+        return torch.from_numpy(scores).double().softmax(-1).numpy() if logits else np.asarray(scores)
 
     return Model(name=_name("onnx", path), labels=tuple(labels), inputs=inputs, probabilities=probabilities)
 
 
 def user_model(reference: str) -> Model:
-    """What "module:factory" makes: a function without arguments that returns a Model."""
-    module, colon, name = reference.partition(":")
-    if not colon:
-        raise SettingError(f"Expected module:factory, got {reference!r}.")
-    try:
-        factory = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise SettingError(f"Expected a factory {reference!r}: {error}.") from error
-    model = factory()
+    """The model that "module:factory" makes, a function without arguments. Raises SettingError if there is no such function."""
+    model = load_function(reference, expected="a function without arguments")()
     if not isinstance(model, Model):
         raise SettingError(f"Expected {reference!r} to return a limbeck.client.serving.Model, got {type(model).__name__}.")
     return model
 
 
 def _name(kind: str, path: Path) -> str:
-    """Changes with the content of the file, and of the one beside it where ONNX keeps large weights."""
-    beside = path.with_name(f"{path.name}.data")
-    digest = hashlib.sha256(path.read_bytes() + (beside.read_bytes() if beside.exists() else b""))
+    """A name that changes with the content of the file, and with that of the file beside it in which ONNX keeps large weights."""
+    weights = path.with_name(f"{path.name}.data")
+    digest = hashlib.sha256(path.read_bytes() + (weights.read_bytes() if weights.exists() else b""))
     return f"{kind} {path.name} {digest.hexdigest()[:12]}"
 
 
-def as_rows(x_N: Array) -> Any:
+def as_rows(x_N: Array) -> Array | list[str]:
     """Inputs as scikit-learn takes them: float32 rows, bytes as [0, 1]; texts as a list."""
     if x_N.dtype.kind == "U":
-        return x_N.tolist()
+        texts: list[str] = x_N.tolist()
+        return texts
     return _unit(x_N).reshape(len(x_N), -1)
 
 
@@ -273,22 +284,29 @@ def _unit(x_N: Array) -> NDArray[np.float32]:
 
 @dataclass(eq=False)
 class _Call:
-    """A call under way. peer: its address without the port. waiting: since when the peer is waited for, in monotonic time, or None.
-    ended: why the call is to end, once it is; only one that waits for its peer is."""
+    """A call in progress.
+
+    peer: the other end's address without the port.
+    ended: why the call is to end, once it is; only a call that waits for its peer is ended.
+    waiting: since when the peer is waited for, in monotonic time, or None.
+    """
 
     peer: str
     ended: asyncio.Future[tuple[grpc.StatusCode, str]]
     waiting: float | None = None
 
     def end(self, code: grpc.StatusCode, why: str) -> None:
-        """Let the call end, if it has not been told so before."""
+        """End the call, if it was not ended before."""
         if not self.ended.done():
             self.ended.set_result((code, why))
 
 
 class _Calls:
-    """All calls under way, never more than there may be. Where a new one finds them full, the one that has waited longest for its peer
-    makes room: so nobody is kept out by peers that do nothing, however many they are."""
+    """All calls in progress, never more than are allowed. When there are as many and a new one comes, the call that has waited longest for
+    its peer is ended: so nobody is kept out by peers that do nothing, however many they are.
+
+    most: in all. most_of_a_peer: from one address that is not this machine.
+    """
 
     def __init__(self, most: int, most_of_a_peer: int) -> None:
         self._most, self._most_of_a_peer = most, most_of_a_peer
@@ -296,34 +314,34 @@ class _Calls:
         self._stopping = False
 
     def begin(self, peer: str) -> _Call | None:
-        """A new call; None where all that are open are busy with questions of theirs. Peers on this machine cannot be told apart."""
-        of_peer = [own for own in self._calls if own.peer == peer]
-        of_some = of_peer if len(of_peer) >= self._most_of_a_peer and not is_loopback(f"{peer}:0") else None
-        if of_some is None and len(self._calls) >= self._most:
-            of_some = list(self._calls)
-        if of_some is not None:
-            idle = [(own.waiting, own) for own in of_some if own.waiting is not None]
+        """A new call; None if all open calls are busy with questions. Peers on this machine cannot be told apart."""
+        of_peer = [each for each in self._calls if each.peer == peer]
+        competing = of_peer if len(of_peer) >= self._most_of_a_peer and not is_loopback(f"{peer}:0") else None
+        if competing is None and len(self._calls) >= self._most:
+            competing = list(self._calls)
+        if competing is not None:
+            idle = [(each.waiting, each) for each in competing if each.waiting is not None]
             if not idle:
                 return None
             since, longest = min(idle, key=lambda each: each[0])
             self._calls.discard(longest)
             longest.end(
                 grpc.StatusCode.UNAVAILABLE,
-                f"{len(of_some)} calls are open, and this one was idle longest: {time.monotonic() - since:.1f} s",
+                f"{len(competing)} calls are open, and this one was idle longest: {time.monotonic() - since:.1f} s",
             )
         call = _Call(peer, asyncio.get_running_loop().create_future())
         self._calls.add(call)
         return call
 
     def over(self, call: _Call) -> None:
-        """A call has ended."""
+        """Note that a call has ended."""
         self._calls.discard(call)
 
     async def patiently(self, call: _Call, step: Awaitable[T], seconds: float) -> T:
-        """What the peer does next, awaited for so long. Raises _Ended where it takes too long, or the call has to end meanwhile."""
+        """The result of a step of the peer, awaited for so long. Raises _Ended if it takes longer, or the call is ended meanwhile."""
         call.waiting = time.monotonic()
         doing = asyncio.ensure_future(step)
-        both: list[asyncio.Future[Any]] = [doing, call.ended]
+        both: list[asyncio.Future[T] | asyncio.Future[tuple[grpc.StatusCode, str]]] = [doing, call.ended]
         if self._stopping:
             call.end(*_SHUTTING_DOWN)
         try:
@@ -338,7 +356,7 @@ class _Calls:
             doing.cancel()
 
     def stop(self) -> None:
-        """End those that wait, now, and the others before they wait again."""
+        """End the calls that wait now, and the others before they wait again."""
         self._stopping = True
         for call in self._calls:
             if call.waiting is not None:
@@ -346,7 +364,7 @@ class _Calls:
 
 
 class _Ended(Exception):
-    """A call is to end with this status and sentence."""
+    """A call has to end with this status and message."""
 
     def __init__(self, code: grpc.StatusCode, why: str) -> None:
         super().__init__(why)
@@ -356,31 +374,31 @@ class _Ended(Exception):
 class _Service:
     """The methods of TeacherService, and the health check beside it: bytes in and bytes out, as the codec checks them.
 
-    No call holds a thread while it waits for its peer, the calls of the health check as little as the others.
+    No call holds a thread while it waits for its peer, not even a call of the health check.
     """
 
     def __init__(self, teacher: Teacher, idle_seconds: float) -> None:
         self.teacher, self._idle_seconds = teacher, idle_seconds
         self.calls = _Calls(CALLS, CALLS_OF_A_PEER)
         self.stopping = False
-        # Models need not be safe to call from several threads at once, and two at once would not be faster.
+        # A model may not be thread-safe, and two calls at once would not be faster.
         self.model = ThreadPoolExecutor(1, "limbeck-model")
 
     def handlers(self) -> dict[str, dict[str, grpc.RpcMethodHandler]]:
         """Methods by service."""
         methods = {codec.SERVICE: {"Describe": self._describe, "Answer": self._answer}, _HEALTH: {"Check": self._check}}
         return {
-            service: {name: grpc.stream_stream_rpc_method_handler(self._one(method)) for name, method in own.items()}
-            for service, own in methods.items()
+            service: {name: grpc.stream_stream_rpc_method_handler(self._one(method)) for name, method in named.items()}
+            for service, named in methods.items()
         }
 
-    def _one(self, method: Callable[[_Call, Any], Awaitable[None]]) -> Callable[[object, Any], Awaitable[None]]:
-        """A method as gRPC calls it: among the other calls, its errors as a status."""
+    def _one(self, method: Callable[[_Call, Context], Awaitable[None]]) -> Callable[[object, Context], Awaitable[None]]:
+        """A method as gRPC calls it: counted among the calls, its errors turned into a status."""
 
-        async def handle(_: object, context: Any) -> None:
+        async def handle(_: object, context: Context) -> None:
             call = self.calls.begin(_peer(context))
             if call is None:
-                log.warning("Refused a call of %s: %d are open, and busy.", _peer(context), CALLS)
+                log.warning("Refused a call of %s: %d are open and busy.", _peer(context), CALLS)
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "the teacher is busy with others; come back later")
                 return
             try:
@@ -399,16 +417,16 @@ class _Service:
 
         return handle
 
-    async def _read(self, call: _Call, context: Any, seconds: float) -> bytes | None:
+    async def _read(self, call: _Call, context: Context, seconds: float) -> bytes | None:
         data = await self.calls.patiently(call, context.read(), seconds)
         return None if data is grpc.aio.EOF else bytes(data)
 
-    async def _describe(self, call: _Call, context: Any) -> None:
+    async def _describe(self, call: _Call, context: Context) -> None:
         codec.decode_describe_request(await self._read(call, context, self._first_seconds) or b"")
         description = codec.encode_description(self.teacher.description)
         await self.calls.patiently(call, context.write(description), self._idle_seconds)
 
-    async def _check(self, call: _Call, context: Any) -> None:
+    async def _check(self, call: _Call, context: Context) -> None:
         data = await self._read(call, context, self._first_seconds) or b""
         try:
             asked = health_pb2.HealthCheckRequest.FromString(data[:_HEALTH_BYTES]).service
@@ -420,10 +438,10 @@ class _Service:
         state = states.NOT_SERVING if self.stopping else states.SERVING
         await self.calls.patiently(call, context.write(states(status=state).SerializeToString()), self._idle_seconds)
 
-    async def _answer(self, call: _Call, context: Any) -> None:
+    async def _answer(self, call: _Call, context: Context) -> None:
         seconds = self._first_seconds
         while (data := await self._read(call, context, seconds)) is not None:
-            # What the model takes does not count as the peer's time.
+            # The model's time does not count as the peer's.
             answers = await asyncio.get_running_loop().run_in_executor(self.model, self._answered, data)
             await self.calls.patiently(call, context.write(answers), self._idle_seconds)
             seconds = self._idle_seconds
@@ -433,27 +451,27 @@ class _Service:
         return min(FIRST_SECONDS, self._idle_seconds)
 
     def _answered(self, data: bytes) -> bytes:
-        """One batch, decoded only when it is its turn: as arrays, many at once would take many times their bytes."""
+        """The answers to one batch, which is decoded only when it is its turn: many at once, as arrays, would take much more memory."""
         started = time.perf_counter()
         batch = codec.decode_batch(data, self.teacher.description)
         what = f"Inputs {batch.first} to {batch.first + len(batch.x_N) - 1}"
         try:
             answers = codec.encode_answers(self.teacher.answer(batch), self.teacher.description)
-        except Exception as error:  # the model is somebody's own code
+        except Exception as error:  # the model is a user's code
             log.exception("The model failed: %s.", what)
             raise _Ended(grpc.StatusCode.INTERNAL, "the model failed; its owner's log says why") from error
         log.info("%s answered in %.0f ms.", what, 1000 * (time.perf_counter() - started))
         return answers
 
 
-def _peer(context: Any) -> str:
-    """The address of the other end, as HOST; one that is not of the Internet as it is."""
+def _peer(context: Context) -> str:
+    """The host of the other end; an address that is not of the Internet as it is."""
     kind, _, rest = printable(unquote(context.peer())).partition(":")
     return rest.rpartition(":")[0].strip("[]") if kind in {"ipv4", "ipv6"} else printable(context.peer())
 
 
 class Server:
-    """A teacher being served. address: HOST:PORT with the port it got where 0 was asked for. idle_seconds: see `start`."""
+    """A teacher that is being served. address: HOST:PORT, with the actual port if 0 was asked for. Parameters: see `start`."""
 
     def __init__(
         self, teacher: Teacher, listen: str, credentials: grpc.ServerCredentials | None, idle_seconds: float = IDLE_SECONDS
@@ -476,9 +494,9 @@ class Server:
         options = (
             ("grpc.max_receive_message_length", codec.MAX_MESSAGE),
             ("grpc.max_send_message_length", codec.MAX_MESSAGE),
-            # Two servers on one port would share its questions between two models.
+            # Without this, two servers on one port would share its questions between two models.
             ("grpc.so_reuseport", 0),
-            # Connections without a call are bounded too, and end; those that have not even said what they speak, sooner.
+            # Connections without a call are bounded too, and end; those without a handshake end sooner.
             ("grpc.max_concurrent_streams", CALLS_OF_A_CONNECTION),
             ("grpc.max_allowed_incoming_connections", CONNECTIONS),
             ("grpc.max_connection_idle_ms", idle_ms),
@@ -502,7 +520,7 @@ class Server:
         self._service.model.shutdown(wait=False, cancel_futures=True)
 
     def stop(self) -> None:
-        """Finish the batches under way, tell those who ask for more to come back later, and end."""
+        """Finish the current batches, tell peers that ask for more to come back later, and end."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._ending.set)
             self._thread.join()
@@ -518,11 +536,15 @@ def start(
     unsafe_plaintext: bool = False,
     idle_seconds: float = IDLE_SECONDS,
 ) -> Server:
-    """Serve a teacher at HOST:PORT until its `stop`.
+    """Serve a teacher until the server's `stop`.
 
-    certificate, key: PEM, for TLS. client_ca: PEM; only clients with a certificate of this authority are answered. idle_seconds: after
-    which a stream is ended that sends no question or does not take its answers. Raises SettingError for plaintext to a non-loopback
-    address without unsafe_plaintext.
+    listen: HOST:PORT.
+    certificate, key: PEM, for TLS.
+    client_ca: PEM; only clients with a certificate of this authority are answered.
+    unsafe_plaintext: whether plaintext is allowed on an address that is not loopback.
+    idle_seconds: after which a stream is ended that sends no question or does not accept its answers.
+
+    Raises: SettingError if the options do not go together or the address cannot be listened on, DataError if a file cannot be read.
     """
     if (certificate is None) != (key is None) or (client_ca is not None and certificate is None):
         raise SettingError("Expected a certificate and a key together, and both with a client CA.")

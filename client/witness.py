@@ -29,16 +29,18 @@ from limbeck.client.ledger import Row
 from limbeck.client.transcript import Head, Mark, Transcript
 
 NAME = "ledger.json"
-# In a plan's state folder. TEACHER: what was trained. TAUGHT: what the site said when it had trained, UNSENT: the same before it is in the
-# transcript. TRAINING: which training is under way, or was the last. BLACK_BOX: what a black-box teacher answered.
-TEACHER, TAUGHT, UNSENT, TRAINING, BLACK_BOX = (
-    "teacher.safetensors",
-    "taught.pb",
-    "taught-unsent.pb",
-    "training.json",
-    "black-box",
-)
-# Of a plan's hash, in hexadecimal digits: the name of its state folder.
+# What the ledger calls the training for a plan, that its noise was seeded, and what a black-box teacher answered.
+CHARGE, SEEDED, BLACK_BOX_ANSWERS = "teacher", "seeded noise", "answers of a black-box teacher"
+WHY_SEEDED = "no DP guarantee: whoever knows the seed can take the noise away"
+WHY_BLACK_BOX = "no DP guarantee: limbeck did not train it"
+# In a plan's state folder.
+PLAN = "plan.pb"  # the accepted offer
+TEACHER = "teacher.safetensors"  # what was trained
+TAUGHT = "taught.pb"  # the reply that says that it was trained
+UNSENT = "taught-unsent.pb"  # the same before it is in the transcript
+TRAINING = "training.json"  # which training is under way, or was the last
+BLACK_BOX = "black-box"  # what a black-box teacher answered
+# How many hexadecimal digits of a plan's hash name its state folder.
 DIGITS = 16
 RESERVE, DECLARED = "reserve", "declared"
 

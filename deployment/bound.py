@@ -1,6 +1,6 @@
-"""`python -m limbeck.deployment.bound PARENT COMMAND...`: become a command that does not outlive its parent, also where that was killed.
+"""`python -m limbeck.deployment.bound PARENT COMMAND...`: become a command that does not outlive its parent, even if that is killed.
 
-A module of its own that imports nothing of limbeck, because every process that a supervisor starts begins here.
+It imports nothing of limbeck, because every process that a supervisor starts begins here.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ _PR_SET_PDEATHSIG = 1  # of Linux' prctl
 
 
 def become(parent: int, command: list[str]) -> None:
-    """Turn this process into `command`, which gets SIGTERM when the process `parent` is gone (on Linux); nothing if it is gone already."""
+    """Turn this process into `command`, which gets SIGTERM when the process `parent` ends (on Linux). If it has ended, do nothing."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() == parent:

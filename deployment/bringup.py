@@ -1,7 +1,7 @@
-"""Bring-up: from names to a ready folder per site and one for the coordinator, with everything in it but records, plan and decisions.
+"""Bring-up: from names to a ready folder for each site and one for the coordinator. What is missing are records, plan and decisions.
 
-OUT/authority/       the certificate authority (keys.py): to a machine that is neither the coordinator's nor a site's
-OUT/author/          plan.key, which signs plans: to whoever answers for them
+OUT/authority/       the certificate authority (keys.py): for a machine that is neither the coordinator's nor a site's
+OUT/author/          plan.key, which signs plans: for the person who answers for them
 OUT/coordinator/     coordinator.toml, keys/, revoked, transfer-sets/, run/
 OUT/sites/NAME/      site.toml, policy.toml, keys/, transfer-sets/
 Both kinds also get start.sh, a systemd unit, a Containerfile and a README.md of what is still to be done.
@@ -37,10 +37,15 @@ SITE_SETTINGS, COORDINATOR_SETTINGS = "site.toml", "coordinator.toml"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Federation:
-    """Who takes part.
+    """Who takes part, and how they reach each other.
 
-    server: DNS names of the coordinator, the first is the one that sites dial. addresses: its IP addresses. listen: where it
-    listens. own_keys: sites make their own keys, and send requests. home: the folder under which services expect theirs.
+    server: DNS names of the coordinator; sites dial the first.
+    sites: their names.
+    addresses: IP addresses of the coordinator.
+    port, listen: the port and the address on which it listens.
+    days: how long certificates are valid.
+    own_keys: whether sites make their own keys, and send requests.
+    home: the parent of the folders that the services use.
     """
 
     server: tuple[str, ...]
@@ -75,9 +80,11 @@ class Federation:
 
 
 def init(federation: Federation, out: Path, *, now: datetime) -> str:
-    """Write all folders; returns the plan author's public key. Raises SettingError where `out` is there, and then nothing is written.
+    """Write all folders; returns the plan author's public key.
 
-    It is made under another name and then renamed: what is at `out` is complete.
+    They are made under another name and then renamed: whatever exists at `out` is complete.
+
+    Raises: SettingError if `out` exists; nothing is written then.
     """
     if os.path.lexists(out):
         raise SettingError(f"Expected no folder at {out} yet, found one; it was left as it is.")
@@ -92,53 +99,52 @@ def init(federation: Federation, out: Path, *, now: datetime) -> str:
     return author
 
 
-def _build(own: Federation, out: Path, now: datetime) -> str:
+def _build(federation: Federation, out: Path, now: datetime) -> str:
     author = signing.author_of(signing.new_key(out / "author" / "plan.key")).hex()
-    authority = keys.init(out / "authority", names=own.server, addresses=own.addresses, days=own.days, now=now)
+    authority = keys.init(
+        out / "authority", names=federation.server, addresses=federation.addresses, days=federation.days, now=now
+    )
     coordinator = out / "coordinator"
     _move_out(authority.folder / "server", coordinator / "keys")
     create_private(coordinator / "revoked", (authority.folder / "revoked").read_bytes())
     for name in ("transfer-sets", "run"):
         create_private_folder(coordinator / name)
-    host = f"[{own.listen}]" if ":" in own.listen else own.listen
+    host = f"[{federation.listen}]" if ":" in federation.listen else federation.listen
     _write(
         coordinator,
         COORDINATOR_SETTINGS,
-        own,
         site=False,
         what="limbeck's coordinator",
-        server=own.server[0],
-        listen=f"{host}:{own.port}",
-        port=own.port,
-        sites=own.sites,
+        server=federation.server[0],
+        listen=f"{host}:{federation.port}",
+        port=federation.port,
+        sites=federation.sites,
         unit="limbeck-coordinator.service",
-        home=f"{own.home}/coordinator",
+        home=f"{federation.home}/coordinator",
         command="limbeck serve plan.pb --settings coordinator.toml",
         read_only=(COORDINATOR_SETTINGS, "start.sh", "keys", "revoked", "transfer-sets"),
     )
-    for name in own.sites:
+    for name in federation.sites:
         folder = out / "sites" / name
-        if own.own_keys:
+        if federation.own_keys:
             create_private(folder / "keys" / "ca.pem", (authority.folder / "ca.pem").read_bytes())
         else:
-            made = authority.node(name, days=own.days, now=now)
-            _move_out(made, folder / "keys")
+            _move_out(authority.node(name, days=federation.days, now=now), folder / "keys")
         create_private_folder(folder / "transfer-sets")
         create_private(folder / "policy.toml", _policy(name, author).encode())
         _write(
             folder,
             SITE_SETTINGS,
-            own,
             site=True,
             what=f"limbeck's site {name}",
             name=name,
-            has_key=not own.own_keys,
+            has_key=not federation.own_keys,
             author=author,
-            address=f"{own.server[0]}:{own.port}",
+            address=f"{federation.server[0]}:{federation.port}",
             server_name=None,
             port=None,
             unit=f"limbeck-site-{name}.service",
-            home=f"{own.home}/{name}",
+            home=f"{federation.home}/{name}",
             command="limbeck site run .",
             read_only=(SITE_SETTINGS, "policy.toml", "start.sh", "keys", "transfer-sets"),
         )
@@ -146,7 +152,7 @@ def _build(own: Federation, out: Path, now: datetime) -> str:
 
 
 def _policy(name: str, author: str) -> str:
-    """The policy of `limbeck policy init` with this site's names. Whose plans it accepts is left to its owner, and so to nobody yet."""
+    """The policy of `limbeck policy init` with this site's names. It accepts nobody's plans until its owner lists authors."""
     changes = {
         'name = "a policy"': f'name = "policy of {name}"',
         'data_set = "our-records"': f'data_set = "{name}/records"',
@@ -160,8 +166,8 @@ def _policy(name: str, author: str) -> str:
     return text
 
 
-def _write(folder: Path, settings: str, own: Federation, *, unit: str, **values: object) -> None:
-    """All files that are made from templates."""
+def _write(folder: Path, settings: str, *, unit: str, **values: object) -> None:
+    """Make all files of one folder that come from templates. settings: the name of its settings' file. unit: of its systemd unit."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=False,
@@ -179,13 +185,13 @@ def _write(folder: Path, settings: str, own: Federation, *, unit: str, **values:
         ("README.md.j2", "README.md"),
     ):
         create_private(folder / name, environment.get_template(template).render(common).encode())
-    # Only limbeck's wheel, and which versions it was tested with, may get into an image.
+    # Only limbeck's wheel, and the list of versions that it was tested with, may get into an image.
     create_private(folder / ".containerignore", b"*\n!limbeck-*.whl\n!constraints.txt\n")
     (folder / "start.sh").chmod(0o700)
 
 
 def _move_out(source: Path, target: Path) -> None:
-    """A private key lies where it is used and nowhere else; certificates stay with the authority too."""
+    """Move private keys to where they are used, so that they lie nowhere else; copy the rest."""
     for path in source.iterdir():
         create_private(target / path.name, path.read_bytes())
         if path.suffix == ".key":

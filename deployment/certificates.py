@@ -25,15 +25,15 @@ from limbeck.base.files import check_private
 from limbeck.base.printable import printable
 from limbeck.protos import tls
 
-# Certificates are valid a little before they are made: clocks of different machines never agree.
+# Certificates are valid from a little before they are made: the clocks of two machines never agree.
 CLOCK_SKEW = timedelta(minutes=5)
-# The pattern of `name` in site.toml, but for names that begin with a dot or a dash: they become files' names.
+# The pattern of `name` in site.toml, except for names that begin with a dot or a dash: it becomes a file's name.
 SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SERVER_NAME = re.compile(
     r"(?=.{1,253}\Z)[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*"
 )
 COMMON_NAME_LENGTH = 64
-# Of a DNS name, and what is shown of a common name, which may be anything in a certificate that is not ours.
+# The length of a DNS name at most; and of a common name as it is shown, because it can be anything in a certificate that is not ours.
 LONGEST_NAME, SHOWN_LENGTH = 253, 80
 
 PrivateKey = ec.EllipticCurvePrivateKey
@@ -59,7 +59,7 @@ class Issuer:
 
 
 def check_site_name(name: str) -> None:
-    """Raise SettingError unless this can name a site, and so a file."""
+    """Raise SettingError unless a site can have this name, and a file too."""
     if not SITE_NAME.fullmatch(name):
         raise SettingError(
             f"Expected a site name of 1 to 64 characters a-z, A-Z, 0-9, '.', '_', '-', the first a letter or a digit, got {name[:80]!r}."
@@ -78,7 +78,7 @@ def new_key() -> PrivateKey:
 
 
 def key_to_pem(key: PrivateKey) -> bytes:
-    """PKCS 8, not encrypted: a service has to read it without a person at hand."""
+    """PKCS 8, not encrypted: a service has to read it unattended."""
     return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
 
 
@@ -90,7 +90,7 @@ def to_pem(certificate: x509.Certificate | x509.CertificateSigningRequest) -> by
 def read_key(path: Path) -> PrivateKey:
     """The private key in a PEM file.
 
-    Raises CertificateError where there is none, SettingError where others than its owner can read the file.
+    Raises: CertificateError if there is none, SettingError if others than its owner can read the file.
     """
     try:
         check_private(path)
@@ -107,7 +107,7 @@ def read_key(path: Path) -> PrivateKey:
 
 
 def read_certificate(path: Path) -> x509.Certificate:
-    """The certificate in a PEM file. Raises CertificateError where there is none."""
+    """The certificate in a PEM file. Raises CertificateError if there is none."""
     try:
         return tls.load(path.read_bytes())
     except OSError as error:
@@ -117,7 +117,7 @@ def read_certificate(path: Path) -> x509.Certificate:
 
 
 def read_request(path: Path) -> x509.CertificateSigningRequest:
-    """The request in a PEM file, signed by the key that it is for. Raises CertificateError."""
+    """The request in a PEM file, signed by the key that it is for. Raises CertificateError if there is none."""
     try:
         return tls.load_request(path.read_bytes())
     except OSError as error:
@@ -127,7 +127,7 @@ def read_request(path: Path) -> x509.CertificateSigningRequest:
 
 
 def make_authority(name: str, *, days: int, now: datetime) -> Issuer:
-    """A self-signed authority, which can sign leaf certificates only."""
+    """A self-signed authority, which can sign leaf certificates only. name: its common name."""
     key, subject = new_key(), _subject(name)
     builder = (
         _builder(subject, subject, key.public_key(), now, now + timedelta(days=days))
@@ -149,8 +149,11 @@ def issue(
 ) -> x509.Certificate:
     """A certificate for a server or a site, never valid longer than its issuer's.
 
-    names: DNS names, the first is the common name too. addresses: IP addresses of a server. Raises SettingError where they cannot be meant,
-    CertificateError where the authority itself is not valid now.
+    names: DNS names; the first is the common name too.
+    addresses: IP addresses of a server.
+    days: how long it is valid.
+
+    Raises: SettingError if names, addresses or days are not valid, CertificateError if the authority itself is not valid now.
     """
     for name in names:
         (check_site_name if role is Role.SITE else check_server_name)(name)
@@ -158,27 +161,27 @@ def issue(
         raise SettingError(f"Expected days >= 1, got {days}.")
     if not names:
         raise SettingError("Expected at least one name in a certificate, got none.")
-    own = issuer.certificate
-    _check_time(own, "the authority", now)
+    authority = issuer.certificate
+    _check_time(authority, "the authority", now)
     try:
-        found = [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
+        parsed = [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
     except ValueError as error:
         raise SettingError(f"Expected IP addresses of the server: {error}.") from error
-    authority_key_id = own.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    until = min(now + timedelta(days=days), own.not_valid_after_utc)
+    authority_key_id = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    until = min(now + timedelta(days=days), authority.not_valid_after_utc)
     builder = (
-        _builder(_subject(names[0]), own.subject, public_key, now, until)
+        _builder(_subject(names[0]), authority.subject, public_key, now, until)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([_USAGE[role]]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(authority_key_id), critical=False)
-        .add_extension(x509.SubjectAlternativeName([*(x509.DNSName(name) for name in names), *found]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([*(x509.DNSName(name) for name in names), *parsed]), critical=False)
     )
     return builder.sign(issuer.key, hashes.SHA256())
 
 
 def request(key: PrivateKey, name: str) -> x509.CertificateSigningRequest:
-    """A site's request for a certificate of this name; the key stays where it is. Raises SettingError for a name that can be none."""
+    """A site's request for a certificate of this name; the key stays where it is. Raises SettingError for an invalid name."""
     check_site_name(name)
     names = x509.SubjectAlternativeName([x509.DNSName(name)])
     builder = x509.CertificateSigningRequestBuilder().subject_name(_subject(name)).add_extension(names, critical=False)
@@ -186,23 +189,25 @@ def request(key: PrivateKey, name: str) -> x509.CertificateSigningRequest:
 
 
 def name_of(certificate: x509.Certificate | x509.CertificateSigningRequest) -> str:
-    """The common name, printable and as long as one may be; empty without one."""
-    found = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return printable(found[0].value, SHOWN_LENGTH) if found else ""
+    """The common name, made printable and cut to SHOWN_LENGTH; empty without one."""
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return printable(names[0].value, SHOWN_LENGTH) if names else ""
 
 
 def names_of(certificate: x509.Certificate) -> tuple[list[str], list[str]]:
-    """DNS names and IP addresses that a certificate is good for; none that is not printable."""
+    """DNS names and IP addresses that a certificate is good for, without names that are not printable."""
     try:
-        own = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return [], []
-    names = [name for name in own.get_values_for_type(x509.DNSName) if name.isprintable() and len(name) <= LONGEST_NAME]
-    return names, [str(address) for address in own.get_values_for_type(x509.IPAddress)]
+    names = [
+        name for name in alternatives.get_values_for_type(x509.DNSName) if name.isprintable() and len(name) <= LONGEST_NAME
+    ]
+    return names, [str(address) for address in alternatives.get_values_for_type(x509.IPAddress)]
 
 
 def role_of(certificate: x509.Certificate) -> Role | None:
-    """What a certificate is for; None where that is nothing here."""
+    """What a certificate is for; None if it is for another purpose."""
     try:
         if certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
             return Role.AUTHORITY
@@ -213,7 +218,7 @@ def role_of(certificate: x509.Certificate) -> Role | None:
 
 
 def serial_of(certificate: x509.Certificate) -> str:
-    """The serial number in hexadecimal, as a file of revoked ones lists it."""
+    """The serial number in hexadecimal, as the list of revoked certificates has it."""
     return f"{certificate.serial_number:x}"
 
 
@@ -237,7 +242,11 @@ def check_certificate(
 ) -> None:
     """Raise CertificateError, saying what is wrong and what to do, unless a certificate is good here and now.
 
-    authority: whose signature it must bear. name: one of its DNS names or IP addresses; None: any. revoked: serial numbers, hexadecimal.
+    authority: the certificate of the authority that must have signed it.
+    role: what it must be for.
+    name: one of its DNS names or IP addresses; None for any.
+    now: the time of this machine, with its time zone.
+    revoked: serial numbers, hexadecimal.
     """
     who = f"{role.value} {name_of(certificate)!r}"
     try:
@@ -249,8 +258,8 @@ def check_certificate(
         ) from None
     _check_time(authority, f"the authority {name_of(authority)!r}", now)
     _check_time(certificate, who, now)
-    if (found := role_of(certificate)) is not role:
-        use = "another use" if found is None else f"a {found.value}"
+    if (certified := role_of(certificate)) is not role:
+        use = "another use" if certified is None else f"a {certified.value}"
         raise CertificateError(f"Expected a certificate for a {role.value}, got {name_of(certificate)!r} for {use}.")
     dns, addresses = names_of(certificate)
     if name is not None and name not in (*dns, *addresses):
@@ -291,7 +300,7 @@ def _date(time: datetime) -> str:
 
 
 def _subject(name: str) -> x509.Name:
-    # A common name ends at 64 characters; a longer DNS name is whole among the alternative names.
+    # A common name has 64 characters at most; a longer DNS name is complete among the alternative names.
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:COMMON_NAME_LENGTH])])
 
 

@@ -113,17 +113,18 @@ def doctor(
     findings = doctors.examine(folder, now=datetime.now(UTC), network=not no_network, seconds=seconds)
     if as_json:
         lines = [
-            {"check": own.check, "outcome": own.outcome.value, "found": own.found, "advice": own.advice} for own in findings
+            {"check": finding.check, "outcome": finding.outcome.value, "found": finding.found, "advice": finding.advice}
+            for finding in findings
         ]
         print(json.dumps({"folder": str(folder), "healthy": doctors.healthy(findings), "findings": lines}, indent=1))
     else:
         table = Table("", "check", box=SIMPLE_HEAD, pad_edge=False)
         table.add_column("what was found, and what to do", overflow="fold")
-        for own in findings:
-            text = Text(printable_lines(own.found))
-            if own.advice:
-                text.append(f"\n{printable_lines(own.advice)}", style=OUTCOME_STYLES[own.outcome.value])
-            table.add_row(Text(own.outcome.value, style=OUTCOME_STYLES[own.outcome.value]), own.check, text)
+        for finding in findings:
+            text = Text(printable_lines(finding.found))
+            if finding.advice:
+                text.append(f"\n{printable_lines(finding.advice)}", style=OUTCOME_STYLES[finding.outcome.value])
+            table.add_row(Text(finding.outcome.value, style=OUTCOME_STYLES[finding.outcome.value]), finding.check, text)
         plain_console().print(table)
     if not doctors.healthy(findings):
         raise typer.Exit(UNHEALTHY)

@@ -1,8 +1,8 @@
 """Flower's SuperLink and SuperNodes under limbeck's keys, for a consortium that runs Flower already.
 
 What Flower leaves open by default is closed here: TLS on every port, nodes that prove a registered key, apps in processes that know a
-secret which is made anew at every start, and no installing of what a bundle asks for. What stays open is said in docs/superlink.md: a
-SuperNode runs whatever code its SuperLink sends.
+fresh secret of each start, and no installation of what a bundle asks for. docs/superlink.md says what stays open: a SuperNode runs
+whatever code its SuperLink sends.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from limbeck.deployment.supervisor import Supervisor
 from limbeck.server.bundle import OFFLINE
 
 CONNECTION = "coordinator"
-# Site names by node id, as registered: Flower's command lists nodes without names.
+# The file of site names by node id, as registered: Flower's command lists nodes without names.
 NAMES = "nodes.json"
 _RUNTIME_DAYS = 3650
 _LOOPBACK = "127.0.0.1"
@@ -45,7 +45,7 @@ COMPLETED = f"{FINISHED}completed"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
-    """PEM files: the authority, a server's certificate and key."""
+    """PEM files: the authority's certificate, a server's certificate and its key."""
 
     ca: Path
     certificate: Path
@@ -61,9 +61,12 @@ class Tls:
 
 
 def superlink(folder: Path, *, host: str, port: int, tls: Tls) -> Supervisor:
-    """SuperLink and the process that starts its ServerApps. folder: its database, which outlives it, logs and secret.
+    """A SuperLink, and the process that starts its ServerApps.
 
-    Raises CertificateError or SettingError where the certificate or its key cannot be used.
+    folder: its database, which outlives it, its logs and its secret.
+    host, port: where it listens.
+
+    Raises: CertificateError or SettingError if the certificate or its key cannot be used.
     """
     certificates.check_key(certificates.read_key(tls.key), certificates.read_certificate(tls.certificate))
     create_private_folder(folder)
@@ -84,9 +87,9 @@ def superlink(folder: Path, *, host: str, port: int, tls: Tls) -> Supervisor:
 
 
 def reached_at(host: str, certificate: Path) -> str:
-    """Where programs on the SuperLink's own machine reach it, under a name of its certificate. host: where it listens.
+    """The host by which programs on the SuperLink's machine reach it, under a name of its certificate. host: where it listens.
 
-    Raises CertificateError where the certificate has no such name: its own apps would refuse it.
+    Raises: CertificateError if the certificate has no such name: the SuperLink's own apps would refuse it.
     """
     dns, addresses = certificates.names_of(certificates.read_certificate(certificate))
     wanted = (_LOOPBACK, "localhost") if host in {"0.0.0.0", "::"} else (host,)
@@ -102,17 +105,23 @@ def reached_at(host: str, certificate: Path) -> str:
 def supernode(
     site: Path, folder: Path, *, superlink: str, ca: Path, key: Path, runtime_port: int = RUNTIME_PORT, delay: float = 10.0
 ) -> Supervisor:
-    """A SuperNode that stands for the site in `site`, and the process that starts its ClientApps.
+    """A SuperNode that stands for a site, and the process that starts its ClientApps.
 
-    folder: logs, secret, and certificates of the port between the two, which is on loopback. superlink: HOST:PORT. key: the site's own
-    private key (PEM), which the SuperLink knows by `register`. Raises DataError or SettingError where `site` is none, CertificateError
-    or SettingError where the key cannot be used.
+    site: the site's folder.
+    folder: logs, secret, and certificates of the port between the two, which is on loopback.
+    superlink: HOST:PORT.
+    ca: the authority's certificate (PEM).
+    key: the site's private key (PEM), which the SuperLink knows by `register`.
+    runtime_port: a free port on loopback.
+    delay: seconds before a process that ended is started again.
+
+    Raises: DataError or SettingError if `site` is not a site's folder, CertificateError or SettingError if the key cannot be used.
     """
     Site(site)
-    own = certificates.read_key(key)
+    private_key = certificates.read_key(key)
     create_private_folder(folder)
     secret, tls = _fresh_secret(folder), _runtime_tls(folder)
-    node_key = _fresh(folder / "node-key", _to_ssh(own))
+    node_key = _fresh(folder / "node-key", _to_ssh(private_key))
     address = f"{_LOOPBACK}:{runtime_port}"
     return Supervisor(
         {
@@ -131,7 +140,7 @@ def supernode(
 
 
 def connect(folder: Path, *, address: str, ca: Path) -> None:
-    """Tell Flower's command, for commands run with this folder, where the SuperLink is."""
+    """Tell Flower's command where the SuperLink is, for commands that are run with this folder."""
     described = {
         "superlink": {"default": CONNECTION, CONNECTION: {"address": address, "root-certificates": str(ca.resolve())}}
     }
@@ -141,7 +150,7 @@ def connect(folder: Path, *, address: str, ca: Path) -> None:
 
 
 def check_connected(folder: Path) -> None:
-    """Raise SettingError unless `connect` has been there."""
+    """Raise SettingError unless `connect` was called for this folder."""
     if not (folder / "home" / "config.toml").exists():
         raise SettingError(
             f"Expected the folder of a SuperLink, as limbeck flower superlink makes it, at {folder}, found none: start that first, or"
@@ -150,28 +159,28 @@ def check_connected(folder: Path) -> None:
 
 
 def register(folder: Path, certificate: Path) -> int:
-    """Let a site take part whose certificate this is; returns its node id.
+    """Let the site of this certificate take part; returns its node id.
 
-    Raises RunError where the SuperLink refuses, SettingError where `folder` knows none, CertificateError for a certificate of no site.
+    Raises: RunError if the SuperLink refuses, SettingError if `folder` knows no SuperLink, CertificateError if it is not a site's.
     """
     check_connected(folder)
-    found = certificates.read_certificate(certificate)
-    public = found.public_key()
-    if certificates.role_of(found) is not Role.SITE or not isinstance(public, ec.EllipticCurvePublicKey):
+    presented = certificates.read_certificate(certificate)
+    public = presented.public_key()
+    if certificates.role_of(presented) is not Role.SITE or not isinstance(public, ec.EllipticCurvePublicKey):
         raise CertificateError(f"Expected a site's certificate in {certificate}, found another.")
-    path = folder / f"{certificates.serial_of(found)}.pub"
+    path = folder / f"{certificates.serial_of(presented)}.pub"
     path.write_bytes(public.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH))
-    name = certificates.name_of(found)
+    name = certificates.name_of(presented)
     node = int(_flwr(folder, "supernode", "register", str(path), CONNECTION, "--name", name)["node-id"])
     write_durably(folder / NAMES, json.dumps({**names(folder), str(node): name}, indent=1).encode())
     return node
 
 
 def names(folder: Path) -> dict[str, str]:
-    """Names of the sites that were registered from this folder, by node id. Raises RunError where the file is none."""
+    """Names of the sites that were registered from this folder, by node id. Raises RunError if the file is not valid."""
     try:
-        found = json.loads((folder / NAMES).read_text(encoding="utf-8"))
-        return {str(node): str(name) for node, name in dict(found).items()}
+        registered = json.loads((folder / NAMES).read_text(encoding="utf-8"))
+        return {str(node): str(name) for node, name in dict(registered).items()}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, RecursionError) as error:
@@ -179,42 +188,45 @@ def names(folder: Path) -> dict[str, str]:
 
 
 def nodes(folder: Path, *, seconds: float) -> list[dict[str, Any]]:
-    """Every node that the SuperLink knows, as Flower's command says it. Raises RunError where there is no answer within `seconds`."""
+    """Every node that the SuperLink knows, as Flower's command reports it. Raises RunError if there is no answer within `seconds`."""
     return list(_flwr(folder, "supernode", "list", CONNECTION, seconds=seconds)["nodes"])
 
 
 def run_of(folder: Path, run: int, *, seconds: float | None = None) -> dict[str, Any]:
-    """A run, as Flower's command says it. Raises RunError where there is none, or no answer within `seconds`."""
-    (own,) = _flwr(folder, "ls", CONNECTION, "--run-id", str(run), seconds=seconds)["runs"]
-    return dict(own)
+    """A run, as Flower's command reports it. Raises RunError if there is none, or no answer within `seconds`."""
+    (reported,) = _flwr(folder, "ls", CONNECTION, "--run-id", str(run), seconds=seconds)["runs"]
+    return dict(reported)
 
 
 def start(folder: Path, bundle: Path) -> int:
-    """Start a bundle; returns the run's id. Raises RunError where the SuperLink refuses."""
+    """Start a bundle; returns the run's id. Raises RunError if the SuperLink refuses."""
     return int(_flwr(folder, "run", str(bundle), CONNECTION)["run-id"])
 
 
 def wait(folder: Path, run: int, *, poll_seconds: float = 2.0, progress: Callable[[str], None] | None = None) -> None:
-    """Until a run has ended. progress: given its status. Raises RunError unless it completed.
+    """Wait until a run has ended. Flower's own command returns 0 for runs that failed, so the status is what counts.
 
-    Flower's own command returns 0 for runs that failed, so the status is what counts.
+    poll_seconds: between two looks.
+    progress: called with the status at each look.
+
+    Raises: RunError unless the run completed.
     """
     while True:
-        own = run_of(folder, run)
-        status = own["status"]
+        reported = run_of(folder, run)
+        status = reported["status"]
         if progress is not None:
             progress(status)
         if status == COMPLETED:
             return
         if status.startswith(FINISHED):
-            raise RunError(f"Expected run {run} to complete, got {status}: {own['status-details']}.")
+            raise RunError(f"Expected run {run} to complete, got {status}: {reported['status-details']}.")
         time.sleep(poll_seconds)
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Flower kept off the network, with a home of its own in `folder`; what it says on this machine goes through no proxy."""
+    """The environment of Flower's processes: no telemetry, a home of their own in `folder`, and no proxy on this machine."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    excepted = next((own for name in EXCEPTIONS if (own := os.environ.get(name))), None)
+    excepted = next((value for name in EXCEPTIONS if (value := os.environ.get(name))), None)
     here = {EXCEPTIONS[0]: ",".join([*([excepted] if excepted else []), "localhost", _LOOPBACK, "::1"])}
     return {**os.environ, **OFFLINE, **here, "FLWR_HOME": str(folder.resolve() / "home"), "PATH": path}
 
@@ -222,9 +234,9 @@ def environment(folder: Path) -> dict[str, str]:
 def _flwr(folder: Path, *arguments: str, seconds: float | None = None) -> dict[str, Any]:
     check_connected(folder)
     command: Sequence[str] = [_program("flwr"), *arguments, "--format", "json"]
-    told = f"`flwr {' '.join(arguments[:2])}`"
+    described = f"`flwr {' '.join(arguments[:2])}`"
     try:
-        found = subprocess.run(
+        process = subprocess.run(
             command,
             env=environment(folder),
             capture_output=True,
@@ -234,25 +246,25 @@ def _flwr(folder: Path, *arguments: str, seconds: float | None = None) -> dict[s
             stdin=subprocess.DEVNULL,
         )
     except subprocess.TimeoutExpired:
-        raise RunError(f"Expected {told} to answer within {seconds:g} s, got nothing.") from None
+        raise RunError(f"Expected {described} to answer within {seconds:g} s, got nothing.") from None
     try:
-        answer: dict[str, Any] = json.loads(found.stdout[found.stdout.index("{") :])
+        answer: dict[str, Any] = json.loads(process.stdout[process.stdout.index("{") :])
     except ValueError:
-        answer = {"success": False, "error-message": (found.stderr or found.stdout).strip()}
+        answer = {"success": False, "error-message": (process.stderr or process.stdout).strip()}
     if not answer.get("success"):
-        # What comes before the last line says what was tried.
+        # The lines before the last say what was tried.
         lines = str(answer.get("error-message")).strip().splitlines() or ["nothing"]
-        raise RunError(f"Expected {told} to succeed, got: {lines[-1]}")
+        raise RunError(f"Expected {described} to succeed, got: {lines[-1]}")
     return answer
 
 
 def _program(name: str) -> str:
-    """Flower's programs, of this environment."""
+    """One of Flower's programs in this environment."""
     path = Path(sys.executable).with_name(name)
-    found = str(path) if path.exists() else shutil.which(name)
-    if found is None:
+    program = str(path) if path.exists() else shutil.which(name)
+    if program is None:
         raise RunError(f"Expected the program {name} beside {sys.executable}, found none.")
-    return found
+    return program
 
 
 def _superexec(address: str, ca: Path, secret: Path) -> list[str]:
@@ -267,23 +279,23 @@ def _fresh_secret(folder: Path) -> Path:
 
 
 def _fresh(path: Path, data: bytes) -> Path:
-    """A private file in place of one of an earlier start."""
+    """Write a private file in place of the one of an earlier start."""
     path.unlink(missing_ok=True)
     create_private(path, data)
     return path
 
 
 def _runtime_tls(folder: Path) -> Tls:
-    """Certificates for the port between a SuperNode and its apps: an authority that signs one certificate and is forgotten."""
+    """Certificates for the port between a SuperNode and its apps, by an authority that signs one certificate and is forgotten."""
     now = datetime.now(UTC)
     issuer = certificates.make_authority("runtime", days=_RUNTIME_DAYS, now=now)
     key = certificates.new_key()
-    own = certificates.issue(
+    certificate = certificates.issue(
         issuer, key.public_key(), Role.SERVER, names=["localhost"], addresses=[_LOOPBACK], days=_RUNTIME_DAYS, now=now
     )
     return Tls(
         ca=_fresh(folder / "runtime-ca.pem", certificates.to_pem(issuer.certificate)),
-        certificate=_fresh(folder / "runtime.pem", certificates.to_pem(own)),
+        certificate=_fresh(folder / "runtime.pem", certificates.to_pem(certificate)),
         key=_fresh(folder / "runtime.key", certificates.key_to_pem(key)),
     )
 

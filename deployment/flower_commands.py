@@ -47,10 +47,10 @@ def superlink(
     from limbeck.deployment import flower, supervisor
 
     tls = flower.Tls(ca=ca, certificate=certificate, key=key)
-    own = flower.superlink(folder, host=host, port=port, tls=tls)
+    processes = flower.superlink(folder, host=host, port=port, tls=tls)
     flower.connect(folder, address=f"{flower.reached_at(host, certificate)}:{port}", ca=ca)
     print(f"SuperLink on {host}:{port}; logs in {folder / 'logs'}", flush=True)
-    supervisor.until_told(own)
+    supervisor.until_told(processes)
 
 
 @app.command("register")
@@ -94,11 +94,11 @@ def supernode(
     """
     from limbeck.deployment import flower, supervisor
 
-    own = flower.supernode(
+    processes = flower.supernode(
         site, folder or site / "supernode", superlink=superlink, ca=ca, key=key, runtime_port=runtime_port, delay=delay
     )
-    print(f"SuperNode for {site}; logs in {own.logs}", flush=True)
-    supervisor.until_told(own)
+    print(f"SuperNode for {site}; logs in {processes.logs}", flush=True)
+    supervisor.until_told(processes)
 
 
 @app.command("run")
@@ -135,8 +135,8 @@ def run(
     config = bundles.run_config(
         plan=plan, transfer_sets=transfer_sets, folder=out, clients=clients or offer.plan.minimum_clients
     )
-    own = flower.start(folder, bundles.write(folder / "bundle", config))
-    Note(folder=folder, run=own).write(out)
-    with Console().status(f"run {own}") as status:
-        flower.wait(folder, own, progress=lambda found: status.update(f"run {own}: {escape(printable(found))}"))
-    print(f"Run {own} completed: {out}")
+    run_id = flower.start(folder, bundles.write(folder / "bundle", config))
+    Note(folder=folder, run=run_id).write(out)
+    with Console().status(f"run {run_id}") as status:
+        flower.wait(folder, run_id, progress=lambda reported: status.update(f"run {run_id}: {escape(printable(reported))}"))
+    print(f"Run {run_id} completed: {out}")

@@ -60,10 +60,12 @@ def init(
     """
     from limbeck.deployment import certificates, keys
 
-    own = keys.init(
+    authority = keys.init(
         folder, names=server, addresses=server_ip, days=days, authority_days=authority_days, now=datetime.now(UTC)
     )
-    print(f"{folder}: the authority {certificates.name_of(own.certificate)!r}, {certificates.fingerprint(own.certificate)}")
+    print(
+        f"{folder}: the authority {certificates.name_of(authority.certificate)!r}, {certificates.fingerprint(authority.certificate)}"
+    )
     print(f"{folder / 'server'}: to be taken to the coordinator")
 
 
@@ -128,14 +130,14 @@ def approve(
     from limbeck.deployment import certificates, keys
 
     asked, now = certificates.read_request(request_file), datetime.now(UTC)
-    found = certificates.fingerprint(asked)
-    if fingerprint is not None and fingerprint.strip().lower() != found:
+    received = certificates.fingerprint(asked)
+    if fingerprint is not None and fingerprint.strip().lower() != received:
         raise CertificateError(
-            f"Expected a request of fingerprint {fingerprint}, got {found}: this is not the site's own request."
+            f"Expected a request of fingerprint {fingerprint}, got {received}: this is not the site's own request."
         )
     authority = keys.Authority(folder)
     made = authority.approve(asked, name, days=days, rotate=rotate, now=now)
-    print(f"{made}: to be taken to {name}; made for the key {found}")
+    print(f"{made}: to be taken to {name}; made for the key {received}")
     if revoke_old:
         _revoke_others(authority, name, made / f"{name}.pem", now)
 
@@ -270,10 +272,11 @@ def _show_authority(console: Console, folder: Path) -> None:
     for line in _certificate(authority.certificate):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     table = Table("name", "role", "state", "until", "serial number", box=SIMPLE_HEAD, pad_edge=False)
-    for own in authority.issued(now):
-        role = certificates.role_of(own.certificate)
-        until = f"{own.certificate.not_valid_after_utc:%Y-%m-%d}"
-        table.add_row(own.name, role.value if role else "?", own.state, until, certificates.serial_of(own.certificate))
+    for issued in authority.issued(now):
+        certificate = issued.certificate
+        role, until = certificates.role_of(certificate), f"{certificate.not_valid_after_utc:%Y-%m-%d}"
+        serial = certificates.serial_of(certificate)
+        table.add_row(issued.name, role.value if role else "?", issued.state.value, until, serial)
     console.print(table)
 
 
@@ -318,18 +321,24 @@ def _described(path: Path) -> list[str]:
     return [f"plan {offer.plan.name!r}, {codec.plan_hash(offer.plan).hex()}", author]
 
 
-def _certificate(own: x509.Certificate) -> list[str]:
+def _certificate(certificate: x509.Certificate) -> list[str]:
     from limbeck.deployment import certificates
 
-    role, now = certificates.role_of(own), datetime.now(UTC)
-    state = "EXPIRED" if now > own.not_valid_after_utc else "NOT YET VALID" if now < own.not_valid_before_utc else "valid"
-    dns, addresses = certificates.names_of(own)
+    role, now = certificates.role_of(certificate), datetime.now(UTC)
+    state = (
+        "EXPIRED"
+        if now > certificate.not_valid_after_utc
+        else "NOT YET VALID"
+        if now < certificate.not_valid_before_utc
+        else "valid"
+    )
+    dns, addresses = certificates.names_of(certificate)
     return [
-        f"certificate of {role.value if role else 'something else'} {certificates.name_of(own)!r},"
+        f"certificate of {role.value if role else 'something else'} {certificates.name_of(certificate)!r},"
         f" good for: {', '.join((*dns, *addresses)) or '-'}",
-        f"{state} from {own.not_valid_before_utc:%Y-%m-%d %H:%M} to {own.not_valid_after_utc:%Y-%m-%d %H:%M} UTC",
-        f"serial number {certificates.serial_of(own)}",
-        f"fingerprint {certificates.fingerprint(own)}",
+        f"{state} from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} to {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC",
+        f"serial number {certificates.serial_of(certificate)}",
+        f"fingerprint {certificates.fingerprint(certificate)}",
     ]
 
 

@@ -1,60 +1,76 @@
-"""`limbeck plan make`: the plan of a scenario for a federation of real sites, about a given set of public inputs, without a simulation."""
+"""`limbeck plan`: make, sign and show the plans of federations of real sites."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import replace
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from rich.console import Console
 
 from limbeck.base.errors import DataError, SettingError
 from limbeck.base.files import write_durably
-from limbeck.base.progress import bars
-from limbeck.inputs import encoders, encodings, tables
-from limbeck.inputs.transfer_set import digest, read_arrays
-from limbeck.plans import accounting, checks
-from limbeck.protos import codec, signing
+from limbeck.base.printable import plain_console, printable
+from limbeck.plans.schema import Plan, TopK
+from limbeck.plans.settings import PlanSettings
 from limbeck.protos.messages import Offer
-from limbeck.server import student
-from limbeck.simulations.prepare import ENCODING, make_plan
-from limbeck.simulations.scenario import Scenario, load
 
-app = typer.Typer(help="Plans for federations of real sites.", no_args_is_help=True)
+app = typer.Typer(
+    help="""Plans for federations of real sites.
+
+    \b
+    Examples:
+      limbeck plan settings default --out plan.toml
+      limbeck plan make plan.toml --transfer public.npz --key plan.key
+      limbeck plan show plan.pb
+    """,
+    no_args_is_help=True,
+)
+
+ENCODING = "encoding.json"
+CLASSES_SHOWN = 20
 
 
 def make(
-    scenario: Scenario,
+    settings: PlanSettings,
     transfer: Path,
     key: Ed25519PrivateKey,
     *,
-    classes: int,
     out: Path,
     publish: Path,
     encoding: Path | None = None,
 ) -> Offer:
-    """Write the signed plan of a scenario to `out`, and its public inputs, alone, into the folder `publish` under their hash.
+    """Write the signed plan of these settings to `out`, and its public inputs, alone, into the folder `publish` under their hash.
 
-    transfer: an NPZ file with an array x of public inputs; nothing else of it, such as labels, is taken over. encoding: the file of the
-    public encoding that made these rows of tables or texts; it is published too. [data] and [partition] of the scenario, which
-    describe a simulation, do not matter. Raises SettingError or DataError, and then nothing is written.
+    - transfer: an NPZ file with an array x of public inputs; nothing else of it, such as labels, is taken over.
+    - key: the author's.
+    - encoding: the file of the public encoding that made these rows of tables or texts; it is published too.
+
+    Raises SettingError, DataError or WireError, and then nothing is written.
     """
+    import numpy as np
+
+    from limbeck.inputs import encodings
+    from limbeck.inputs.transfer_set import digest, read_arrays
+    from limbeck.plans import checks
+    from limbeck.plans.author import make_plan
+    from limbeck.protos import codec
+    from limbeck.server import student
+
     if out.exists():
         raise SettingError(f"Expected no file at {out} yet, found one; it was left as it is.")
     (x_N,) = read_arrays(transfer, "x")
     if x_N.ndim < 2 or not len(x_N) or x_N.dtype.kind not in "buif":
         raise DataError(f"Expected public inputs (N, ...) of numbers in {transfer}, got {x_N.shape} of {x_N.dtype}.")
-    if scenario.release.truncation == "top-k" and scenario.release.k > classes:
-        raise SettingError(f"release.k = {scenario.release.k}: expected at most the {classes} classes.")
-    plan = make_plan(scenario, transfer_set=digest(x_N), samples=len(x_N), classes=classes)
+    encoding_hash = None
     if encoding is not None:
         encodings.load(encoding)
-        plan = replace(plan, encoding=hashlib.sha256(encoding.read_bytes()).digest())
+        encoding_hash = hashlib.sha256(encoding.read_bytes()).digest()
+    plan = make_plan(settings, transfer_set=digest(x_N), samples=len(x_N), classes=settings.classes, encoding=encoding_hash)
     checks.check_plan(plan)
     # A student that cannot take these inputs would show only after all sites have paid for their answers.
     student.rehearse(plan, x_N)
@@ -68,6 +84,185 @@ def make(
     return offer
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """Counts that are asked of every site: "label_counts" or "record_count". noise_std: records."""
+
+    kind: str
+    noise_std: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """What `limbeck plan show` says of a plan. cost_epsilon: what one run costs a site, at the plan's delta, unit and adjacency, by PLD.
+
+    bytes_up: of one site's answers over all stages. plan_hash, author, transfer_set and encoding are in hexadecimal; author is None where
+    nobody signed.
+    """
+
+    name: str
+    plan_hash: str
+    author: str | None
+    transfer_set: str
+    encoding: str | None
+    samples: int
+    classes: int
+    class_names: tuple[str, ...]
+    teaching: dict[str, object]
+    counts: Noise | None
+    claimed_epsilon: float
+    cost_epsilon: float
+    delta: float
+    unit: str
+    adjacency: str
+    softening: str
+    tsallis_order: float | None
+    truncation: dict[str, object]
+    coding: str
+    pooling: str
+    stages: tuple[dict[str, float], ...]
+    bytes_up: int
+    student: dict[str, object]
+    minimum_clients: int
+    public_seed: int
+    black_box_draws: int | None
+
+
+def describe(offer: Offer) -> Description:
+    """What an offered plan says, and what follows from it."""
+    from limbeck.plans import accounting, schema
+    from limbeck.protos import codec
+    from limbeck.protos.messages import Ask
+
+    plan = offer.plan
+    plan_hash = codec.plan_hash(plan)
+    kind = next(name for name, one in schema.TEACHINGS.items() if isinstance(plan.teaching, one))
+    questions = [Ask(plan_hash=plan_hash, stage=stage, first=0, count=plan.samples) for stage in range(len(plan.stages))]
+    counts = plan.counts
+    noise = None
+    if counts is not None:
+        asked = "label_counts" if isinstance(counts, schema.LabelCounts) else "record_count"
+        noise = Noise(kind=asked, noise_std=counts.noise_std)
+    return Description(
+        name=plan.name,
+        plan_hash=plan_hash.hex(),
+        author=offer.author.hex() or None,
+        transfer_set=plan.transfer_set.hex(),
+        encoding=plan.encoding.hex() if plan.encoding is not None else None,
+        samples=plan.samples,
+        classes=plan.classes,
+        class_names=plan.class_names,
+        teaching={"kind": kind, **asdict(plan.teaching)},
+        counts=noise,
+        claimed_epsilon=plan.privacy.epsilon,
+        cost_epsilon=accounting.epsilon(((plan.teaching, counts),), plan.privacy.delta),
+        delta=plan.privacy.delta,
+        unit=plan.privacy.unit.value,
+        adjacency=plan.privacy.adjacency.value,
+        softening=plan.family.value,
+        tsallis_order=plan.tsallis_order,
+        truncation={"kind": "top-k" if isinstance(plan.truncation, TopK) else "sampled", **asdict(plan.truncation)},
+        coding=plan.coding.value,
+        pooling=plan.pooling.value,
+        stages=tuple(asdict(stage) for stage in plan.stages),
+        bytes_up=sum(codec.share_bytes(plan, question) for question in questions),
+        student={**asdict(plan.student), "loss": plan.student.loss.value},
+        minimum_clients=plan.minimum_clients,
+        public_seed=plan.public_seed,
+        black_box_draws=plan.black_box.draws if plan.black_box is not None else None,
+    )
+
+
+def in_words(plan: Description) -> list[tuple[str, str]]:
+    """What a plan says, for people: pairs of a topic and a sentence or two."""
+    names = ", ".join(plan.class_names[:CLASSES_SHOWN]) + (", ..." if len(plan.class_names) > CLASSES_SHOWN else "")
+    kept = "the {k} most probable classes".format(**plan.truncation) if plan.truncation["kind"] == "top-k" else ""
+    temperatures = _span([stage["temperature"] for stage in plan.stages], "g")
+    sparsities = _span([stage["sparsity"] for stage in plan.stages], ".1%")
+    order = f" of order {plan.tsallis_order:g}" if plan.tsallis_order is not None else ""
+    counts = (
+        []
+        if plan.counts is None
+        else [
+            (
+                "counts",
+                f"{plan.counts.kind} with discrete Gaussian noise, standard deviation {plan.counts.noise_std:.4g} records",
+            )
+        ]
+    )
+    black_box = (
+        []
+        if plan.black_box_draws is None
+        else [("black-box teachers", "permitted where the owner allows them; for those sites NO epsilon holds")]
+    )
+    encoded = [] if plan.encoding is None else [("public encoding", plan.encoding)]
+    return [
+        ("plan", plan.name),
+        ("hash", plan.plan_hash),
+        ("author", plan.author or "nobody: the plan is not signed"),
+        ("classes", f"{plan.classes}: {names}" if names else f"{plan.classes}, without names"),
+        ("public inputs", f"{plan.samples}, SHA-256 {plan.transfer_set}"),
+        *encoded,
+        (
+            "cost to a site",
+            f"epsilon = {plan.cost_epsilon:.4g} at delta = {plan.delta:g}, per {plan.unit}, {plan.adjacency}"
+            f" (claimed: {plan.claimed_epsilon:g})",
+        ),
+        ("teacher", "{}: {}".format(plan.teaching["kind"], _pairs(plan.teaching))),
+        *counts,
+        *black_box,
+        (
+            "answers",
+            f"{plan.softening}{order} softening at T = {temperatures}, then {kept or '{draws} draws'.format(**plan.truncation)};"
+            f" {plan.bytes_up} bytes per site in all",
+        ),
+        ("pooling", plan.pooling),
+        ("stages", f"{len(plan.stages)}, sparsity {sparsities}"),
+        ("student", "{}: {}".format(plan.student["architecture"], _pairs(plan.student))),
+        ("sites", f"at least {plan.minimum_clients}"),
+        ("public seed", str(plan.public_seed)),
+    ]
+
+
+def _span(values: list[float], form: str) -> str:
+    """One value where all are the same, otherwise all in turn, or first and last of many."""
+    if len(set(values)) == 1:
+        return format(values[0], form)
+    shown = [format(value, form) for value in values]
+    return ", ".join(shown) if len(shown) <= 10 else f"{shown[0]}, ..., {shown[-1]}"
+
+
+def _pairs(settings: dict[str, object]) -> str:
+    """Settings but for the kind, as "name value"."""
+    shown = {name: f"{value:.6g}" if isinstance(value, float) else str(value) for name, value in settings.items()}
+    return ", ".join(f"{name} {value}" for name, value in shown.items() if name not in {"kind", "architecture"})
+
+
+@app.command("show")
+def show_command(
+    path: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan's file, plan.pb.")],
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """Say what a plan asks of sites, what it costs them, and what the coordinator will do.
+
+    Nothing is checked against a site's policy: that is `limbeck policy check`.
+
+    \b
+    Examples:
+      limbeck plan show plan.pb
+      limbeck plan show plan.pb --json
+    """
+    from limbeck.protos import plan_file
+
+    description = describe(plan_file.read(path))
+    if as_json:
+        print(json.dumps(asdict(description), indent=1))
+        return
+    console = plain_console()
+    for topic, sentence in in_words(description):
+        console.print(f"{topic:<18} {printable(sentence)}", highlight=False, markup=False, soft_wrap=True)
+
+
 @app.command("encode")
 def encode_command(
     texts: Annotated[Path, typer.Argument(help="PUBLIC texts: a .csv or .parquet table.")],
@@ -78,33 +273,46 @@ def encode_command(
     out: Annotated[Path, typer.Option(help="Where the rows go, for --transfer.")] = Path("public.npz"),
     encoding: Annotated[Path, typer.Option(help="Where the public encoding goes, for --encoding.")] = Path(ENCODING),
 ) -> None:
-    """Make rows of public texts by a frozen public encoder, and the encoding by which every site makes rows of its own."""
+    """Make rows of public texts by a frozen public encoder, and the encoding by which every site makes rows of its records.
+
+    \b
+    Examples:
+      limbeck plan encode public.csv --encoder all-MiniLM-L6-v2/
+      limbeck plan encode public.csv --encoder encoders:load --column review --out rows.npz
+    """
+    import numpy as np
+    from rich.console import Console
+
+    from limbeck.base.progress import bars
+    from limbeck.inputs import encoders, encodings, tables
+
     for path in (out, encoding):
         if path.exists():
             raise SettingError(f"Expected no file at {path} yet, found one; it was left as it is.")
     cells = tables.read(texts, public=True).texts(column)
-    own = encoders.describe(encoder, Path(), column=column, name=name or Path(encoder).name, tokens=tokens)
+    described = encoders.describe(encoder, Path(), column=column, name=name or Path(encoder).name, tokens=tokens)
     with bars(Console(stderr=True)) as bar:
         task = bar.add_task("Public texts", total=None)
         rows = encoders.encode(
-            own,
+            described,
             cells,
-            encoders.open_encoder(own, encoder, Path()),
+            encoders.open_encoder(described, encoder, Path()),
             kept=out.parent / "encoded",
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     buffer = io.BytesIO()
     np.savez(buffer, x=rows)
     write_durably(out, buffer.getvalue())
-    encodings.save(own, encoding)
-    print(f"{out}: {len(rows)} rows of {own.dimensions} numbers; {encoding}: the public encoding, by {own.model}")
+    encodings.save(described, encoding)
+    print(
+        f"{out}: {len(rows)} rows of {described.dimensions} numbers; {encoding}: the public encoding, by {described.model}"
+    )
 
 
 @app.command("make")
 def make_command(
-    scenario: Annotated[str, typer.Argument(help="A scenario's name or a TOML file.")],
+    settings: Annotated[Path, typer.Argument(metavar="SETTINGS", help="The plan's settings, a TOML file.")],
     transfer: Annotated[Path, typer.Option(help="An NPZ file with the public inputs as array x.")],
-    classes: Annotated[int, typer.Option(min=2, help="How many classes the sites' labels have.")],
     key: Annotated[Path, typer.Option(help="The author's private key, as `limbeck keys plan` made it.")],
     out: Annotated[Path, typer.Option(help="Where the plan goes.")] = Path("plan.pb"),
     publish: Annotated[
@@ -119,23 +327,29 @@ def make_command(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as privacy.epsilon=1.")
     ] = None,
 ) -> None:
-    """Make and sign a plan: the schedule's noise is calibrated to the scenario's epsilon, and the public inputs are bound by their hash."""
-    offer = make(
-        load(scenario, set_ or []),
-        transfer,
-        signing.read_key(key),
-        classes=classes,
-        out=out,
-        publish=publish,
-        encoding=encoding,
-    )
-    plan, own = offer.plan, offer.plan.privacy
-    cost = accounting.epsilon(((plan.teaching, plan.counts),), own.delta)
+    """Make and sign a plan: the noise is calibrated to the epsilon of its settings, and the public inputs are bound by their hash.
+
+    `limbeck plan settings SCENARIO` writes settings to start from.
+
+    \b
+    Examples:
+      limbeck plan make plan.toml --transfer public.npz --key plan.key
+      limbeck plan make plan.toml --transfer rows.npz --encoding encoding.json --key plan.key --set privacy.epsilon=1
+    """
+    from limbeck.plans import accounting
+    from limbeck.plans.settings import load
+    from limbeck.protos import codec, signing
+
+    offer = make(load(settings, set_ or []), transfer, signing.read_key(key), out=out, publish=publish, encoding=encoding)
+    plan: Plan = offer.plan
+    privacy = plan.privacy
+    cost = accounting.epsilon(((plan.teaching, plan.counts),), privacy.delta)
     print(f"{out}: plan {plan.name!r}, {codec.plan_hash(plan).hex()}")
     print(f"signed by {offer.author.hex()}")
-    print(f"costs each site epsilon = {cost:.4g} at delta = {own.delta:g}, per {own.unit.value}, {own.adjacency.value}")
     print(
-        f"{publish / (plan.transfer_set.hex() + '.npz')}: {plan.samples} public inputs, for the coordinator and every site"
+        f"costs each site epsilon = {cost:.4g} at delta = {privacy.delta:g}, per {privacy.unit.value}, {privacy.adjacency.value}"
     )
+    inputs = publish / (plan.transfer_set.hex() + ".npz")
+    print(f"{inputs}: {plan.samples} public inputs, for the coordinator and every site")
     if encoding is not None:
         print(f"{publish / ENCODING}: the public encoding, for every site, as records.encoding of its site.toml")

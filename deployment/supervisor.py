@@ -1,4 +1,4 @@
-"""Keeps processes running: one that ends is started again after a delay; all stop with their supervisor, however it ends."""
+"""Keeps processes running: one that ends is started again after a delay, and all stop with their supervisor, however it ends."""
 
 from __future__ import annotations
 
@@ -22,10 +22,13 @@ _POLL_SECONDS = 0.2
 
 
 class Supervisor:
-    """commands: by name, each with its arguments. logs: a folder; what a process prints is appended to NAME.log there.
+    """Starts processes, and starts them again.
 
+    commands: by name, each with its arguments.
+    environment: of every process.
+    logs: a folder; the output of a process is appended to NAME.log there.
     delay: seconds before a process that ended is started again. A Flower node that comes back at once is refused, because its SuperLink
-    still counts it as there; after ten seconds it is taken back within a minute.
+        still counts it as connected; after ten seconds it is accepted within a minute.
     """
 
     def __init__(
@@ -38,7 +41,7 @@ class Supervisor:
         self._due = dict.fromkeys(commands, 0.0)
 
     def run(self, stop: threading.Event) -> None:
-        """Until `stop` is set; then every process gets SIGTERM, and after a grace of ten seconds SIGKILL."""
+        """Keep the processes running until `stop` is set; then each gets SIGTERM, and after a grace of ten seconds SIGKILL."""
         try:
             while not stop.is_set():
                 self._look()
@@ -51,7 +54,7 @@ class Supervisor:
         for name, process in list(self._running.items()):
             if (status := process.poll()) is not None:
                 log.warning(
-                    "%s ended with status %s; again in %g s. What it said: %s",
+                    "%s ended with status %s and is started again in %g s. Its output: %s",
                     name,
                     status,
                     self.delay,
@@ -83,7 +86,7 @@ class Supervisor:
         for process in self._running.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, deadline - time.monotonic()))
-            # Also what a process that left in order had started itself.
+            # This also ends what a process started itself, if the process has ended in good order.
             _signal(process, signal.SIGKILL)
             process.wait()
         self._running.clear()

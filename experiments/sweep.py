@@ -71,7 +71,7 @@ def without_privacy(scenario: Scenario, folder: Path) -> dict[str, float]:
     trained = []
     for settings in sorted((folder / "sites").glob("*/site.toml")):
         site = Site(settings.parent)
-        own_x, own_y = site.read_records(plan.classes, x_N)
+        own_x, own_y = site.records.read(plan.classes, x_N)
         options = {
             "classes": plan.classes,
             "public_x": x_N,

@@ -93,6 +93,9 @@ GAIN = 10.0
 VOTES_LEARNING_RATE = 1e3
 # Sides of an image: two halvings leave one pixel.
 LEAST_SIDE = 4
+# Characters of a class's name; and bytes of all as they travel, so that the offer of a plan stays within what a request may have.
+CLASS_NAME = 100
+CLASS_NAMES = 1 << 15
 GREY_FEATURES, IMAGE_TEACHERS, GREY_STUDENTS = ("scattering", "hog"), ("cnn", "resnet-gn"), ("cnn", "cnn-small")
 
 
@@ -125,6 +128,23 @@ def check_plan(plan: Plan) -> None:
         _whole("black_box.draws", plan.black_box.draws)
     if plan.encoding is not None:
         _hash("encoding", plan.encoding)
+    _check_class_names(plan)
+
+
+def _check_class_names(plan: Plan) -> None:
+    names = plan.class_names
+    if not names:
+        return
+    if len(names) != plan.classes:
+        raise WireError(f"Expected class_names of the {plan.classes} classes or none, got {len(names)}.")
+    for index, name in enumerate(names):
+        text(f"class_names[{index}]", name, CLASS_NAME)
+        if name != name.strip():
+            raise WireError(f"Expected class_names[{index}] without spaces around it, got {name!r}.")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise WireError(f"Expected class_names that differ, got {twice!r} twice.")
+    whole("bytes of class_names", sum(len(name.encode()) + 3 for name in names), 1, CLASS_NAMES)
 
 
 def _check_stages(plan: Plan) -> None:

@@ -235,7 +235,8 @@ class Plan:
     transfer_set: SHA-256 of the public inputs. samples, classes: N and K. public_seed: seeds public randomness only. label_counts,
     record_count: at most one of them, since label counts tell the number of records too. black_box: None where every site trains under
     the schedule, and so has the guarantee. encoding: SHA-256 of the file of the public encoding that makes rows of tables or texts, the
-    transfer set's and every site's; None where none does. tsallis_order: q in [0, 4] with Family.TSALLIS, None with any other.
+    transfer set's and every site's; None where none does. tsallis_order: q in [0, 4] with Family.TSALLIS, None with any other. class_names:
+    of the K classes in the order of labels, or () where the plan only counts them.
     """
 
     name: str
@@ -257,6 +258,7 @@ class Plan:
     black_box: BlackBoxTeaching | None = None
     encoding: bytes | None = None
     tsallis_order: float | None = None
+    class_names: tuple[str, ...] = ()
 
     @property
     def counts(self) -> Counts | None:

@@ -141,6 +141,7 @@ def _plan_to_pb(plan: Plan) -> pb.Plan:
         black_box=pb.BlackBoxTeaching(draws=plan.black_box.draws) if plan.black_box else None,
         encoding=plan.encoding,
         tsallis_order=plan.tsallis_order,
+        class_names=plan.class_names,
     )
 
 
@@ -197,6 +198,7 @@ def _plan_from_pb(message: pb.Plan) -> Plan:
         black_box=BlackBoxTeaching(draws=message.black_box.draws) if message.HasField("black_box") else None,
         encoding=message.encoding if message.HasField("encoding") else None,
         tsallis_order=message.tsallis_order if message.HasField("tsallis_order") else None,
+        class_names=tuple(message.class_names),
     )
     check_plan(plan)
     return plan

@@ -1,4 +1,4 @@
-"""`limbeck simulate`, `limbeck scenarios`, `limbeck report`."""
+"""`limbeck simulate`, `limbeck scenarios`, `limbeck report`, `limbeck plan settings`."""
 
 from __future__ import annotations
 
@@ -115,6 +115,37 @@ def scenarios() -> None:
     for name, description in shipped().items():
         table.add_row(escape(name), escape(description))
     Console().print(table)
+
+
+def plan_settings(
+    scenario: Annotated[str, typer.Argument(help="A scenario's name or a TOML file.")],
+    out: Annotated[Path, typer.Option(help="Where the settings go.")] = Path("plan.toml"),
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as privacy.epsilon=1.")
+    ] = None,
+) -> None:
+    """Write the part of a scenario that is a plan, as settings for `limbeck plan make`, with the classes of the scenario's data.
+
+    \b
+    Examples:
+      limbeck plan settings default
+      limbeck plan settings my-scenario.toml --out plan.toml --set privacy.epsilon=1
+    """
+    import tomli_w
+
+    from limbeck.base.files import write_durably
+    from limbeck.simulations.data import KNOWN
+    from limbeck.simulations.scenario import load
+
+    if out.exists():
+        raise SettingError(f"Expected no file at {out} yet, found one; it was left as it is.")
+    settings = load(scenario, set_ or [])
+    tables = settings.plan_tables()
+    classes = {"classes": list(KNOWN[settings.data.name].class_names)}
+    write_durably(out, tomli_w.dumps({"name": tables.pop("name"), **classes, **tables}).encode())
+    print(
+        f"{out}: the plan of scenario {settings.name!r}; change what differs for your sites, then `limbeck plan make {out}`"
+    )
 
 
 def report(folder: Annotated[Path, typer.Argument(help="A finished run's folder.")]) -> None:

@@ -12,17 +12,15 @@ import signal
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from importlib import import_module
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
-from limbeck.client.child import process_context, without_main
+from limbeck.client.child import CLIENT_APP, load_app, process_context, without_main
 from limbeck.protos.flower_messages import (
     CLIENT_CRASHED,
     CLIENT_RAISED,
@@ -34,18 +32,9 @@ from limbeck.protos.flower_messages import (
     name_by_content,
 )
 
-if TYPE_CHECKING:
-    from flwr.clientapp import ClientApp
-
 log = logging.getLogger(__name__)
 
-CLIENT_APP = "limbeck.client.app:app"
 FIRST_NODE = 1001
-
-
-def _load(reference: str) -> ClientApp:
-    module, name = reference.split(":")
-    return cast("ClientApp", getattr(import_module(module), name))
 
 
 def _work(connection: Connection, reference: str, threads: int) -> None:
@@ -57,7 +46,7 @@ def _work(connection: Connection, reference: str, threads: int) -> None:
 
     torch.set_num_threads(threads)
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    app = _load(reference)
+    app = load_app(reference)
     while True:
         try:
             wire, context = connection.recv()
@@ -121,10 +110,9 @@ class LocalGrid(Grid):
         *,
         workers: int,
         threads: int = 1,
-        client_app: str | None = None,
+        client_app: str = CLIENT_APP,
         run_id: int = 1,
     ) -> None:
-        client_app = client_app or CLIENT_APP
         identify(SERVER_NODE, run_id)
         self._run = Run.create_empty(run_id)
         self.processes = process_context(client_app)
@@ -223,7 +211,7 @@ class LocalGrid(Grid):
             worker.join()
 
 
-def warm_up() -> None:
+def warm_up(client_app: str = CLIENT_APP) -> None:
     """Start the process that workers are forked from, without waiting: its imports then overlap with other work."""
-    process_context(CLIENT_APP)
+    process_context(client_app)
     forkserver.ensure_running()

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from limbeck.base.errors import RunError
 from limbeck.base.progress import Progress
 from limbeck.client import teachers
-from limbeck.client.app import SEEDED
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
 from limbeck.client.teachers.votes import Votes
+from limbeck.client.witness import SEEDED
 from limbeck.inputs.transfer_set import read_arrays, read_headers
 from limbeck.plans import privacy_filter
 from limbeck.plans.schema import Plan

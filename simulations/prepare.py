@@ -18,7 +18,6 @@ import io
 import json
 import math
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +30,8 @@ from limbeck.base.progress import Progress
 from limbeck.inputs import encodings
 from limbeck.inputs.tables import Table
 from limbeck.inputs.transfer_set import digest
-from limbeck.plans import accounting, checks, paths, schema
+from limbeck.plans import checks, schema
+from limbeck.plans.author import make_plan
 from limbeck.protos import codec, signing
 from limbeck.server import student
 from limbeck.simulations import black_box, data, partition
@@ -71,9 +71,13 @@ def prepare(
     check_against(scenario, dataset)
     parts = _partition(scenario, dataset)(dataset.private_y, scenario.partition.clients, scenario.run.seed)
     classes = len(dataset.class_names)
-    plan = make_plan(scenario, transfer_set=digest(dataset.public_x), samples=len(dataset.public_x), classes=classes)
-    if dataset.encoding is not None:
-        plan = replace(plan, encoding=encodings.digest(dataset.encoding))
+    plan = make_plan(
+        scenario,
+        transfer_set=digest(dataset.public_x),
+        samples=len(dataset.public_x),
+        classes=dataset.class_names,
+        encoding=encodings.digest(dataset.encoding) if dataset.encoding is not None else None,
+    )
     checks.check_plan(plan)
     student.rehearse(plan, dataset.public_x)
     if sites is not None:
@@ -120,111 +124,6 @@ def read_prepared(folder: Path) -> tuple[Scenario, schema.Plan, Path]:
     except (OSError, ValueError, KeyError, WireError) as error:
         raise RunError(f"Expected a prepared run in {folder}: {error}.") from error
     return scenario, offer.plan, Path(described["sites"])
-
-
-def make_plan(scenario: Scenario, *, transfer_set: bytes, samples: int, classes: int) -> schema.Plan:
-    """The plan of a scenario: its noise is calibrated so that the whole of it costs at most `privacy.epsilon`."""
-    asked = _counts(scenario)
-    teaching, counts = accounting.calibrate(
-        _teaching(scenario, samples),
-        epsilon=scenario.privacy.epsilon,
-        delta=scenario.privacy.delta,
-        label_counts_fraction=scenario.privacy.label_counts_fraction if asked is not None else None,
-        counts=asked,
-    )
-    stages, own = scenario.stages, scenario.student
-    path = paths.cubic if stages.path == "cubic" else paths.linear
-    temperatures = stages.temperature if isinstance(stages.temperature, tuple) else (stages.temperature,) * stages.count
-    if len(temperatures) != stages.count:
-        raise SettingError(f"Expected stages.temperature to be one number or {stages.count}, got {list(temperatures)}.")
-    release = scenario.release
-    return schema.Plan(
-        name=scenario.name,
-        transfer_set=transfer_set,
-        samples=samples,
-        classes=classes,
-        family=schema.Family(release.softening),
-        tsallis_order=release.tsallis_order,
-        truncation=schema.TopK(k=release.k) if release.truncation == "top-k" else schema.Sampled(draws=release.draws),
-        coding=schema.Coding(release.coding),
-        pooling=schema.Pooling(scenario.pooling.kind),
-        stages=tuple(
-            schema.Stage(sparsity=sparsity, temperature=temperature)
-            for sparsity, temperature in zip(path(stages.sparsity, stages.count), temperatures, strict=True)
-        ),
-        teaching=teaching,
-        label_counts=counts if isinstance(counts, schema.LabelCounts) else None,
-        record_count=counts if isinstance(counts, schema.RecordCount) else None,
-        privacy=schema.Privacy(
-            epsilon=scenario.privacy.epsilon,
-            delta=scenario.privacy.delta,
-            unit=schema.Unit.RECORD,
-            adjacency=schema.Adjacency.ADD_REMOVE_ONE,
-        ),
-        student=schema.Student(
-            architecture=own.architecture,
-            loss=schema.Loss(own.loss),
-            epochs=own.epochs,
-            batch=own.batch,
-            learning_rate=own.learning_rate,
-            weight_decay=own.weight_decay,
-            augment=own.augment,
-            relabel=own.relabel,
-        ),
-        minimum_clients=scenario.run.minimum_clients,
-        public_seed=scenario.run.seed,
-        black_box=schema.BlackBoxTeaching(draws=scenario.black_box.draws) if scenario.black_box.sites else None,
-    )
-
-
-def _counts(scenario: Scenario) -> schema.Counts | None:
-    """What pooling needs to know about the records, with noise to be calibrated."""
-    match schema.Pooling(scenario.pooling.kind):
-        case schema.Pooling.CLASS_COUNTS:
-            return schema.LabelCounts(noise_std=1.0, noise=schema.CountNoise(scenario.privacy.label_counts_noise))
-        case schema.Pooling.RECORD_COUNTS:
-            return schema.RecordCount(noise_std=1.0)
-        case schema.Pooling.MEAN:
-            return None
-
-
-def _teaching(scenario: Scenario, samples: int) -> schema.Teaching:
-    """The schedule with a noise multiplier of 1, to be calibrated."""
-    own = scenario.teacher
-    if own.kind == "votes":
-        return schema.VotesTeaching(
-            teachers=own.teachers,
-            queries=samples,
-            features=own.features,
-            feature_norm=own.feature_norm,
-            steps=own.steps,
-            learning_rate=own.learning_rate,
-            momentum=own.momentum,
-            noise_multiplier=1.0,
-        )
-    if own.kind == "linear":
-        return schema.LinearTeaching(
-            features=own.features,
-            feature_norm=own.feature_norm,
-            steps=own.steps,
-            learning_rate=own.learning_rate,
-            momentum=own.momentum,
-            clip=own.clip,
-            noise_multiplier=1.0,
-            normaliser=own.normaliser,
-            average_last=own.average_last,
-        )
-    return schema.NetTeaching(
-        architecture=own.kind,
-        sampling_rate=own.sampling_rate,
-        steps=own.steps,
-        learning_rate=own.learning_rate,
-        momentum=own.momentum,
-        clip=own.clip,
-        noise_multiplier=1.0,
-        normaliser=own.normaliser,
-        physical_batch=own.physical_batch,
-    )
 
 
 def _partition(scenario: Scenario, dataset: data.DataSet) -> partition.Partition:

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from limbeck.base.errors import RunError
 from limbeck.base.progress import Progress, bars
+from limbeck.client.child import CLIENT_APP
 from limbeck.plans.schema import Plan
 from limbeck.protos import codec
 from limbeck.protos.flower_messages import SERVER_NODE
@@ -31,17 +32,27 @@ def simulate(
     folder: Path,
     *,
     carrier: str = "local",
+    client_app: str = CLIENT_APP,
     sites: Path | None = None,
     cache: Path | None = None,
     console: Console | None = None,
 ) -> Metrics:
-    """A new run in an empty or absent `folder`; returns its metrics. Raises RunError where the folder is not empty."""
+    """Make a new run in an empty or absent `folder`; returns its metrics.
+
+    - carrier: "local" or "flower".
+    - client_app: "module:attribute" of what each site runs over the local carrier.
+    - sites: site folders of an earlier run to go on with, ledgers included.
+    - cache: where downloaded data sets are.
+    - console: for progress bars; none by default.
+
+    Raises: RunError if the folder is not empty.
+    """
     console = console or Console(quiet=True)
     if carrier == "local":
-        grid.warm_up()
+        grid.warm_up(client_app)
     started = time.perf_counter()
     prepare_only(scenario, folder, sites=sites, cache=cache, console=console)
-    return _go_on(folder, carrier, console, {"prepare": time.perf_counter() - started})
+    return _go_on(folder, carrier, client_app, console, {"prepare": time.perf_counter() - started})
 
 
 def prepare_only(
@@ -52,7 +63,10 @@ def prepare_only(
     cache: Path | None = None,
     console: Console | None = None,
 ) -> Path:
-    """Prepare an empty or absent `folder` for a run; returns the Flower bundle in it. Raises RunError where it is not empty."""
+    """Prepare an empty or absent `folder` for a run; returns the Flower bundle in it. Arguments are those of `simulate`.
+
+    Raises: RunError if the folder is not empty.
+    """
     if folder.exists() and any(folder.iterdir()):
         raise RunError(f"Expected an empty or absent folder for a new run, got {folder}; go on with it by --resume.")
     with _bar(console or Console(quiet=True), "Data, partition, noise") as progress:
@@ -61,14 +75,17 @@ def prepare_only(
     return flower.write_bundle(folder, scenario.partition.clients)
 
 
-def resume(folder: Path, *, carrier: str = "local", console: Console | None = None) -> Metrics:
-    """Go on with the run in `folder` after its last finished stage; returns its metrics. Raises RunError where there is none."""
+def resume(folder: Path, *, carrier: str = "local", client_app: str = CLIENT_APP, console: Console | None = None) -> Metrics:
+    """Resume the run in `folder` after its last finished stage; returns its metrics. Arguments are those of `simulate`.
+
+    Raises: RunError if no run was prepared there.
+    """
     if carrier == "local":
-        grid.warm_up()
-    return _go_on(folder, carrier, console or Console(quiet=True), {})
+        grid.warm_up(client_app)
+    return _go_on(folder, carrier, client_app, console or Console(quiet=True), {})
 
 
-def _go_on(folder: Path, carrier: str, console: Console, seconds: dict[Phase, float]) -> Metrics:
+def _go_on(folder: Path, carrier: str, client_app: str, console: Console, seconds: dict[Phase, float]) -> Metrics:
     scenario, plan, sites = prepare.read_prepared(folder)
     started = time.perf_counter()
     with (
@@ -76,7 +93,7 @@ def _go_on(folder: Path, carrier: str, console: Console, seconds: dict[Phase, fl
         Watch(folder / "server" / "events.jsonl", console),
     ):
         if carrier == "local":
-            _run_local(scenario, folder, sites)
+            _run_local(scenario, folder, sites, client_app)
         elif carrier == "flower":
             _run_flower(folder, sites)
         else:
@@ -90,18 +107,18 @@ def _go_on(folder: Path, carrier: str, console: Console, seconds: dict[Phase, fl
     return measured
 
 
-def _run_local(scenario: Scenario, folder: Path, sites: Path) -> None:
+def _run_local(scenario: Scenario, folder: Path, sites: Path, client_app: str) -> None:
     from limbeck.server.app import app
 
     folders = sorted(path.parent for path in sites.glob("*/site.toml"))
     workers = scenario.run.workers or os.cpu_count() or 1
-    local = grid.LocalGrid(folders, workers=workers)
+    local = grid.LocalGrid(folders, workers=workers, client_app=client_app)
     try:
         config = flower.run_config(folder, len(folders))
         context = Context(run_id=1, node_id=SERVER_NODE, node_config={}, state=RecordDict(), run_config=config)
         app(local, context)
     finally:
-        # After Ctrl-C, sites under way finish what their ledgers were charged for; a second Ctrl-C does not wait for them.
+        # After Ctrl-C, sites finish the work that their ledgers were charged for; a second Ctrl-C does not wait for them.
         try:
             local.close()
         except KeyboardInterrupt:

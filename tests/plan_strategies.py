@@ -54,6 +54,10 @@ def real(name: str, *, least: float | None = None, most: float | None = None) ->
     return ends | st.floats(math.log(low), math.log(high)).map(lambda own: min(max(math.exp(own), low), high))
 
 
+# Of a class: without spaces around it.
+CLASS_NAMES = st.text("abc äß-_.", min_size=1, max_size=10).filter(lambda name: name == name.strip())
+
+
 @st.composite
 def linear(draw: st.DrawFn, steps: int | None = None) -> LinearTeaching:
     """A schedule of a linear teacher. steps: at most."""
@@ -129,7 +133,9 @@ def plans(draw: st.DrawFn, *, most_stages: int = 6) -> Plan:
         RecordCount: [Pooling.RECORD_COUNTS],
     }
     teaching: Teaching = draw(linear() | net() | votes(samples))
+    names = st.lists(CLASS_NAMES, min_size=classes, max_size=classes, unique=True).map(tuple)
     return Plan(
+        class_names=draw(st.just(()) | names) if classes <= 20 else (),
         name=draw(st.text("abc äß-_.", min_size=1, max_size=20)),
         transfer_set=draw(HASHES),
         samples=samples,

@@ -29,6 +29,18 @@ class Teacher(Protocol):
         """Write it durably."""
 
 
+class Backend(Protocol):
+    """How a site trains a teacher and loads a stored one. This package is the default; a benchmark puts a timed one in its place."""
+
+    @property
+    def train(self) -> Callable[..., Teacher]:
+        """As `train` below."""
+
+    @property
+    def load(self) -> Callable[..., Teacher]:
+        """As `load` below."""
+
+
 def check(teaching: Teaching, public_x: NDArray[np.generic], *, classes: int, factory: Factory | None = None) -> None:
     """Raise SettingError or DataError where no teacher of this kind can be trained for such inputs; needs no record.
 

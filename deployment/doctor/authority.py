@@ -15,7 +15,7 @@ def authority(folder: Path, examination: Examination) -> Findings:
     opened, now = keys.Authority(folder), examination.now
     certificates.check_key(certificates.read_key(folder / "ca.key"), opened.certificate)
     issued = opened.issued(now)
-    newest = {each.name: each for each in issued if each.state == "valid"}
+    newest = {each.name: each for each in issued if each.state is keys.State.VALID}
     until = f"{opened.certificate.not_valid_after_utc:%Y-%m-%d}"
     yield ok(f"{len(issued)} certificates made, {len(newest)} names with a valid one; the authority itself until {until}")
     for each in newest.values():

@@ -19,7 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from limbeck.base.errors import CertificateError, SettingError
 from limbeck.client import proxy
 from limbeck.client.proxy import Route
-from limbeck.client.site import LinkSettings
+from limbeck.client.settings import LinkSettings
 from limbeck.deployment.doctor.checks import Finding, Outcome
 from limbeck.protos import link
 

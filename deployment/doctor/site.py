@@ -100,7 +100,7 @@ def policy(site: Site, examination: Examination) -> Findings:
 def ledger(site: Site, examination: Examination) -> Findings:
     """Whether the ledger is intact and holds all that the site knows was spent, and what is left of the budget."""
     budget, now = site.budget, examination.now
-    book = site.check_ledger(every_line=True)
+    book = site.account.check(every_line=True)
     if book is None:
         yield ok(f"None yet at {site.ledger}: nothing was spent")
         return

@@ -10,37 +10,39 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 from torch.nn import functional
 
-from limbeck.base.files import write_durably
+from limbeck.client.child import CLIENT_APP
 from limbeck.client.site import Site
+from limbeck.experiments import memory
+from limbeck.experiments.benchmarks import runner
 from limbeck.inputs.transfer_set import read_arrays
 from limbeck.protos.flower_messages import SERVER_NODE, deflate
 from limbeck.server import student
 from limbeck.server.app import app as server_app
 from limbeck.server.distil import predict
-from limbeck.simulations import flower, grid, prepare
+from limbeck.simulations import flower, prepare
+from limbeck.simulations.grid import LocalGrid
 from limbeck.simulations.scenario import load
 
 CLIENTS = (50, 100, 200)
 ROUNDS, EPOCHS, LEARNING_RATE, BATCH, CLASSES = 10, 5, 0.5, 32, 10
 ARCHITECTURE, INPUT_SHAPE = "mlp", (8, 8)
-COMMAND = "python -m limbeck.experiments.benchmarks.fedavg experiments/results/fedavg.json"
 
 app = ClientApp()
 
@@ -48,7 +50,7 @@ app = ClientApp()
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """A few local epochs of FedAvg on a site's records."""
-    x_N, y_N = Site.of(context.node_config).read_records(CLASSES, np.empty((0, *INPUT_SHAPE), np.uint8))
+    x_N, y_N = Site.of(context.node_config).records.read(CLASSES, np.empty((0, *INPUT_SHAPE), np.uint8))
     model = _model()
     arrays = message.content["arrays"]
     if not isinstance(arrays, ArrayRecord):
@@ -65,7 +67,7 @@ def train(message: Message, context: Context) -> Message:
     return Message(RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": metrics}), reply_to=message)
 
 
-class CountingGrid(grid.LocalGrid):
+class CountingGrid(LocalGrid):
     """Counts messages and their bytes as Flower serialises them, both ways."""
 
     def __init__(self, sites: list[Path], client_app: str) -> None:
@@ -101,21 +103,41 @@ def _accuracy(model: nn.Module, x_N: Tensor, y_N: Tensor) -> float:
     return round(100 * float((predict(model, x_N).argmax(1) == y_N).double().mean()), 1)
 
 
-def measure(system: str, clients: int) -> dict[str, Any]:
-    """One system's run over this many clients, in this process: peak memory is of this process and of its largest worker process."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One system over so many clients. Kilobytes are per client; peaks are resident memory of the server and of its largest worker."""
+
+    system: str
+    clients: int
+    messages: int
+    kilobytes_up_per_client: float
+    kilobytes_down_per_client: float
+    seconds: float
+    server_peak_megabytes: int
+    worker_peak_megabytes: int
+    accuracy: float
+
+    @property
+    def kilobytes_per_client(self) -> float:
+        """Both ways."""
+        return self.kilobytes_up_per_client + self.kilobytes_down_per_client
+
+
+def one_run(system: str, clients: int) -> Row:
+    """One system's run over this many clients, in this process. system: "limbeck" or "fedavg"."""
     scenario = load("digits-hundred", [f"partition.clients={clients}", f"student.architecture={ARCHITECTURE}"])
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         prepare.prepare(scenario, folder)
         sites = sorted(path.parent for path in folder.glob("sites/*/site.toml"))
-        x_N, y_N = (torch.from_numpy(own) for own in read_arrays(folder / "truth.npz", "test_x", "test_y"))
-        own = CountingGrid(sites, grid.CLIENT_APP if system == "limbeck" else f"{__spec__.name}:app")
+        x_N, y_N = map(torch.from_numpy, read_arrays(folder / "truth.npz", "test_x", "test_y"))
+        grid = CountingGrid(sites, CLIENT_APP if system == "limbeck" else f"{__spec__.name}:app")
         started = time.perf_counter()
         try:
             if system == "limbeck":
                 config = flower.run_config(folder, clients)
                 context = Context(run_id=1, node_id=SERVER_NODE, node_config={}, state=RecordDict(), run_config=config)
-                server_app(own, context)
+                server_app(grid, context)
                 seconds = time.perf_counter() - started
                 from limbeck.simulations.measure import load_student
 
@@ -123,57 +145,50 @@ def measure(system: str, clients: int) -> dict[str, Any]:
             else:
                 strategy = FedAvg(fraction_evaluate=0.0, min_available_nodes=clients)
                 model = _model()
-                result = strategy.start(own, ArrayRecord(model.state_dict()), num_rounds=ROUNDS)
+                result = strategy.start(grid, ArrayRecord(model.state_dict()), num_rounds=ROUNDS)
                 seconds = time.perf_counter() - started
                 model.load_state_dict(result.arrays.to_torch_state_dict())
-            peaks = [_peak(worker.process.pid) for worker in own._workers]
+            peaks = [memory.used("VmHWM", worker.process.pid) for worker in grid._workers]
         finally:
-            own.close()
-    return {
-        "system": system,
-        "clients": clients,
-        "messages": own.messages,
-        "kilobytes_up_per_client": round(own.bytes_up / clients / 1e3, 1),
-        "kilobytes_down_per_client": round(own.bytes_down / clients / 1e3, 1),
-        "seconds": round(seconds, 2),
-        "server_peak_megabytes": round(_peak(os.getpid()) / 1e6),
-        "worker_peak_megabytes": round(max(peaks) / 1e6),
-        "accuracy": _accuracy(model, x_N, y_N),
-    }
+            grid.close()
+    return Row(
+        system=system,
+        clients=clients,
+        messages=grid.messages,
+        kilobytes_up_per_client=round(grid.bytes_up / clients / 1e3, 1),
+        kilobytes_down_per_client=round(grid.bytes_down / clients / 1e3, 1),
+        seconds=round(seconds, 2),
+        server_peak_megabytes=round(memory.used("VmHWM") / 1e6),
+        worker_peak_megabytes=round(max(peaks) / 1e6),
+        accuracy=_accuracy(model, x_N, y_N),
+    )
 
 
-def _peak(pid: int | None) -> int:
-    """The most memory that a process has had resident, in bytes."""
-    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"Expected VmHWM of process {pid}, found none.")
-
-
-def main() -> None:
-    """The command. Every row in a process of its own, so that peaks are its own."""
-    if sys.argv[1:2] == ["--row"]:
-        print(json.dumps(measure(sys.argv[2], int(sys.argv[3]))))
-        return
+def measure() -> dict[str, object]:
+    """All figures. Every row in a process of its own, so that peaks are its own."""
     rows = []
     for clients in CLIENTS:
         for system in ("limbeck", "fedavg"):
             command = [sys.executable, "-m", __spec__.name, "--row", system, str(clients)]
             printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-            rows.append(json.loads(printed.splitlines()[-1]))
-            print(rows[-1], flush=True)
+            rows.append(TypeAdapter(Row).validate_json(printed.splitlines()[-1]))
+            print(rows[-1], file=sys.stderr, flush=True)
     ours, theirs = rows[-2], rows[-1]
-    total = [own["kilobytes_up_per_client"] + own["kilobytes_down_per_client"] for own in (ours, theirs)]
-    result = {
-        "command": COMMAND,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, CPU only",
+    return {
         "limbeck": "4 stages, DP teachers (epsilon 8, delta 1e-4, per record, add-remove-one)",
         "fedavg": f"{ROUNDS} rounds of {EPOCHS} local epochs, SGD at {LEARNING_RATE}, no privacy guarantee",
-        "bytes_fedavg_over_limbeck": round(total[1] / total[0], 1),
-        "rows": rows,
+        "bytes_fedavg_over_limbeck": round(theirs.kilobytes_per_client / ours.kilobytes_per_client, 1),
+        "rows": [asdict(row) for row in rows],
     }
-    for out in sys.argv[1:]:
-        write_durably(Path(out), (json.dumps(result, indent=1) + "\n").encode())
+
+
+def _print_row(system: str, clients: str) -> None:
+    print(json.dumps(asdict(one_run(system, int(clients)))))
+
+
+def main() -> None:
+    """The command."""
+    runner.main("fedavg", measure, description=__doc__, machine=runner.all_cores, children={"--row": _print_row})
 
 
 if __name__ == "__main__":

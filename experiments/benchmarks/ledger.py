@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import sqlite3
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,6 +13,7 @@ from pathlib import Path
 
 from limbeck.client import ledger as ledgers
 from limbeck.client.ledger import Budget, Ledger
+from limbeck.experiments.benchmarks import runner
 from limbeck.plans import accounting, privacy_filter
 from limbeck.plans.schema import Adjacency, LinearTeaching, NetTeaching, Teaching, Unit
 
@@ -48,9 +45,9 @@ CNN = NetTeaching(
 
 
 def verification(folder: Path) -> dict[str, object]:
-    """Verifying the chain of 10,000 entries, reading included, against SQLite reading the same rows: medians, one after the other."""
+    """Reading and verifying a chain of 10,000 entries, against SQLite reading the same rows: medians of alternating turns."""
     path = folder / "many.ledger"
-    # One transaction, so that it takes seconds; rows as any other.
+    # In one transaction, so that it takes seconds; the rows are like any others.
     with Ledger(path, BUDGET) as ledger, ledger._transaction() as rows:
         for index in range(ENTRIES):
             what = f"share of stage {index % 4 + 1}, samples 0 to 9999"
@@ -68,17 +65,17 @@ def verification(folder: Path) -> dict[str, object]:
     for _ in range(REPEATS):
         times["read"].append(_seconds(read))
         times["verify"].append(_seconds(verify))
-    own = {name: statistics.median(values) for name, values in times.items()}
+    medians = {name: statistics.median(values) for name, values in times.items()}
     return {
         "entries": ENTRIES,
-        "sqlite_read_ms": round(1000 * own["read"], 2),
-        "read_and_verify_ms": round(1000 * own["verify"], 2),
-        "ratio": round(own["verify"] / own["read"], 2),
+        "sqlite_read_ms": round(1000 * medians["read"], 2),
+        "read_and_verify_ms": round(1000 * medians["verify"], 2),
+        "ratio": round(medians["verify"] / medians["read"], 2),
     }
 
 
 def reservation(folder: Path, name: str, schedules: list[Teaching]) -> dict[str, object]:
-    """One durable reservation after 100 earlier entries, nothing cached: all distributions composed anew. The least of several times."""
+    """Shortest time of one durable reservation after 100 earlier entries, nothing cached: all distributions are composed again."""
     path = folder / f"{name}.ledger"
     with Ledger(path, BUDGET) as ledger, ledger._transaction() as rows:
         for teaching in schedules:
@@ -103,17 +100,15 @@ def _seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def main() -> None:
-    """The command."""
-    accounting.epsilon(((LINEAR, None),), 1e-5)  # imports are not what is measured
+def measure() -> dict[str, object]:
+    """All figures."""
+    accounting.epsilon(((LINEAR, None),), 1e-5)  # so that imports are not measured
     linear = [replace(LINEAR, noise_multiplier=60.0 + index / 10) for index in range(EARLIER)]
     same_cnn = [CNN for _ in range(EARLIER)]
     other_cnn = [replace(CNN, noise_multiplier=20.0 + index / 10) for index in range(EARLIER)]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        result = {
-            "command": "python -m limbeck.experiments.benchmarks.ledger experiments/results/ledger.json",
-            "machine": f"one core of {os.cpu_count()}, {platform.machine()}, CPU only",
+        return {
             "verification": verification(folder),
             "reservation": [
                 reservation(folder, "100 full-batch schedules, all different", list(linear)),
@@ -121,10 +116,11 @@ def main() -> None:
                 reservation(folder, "100 Poisson-sampled schedules, all different", list(other_cnn)),
             ],
         }
-    text = json.dumps(result, indent=1)
-    print(text)
-    for out in sys.argv[1:]:
-        Path(out).write_text(text + "\n")
+
+
+def main() -> None:
+    """The command."""
+    runner.main("ledger", measure, description=__doc__, machine=runner.one_core)
 
 
 if __name__ == "__main__":

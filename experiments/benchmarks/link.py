@@ -1,13 +1,12 @@
 """What the link costs: `python -m limbeck.experiments.benchmarks.link [OUT.json]`. Loopback, mutual TLS 1.3, sites in other processes.
 
-Round trips of a small question, each answered in a process of its own; a message of 300 MB; idle connections of 1,000 sites; 200 sites that
-answer a stage at once with canned shares, decoded and pooled. What Flower's SuperNodes take for the same is not measured here.
+Measured are round trips of a small question, each answered in a process of its own; a message of 300 MB; idle connections of 1,000 sites;
+and 200 sites that answer a stage at once with prepared shares, which are decoded and pooled. `roundtrip` compares with Flower's SuperNodes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import platform
 import statistics
@@ -30,6 +29,8 @@ from flwr.clientapp import ClientApp
 
 from limbeck.client.link import Daemon
 from limbeck.client.site import Site
+from limbeck.experiments import memory
+from limbeck.experiments.benchmarks import runner
 from limbeck.experiments.benchmarks.wire import share_plan
 from limbeck.experiments.faults.linked import until
 from limbeck.experiments.faults.throwaway_keys import SERVER, Authority
@@ -56,7 +57,7 @@ def answer(message: Message, context: Context) -> Message:
 
 
 def listen(folder: Path, sites: list[str]) -> LinkGrid:
-    """A coordinator for sites with fresh keys in a folder."""
+    """A coordinator for these sites, with fresh keys in `folder`."""
     authority = Authority(folder)
     authority.server()
     for name in sites:
@@ -76,12 +77,6 @@ def child(*arguments: object) -> Iterator[subprocess.Popen[bytes]]:
             process.terminate()
 
 
-def memory(process: int, what: str = "VmRSS") -> int:
-    """Bytes of memory that a process has now, or at most had (VmHWM)."""
-    lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(what))
-
-
 def one_site(folder: Path) -> dict[str, object]:
     """Round trips, then one big answer, with one real site's daemon."""
     grid = listen(folder / "keys", ["site"])
@@ -99,32 +94,32 @@ def one_site(folder: Path) -> dict[str, object]:
             (reply,) = grid.send_and_receive([question], timeout=300)
             seconds = time.perf_counter() - started
             if len(carry.unpack(reply.content)) != size:
-                raise RuntimeError("not the answer")
+                raise RuntimeError(f"Expected an answer of {size} bytes, got another.")
             return seconds
 
         for _ in range(3):
             ask(10)
-        apart, times = PAUSE_SECONDS, []
+        times = []
         for _ in range(ROUNDS):
-            time.sleep(apart)
+            time.sleep(PAUSE_SECONDS)
             times.append(1000 * ask(10))
         started = time.perf_counter()
         for _ in range(ROUNDS):
             ask(10)
-        close = 1000 * (time.perf_counter() - started) / ROUNDS
-        before = memory(os.getpid())
+        back_to_back = 1000 * (time.perf_counter() - started) / ROUNDS
+        before = memory.used("VmRSS")
         big = ask(BIG)
         result: dict[str, object] = {
             "round_trip_ms": {
                 "median": round(statistics.median(times), 1),
                 "min": round(min(times), 1),
                 "p90": round(sorted(times)[int(0.9 * ROUNDS)], 1),
-                "one_upon_the_other_mean": round(close, 1),
+                "back_to_back_mean": round(back_to_back, 1),
             },
             "answer_of_300_MB": {
                 "seconds": round(big, 1),
-                "coordinator_peak_GB_above_before": round((memory(os.getpid(), "VmHWM") - before) / 1e9, 2),
-                "site_daemon_peak_GB": round(memory(process.pid, "VmHWM") / 1e9, 2),
+                "coordinator_peak_GB_above_before": round((memory.used("VmHWM") - before) / 1e9, 2),
+                "site_daemon_peak_GB": round(memory.used("VmHWM", process.pid) / 1e9, 2),
             },
         }
     grid.close()
@@ -135,13 +130,13 @@ def many_sites(folder: Path) -> dict[str, object]:
     """Idle connections, and a stage that many answer at once."""
     names = [f"site-{index:04}" for index in range(IDLE)]
     grid = listen(folder, names)
-    before = memory(os.getpid())
+    before = memory.used("VmRSS")
     started = time.perf_counter()
     with child("--many", folder, grid.address, IDLE) as process:
         until(lambda: len(grid.connected) == IDLE or process.poll(), 300)
         connecting = time.perf_counter() - started
         time.sleep(2)
-        per_site = (memory(os.getpid()) - before) / IDLE
+        per_site = (memory.used("VmRSS") - before) / IDLE
         plan = share_plan(SAMPLES, CLASSES, KEPT, "packed")
         ask = Ask(plan_hash=codec.plan_hash(plan), stage=0, first=0, count=SAMPLES)
         nodes = [flower_messages.node_of(name) for name in names[:ANSWERING]]
@@ -176,8 +171,8 @@ def many_sites(folder: Path) -> dict[str, object]:
     }
 
 
-async def _many(folder: Path, address: str, count: int) -> None:
-    """Bare sites in one process: they greet, stay, and answer every question with the same share."""
+async def _answer_all(folder: Path, address: str, count: int) -> None:
+    """Minimal sites in one process: they say hello, stay connected, and answer every question with the same share."""
     plan = share_plan(SAMPLES, CLASSES, KEPT, "packed")
     p_NK = torch.randn(SAMPLES, CLASSES, generator=torch.Generator().manual_seed(0)).softmax(-1)
     share = Share(plan_hash=codec.plan_hash(plan), stage=0, first=0, answers=TopK(KEPT)(p_NK))
@@ -203,40 +198,37 @@ async def _many(folder: Path, address: str, count: int) -> None:
                     await write(Ack(id=frame.id, received=len(frame.data)))
                     message = flower_messages.decode(frame.data, limit=codec.MAX_REQUEST)
                     reply = flower_messages.encode(Message(carry.pack(canned), reply_to=message))
-                    own = Transfer(id=frame.id, data=reply)
-                    await write(own.announcement)
-                    await write(Chunk(id=own.id, offset=0, data=reply))
+                    await write(Transfer(id=frame.id, data=reply).announcement)
+                    await write(Chunk(id=frame.id, offset=0, data=reply))
 
     await asyncio.gather(*(site(index) for index in range(count)))
 
 
-async def _site(folder: Path) -> None:
-    await Daemon(Site(folder), client_app=APP).run()
+def _many(folder: str, address: str, count: str) -> None:
+    asyncio.run(_answer_all(Path(folder), address, int(count)))
+
+
+def _site(folder: str) -> None:
+    asyncio.run(Daemon(Site(Path(folder)), client_app=APP).run())
+
+
+def measure() -> dict[str, object]:
+    """All figures."""
+    with tempfile.TemporaryDirectory() as folder:
+        many = many_sites(Path(folder) / "many")
+        return {**one_site(Path(folder)), **many}
+
+
+def machine() -> str:
+    """What was measured on, and how busy it was."""
+    return f"{os.cpu_count()} cores, {platform.machine()}, shared with other work: load {os.getloadavg()[0]:.1f} at the end"
 
 
 def main() -> None:
-    """The command, and its other processes."""
-    torch.set_num_threads(1)
-    match sys.argv[1:]:
-        case ["--site", folder]:
-            asyncio.run(_site(Path(folder)))
-            return
-        case ["--many", folder, address, count]:
-            asyncio.run(_many(Path(folder), address, int(count)))
-            return
-    with tempfile.TemporaryDirectory() as folder:
-        many = many_sites(Path(folder) / "many")
-        one = one_site(Path(folder))
-    result = {
-        "command": "python -m limbeck.experiments.benchmarks.link experiments/results/link.json",
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, shared with other work: load {os.getloadavg()[0]:.1f} at the end",
-        **one,
-        **many,
-    }
-    text = json.dumps(result, indent=1)
-    print(text)
-    for out in sys.argv[1:]:
-        Path(out).write_text(text + "\n")
+    """The command."""
+    runner.main(
+        "link", measure, description=__doc__, machine=machine, one_thread=True, children={"--site": _site, "--many": _many}
+    )
 
 
 if __name__ == "__main__":

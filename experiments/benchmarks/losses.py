@@ -10,20 +10,20 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import json
 import os
 import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from limbeck.experiments import memory
+from limbeck.experiments.benchmarks import runner
 from limbeck.operators import Power, SoftenThenTruncate, TopK, Truncated, concatenate, losses
 
 CASES = ((50_000, 10, 3), (50_000, 100, 8), (50_000, 1000, 16), (2_000, 32_000, 32))
@@ -93,24 +93,18 @@ def extra_bytes(way: str, case: int) -> int:
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def _peak(way: str, case: int) -> int:
+def _peak(way: str, case: str) -> None:
     # Torch's own one-off allocations are made first, on a small case.
     small, small_target = inputs(64, 10, 3)
     step(way, small, small_target, dense(small_target))()
-    logits_NK, target = inputs(*CASES[case])
+    logits_NK, target = inputs(*CASES[int(case)])
     run = step(way, logits_NK, target, dense(target) if way == "eager kl_div" else None)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _high_water()
+    memory.reset_peak()
+    before = memory.used("VmHWM")
     run()
-    return _high_water() - before
-
-
-def _high_water() -> int:
-    """Peak resident bytes of this process since the last reset. Linux only."""
-    status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+    print(memory.used("VmHWM") - before)
 
 
 def row(case: int) -> dict[str, object]:
@@ -163,24 +157,24 @@ def _milliseconds(calls: dict[str, Callable[[], object]]) -> dict[str, list[floa
     return times
 
 
-def main() -> None:
-    """The command."""
-    torch.set_num_threads(1)
-    if sys.argv[1:2] == ["--peak"]:
-        print(_peak(sys.argv[2], int(sys.argv[3])))
-        return
-    result = {
-        "command": "python -m limbeck.experiments.benchmarks.losses experiments/results/losses.json",
-        "machine": f"one core of {os.cpu_count()}, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, CPU only",
+def measure() -> dict[str, object]:
+    """All figures."""
+    return {
         "torch": torch.__version__,
         "temperature": TEMPERATURE,
         "load_average_before": round(os.getloadavg()[0], 2),
         "rows": [row(case) for case in range(len(CASES))],
     }
-    text = json.dumps(result, indent=1)
-    print(text)
-    for out in sys.argv[1:]:
-        Path(out).write_text(text + "\n")
+
+
+def machine() -> str:
+    """What was measured on, with the instructions that torch uses there."""
+    return f"one core of {os.cpu_count()}, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, CPU only"
+
+
+def main() -> None:
+    """The command."""
+    runner.main("losses", measure, description=__doc__, machine=machine, one_thread=True, children={"--peak": _peak})
 
 
 if __name__ == "__main__":

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
-import sys
 import tempfile
 import threading
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from limbeck.base.errors import RunError
-from limbeck.base.files import write_durably
 from limbeck.deployment import flower
+from limbeck.experiments.benchmarks import runner
 from limbeck.experiments.faults.linked import Federation, free_port, until
 from limbeck.experiments.faults.throwaway_keys import SERVER
 from limbeck.server import bundle
@@ -95,26 +92,26 @@ def _registered(link: Path, certificate: Path) -> bool:
         return False
 
 
-def main() -> None:
-    """The command."""
+def measure() -> dict[str, object]:
+    """All figures."""
     with tempfile.TemporaryDirectory() as temporary:
-        found = {"link": over_link(Path(temporary) / "link"), "supernodes": over_supernodes(Path(temporary) / "flower")}
-    rows: dict[str, Any] = {
-        name: {"median_seconds": round(statistics.median(own), 3), "all": [round(one, 3) for one in own]}
-        for name, own in found.items()
-    }
-    result = {
-        "command": "python -m limbeck.experiments.benchmarks.roundtrip experiments/results/roundtrip.json",
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, CPU only",
+        link, supernodes = over_link(Path(temporary) / "link"), over_supernodes(Path(temporary) / "flower")
+    return {
         "load_average": round(os.getloadavg()[0], 1),
         "what": "one question to three sites at once, loopback, TLS",
-        **rows,
-        "supernodes_over_link": round(statistics.median(found["supernodes"]) / statistics.median(found["link"]), 1),
+        "link": _row(link),
+        "supernodes": _row(supernodes),
+        "supernodes_over_link": round(statistics.median(supernodes) / statistics.median(link), 1),
     }
-    text = json.dumps(result, indent=1)
-    print(text)
-    for out in sys.argv[1:]:
-        write_durably(Path(out), (text + "\n").encode())
+
+
+def _row(times: list[float]) -> dict[str, object]:
+    return {"median_seconds": round(statistics.median(times), 3), "all": [round(seconds, 3) for seconds in times]}
+
+
+def main() -> None:
+    """The command."""
+    runner.main("roundtrip", measure, description=__doc__, machine=runner.all_cores)
 
 
 if __name__ == "__main__":

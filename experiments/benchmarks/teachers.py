@@ -6,14 +6,9 @@ slows all alike. A step is all of it: forward, backward, clipping, noise, update
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import sys
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +17,7 @@ from torch.nn import functional
 
 from limbeck.client.noise import Noise, SystemEntropy
 from limbeck.client.teachers import architectures, gradients, linear
+from limbeck.experiments.benchmarks import runner
 
 ROUNDS = 20
 BATCH, CLIP, STD, RATE, MOMENTUM = 256, 0.1, 0.1, 0.5, 0.9
@@ -187,21 +183,19 @@ def _compare(steps: dict[str, Step], rounds: int) -> dict[str, dict[str, float]]
     return {name: {"ms": round(1000 * s, 3), "against plain": round(s / plain, 3)} for name, s in fastest.items()}
 
 
-def main() -> None:
-    """The command."""
-    torch.set_num_threads(1)
+def measure() -> dict[str, object]:
+    """All figures."""
     warnings.simplefilter("ignore")
-    result = {
-        "command": "python -m limbeck.experiments.benchmarks.teachers experiments/results/teachers.json",
-        "machine": f"one core of {os.cpu_count()}, {platform.machine()}, CPU only",
+    return {
         "linear head, 8,000 records, 3,969 features, full batch": _compare(heads(), ROUNDS),
         **{f"{name}, 28 x 28, batch {BATCH}": _compare(nets(name), ROUNDS) for name in ("cnn", "mlp", "resnet-gn")},
         "noise in a step of the cnn, ms": noise_share(3 * ROUNDS),
     }
-    text = json.dumps(result, indent=1)
-    print(text)
-    for out in sys.argv[1:]:
-        Path(out).write_text(text + "\n")
+
+
+def main() -> None:
+    """The command."""
+    runner.main("teachers", measure, description=__doc__, machine=runner.one_core, one_thread=True)
 
 
 if __name__ == "__main__":

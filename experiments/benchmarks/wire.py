@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
 from limbeck import operators
+from limbeck.experiments import memory
+from limbeck.experiments.benchmarks import runner
+from limbeck.plans.author import make_plan
 from limbeck.plans.schema import Coding, Plan
 from limbeck.protos import codec, messages
 from limbeck.protos.messages import Ask, Share
 from limbeck.server.pooling import Pool
-from limbeck.simulations import prepare, scenario
+from limbeck.simulations import scenario
 
 CASES = ((10_000, 10, 3), (50_000, 100, 8), (20_000, 1000, 16))
 REPEATS = 15
@@ -27,8 +26,8 @@ REPEATS = 15
 
 def share_plan(samples: int, classes: int, k: int, coding: str) -> Plan:
     """The default scenario's plan for other sizes."""
-    own = scenario.load("default", [f"release.k={k}", f"release.coding={coding}", "pooling.kind=mean"])
-    return prepare.make_plan(own, transfer_set=bytes(32), samples=samples, classes=classes)
+    settings = scenario.load("default", [f"release.k={k}", f"release.coding={coding}", "pooling.kind=mean"])
+    return make_plan(settings, transfer_set=bytes(32), samples=samples, classes=classes)
 
 
 def wire() -> list[dict[str, object]]:
@@ -64,20 +63,18 @@ def pool_memory(clients: int) -> int:
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def _pool(clients: int) -> int:
-    import resource
-
+def _pool(clients: str) -> None:
     plan = share_plan(10_000, 10, 3, "packed")
     ask = Ask(plan_hash=codec.plan_hash(plan), stage=0, first=0, count=10_000)
     pool = Pool(samples=10_000, classes=10)
-    for client in range(clients):
+    for client in range(int(clients)):
         p_NK = torch.randn(10_000, 10, generator=torch.Generator().manual_seed(client)).softmax(-1)
         share = Share(plan_hash=ask.plan_hash, stage=0, first=0, answers=operators.TopK(3)(p_NK))
         reply = codec.decode_reply(codec.encode_reply(share, plan=plan), plan=plan, expecting=ask)
         if isinstance(reply, messages.Share):
             pool.add(reply.answers)
     pool.result()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(memory.used("VmHWM"))
 
 
 def _seconds(call: Callable[[], object]) -> float:
@@ -90,23 +87,18 @@ def _seconds(call: Callable[[], object]) -> float:
     return statistics.median(times)
 
 
+def measure() -> dict[str, object]:
+    """All figures."""
+    peaks = {clients: pool_memory(clients) for clients in (10, 100)}
+    return {
+        "wire": wire(),
+        "pool": {"peak_bytes": peaks, "ratio_100_to_10_clients": round(peaks[100] / peaks[10], 3)},
+    }
+
+
 def main() -> None:
     """The command."""
-    torch.set_num_threads(1)
-    if sys.argv[1:2] == ["--pool"]:
-        print(_pool(int(sys.argv[2])))
-        return
-    memory = {clients: pool_memory(clients) for clients in (10, 100)}
-    result = {
-        "command": "python -m limbeck.experiments.benchmarks.wire experiments/results/wire.json",
-        "machine": f"one core of {os.cpu_count()}, {platform.machine()}, CPU only",
-        "wire": wire(),
-        "pool": {"peak_bytes": memory, "ratio_100_to_10_clients": round(memory[100] / memory[10], 3)},
-    }
-    text = json.dumps(result, indent=1)
-    print(text)
-    for out in sys.argv[1:]:
-        Path(out).write_text(text + "\n")
+    runner.main("wire", measure, description=__doc__, machine=runner.one_core, one_thread=True, children={"--pool": _pool})
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ PATIENCE_SECONDS = 300.0
 COMMITTED, RESERVED = ["committed"], ["reserved"]
 ALL_COMMITTED = (COMMITTED, COMMITTED, COMMITTED)
 A, B, C = "site-00", "site-01", "site-02"
-RESULTS = Path(__file__).parent / "results" / "link-drill.json"
+RESULTS = Path(__file__).parents[1] / "results" / "link-drill.json"
 # Set where the drill has namespaces of its own: of mounts, and of the network too.
 MOUNTS, NETWORK = "LIMBECK_DRILL_MOUNTS", "LIMBECK_DRILL_NETWORK"
 ROOM_BYTES = 16 << 20

@@ -1,20 +1,20 @@
-"""Which axioms do the families keep, and which the maps that are no softening operators? `python -m limbeck.experiments.theory.axioms`.
+"""Which axioms hold for the families, and for maps that are not softening operators? `python -m limbeck.experiments.theory.axioms`.
 
-The checker of `limbeck.operators.axioms` on every family, in float64, with its default effort. What it reports as broken is a
-counterexample that stands in the results and can be evaluated anew; that it found none proves nothing.
+Runs the checker of `limbeck.operators.axioms` on each of them, in float64, with its default effort. For an axiom that does not hold the
+results contain a counterexample, which can be evaluated again; that the checker finds none proves nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from torch import Tensor
 
 from limbeck.experiments.theory import common
+from limbeck.experiments.theory.results import AxiomFinding, Axioms, Example, Subject
 from limbeck.operators import EntropyTarget, Hybrid, Mixing, Power, Renormalised, SoftenThenTruncate, TopK, Tsallis
-from limbeck.operators.axioms import Finding, check
+from limbeck.operators.axioms import Counterexample, Finding, check
 from limbeck.operators.projections import ArgMax, Sparsemax, nearest
 
 COMMAND = "python -m limbeck.experiments.theory.axioms"
@@ -32,7 +32,7 @@ def _sparsemax_of_p(temperature: float) -> Callable[[Tensor], Tensor]:
     return lambda p_NK: nearest(p_NK / temperature)
 
 
-SUBJECTS: dict[str, Callable[[float], Any]] = {
+SUBJECTS: dict[str, Callable[[float], Callable[[Tensor], Tensor]]] = {
     "power": Power,
     "mixing": Mixing,
     "hybrid": Hybrid,
@@ -46,8 +46,8 @@ SUBJECTS: dict[str, Callable[[float], Any]] = {
 }
 
 
-def _found(finding: Finding) -> dict[str, Any]:
-    """A finding as it is committed."""
+def _row(finding: Finding) -> AxiomFinding:
+    """A finding in the form in which it is committed."""
     example = finding.counterexample
     return {
         "axiom": finding.axiom.value,
@@ -57,22 +57,24 @@ def _found(finding: Finding) -> dict[str, Any]:
         "tolerance": common.significant(finding.tolerance),
         "unit": finding.unit,
         "note": finding.note,
-        "counterexample": None
-        if example is None
-        else {
-            "p": example.p_K.tolist(),
-            "temperature": example.temperature,
-            "other_p": None if example.other_p_K is None else example.other_p_K.tolist(),
-            "other_temperature": example.other_temperature,
-            "what": example.what,
-        },
+        "counterexample": None if example is None else _example(example),
+    }
+
+
+def _example(example: Counterexample) -> Example:
+    return {
+        "p": example.p_K.tolist(),
+        "temperature": example.temperature,
+        "other_p": None if example.other_p_K is None else example.other_p_K.tolist(),
+        "other_temperature": example.other_temperature,
+        "what": example.what,
     }
 
 
 def main() -> None:
     """The command."""
     options = common.options(__doc__)
-    subjects = []
+    subjects: list[Subject] = []
     with common.bars() as progress:
         for name, factory in progress.track(list(SUBJECTS.items()), description="axioms"):
             report = check(factory, rounds=ROUNDS, seed=SEED)
@@ -80,10 +82,16 @@ def main() -> None:
                 {
                     "name": name,
                     "lowest_temperature": common.significant(report.lowest),
-                    "findings": [_found(finding) for finding in report.findings],
+                    "findings": [_row(finding) for finding in report.findings],
                 }
             )
-    result = {"command": COMMAND, "machine": common.machine(), "rounds": ROUNDS, "seed": SEED, "subjects": subjects}
+    result: Axioms = {
+        "command": COMMAND,
+        "machine": common.machine(),
+        "rounds": ROUNDS,
+        "seed": SEED,
+        "subjects": subjects,
+    }
     common.write_json(options.out / "axioms.json", result)
 
 

@@ -21,10 +21,9 @@ import hashlib
 import io
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +32,7 @@ from numpy.typing import NDArray
 
 from limbeck.base.files import write_durably
 from limbeck.experiments.theory import common
+from limbeck.experiments.theory.results import GROUPS, BiasVariance, ConditionRow, Group, Tally, Triple, Verdict, Verdicts
 from limbeck.operators import Power
 from limbeck.server import distil
 from limbeck.simulations.report.plots import DENSE, STUDENT
@@ -106,8 +106,8 @@ def decompose(gram_NRR: Floats, weight_BN: Floats | None = None, weight_BR: Floa
     mean_BRR = (weight_BN @ gram_NRR.reshape(n, r * r) / weight_BN.sum(1, keepdims=True)).reshape(-1, r, r)
     pair_BRR = weight_BR[:, :, None] * weight_BR[:, None, :] * (1 - np.eye(r))
     pair_BRR = pair_BRR / pair_BRR.sum((1, 2), keepdims=True)
-    own_BR = np.diagonal(mean_BRR, axis1=1, axis2=2)
-    distance_BRR = own_BR[:, :, None] + own_BR[:, None, :] - 2 * mean_BRR
+    square_BR = np.diagonal(mean_BRR, axis1=1, axis2=2)
+    distance_BRR = square_BR[:, :, None] + square_BR[:, None, :] - 2 * mean_BRR
     return (pair_BRR * mean_BRR).sum((1, 2)), (pair_BRR * distance_BRR).sum((1, 2)) / 2
 
 
@@ -178,30 +178,30 @@ class Half:
         return np.asarray(predictions_RNK.argmax(2) == self.y_N, np.float64)
 
 
-def replicate(own: common.Parts, condition: Condition, half: int, index: int) -> dict[str, NDArray[np.float32]]:
+def replicate(parts: common.Parts, condition: Condition, half: int, index: int) -> dict[str, NDArray[np.float32]]:
     """One teacher and its students, all sparsities and temperatures: probabilities on this half's test samples."""
     seed = 1 + half * REPLICATES + index
-    test_x = own.test_x[half::2]
-    mine = torch.arange(half, len(own.private_y), 2)
+    test_x = parts.test_x[half::2]
+    half_of_records = torch.arange(half, len(parts.private_y), 2)
     generator = torch.Generator().manual_seed(seed)
-    drawn = mine[torch.randint(len(mine), (condition.records,), generator=generator)]
-    others = torch.randint(own.classes, (condition.records,), generator=generator)
+    drawn = half_of_records[torch.randint(len(half_of_records), (condition.records,), generator=generator)]
+    others = torch.randint(parts.classes, (condition.records,), generator=generator)
     wrong = torch.rand(condition.records, generator=generator) < condition.wrong
-    teacher, masks = common.fresh(own.private_x, own.classes, seed)
-    labels = common.one_hot(torch.where(wrong, others, own.private_y[drawn]), own.classes)
+    teacher, masks = common.fresh(parts.private_x, parts.classes, seed)
+    labels = common.one_hot(torch.where(wrong, others, parts.private_y[drawn]), parts.classes)
     common.train(
         teacher,
         masks,
-        own.private_x[drawn],
+        parts.private_x[drawn],
         labels,
         common.settings(epochs=condition.teacher_epochs, batch=BATCH),
         seed=seed,
     )
-    public_x = own.public_x[: condition.transfer]
+    public_x = parts.public_x[: condition.transfer]
     answers_NK = distil.predict(teacher, public_x)
-    found = {"teacher": distil.predict(teacher, test_x).numpy()}
+    probabilities = {"teacher": distil.predict(teacher, test_x).numpy()}
     for temperature, sparsity in itertools.product(TEMPERATURES, SPARSITIES):
-        student, masks = common.fresh(public_x, own.classes, 1000 + seed)
+        student, masks = common.fresh(public_x, parts.classes, 1000 + seed)
         common.train(
             student,
             masks,
@@ -211,90 +211,114 @@ def replicate(own: common.Parts, condition: Condition, half: int, index: int) ->
             seed=seed,
             sparsity=sparsity,
         )
-        found[_key(temperature, sparsity)] = distil.predict(student, test_x).numpy()
-    return found
+        probabilities[_key(temperature, sparsity)] = distil.predict(student, test_x).numpy()
+    return probabilities
 
 
 def _key(temperature: float, sparsity: float) -> str:
     return f"T={temperature:g} s={sparsity:g}"
 
 
-def gather(own: common.Parts, condition: Condition, half: int, work: Path, done: Callable[[], None]) -> Half:
+def gather(parts: common.Parts, condition: Condition, half: int, work: Path, done: Callable[[], None]) -> Half:
     """All replicates of a half; those that an earlier run finished are read."""
     settings = [asdict(condition), TEMPERATURES, SPARSITIES, REPLICATES, BATCH]
     tag = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:10]
-    found = []
+    replicates = []
     for index in range(REPLICATES):
         path = work / "bias_variance" / f"{condition.data}-{tag}-{half}-{index}.npz"
         if not path.exists():
             buffer = io.BytesIO()
-            np.savez(buffer, **replicate(own, condition, half, index))  # type: ignore[arg-type]
+            np.savez(buffer, **replicate(parts, condition, half, index))  # type: ignore[arg-type]
             write_durably(path, buffer.getvalue())
         with np.load(path, allow_pickle=False) as arrays:
-            found.append({key: arrays[key].astype(np.float64) for key in arrays.files})
+            replicates.append({key: arrays[key].astype(np.float64) for key in arrays.files})
         done()
     students = {
-        (t, s): np.stack([arrays[_key(t, s)] for arrays in found]) for t, s in itertools.product(TEMPERATURES, SPARSITIES)
+        (t, s): np.stack([arrays[_key(t, s)] for arrays in replicates])
+        for t, s in itertools.product(TEMPERATURES, SPARSITIES)
     }
     return Half(
-        teacher_RNK=np.stack([arrays["teacher"] for arrays in found]), student_RNK=students, y_N=own.test_y[half::2].numpy()
+        teacher_RNK=np.stack([arrays["teacher"] for arrays in replicates]),
+        student_RNK=students,
+        y_N=parts.test_y[half::2].numpy(),
     )
 
 
 def examine(half: Half, temperature: float, sparsity: float) -> dict[str, Estimate]:
-    """The condition on a half, and the accuracy that its student gains on its teacher."""
+    """The condition on a half, and how much more accurate its student is than its teacher."""
     student_RNK = half.student_RNK[temperature, sparsity]
     reference = half.reference()
-    found = condition(gram(half.teacher_RNK, reference), gram(student_RNK, reference), seed=1)
+    sides = condition(gram(half.teacher_RNK, reference), gram(student_RNK, reference), seed=1)
     gained = half.correct(student_RNK) - half.correct(half.teacher_RNK)
-    return {**found, "accuracy_gain": mean_difference(gained, seed=2)}
+    return {**sides, "accuracy_gain": mean_difference(gained, seed=2)}
 
 
-def verdicts(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """How often the sign predicted on one half was the sign seen on the other, both ways round.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One condition at one temperature and sparsity. halves: what `examine` found on each."""
 
-    "decided": the prediction's interval leaves zero out; "clear": what was seen does too. "constant": how often the better of the two rules
-    is right that name the same winner every time; a prediction that does not beat it has not been tested.
+    data: str
+    temperature: float
+    sparsity: float
+    halves: Sequence[Mapping[str, Estimate]]
+
+
+def verdicts(points: Sequence[Point]) -> Verdicts:
+    """How often the sign predicted on one half was the sign seen on the other, in both directions.
+
+    "decided": the interval of the prediction does not contain zero; "clear": nor does that of what was seen. "constant": how often the
+    better of the two rules is right that always name the same winner; a prediction that does not beat it has not been tested.
     """
-    found: dict[str, Any] = {}
-    for kind, outcome in (("squared_error", "gain"), ("accuracy", "accuracy_gain")):
-        tally = {
-            name: {"right": 0, "of": 0} for name in ("all", "decided", "decided_and_clear", "student_predicted_decided")
-        }
-        wrong, student_won = [], 0
-        for point, (a, b) in itertools.product(points, (HALVES, HALVES[::-1])):
-            predicted, seen = point["halves"][a]["gain"], point["halves"][b][outcome]
-            right = (predicted.value > 0) == (seen.value > 0)
-            student_won += int(seen.value > 0)
-            names = ["all"]
-            if predicted.decided:
-                names.append("decided")
-                names += ["decided_and_clear"] if seen.decided else []
-                names += ["student_predicted_decided"] if predicted.value > 0 else []
-            for name in names:
-                tally[name]["of"] += 1
-                tally[name]["right"] += int(right)
-            if predicted.decided and not right:
-                wrong.append(f"{point['data']}, T = {point['temperature']:g}, {point['sparsity']:.0%}, half {a} to {b}")
-        of = tally["all"]["of"]
-        constant = {"right": max(student_won, of - student_won), "of": of}
-        found[kind] = {**tally, "constant": constant, "decided_but_wrong": wrong}
-    return found
+    return {
+        "squared_error": _verdict(points, "gain"),
+        "accuracy": _verdict(points, "accuracy_gain"),
+    }
 
 
-def draw(points: Sequence[dict[str, Any]], names: Sequence[str]) -> Callable[[list[Axes]], None]:
+def _verdict(points: Sequence[Point], outcome: str) -> Verdict:
+    """outcome: the estimate that says who won."""
+    tally: dict[Group, Tally] = {group: {"right": 0, "of": 0} for group in GROUPS}
+    wrong, student_won = [], 0
+    for point, (a, b) in itertools.product(points, (HALVES, HALVES[::-1])):
+        predicted, seen = point.halves[a]["gain"], point.halves[b][outcome]
+        right = (predicted.value > 0) == (seen.value > 0)
+        student_won += int(seen.value > 0)
+        counted: list[Group] = ["all"]
+        if predicted.decided:
+            counted.append("decided")
+            if seen.decided:
+                counted.append("decided_and_clear")
+            if predicted.value > 0:
+                counted.append("student_predicted_decided")
+        for group in counted:
+            tally[group]["of"] += 1
+            tally[group]["right"] += int(right)
+        if predicted.decided and not right:
+            wrong.append(f"{point.data}, T = {point.temperature:g}, {point.sparsity:.0%}, half {a} to {b}")
+    of = tally["all"]["of"]
+    return {
+        "all": tally["all"],
+        "decided": tally["decided"],
+        "decided_and_clear": tally["decided_and_clear"],
+        "student_predicted_decided": tally["student_predicted_decided"],
+        "constant": {"right": max(student_won, of - student_won), "of": of},
+        "decided_but_wrong": wrong,
+    }
+
+
+def draw(points: Sequence[Point], names: Sequence[str]) -> Callable[[list[Axes]], None]:
     """Per condition: the squared error that the student should save, from one half, and the one it saves on the other."""
     ticks = [f"{s:.0%}" for s in SPARSITIES]
 
     def panels(axes: list[Axes]) -> None:
         for axis, name in zip(axes, names, strict=True):
             for temperature, shift, marker in zip(TEMPERATURES, (-0.12, 0.12), "os", strict=True):
-                own = [p for p in points if p["data"] == name and p["temperature"] == temperature]
+                curve = [point for point in points if point.data == name and point.temperature == temperature]
                 for half, colour, label in ((0, STUDENT, "predicted"), (1, DENSE, "seen on the other half")):
-                    found = [p["halves"][half]["gain"] for p in own]
-                    value = np.array([e.value for e in found])
-                    spread = np.abs([[e.value - e.low for e in found], [e.high - e.value for e in found]])
-                    x = np.arange(len(own)) + shift + 0.06 * half
+                    gains = [point.halves[half]["gain"] for point in curve]
+                    value = np.array([e.value for e in gains])
+                    spread = np.abs([[e.value - e.low for e in gains], [e.high - e.value for e in gains]])
+                    x = np.arange(len(curve)) + shift + 0.06 * half
                     axis.errorbar(
                         x,
                         value,
@@ -321,31 +345,38 @@ def draw(points: Sequence[dict[str, Any]], names: Sequence[str]) -> Callable[[li
 
 def run(name: str, conditions: dict[str, Condition], out: Path, work: Path, done: Callable[[], None]) -> None:
     """One set of conditions, to its results and its plot."""
-    points: list[dict[str, Any]] = []
+    points: list[Point] = []
     accuracies = {}
     for condition_name, given in conditions.items():
-        own = common.parts(given.data)
-        halves = [gather(own, given, half, work, done) for half in HALVES]
+        parts = common.parts(given.data)
+        halves = [gather(parts, given, half, work, done) for half in HALVES]
         accuracies[condition_name] = common.significant(float(np.mean([h.correct(h.teacher_RNK).mean() for h in halves])))
         for temperature, sparsity in itertools.product(TEMPERATURES, SPARSITIES):
-            found = [examine(half, temperature, sparsity) for half in halves]
-            points.append({"data": condition_name, "temperature": temperature, "sparsity": sparsity, "halves": found})
-    result = {
+            examined = [examine(half, temperature, sparsity) for half in halves]
+            points.append(Point(data=condition_name, temperature=temperature, sparsity=sparsity, halves=examined))
+    result: BiasVariance = {
         "command": COMMAND,
         "machine": common.machine(),
         "replicates_per_half": REPLICATES,
         "seeds": [1, len(HALVES) * REPLICATES],
         "confidence": CONFIDENCE,
         "bootstrap_draws": DRAWS,
-        "conditions": {key: asdict(given) for key, given in conditions.items()},
+        "conditions": {key: ConditionRow(**asdict(given)) for key, given in conditions.items()},  # type: ignore[typeddict-item]
         "teacher_accuracy": accuracies,
         "verdicts": verdicts(points),
         "points": [
             {
-                **{key: point[key] for key in ("data", "temperature", "sparsity")},
+                "data": point.data,
+                "temperature": point.temperature,
+                "sparsity": point.sparsity,
                 "halves": [
-                    {key: [common.significant(v) for v in (e.value, e.low, e.high)] for key, e in half.items()}
-                    for half in point["halves"]
+                    {
+                        "variance_gain": _triple(half["variance_gain"]),
+                        "bias_cost": _triple(half["bias_cost"]),
+                        "gain": _triple(half["gain"]),
+                        "accuracy_gain": _triple(half["accuracy_gain"]),
+                    }
+                    for half in point.halves
                 ],
             }
             for point in points
@@ -353,6 +384,11 @@ def run(name: str, conditions: dict[str, Condition], out: Path, work: Path, done
     }
     common.write_json(out / f"{name}.json", result)
     common.plot(out / f"{name}.png", draw(points, list(conditions)), columns=len(conditions), width=15, height=3.8)
+
+
+def _triple(estimate: Estimate) -> Triple:
+    value, low, high = (common.significant(number) for number in (estimate.value, estimate.low, estimate.high))
+    return value, low, high
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What the experiments share: data as tensors, training through the coordinator's own stage, rows that survive an interruption, plots.
+"""What the experiments share: data as tensors, training as the coordinator does it, rows that survive an interruption, plots.
 
 Shape legend: N samples, K classes.
 """
@@ -9,15 +9,16 @@ import argparse
 import json
 import os
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeVar
 
 import matplotlib as mpl
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
@@ -37,6 +38,8 @@ WORK = Path("runs/theory")
 INK = "#2b2f36"
 CPU = torch.device("cpu")
 
+R = TypeVar("R")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Parts:
@@ -52,16 +55,16 @@ class Parts:
 
 
 def parts(name: str) -> Parts:
-    """A data set that needs no download, cut in its default way."""
-    found = data.load(name)
+    """A data set that needs no download, split in its default way."""
+    loaded = data.load(name)
     return Parts(
-        private_x=torch.from_numpy(found.private_x),
-        private_y=torch.from_numpy(found.private_y),
-        public_x=torch.from_numpy(found.public_x),
-        public_y=torch.from_numpy(found.public_y),
-        test_x=torch.from_numpy(found.test_x),
-        test_y=torch.from_numpy(found.test_y),
-        classes=len(found.class_names),
+        private_x=torch.from_numpy(loaded.private_x),
+        private_y=torch.from_numpy(loaded.private_y),
+        public_x=torch.from_numpy(loaded.public_x),
+        public_y=torch.from_numpy(loaded.public_y),
+        test_x=torch.from_numpy(loaded.test_x),
+        test_y=torch.from_numpy(loaded.test_y),
+        classes=len(loaded.class_names),
     )
 
 
@@ -85,7 +88,7 @@ def settings(*, epochs: int, batch: int, learning_rate: float = 2e-3) -> Student
 
 
 def fresh(x_N: Tensor, classes: int, seed: int) -> tuple[nn.Module, Masks]:
-    """A dense student from a seed, and masks with nothing pruned."""
+    """An untrained dense student from a seed, and masks that prune nothing."""
     model = students.build("mlp", tuple(x_N.shape[1:]), classes, seed)
     return model, Masks.ones(model)
 
@@ -101,7 +104,7 @@ def train(
     stage: int = 0,
     sparsity: float = 0.0,
 ) -> None:
-    """One stage of the coordinator's own distillation. (The loss is TTM, so it has no temperature of its own.)"""
+    """One stage of the coordinator's distillation. Its temperature does not matter, because the loss is TTM."""
     distil.distil_stage(
         model,
         masks,
@@ -122,36 +125,41 @@ def divergence(p_NK: Tensor, q_NK: Tensor) -> float:
     return float((torch.xlogy(p_NK, p_NK) - torch.xlogy(p_NK, q_NK)).sum(-1).mean())
 
 
-class Rows:
-    """Finished cells of an experiment in a JSONL file, one line each: what is there is not computed again after an interruption."""
+class Rows(Generic[R]):
+    """Finished cells of an experiment in a JSONL file, one line each: those are not computed again after an interruption.
 
-    def __init__(self, path: Path) -> None:
+    - path: of the file, which is made if need be.
+    - kind: type of a row, which JSON can hold.
+    """
+
+    def __init__(self, path: Path, kind: type[R]) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._found: dict[str, dict[str, Any]] = {}
+        self._rows: dict[str, R] = {}
         lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
-        if lines[-1]:  # A line without its end was being written when the process died.
+        if lines[-1]:  # The process died while it wrote this line.
             path.write_bytes(b"".join(line + b"\n" for line in lines[:-1]))
+        row = TypeAdapter(kind)
         for line in lines[:-1]:
-            row = json.loads(line)
-            self._found[_key(row["cell"])] = row["found"]
+            stored: dict[str, object] = json.loads(line)
+            self._rows[_key(stored["cell"])] = row.validate_python(stored["found"])
 
-    def get(self, cell: dict[str, Any], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The row of this cell, computed and written unless it is there. cell: all settings that it depends on."""
+    def get(self, cell: Mapping[str, object], compute: Callable[[], R]) -> R:
+        """The row of this cell, computed and written if it is not there yet. cell: all settings that the row depends on."""
         key = _key(cell)
-        if key not in self._found:
-            self._found[key] = compute()
+        if key not in self._rows:
+            self._rows[key] = compute()
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"cell": cell, "found": self._found[key]}) + "\n")
-        return self._found[key]
+                file.write(json.dumps({"cell": cell, "found": self._rows[key]}) + "\n")
+        return self._rows[key]
 
 
-def _key(cell: dict[str, Any]) -> str:
+def _key(cell: object) -> str:
     return json.dumps(cell, sort_keys=True)
 
 
 def options(description: str | None, parts: Iterable[str] = ()) -> argparse.Namespace:
-    """The options of every command here: out, work; of an experiment of several parts also only, the parts that are wanted."""
+    """The options of every command here: `out`, `work`, and `only` for an experiment of several parts."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=RESULTS, help=f"folder for results and plots, by default {RESULTS}")
     parser.add_argument(
@@ -161,9 +169,9 @@ def options(description: str | None, parts: Iterable[str] = ()) -> argparse.Name
         parser.add_argument(
             "--only", nargs="+", choices=names, default=names, help="parts of the experiment, by default all"
         )
-    found = parser.parse_args()
+    parsed = parser.parse_args()
     torch.set_num_threads(1)
-    return found
+    return parsed
 
 
 def bars() -> Progress:
@@ -172,18 +180,31 @@ def bars() -> Progress:
 
 
 def machine() -> str:
-    """What kind of machine this is, without its name."""
+    """The kind of machine this is, without its name."""
     return f"one core of {os.cpu_count()}, {platform.machine()}, CPU only, torch {torch.__version__.partition('+')[0]}"
 
 
-def write_json(path: Path, found: dict[str, Any]) -> None:
-    """Small, readable, whole or absent."""
-    write_durably(path, (json.dumps(found, indent=1) + "\n").encode())
+def write_json(path: Path, result: Mapping[str, object]) -> None:
+    """Write a result in a form that people can read, whole or not at all."""
+    write_durably(path, (json.dumps(result, indent=1) + "\n").encode())
 
 
 def significant(value: float, digits: int = 4) -> float:
     """Rounded to a few significant digits, for results that are committed."""
     return float(f"{value:.{digits - 1}e}")
+
+
+def rounded(result: R, kind: type[R]) -> R:
+    """A copy of a result of this kind with every float in it rounded to four significant digits."""
+    return TypeAdapter(kind).validate_python(_rounded(result))
+
+
+def _rounded(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return significant(value) if isinstance(value, float) else value
 
 
 def plot(

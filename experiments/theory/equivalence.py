@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from matplotlib.axes import Axes
@@ -26,7 +25,8 @@ from torch.nn import functional
 
 from limbeck.base import check
 from limbeck.base.errors import SettingError
-from limbeck.experiments.theory import common
+from limbeck.experiments.theory import common, results
+from limbeck.experiments.theory.results import EquivalenceOfData, Pair
 from limbeck.operators import Mixing, Power, calibrate, compare, compare_targets, reparametrise
 from limbeck.operators.equivalence import Comparison, moments
 from limbeck.server import distil
@@ -208,15 +208,15 @@ class Setting:
 
 
 def setting(name: str) -> Setting:
-    """A small net trained on the private part answers the public part."""
-    found = common.parts(name)
-    model, masks = common.fresh(found.private_x, found.classes, SEED)
-    labels = common.one_hot(found.private_y, found.classes)
-    common.train(model, masks, found.private_x, labels, common.settings(epochs=DATA[name], batch=64), seed=SEED)
+    """A small net is trained on the private part and answers the public part."""
+    given = common.parts(name)
+    model, masks = common.fresh(given.private_x, given.classes, SEED)
+    labels = common.one_hot(given.private_y, given.classes)
+    common.train(model, masks, given.private_x, labels, common.settings(epochs=DATA[name], batch=64), seed=SEED)
     with torch.no_grad():
-        log_p_NK = model(prepare(found.public_x)).double().log_softmax(-1)
-    correct = distil.predict(model, found.test_x).argmax(1) == found.test_y
-    all_ND, test_all_ND = _pixels(found.public_x), _pixels(found.test_x)
+        log_p_NK = model(prepare(given.public_x)).double().log_softmax(-1)
+    correct = distil.predict(model, given.test_x).argmax(1) == given.test_y
+    all_ND, test_all_ND = _pixels(given.public_x), _pixels(given.test_x)
     mean_D = all_ND.mean(0)
     axes_D2 = torch.linalg.svd(all_ND - mean_D, full_matrices=False).Vh[:2].T
     scale_2 = ((all_ND - mean_D) @ axes_D2).std(0)
@@ -243,8 +243,8 @@ def _with_one(x_ND: Tensor) -> Tensor:
 
 def students(
     features_ND: Tensor, test_ND: Tensor, f_NK: Tensor, g_NK: Tensor, compared: Comparison, *, ridge: float
-) -> dict[str, Any]:
-    """Two students to convergence, the second from a random start, and how far apart they end."""
+) -> Pair:
+    """Train two students to convergence, the second from a random start, and measure how far apart they end."""
     first_DK = fit(features_ND, f_NK, ridge=ridge)
     start_DK = torch.randn(first_DK.shape, generator=torch.Generator().manual_seed(SEED), dtype=torch.float64)
     second_DK = fit(features_ND, g_NK, ridge=ridge, start_DK=start_DK)
@@ -265,36 +265,36 @@ def students(
     }
 
 
-def experiment(name: str) -> tuple[dict[str, Any], Curve]:
+def experiment(name: str) -> tuple[EquivalenceOfData, Curve]:
     """All pairs on one data set, and the bend for the plot."""
-    own = setting(name)
+    given = setting(name)
     first = Power(TEMPERATURE)
-    f_NK = first.from_log(own.log_p_NK).exp()
-    few, everything = (own.few_ND, own.test_few_ND), (own.all_ND, own.test_all_ND)
+    f_NK = first.from_log(given.log_p_NK).exp()
+    few, everything = (given.few_ND, given.test_few_ND), (given.all_ND, given.test_all_ND)
 
-    bend = bend_to_equal_moments(first, own.log_p_NK, own.few_ND)
+    bend = bend_to_equal_moments(first, given.log_p_NK, given.few_ND)
     bent = BentPower(TEMPERATURE, bend)
-    bent_NK = bent.from_log(own.log_p_NK).exp()
-    tilted_NK = tilt_to_equal_moments(f_NK, own.all_ND, size=TILT, seed=SEED)
-    by_entropy = calibrate(first, Mixing, own.log_p_NK)
-    by_moments = calibrate(first, Mixing, own.log_p_NK, match="moments", features_ND=own.all_ND)
+    bent_NK = bent.from_log(given.log_p_NK).exp()
+    tilted_NK = tilt_to_equal_moments(f_NK, given.all_ND, size=TILT, seed=SEED)
+    by_entropy = calibrate(first, Mixing, given.log_p_NK)
+    by_moments = calibrate(first, Mixing, given.log_p_NK, match="moments", features_ND=given.all_ND)
     mixed = by_entropy.softening
-    mixed_NK = mixed.from_log(own.log_p_NK).exp()
+    mixed_NK = mixed.from_log(given.log_p_NK).exp()
 
-    def pair(g_NK: Tensor, seen: tuple[Tensor, Tensor], ridge: float = RIDGE) -> dict[str, Any]:
-        # Probabilities sum to 1 to about 1e-16: what is closer than 1e-12 is equal.
+    def pair(g_NK: Tensor, seen: tuple[Tensor, Tensor], ridge: float = RIDGE) -> Pair:
+        # Rows sum to 1 within about 1e-16, so that what is closer than 1e-12 counts as equal.
         compared = compare_targets(f_NK, g_NK, features_ND=seen[0], tolerance=1e-12)
         return students(*seen, f_NK, g_NK, compared, ridge=ridge)
 
-    after = compare(first, by_moments.softening, own.log_p_NK, features_ND=own.all_ND)
-    own_temperatures = reparametrise(first, Mixing, own.log_p_NK)
-    two = own.log_p_NK.topk(2).values.log_softmax(-1)
-    own_two = reparametrise(first, Mixing, two)
+    after = compare(first, by_moments.softening, given.log_p_NK, features_ND=given.all_ND)
+    per_sample = reparametrise(first, Mixing, given.log_p_NK)
+    two = given.log_p_NK.topk(2).values.log_softmax(-1)
+    per_sample_of_two = reparametrise(first, Mixing, two)
     return {
         "data": name,
         "samples": len(f_NK),
         "classes": f_NK.shape[1],
-        "teacher_accuracy": common.significant(own.teacher_accuracy),
+        "teacher_accuracy": common.significant(given.teacher_accuracy),
         "first": f"power, T = {TEMPERATURE:g}",
         "bent": {
             "steepest": common.significant(bend.steepest()),
@@ -311,12 +311,12 @@ def experiment(name: str) -> tuple[dict[str, Any], Curve]:
             "students": [pair(mixed_NK, everything, ridge) for ridge in RIDGES],
         },
         "reparametrised": {
-            "temperature_10_to_90_percent": [common.significant(v) for v in _decile_range(own_temperatures.temperature_N)],
-            "residual_median": common.significant(float(own_temperatures.residual_N.median())),
+            "temperature_10_to_90_percent": [common.significant(v) for v in _decile_range(per_sample.temperature_N)],
+            "residual_median": common.significant(float(per_sample.residual_N.median())),
             "two_classes_temperature_10_to_90_percent": [
-                common.significant(v) for v in _decile_range(own_two.temperature_N)
+                common.significant(v) for v in _decile_range(per_sample_of_two.temperature_N)
             ],
-            "two_classes_residual_max": common.significant(float(own_two.residual_N.max())),
+            "two_classes_residual_max": common.significant(float(per_sample_of_two.residual_N.max())),
         },
     }, _curve(bend)
 
@@ -332,39 +332,39 @@ def _curve(bend: Bend) -> Curve:
     return l_G.tolist(), (4 * s * (1 - s) * bend(l_G)).tolist()
 
 
-def draw(found: list[dict[str, Any]], curves: dict[str, Curve]) -> Callable[[list[Axes]], None]:
+def draw(data: list[EquivalenceOfData], curves: dict[str, Curve]) -> Callable[[list[Axes]], None]:
     """Left: the bend. Right: distances of the students against the bounds."""
 
     def panels(axes: list[Axes]) -> None:
-        for own, colour in zip(found, (STUDENT, DENSE), strict=True):
-            axes[0].plot(*curves[own["data"]], color=colour, label=own["data"])
+        for row, colour in zip(data, (STUDENT, DENSE), strict=True):
+            axes[0].plot(*curves[row["data"]], color=colour, label=row["data"])
         axes[0].set_xlabel("log p")
         axes[0].set_ylabel("log f, bent minus power")
         axes[0].set_title("An operator that is not power", size=10)
         axes[0].legend()
-        for own, marker in zip(found, ("o", "s"), strict=True):
-            rows = own["calibrated"]["students"]
-            mu = [row["ridge"] for row in rows]
-            for key, label, colour, style in (
-                ("bound_from_l1", "bound from mean L1", "#8a8f98", ":"),
-                ("bound_from_moments", "bound from moments", POOL, "--"),
-                ("weights_distance", "power, mixing: apart by", STUDENT, "-"),
+        for of_data, marker in zip(data, ("o", "s"), strict=True):
+            pairs = of_data["calibrated"]["students"]
+            mu = [pair["ridge"] for pair in pairs]
+            for values, label, colour, style in (
+                ([pair["bound_from_l1"] for pair in pairs], "bound from mean L1", "#8a8f98", ":"),
+                ([pair["bound_from_moments"] for pair in pairs], "bound from moments", POOL, "--"),
+                ([pair["weights_distance"] for pair in pairs], "power, mixing: apart by", STUDENT, "-"),
             ):
                 axes[1].plot(
                     mu,
-                    [row[key] for row in rows],
+                    values,
                     style,
                     marker=marker,
                     color=colour,
-                    label=label if own is found[0] else None,
+                    label=label if of_data is data[0] else None,
                 )
-            same = [own["bent"]["seen"], own["tilted"]["seen"]]
+            same = [of_data["bent"]["seen"], of_data["tilted"]["seen"]]
             axes[1].scatter(
-                [row["ridge"] for row in same],
-                [row["weights_distance"] for row in same],
+                [pair["ridge"] for pair in same],
+                [pair["weights_distance"] for pair in same],
                 marker=marker,
                 color=DENSE,
-                label="equal moments: apart by" if own is found[0] else None,
+                label="equal moments: apart by" if of_data is data[0] else None,
                 zorder=3,
             )
         axes[1].set_xscale("log")
@@ -380,14 +380,15 @@ def draw(found: list[dict[str, Any]], curves: dict[str, Curve]) -> Callable[[lis
 def main() -> None:
     """The command."""
     options = common.options(__doc__)
-    found, curves = [], {}
+    data: list[EquivalenceOfData] = []
+    curves: dict[str, Curve] = {}
     with common.bars() as progress:
         for name in progress.track(DATA, description="equivalence"):
-            own, curves[name] = experiment(name)
-            found.append(own)
-    result = {"command": COMMAND, "machine": common.machine(), "seed": SEED, "data": found}
+            of_data, curves[name] = experiment(name)
+            data.append(of_data)
+    result: results.Equivalence = {"command": COMMAND, "machine": common.machine(), "seed": SEED, "data": data}
     common.write_json(options.out / "equivalence.json", result)
-    common.plot(options.out / "equivalence.png", draw(found, curves), columns=2, width=9, height=3.6)
+    common.plot(options.out / "equivalence.png", draw(data, curves), columns=2, width=9, height=3.6)
 
 
 if __name__ == "__main__":

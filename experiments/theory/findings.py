@@ -1,25 +1,31 @@
 """The tables of `docs/findings.md`, from the committed results: `python -m limbeck.experiments.theory.findings [--check]`.
 
-Each table of the page stands between `<!-- table NAME -->` and `<!-- end -->` and is written from the results, so that it cannot drift away
-from them. --check changes nothing and fails where the page is not what the results say.
+Each table of the page is between `<!-- table NAME -->` and `<!-- end -->` and is written from the results, so that it always agrees with
+them. --check changes nothing, and fails if the page does not agree with the results.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from limbeck.base.files import write_durably
 from limbeck.experiments.theory.common import RESULTS
+from limbeck.experiments.theory.results import (
+    COEFFICIENTS,
+    Axioms,
+    BiasVariance,
+    Equivalence,
+    Interval,
+    Stages,
+    read,
+)
 
 PAGE = Path("docs/findings.md")
 MARKED = re.compile(r"(<!-- table ([a-z-]+) -->\n).*?(<!-- end -->)", re.S)
-
-Found = dict[str, Any]
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -31,23 +37,33 @@ def _short(value: float) -> str:
     return f"{value:.1e}" if value != 0 and (abs(value) < 1e-3 or abs(value) >= 1e4) else f"{value:.3g}"
 
 
-def _interval(found: Found) -> str:
-    return f"{_short(found['mean'])} [{_short(found['low'])}, {_short(found['high'])}]"
+def _interval(interval: Interval) -> str:
+    return f"{_short(interval['mean'])} [{_short(interval['low'])}, {_short(interval['high'])}]"
 
 
-def _same_student(equivalence: Found) -> str:
+def _same_student(equivalence: Equivalence) -> str:
     """Pairs of operators and how far apart their students are."""
     rows = []
-    for own in equivalence["data"]:
-        middle = next(row for row in own["calibrated"]["students"] if row["ridge"] == own["tilted"]["seen"]["ridge"])
+    for of_data in equivalence["data"]:
+        middle = next(row for row in of_data["calibrated"]["students"] if row["ridge"] == of_data["tilted"]["seen"]["ridge"])
         for name, row in (
-            ("bent power", own["bent"]["seen"]),
-            ("bent power", own["bent"]["not_seen"]),
-            ("tilted targets", own["tilted"]["seen"]),
+            ("bent power", of_data["bent"]["seen"]),
+            ("bent power", of_data["bent"]["not_seen"]),
+            ("tilted targets", of_data["tilted"]["seen"]),
             ("mixing, same mean entropy", middle),
         ):
-            keys = ("targets_mean_l1", "moments", "weights_distance", "test_probabilities_max_difference")
-            rows.append([own["data"], name, str(row["features"]), row["shared"], *(_short(row[key]) for key in keys)])
+            rows.append(
+                [
+                    of_data["data"],
+                    name,
+                    str(row["features"]),
+                    row["shared"],
+                    _short(row["targets_mean_l1"]),
+                    _short(row["moments"]),
+                    _short(row["weights_distance"]),
+                    _short(row["test_probabilities_max_difference"]),
+                ]
+            )
     head = [
         "data",
         "power and",
@@ -61,81 +77,89 @@ def _same_student(equivalence: Found) -> str:
     return _table(head, rows)
 
 
-def _bound(equivalence: Found) -> str:
+def _bound(equivalence: Equivalence) -> str:
     """Power and mixing at the same mean entropy: distance and bounds."""
     rows = [
         [
-            own["data"],
+            of_data["data"],
             _short(row["ridge"]),
             _short(row["weights_distance"]),
             _short(row["bound_from_moments"]),
             _short(row["bound_from_l1"]),
             f"{100 * row['test_decisions_differ']:.1f} %",
         ]
-        for own in equivalence["data"]
-        for row in own["calibrated"]["students"]
+        for of_data in equivalence["data"]
+        for row in of_data["calibrated"]["students"]
     ]
     return _table(
         ["data", "μ", "weights apart", "bound from moments", "bound from mean L1", "test decisions that differ"], rows
     )
 
 
-def _axioms(axioms: Found) -> str:
+def _axioms(axioms: Axioms) -> str:
     """What the checker found, and its counterexamples where it found any."""
     rows = []
-    for own in axioms["subjects"]:
+    for subject in axioms["subjects"]:
         # The first is the premise that distributions stay distributions.
-        premise, *findings = own["findings"]
+        premise, *findings = subject["findings"]
         cells = []
-        for found in findings:
-            half = found["note"].startswith("T to 0 not checked")
-            cells.append("**found**" if not found["holds"] else "none, upper half" if half else "none")
-        low = own["lowest_temperature"]
-        trials = sum(found["trials"] for found in own["findings"])
+        for finding in findings:
+            half = finding["note"].startswith("T to 0 not checked")
+            cells.append("**found**" if not finding["holds"] else "none, upper half" if half else "none")
+        low = subject["lowest_temperature"]
+        trials = sum(finding["trials"] for finding in subject["findings"])
         rows.append(
-            [own["name"] if premise["holds"] else f"{own['name']} (no distribution)", f"T ≥ {low:g}", *cells, str(trials)]
+            [
+                subject["name"] if premise["holds"] else f"{subject['name']} (no distribution)",
+                f"T ≥ {low:g}",
+                *cells,
+                str(trials),
+            ]
         )
-    return _table(["operator", "checked at", *(found["axiom"] for found in findings), "trials"], rows)
+    return _table(["operator", "checked at", *(finding["axiom"] for finding in findings), "trials"], rows)
 
 
-def _counterexamples(axioms: Found) -> str:
+def _counterexamples(axioms: Axioms) -> str:
     """One for each axiom found broken."""
     rows = []
-    for own in axioms["subjects"]:
-        for found in own["findings"]:
-            if (example := found["counterexample"]) is not None:
-                rows.append([own["name"], found["axiom"], _short(example["temperature"]), example["what"]])
+    for subject in axioms["subjects"]:
+        for finding in subject["findings"]:
+            if (example := finding["counterexample"]) is not None:
+                rows.append([subject["name"], finding["axiom"], _short(example["temperature"]), example["what"]])
     return _table(["operator", "axiom", "T", "counterexample"], rows)
 
 
-def _families(equivalence: Found) -> str:
+def _families(equivalence: Equivalence) -> str:
     """What a temperature, even one for each sample, cannot take away between power and mixing."""
     rows = []
-    for own in equivalence["data"]:
-        found = own["reparametrised"]
-        low, high = found["temperature_10_to_90_percent"]
-        low2, high2 = found["two_classes_temperature_10_to_90_percent"]
-        residuals = [_short(found["residual_median"]), _short(found["two_classes_residual_max"])]
-        rows.append([own["data"], f"{low:.2f} to {high:.2f}", residuals[0], f"{low2:.2f} to {high2:.2f}", residuals[1]])
+    for of_data in equivalence["data"]:
+        mixing = of_data["reparametrised"]
+        low, high = mixing["temperature_10_to_90_percent"]
+        low2, high2 = mixing["two_classes_temperature_10_to_90_percent"]
+        residuals = [_short(mixing["residual_median"]), _short(mixing["two_classes_residual_max"])]
+        rows.append([of_data["data"], f"{low:.2f} to {high:.2f}", residuals[0], f"{low2:.2f} to {high2:.2f}", residuals[1]])
     head = ["data", "T of mixing, K = 10", "L1 left (median)", "T of mixing, top two classes", "L1 left (largest)"]
     return _table(head, rows)
 
 
-def _verdicts(bias_variance: Found) -> str:
+def _verdicts(bias_variance: BiasVariance) -> str:
     """How often the predicted sign was the one seen."""
+    verdicts = bias_variance["verdicts"]
     rows = []
-    for kind, name in (("squared_error", "squared error"), ("accuracy", "accuracy")):
-        own = bias_variance["verdicts"][kind]
-        cells = [
-            f"{own[key]['right']} of {own[key]['of']}"
-            for key in ("all", "constant", "decided", "decided_and_clear", "student_predicted_decided")
-        ]
-        rows.append([name, *cells])
+    for name, verdict in (("squared error", verdicts["squared_error"]), ("accuracy", verdicts["accuracy"])):
+        tallies = (
+            verdict["all"],
+            verdict["constant"],
+            verdict["decided"],
+            verdict["decided_and_clear"],
+            verdict["student_predicted_decided"],
+        )
+        rows.append([name, *(f"{tally['right']} of {tally['of']}" for tally in tallies)])
     head = ["winner by", "all", "best constant rule", "prediction decided", "and outcome clear", "decided for the student"]
     return _table(head, rows)
 
 
-def _gains(bias_variance: Found) -> str:
+def _gains(bias_variance: BiasVariance) -> str:
     """Predicted on half 0, seen on half 1."""
     rows = []
     for point in bias_variance["points"]:
@@ -167,23 +191,23 @@ def _gains(bias_variance: Found) -> str:
     return _table(head, rows)
 
 
-def _stages(stages: Found) -> str:
+def _stages(stages: Stages) -> str:
     """Errors by n and the fit."""
     rows = []
-    for own in stages["groups"]:
-        name = own["path"] + (f", α = {own['alpha']:g}" if own["alpha"] < 1 else "")
-        fitted = own["fit"]
+    for group in stages["groups"]:
+        name = group["path"] + (f", α = {group['alpha']:g}" if group["alpha"] < 1 else "")
+        fitted = group["fit"]
         rows.append(
             [
                 name,
-                f"{own['temperature']:g}",
-                f"{own['sparsity']:.0%}",
-                *(_short(error["mean"]) for error in own["error"]),
-                *(_interval(fitted[letter]) for letter in "Abc"),
+                f"{group['temperature']:g}",
+                f"{group['sparsity']:.0%}",
+                *(_short(error["mean"]) for error in group["error"]),
+                *(_interval(fitted[letter]) for letter in COEFFICIENTS),
                 f"{fitted['explained']:.2f}",
                 "none" if fitted["best_n"] is None else f"{fitted['best_n']:.1f}",
                 _short(fitted["p_value"]),
-                _short(own["jumps_slope"]["mean"]),
+                _short(group["jumps_slope"]["mean"]),
             ]
         )
     head = [
@@ -202,42 +226,50 @@ def _stages(stages: Found) -> str:
     return _table(head, rows)
 
 
-def _within(stages: Found) -> str:
+def _within(stages: Stages) -> str:
     """One stage at once, one stage gradually, four stages."""
     rows = []
-    for own in sorted(stages["groups"], key=lambda group: float(group["sparsity"])):
-        if (own["path"], own["alpha"], own["temperature"]) == ("cubic", 1.0, 2.0):
-            gradual = stages["within_error"][f"{own['sparsity']:g}"]
-            dense = _short(own["dense_error"]["mean"])
-            rows.append([f"{own['sparsity']:.0%}", dense, *map(_interval, (own["error"][0], gradual, own["error"][2]))])
+    for group in sorted(stages["groups"], key=lambda group: float(group["sparsity"])):
+        if (group["path"], group["alpha"], group["temperature"]) == ("cubic", 1.0, 2.0):
+            gradual = stages["within_error"][f"{group['sparsity']:g}"]
+            dense = _short(group["dense_error"]["mean"])
+            rows.append(
+                [f"{group['sparsity']:.0%}", dense, *map(_interval, (group["error"][0], gradual, group["error"][2]))]
+            )
     return _table(["sparsity", "dense start", "one shot", "one stage, gradual", "four stages"], rows)
 
 
-TABLES: dict[str, tuple[str, Callable[[Found], str]]] = {
-    "axioms": ("axioms", _axioms),
-    "counterexamples": ("axioms", _counterexamples),
-    "families": ("equivalence", _families),
-    "same-student": ("equivalence", _same_student),
-    "bound": ("equivalence", _bound),
-    "verdicts": ("bias_variance", _verdicts),
-    "gains": ("bias_variance", _gains),
-    "verdicts-overfitted": ("bias_variance_overfitted", _verdicts),
-    "gains-overfitted": ("bias_variance_overfitted", _gains),
-    "stages": ("stages", _stages),
-    "within": ("stages", _within),
-    "stages-fashion": ("stages_fashion", _stages),
-    "within-fashion": ("stages_fashion", _within),
+T = TypeVar("T")
+
+
+def _of(name: str, kind: type[T], table: Callable[[T], str]) -> Callable[[Path], str]:
+    """A table from the results of this name and kind in a folder."""
+    return lambda results: table(read(results / f"{name}.json", kind))
+
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    "axioms": _of("axioms", Axioms, _axioms),
+    "counterexamples": _of("axioms", Axioms, _counterexamples),
+    "families": _of("equivalence", Equivalence, _families),
+    "same-student": _of("equivalence", Equivalence, _same_student),
+    "bound": _of("equivalence", Equivalence, _bound),
+    "verdicts": _of("bias_variance", BiasVariance, _verdicts),
+    "gains": _of("bias_variance", BiasVariance, _gains),
+    "verdicts-overfitted": _of("bias_variance_overfitted", BiasVariance, _verdicts),
+    "gains-overfitted": _of("bias_variance_overfitted", BiasVariance, _gains),
+    "stages": _of("stages", Stages, _stages),
+    "within": _of("stages", Stages, _within),
+    "stages-fashion": _of("stages_fashion", Stages, _stages),
+    "within-fashion": _of("stages_fashion", Stages, _within),
 }
 
 
 def fill(page: str, results: Path) -> str:
-    """The page with every table written anew. Raises KeyError for a table that there is none of."""
+    """The page with every table written again.
 
-    def write(match: re.Match[str]) -> str:
-        source, table = TABLES[match[2]]
-        return match[1] + table(json.loads((results / f"{source}.json").read_text(encoding="utf-8"))) + match[3]
-
-    return MARKED.sub(write, page)
+    Raises: KeyError for a table of an unknown name, DataError for results that cannot be read.
+    """
+    return MARKED.sub(lambda match: match[1] + TABLES[match[2]](results) + match[3], page)
 
 
 def main() -> None:

@@ -20,11 +20,10 @@ import csv
 import io
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -35,6 +34,16 @@ from torch import Tensor, nn
 from limbeck.base.files import write_durably
 from limbeck.experiments.theory import common
 from limbeck.experiments.theory.common import INK
+from limbeck.experiments.theory.results import (
+    COEFFICIENTS,
+    AnchoredStages,
+    Fit,
+    Interval,
+    StageGroup,
+    Stages,
+    StageSummary,
+    Trained,
+)
 from limbeck.operators import Anchoring, Power
 from limbeck.plans.paths import cubic, equal_kl, linear
 from limbeck.server import distil
@@ -130,51 +139,51 @@ def _parts(data: str) -> common.Parts:
 
 @cache
 def _teacher(design: Design) -> nn.Module:
-    own = _parts(design.data)
-    model, masks = common.fresh(own.private_x, own.classes, TEACHER_SEED)
-    labels = common.one_hot(own.private_y, own.classes)
+    parts = _parts(design.data)
+    model, masks = common.fresh(parts.private_x, parts.classes, TEACHER_SEED)
+    labels = common.one_hot(parts.private_y, parts.classes)
     student = common.settings(epochs=design.teacher_epochs, batch=64)
-    common.train(model, masks, own.private_x, labels, student, seed=TEACHER_SEED)
+    common.train(model, masks, parts.private_x, labels, student, seed=TEACHER_SEED)
     return model
 
 
 @cache
 def _targets(design: Design, temperature: float) -> tuple[Tensor, Tensor]:
     """The teacher's softened answers on public and on held-out inputs."""
-    softening, own, teacher = Power(temperature), _parts(design.data), _teacher(design)
-    return softening(distil.predict(teacher, own.public_x)), softening(distil.predict(teacher, own.test_x))
+    softening, parts, teacher = Power(temperature), _parts(design.data), _teacher(design)
+    return softening(distil.predict(teacher, parts.public_x)), softening(distil.predict(teacher, parts.test_x))
 
 
 @cache
 def _dense(design: Design, temperature: float, seed: int) -> tuple[nn.Module, tuple[tuple[float, float], ...]]:
     """h(0), and KL(dense || pruned without training) against sparsity."""
-    own = _parts(design.data)
-    model, masks = common.fresh(own.public_x, own.classes, seed)
+    parts = _parts(design.data)
+    model, masks = common.fresh(parts.public_x, parts.classes, seed)
     student = common.settings(epochs=design.epochs, batch=design.batch)
-    common.train(model, masks, own.public_x, _targets(design, temperature)[0], student, seed=seed)
-    return model, pruning_curve(model, own.public_x, CURVE)
+    common.train(model, masks, parts.public_x, _targets(design, temperature)[0], student, seed=seed)
+    return model, pruning_curve(model, parts.public_x, CURVE)
 
 
 def pruning_curve(model: nn.Module, x_N: Tensor, sparsities: Sequence[float]) -> tuple[tuple[float, float], ...]:
     """(sparsity, mean KL(model || model pruned to it at once), nats) on inputs; what `equal_kl` takes. The model is left as it is."""
     before_NK = distil.predict(model, x_N)
-    found = []
+    curve = []
     for sparsity in sparsities:
         pruned = copy.deepcopy(model)
         Masks.ones(pruned).prune(pruned, sparsity)
-        found.append((sparsity, common.divergence(before_NK, distil.predict(pruned, x_N))))
-    return tuple(found)
+        curve.append((sparsity, common.divergence(before_NK, distil.predict(pruned, x_N))))
+    return tuple(curve)
 
 
 def _mean_curve(design: Design, temperature: float) -> list[list[float]]:
     """[sparsity, KL(dense || pruned at once)], mean over seeds."""
-    found = np.mean([[kl for _, kl in _dense(design, temperature, seed)[1]] for seed in design.seeds], axis=0)
-    return [[sparsity, common.significant(float(kl))] for sparsity, kl in zip(CURVE, found, strict=True)]
+    mean = np.mean([[kl for _, kl in _dense(design, temperature, seed)[1]] for seed in design.seeds], axis=0)
+    return [[sparsity, common.significant(float(kl))] for sparsity, kl in zip(CURVE, mean, strict=True)]
 
 
-def train(design: Design, cell: Cell) -> dict[str, Any]:
-    """Prune and train stage by stage; what it ends with."""
-    own = _parts(design.data)
+def train(design: Design, cell: Cell) -> Trained:
+    """Prune and train stage by stage; measures where that ends."""
+    parts = _parts(design.data)
     public_NK, test_NK = _targets(design, cell.temperature)
     dense, curve = _dense(design, cell.temperature, cell.seed)
     model = copy.deepcopy(dense)
@@ -184,19 +193,19 @@ def train(design: Design, cell: Cell) -> dict[str, Any]:
         raise ValueError(f"Expected a divisor of {design.epochs} epochs as the number of stages, got {cell.stages}.")
     jumps, contractions = [], []
     for stage, sparsity in enumerate(path(cell, curve)):
-        previous_NK = distil.predict(model, own.public_x)
+        previous_NK = distil.predict(model, parts.public_x)
         if cell.path != "within":
             masks.prune(model, sparsity)
-        jumps.append(common.divergence(previous_NK, distil.predict(model, own.public_x)))
+        jumps.append(common.divergence(previous_NK, distil.predict(model, parts.public_x)))
         target_NK = Anchoring(cell.alpha)(public_NK, previous_NK)
         contractions.append(common.divergence(public_NK, target_NK) / common.divergence(public_NK, previous_NK))
-        common.train(model, masks, own.public_x, target_NK, student, seed=cell.seed, stage=stage, sparsity=sparsity)
-    on_test_NK = distil.predict(model, own.test_x)
+        common.train(model, masks, parts.public_x, target_NK, student, seed=cell.seed, stage=stage, sparsity=sparsity)
+    on_test_NK = distil.predict(model, parts.test_x)
     return {
         "error": common.divergence(test_NK, on_test_NK),
-        "error_public": common.divergence(public_NK, distil.predict(model, own.public_x)),
-        "accuracy": float((on_test_NK.argmax(1) == own.test_y).double().mean()),
-        "dense_error": common.divergence(test_NK, distil.predict(dense, own.test_x)),
+        "error_public": common.divergence(public_NK, distil.predict(model, parts.public_x)),
+        "accuracy": float((on_test_NK.argmax(1) == parts.test_y).double().mean()),
+        "dense_error": common.divergence(test_NK, distil.predict(dense, parts.test_x)),
         "jumps": jumps,
         "contractions": contractions,
         "sparsity": masks.sparsity,
@@ -210,32 +219,39 @@ def path(cell: Cell, curve: Sequence[tuple[float, float]]) -> tuple[float, ...]:
     return (linear if cell.path == "linear" else cubic)(cell.sparsity, cell.stages)
 
 
-def interval(x_S: Floats) -> dict[str, float]:
+def interval(x_S: Floats) -> Interval:
     """Mean over seeds with a Student t interval. At least two seeds."""
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(x_S) - 1)) * float(x_S.std(ddof=1)) / math.sqrt(len(x_S))
     return {"mean": float(x_S.mean()), "low": float(x_S.mean()) - half, "high": float(x_S.mean()) + half}
 
 
-def fit(n_P: Sequence[int], error_SP: Floats) -> dict[str, Any]:
-    """A / n + b + c n by least squares on every seed's curve; mean and interval over seeds.
+def fit(n_P: Sequence[int], error_SP: Floats) -> Fit:
+    """A / n + b + c n by least squares on the curve of every seed; mean and interval over seeds.
 
-    explained: the share of the mean curve's variance over n that the fit leaves no residual of; 0 where the curve is flat. p_value: of
-    Hotelling's test that the mean residual over seeds is zero; small where no A / n + b + c n passes through the mean curve.
-    separated: which of A and c have intervals above 0. best_n: sqrt(A / c) where both have, else None: the data do not tell.
+    - explained: share of the variance of the mean curve over n that the fit accounts for; 0 if the curve is flat.
+    - p_value: of Hotelling's test that the mean residual over seeds is zero; small if no A / n + b + c n passes through the mean curve.
+    - separated: which of A and c have intervals above 0.
+    - best_n: sqrt(A / c) if both have, else None, because the data do not decide.
     """
     n = np.asarray(n_P, float)
     design = np.stack([1 / n, np.ones_like(n), n], 1)
     coefficients_S3 = np.linalg.lstsq(design, error_SP.T, rcond=None)[0].T
-    found: dict[str, Any] = {name: interval(coefficients_S3[:, i]) for i, name in enumerate("Abc")}
+    a, b, c = (interval(coefficients_S3[:, i]) for i in range(3))
     mean_P = error_SP.mean(0)
     spread = float(((mean_P - mean_P.mean()) ** 2).sum())
     left = float(((mean_P - design @ coefficients_S3.mean(0)) ** 2).sum())
-    found["explained"] = 1 - left / spread if spread > 0 else 0.0
-    found["p_value"] = common.significant(_p_value(design, error_SP), 2)
-    found["separated"] = [name for name in "Ac" if found[name]["low"] > 0]
-    both = found["separated"] == ["A", "c"]
-    found["best_n"] = math.sqrt(found["A"]["mean"] / found["c"]["mean"]) if both else None
-    return found
+    both = a["low"] > 0 and c["low"] > 0
+    return {
+        "A": a,
+        "b": b,
+        "c": c,
+        "explained": 1 - left / spread if spread > 0 else 0.0,
+        "p_value": common.significant(_p_value(design, error_SP), 2),
+        "separated": [
+            name for name, coefficient in zip(COEFFICIENTS, (a, b, c), strict=True) if name != "b" and coefficient["low"] > 0
+        ],
+        "best_n": math.sqrt(a["mean"] / c["mean"]) if both else None,
+    }
 
 
 def _p_value(design_P3: Floats, error_SP: Floats) -> float:
@@ -252,64 +268,71 @@ def _p_value(design_P3: Floats, error_SP: Floats) -> float:
     return float(stats.f.sf(t2 * (s - q) / (q * (s - 1)), q, s - q))
 
 
-def slope(n_P: Sequence[int], value_SP: Floats) -> dict[str, float]:
+def slope(n_P: Sequence[int], value_SP: Floats) -> Interval:
     """The exponent r of value ~ n^r, by least squares on logarithms, mean and interval over seeds. Values > 0."""
     x = np.log(np.asarray(n_P, float))
     x = x - x.mean()
     return interval(np.log(value_SP) @ x / float(x @ x))
 
 
-def summarise(design: Design, rows: dict[Cell, dict[str, Any]]) -> dict[str, Any]:
+def summarise(design: Design, rows: Mapping[Cell, Trained]) -> StageSummary:
     """Fits, one-shot comparisons and jumps of every group of cells that differ in n and seed only."""
-
-    def grid(value: Callable[[dict[str, Any]], float], **fixed: Any) -> Floats:
-        """(S, P). One stage is the same on every path."""
-        return np.array(
-            [
-                [
-                    value(rows[Cell(stages=n, seed=seed, **{**fixed, "path": "cubic" if n == 1 else fixed["path"]})])
-                    for n in STAGES
-                ]
-                for seed in design.seeds
-            ]
-        )
-
-    groups = list(dict.fromkeys((c.path, c.alpha, c.temperature, c.sparsity) for c in rows if c.path != "within"))
-    within = {
-        f"{sparsity:g}": interval(
-            np.array(
-                [
-                    rows[Cell(stages=1, sparsity=sparsity, temperature=2.0, path="within", alpha=1.0, seed=seed)]["error"]
-                    for seed in design.seeds
-                ]
+    summary: StageSummary = {
+        "groups": [
+            _group(design, rows, cell)
+            for cell in {replace(c, stages=1, seed=design.seeds[0]): None for c in rows if c.path != "within"}
+        ],
+        "within_error": {
+            f"{sparsity:g}": interval(
+                np.array(
+                    [
+                        rows[Cell(stages=1, sparsity=sparsity, temperature=2.0, path="within", alpha=1.0, seed=seed)][
+                            "error"
+                        ]
+                        for seed in design.seeds
+                    ]
+                )
             )
-        )
-        for sparsity in design.sparsities
+            for sparsity in design.sparsities
+        },
     }
-    found = []
-    for name, alpha, temperature, sparsity in groups:
-        fixed = {"path": name, "alpha": alpha, "temperature": temperature, "sparsity": sparsity}
-        error, accuracy = grid(lambda row: row["error"], **fixed), grid(lambda row: row["accuracy"], **fixed)
-        jumps = grid(lambda row: sum(row["jumps"]), **fixed)
-        uneven = grid(lambda row: max(row["jumps"]) / max(min(row["jumps"]), 1e-12), **fixed)
-        found.append(
-            {
-                **fixed,
-                "n": list(STAGES),
-                "error": [interval(error[:, i]) for i in range(len(STAGES))],
-                "one_shot_minus_n": [interval(error[:, 0] - error[:, i]) for i in range(1, len(STAGES))],
-                "accuracy": [interval(accuracy[:, i]) for i in range(len(STAGES))],
-                "dense_error": interval(grid(lambda row: row["dense_error"], **fixed)[:, 0]),
-                "fit": fit(STAGES, error),
-                "jumps": [interval(jumps[:, i]) for i in range(len(STAGES))],
-                "jumps_slope": slope(STAGES, jumps),
-                "largest_over_smallest_jump_median": [float(np.median(uneven[:, i])) for i in range(len(STAGES))],
-            }
-        )
-    return {"groups": found, "within_error": within, **({"anchoring": _anchoring(design, rows)} if design.alphas else {})}
+    if design.alphas:
+        summary["anchoring"] = _anchoring(design, rows)
+    return summary
 
 
-def _anchoring(design: Design, rows: dict[Cell, dict[str, Any]]) -> dict[str, Any]:
+def _group(design: Design, rows: Mapping[Cell, Trained], example: Cell) -> StageGroup:
+    """All numbers of stages and seeds of cells that are otherwise like the example."""
+
+    def grid(value: Callable[[Trained], float]) -> Floats:
+        """(S, P). A single stage is the same on every path, and is computed on the cubic one."""
+        cells_SP = [
+            [replace(example, stages=n, seed=seed, path="cubic" if n == 1 else example.path) for n in STAGES]
+            for seed in design.seeds
+        ]
+        return np.array([[value(rows[cell]) for cell in cells_P] for cells_P in cells_SP])
+
+    error, accuracy = grid(lambda row: row["error"]), grid(lambda row: row["accuracy"])
+    jumps = grid(lambda row: sum(row["jumps"]))
+    uneven = grid(lambda row: max(row["jumps"]) / max(min(row["jumps"]), 1e-12))
+    return {
+        "path": example.path,
+        "alpha": example.alpha,
+        "temperature": example.temperature,
+        "sparsity": example.sparsity,
+        "n": list(STAGES),
+        "error": [interval(error[:, i]) for i in range(len(STAGES))],
+        "one_shot_minus_n": [interval(error[:, 0] - error[:, i]) for i in range(1, len(STAGES))],
+        "accuracy": [interval(accuracy[:, i]) for i in range(len(STAGES))],
+        "dense_error": interval(grid(lambda row: row["dense_error"])[:, 0]),
+        "fit": fit(STAGES, error),
+        "jumps": [interval(jumps[:, i]) for i in range(len(STAGES))],
+        "jumps_slope": slope(STAGES, jumps),
+        "largest_over_smallest_jump_median": [float(np.median(uneven[:, i])) for i in range(len(STAGES))],
+    }
+
+
+def _anchoring(design: Design, rows: Mapping[Cell, Trained]) -> AnchoredStages:
     """How far below its bound the contraction of every anchored stage is."""
     anchored = [(cell, row) for cell, row in rows.items() if cell.alpha < 1]
     worst = max(ratio / (1 - cell.alpha) for cell, row in anchored for ratio in row["contractions"])
@@ -321,29 +344,21 @@ def _anchoring(design: Design, rows: dict[Cell, dict[str, Any]]) -> dict[str, An
     return {"stages": stages, "worst_ratio_to_bound": worst, "mean_ratio": mean}
 
 
-def _rounded(found: Any) -> Any:
-    if isinstance(found, dict):
-        return {key: _rounded(value) for key, value in found.items()}
-    if isinstance(found, list):
-        return [_rounded(value) for value in found]
-    return common.significant(found) if isinstance(found, float) else found
-
-
-def table(rows: dict[Cell, dict[str, Any]]) -> bytes:
+def table(rows: Mapping[Cell, Trained]) -> bytes:
     """A CSV of all trainings."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    names = ("error", "error_public", "accuracy", "dense_error")
-    writer.writerow([*Cell.__slots__, *names, "jumps"])
+    writer.writerow([*Cell.__slots__, "error", "error_public", "accuracy", "dense_error", "jumps"])
     for cell, row in rows.items():
-        writer.writerow([*asdict(cell).values(), *(f"{row[name]:.5g}" for name in names), f"{sum(row['jumps']):.5g}"])
+        figures = (row["error"], row["error_public"], row["accuracy"], row["dense_error"], sum(row["jumps"]))
+        writer.writerow([*asdict(cell).values(), *(f"{value:.5g}" for value in figures)])
     return out.getvalue().encode()
 
 
-def _line(axes: Axes, own: dict[str, Any], key: str, colour: str, style: str, label: str) -> None:
-    mean = np.array([v["mean"] for v in own[key]])
-    half = np.array([v["high"] for v in own[key]]) - mean
-    axes.errorbar(own["n"], mean, np.minimum(half, 0.999 * mean), fmt=style, color=colour, label=label, capsize=2)
+def _line(axes: Axes, n: Sequence[int], values: Sequence[Interval], colour: str, style: str, label: str) -> None:
+    mean = np.array([value["mean"] for value in values])
+    half = np.array([value["high"] for value in values]) - mean
+    axes.errorbar(n, mean, np.minimum(half, 0.999 * mean), fmt=style, color=colour, label=label, capsize=2)
 
 
 def _finish(axes: Axes, title: str) -> None:
@@ -354,16 +369,16 @@ def _finish(axes: Axes, title: str) -> None:
     axes.set_xlabel("stages n")
 
 
-def draw_temperatures(design: Design, found: dict[str, Any]) -> Callable[[list[Axes]], None]:
+def draw_temperatures(design: Design, summary: StageSummary) -> Callable[[list[Axes]], None]:
     """Error against n for each temperature, with the fits."""
 
     def panels(axes: list[Axes]) -> None:
-        for own in found["groups"]:
-            if own["path"] != "cubic" or own["alpha"] < 1:
+        for group in summary["groups"]:
+            if group["path"] != "cubic" or group["alpha"] < 1:
                 continue
-            at, colour = axes[design.temperatures.index(own["temperature"])], COLOURS[own["sparsity"]]
-            _line(at, own, "error", colour, "o", f"{own['sparsity']:.0%} sparse")
-            a, b, c = (own["fit"][name]["mean"] for name in "Abc")
+            at, colour = axes[design.temperatures.index(group["temperature"])], COLOURS[group["sparsity"]]
+            _line(at, group["n"], group["error"], colour, "o", f"{group['sparsity']:.0%} sparse")
+            a, b, c = (group["fit"][name]["mean"] for name in COEFFICIENTS)
             n = np.geomspace(STAGES[0], STAGES[-1], 60)
             at.plot(n, a / n + b + c * n, color=colour, linewidth=1)
         for at, temperature in zip(axes, design.temperatures, strict=True):
@@ -380,19 +395,21 @@ def draw_temperatures(design: Design, found: dict[str, Any]) -> Callable[[list[A
     return panels
 
 
-def draw_paths(found: dict[str, Any]) -> Callable[[list[Axes]], None]:
+def draw_paths(summary: StageSummary) -> Callable[[list[Axes]], None]:
     """The paths and the control within one stage at T = 2, 98 %; then the sum of the jumps."""
 
     def panels(axes: list[Axes]) -> None:
-        for own in found["groups"]:
-            if own["temperature"] != 2 or own["alpha"] < 1:
+        for group in summary["groups"]:
+            if group["temperature"] != 2 or group["alpha"] < 1:
                 continue
-            if own["sparsity"] == 0.98:
-                colour = {"cubic": STUDENT, "linear": TEACHER, "equal-kl": DENSE}[own["path"]]
-                _line(axes[0], own, "error", colour, "o-", own["path"])
-            if own["path"] == "cubic":
-                _line(axes[1], own, "jumps", COLOURS[own["sparsity"]], "o-", f"{own['sparsity']:.0%} sparse")
-        within = found["within_error"]["0.98"]["mean"]
+            if group["sparsity"] == 0.98:
+                colour = {"cubic": STUDENT, "linear": TEACHER, "equal-kl": DENSE}[group["path"]]
+                _line(axes[0], group["n"], group["error"], colour, "o-", group["path"])
+            if group["path"] == "cubic":
+                _line(
+                    axes[1], group["n"], group["jumps"], COLOURS[group["sparsity"]], "o-", f"{group['sparsity']:.0%} sparse"
+                )
+        within = summary["within_error"]["0.98"]["mean"]
         axes[0].axhline(within, linestyle="--", color=POOL, label="one stage, gradual")
         n = np.array(STAGES, float)
         axes[1].plot(n, 2 / n, ":", color=TEACHER, label="slope -1")
@@ -410,7 +427,7 @@ def draw_paths(found: dict[str, Any]) -> Callable[[list[Axes]], None]:
 
 def run(name: str, design: Design, out: Path, work: Path) -> None:
     """One design, to its results and plots."""
-    rows, kept = {}, common.Rows(work / f"{name}.jsonl")
+    rows, finished = {}, common.Rows(work / f"{name}.jsonl", Trained)
     constants = {
         "data": design.data,
         "epochs": design.epochs,
@@ -419,8 +436,9 @@ def run(name: str, design: Design, out: Path, work: Path) -> None:
     }
     with common.bars() as progress:
         for cell in progress.track(list(cells(design)), description=name):
-            rows[cell] = kept.get({**asdict(cell), **constants}, lambda cell=cell: train(design, cell))  # type: ignore[misc]
-    found = {
+            rows[cell] = finished.get({**asdict(cell), **constants}, lambda cell=cell: train(design, cell))  # type: ignore[misc]
+    summary = common.rounded(summarise(design, rows), StageSummary)
+    result: Stages = {
         "command": COMMAND,
         "machine": common.machine(),
         "data": design.data,
@@ -429,16 +447,16 @@ def run(name: str, design: Design, out: Path, work: Path) -> None:
         "epochs_in_all": design.epochs,
         "steps_in_all": design.epochs * math.ceil(len(_parts(design.data).public_x) / design.batch),
         "pruning_curve": _mean_curve(design, 2.0),
-        **_rounded(summarise(design, rows)),
+        **summary,
     }
-    common.write_json(out / f"{name}.json", found)
+    common.write_json(out / f"{name}.json", result)
     write_durably(out / f"{name}.csv", table(rows))
     columns = len(design.temperatures)
     common.plot(
-        out / f"{name}.png", draw_temperatures(design, found), columns=columns, width=2.5 + 2.5 * columns, height=3.6
+        out / f"{name}.png", draw_temperatures(design, summary), columns=columns, width=2.5 + 2.5 * columns, height=3.6
     )
     if design.paths:
-        common.plot(out / f"{name}_paths.png", draw_paths(found), columns=2, width=10, height=3.4)
+        common.plot(out / f"{name}_paths.png", draw_paths(summary), columns=2, width=10, height=3.4)
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from limbeck.client import ledger as ledgers
 from limbeck.client import release, stored, teachers
 from limbeck.client import site as client_site
 from limbeck.client.app import TRAININGS, respond
+from limbeck.client.holdings import Records
 from limbeck.client.ledger import Ledger
 from limbeck.client.noise import Noise
 from limbeck.client.site import Site
@@ -117,7 +118,7 @@ def test_an_encoding_changed_after_a_plan_was_accepted_is_noticed_before_a_charg
     path.write_bytes(honest.replace(b'"deviation": 10.0', b'"deviation": 10.5'))
     assert path.read_bytes() != honest
     with monkeypatch.context() as patch:
-        patch.setattr(Site, "read_records", lambda *_: pytest.fail("a record was read"))
+        patch.setattr(Records, "read", lambda *_: pytest.fail("a record was read"))
         found = ask(site, plan, teach)
     assert isinstance(found, Declined)
     assert found.reason is Reason.ENCODING
@@ -159,14 +160,14 @@ def test_seeded_noise_is_declared_before_a_record_is_read_and_in_every_reply(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site, plan = seeded(sites.make(tmp_path, teachers__allow_without_dp=True)), sites.plan()
-    own, real = codec.plan_hash(plan), Site.read_records
+    own, real = codec.plan_hash(plan), Records.read
     seen: list[str] = []
 
-    def look(self: Site, *arguments: Any) -> Any:
-        seen.extend(entry.state for entry in ledgers.read(self.ledger).entries)
-        return real(self, *arguments)
+    def look(records: Records, *arguments: Any) -> Any:
+        seen.extend(entry.state for entry in ledgers.read(Site(records.folder).ledger).entries)
+        return real(records, *arguments)
 
-    monkeypatch.setattr(Site, "read_records", look)
+    monkeypatch.setattr(Records, "read", look)
     accepted, taught = ask(site, plan, sites.offer(plan)), ask(site, plan, Teach(plan_hash=own))
     assert isinstance(accepted, Accepted)
     assert isinstance(taught, Taught)
@@ -216,14 +217,14 @@ def test_when_the_first_record_is_read_the_cost_is_in_the_ledger(tmp_path: Path,
     site, plan = sites.make(tmp_path), sites.plan()
     assert isinstance(ask(site, plan, sites.offer(plan)), Accepted)
     seen: list[list[tuple[str, float]]] = []
-    real = Site.read_records
+    real = Records.read
 
-    def look(own: Site, classes: int, public_x: np.ndarray) -> object:
-        book = ledgers.read(own.ledger)
+    def look(records: Records, classes: int, public_x: np.ndarray) -> object:
+        book = ledgers.read(Site(records.folder).ledger)
         seen.append([(entry.state, book.spent()) for entry in book.entries])
-        return real(own, classes, public_x)
+        return real(records, classes, public_x)
 
-    monkeypatch.setattr(Site, "read_records", look)
+    monkeypatch.setattr(Records, "read", look)
     assert isinstance(ask(site, plan, Teach(plan_hash=codec.plan_hash(plan))), Taught)
     (((state, spent),),) = seen
     assert state == "reserved"
@@ -252,7 +253,7 @@ def _raise(error: Exception) -> Callable[..., NoReturn]:
 
 
 SLIPS: dict[str, tuple[object, str, Exception, Reason]] = {
-    "records that cannot be read": (Site, "read_records", DataError("no such column"), Reason.DATA),
+    "records that cannot be read": (Records, "read", DataError("no such column"), Reason.DATA),
     "records of a wrong shape": (teachers, "train", SettingError("another shape"), Reason.TEACHING_FAILED),
     "no memory": (teachers, "train", RuntimeError("out of memory"), Reason.TEACHING_FAILED),
     "no room for the teacher": (Linear, "save", OSError(errno.ENOSPC, "no room"), Reason.FAILED),
@@ -330,7 +331,7 @@ def test_what_may_have_left_is_never_trained_again_under_the_same_charge(
         else:
             assert isinstance(ask(site, plan, teach), Taught)
     (site.state(teach.plan_hash) / gone).unlink()
-    monkeypatch.setattr(Site, "read_records", lambda *_: pytest.fail("a record was read"))
+    monkeypatch.setattr(Records, "read", lambda *_: pytest.fail("a record was read"))
     for question in (teach, sites.offer(plan)):
         assert isinstance(found := ask(site, plan, question), Declined)
         assert found.reason is Reason.BUDGET
@@ -602,7 +603,7 @@ def test_of_plans_that_were_accepted_and_never_trained_for_the_oldest_are_forgot
     trained = sites.plan()
     assert isinstance(ask(site, trained, sites.offer(trained)), Accepted)
     with monkeypatch.context() as patch:
-        patch.setattr(Site, "read_records", _raise(DataError("no such file")))
+        patch.setattr(Records, "read", _raise(DataError("no such file")))
         ask(site, trained, Teach(plan_hash=codec.plan_hash(trained)))
     monkeypatch.setattr(Ledger, "check", lambda *_: None)
     plans = [sites.plan(public_seed=seed) for seed in range(11, 16)]
@@ -634,7 +635,7 @@ def test_the_ranges_of_a_stage_are_bounded_and_one_that_was_answered_is_answered
 def test_a_ledger_has_no_more_rows_than_can_be_read_in_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     site, plan = sites.make(tmp_path, budget__epsilon=50.0), sites.plan()
     monkeypatch.setattr(ledgers, "MAX_ROWS", 3)
-    with site.open_ledger() as ledger:
+    with site.account.open(site.budget) as ledger:
         entry = ledger.reserve(bytes(32), "teacher", plan.teaching, None)
         assert ledger.record_free(bytes(32), "answers of stage 1", "why") == 3
         # What was begun can be ended, and what is there is found.

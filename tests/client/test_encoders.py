@@ -27,6 +27,7 @@ from typer.testing import CliRunner
 from limbeck.base.errors import DataError, SettingError
 from limbeck.cli.main import app
 from limbeck.client.app import respond
+from limbeck.client.holdings import Records
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
 from limbeck.inputs import encoders, encodings
@@ -222,7 +223,7 @@ def test_a_site_without_an_encoder_or_its_library_is_told_what_to_install(
 def test_an_encoder_of_the_sites_own_must_give_the_rows_of_the_encoding(model: Path, tmp_path: Path) -> None:
     own = described(model)
     (tmp_path / "mine.py").write_text(
-        "import numpy as np\nfrom pathlib import Path\nfrom limbeck.client import encoders\n"
+        "import numpy as np\nfrom pathlib import Path\nfrom limbeck.inputs import encoders\n"
         f"MODEL = {str(model)!r}\n"
         "def same():\n    return encoders._hugging_face(Path(MODEL), 32)\n"
         "def shorter():\n    return encoders._hugging_face(Path(MODEL), 31)\n"
@@ -288,7 +289,7 @@ def ask(site: Site, plan: Plan, question: Request) -> Reply:
 
 def test_a_site_with_texts_and_the_encoder_takes_part(model: Path, tmp_path: Path) -> None:
     site, plan = of_reviews(tmp_path, model)
-    x_N, y_N = site.read_records(2, site.read_transfer_set(plan.transfer_set, 3))
+    x_N, y_N = site.records.read(2, site.transfer_sets.read(plan.transfer_set, 3))
     np.testing.assert_array_equal(x_N, rows(model, ["a good, good film", "bad", ""], tmp_path / "other"))
     assert y_N.tolist() == [1, 0, 1]
     offer = sites.offer(plan)
@@ -304,7 +305,7 @@ def test_a_site_whose_encoder_is_another_declines_before_a_record_is_read_or_any
     site, plan = of_reviews(tmp_path, model)
     assert isinstance(ask(site, plan, sites.offer(plan)), Accepted)
     shutil.copy(tiny_encoder.make(tmp_path / "other", seed=1) / "model.safetensors", tmp_path / "tiny")
-    monkeypatch.setattr(Site, "read_records", lambda *_: pytest.fail("a record was read"))
+    monkeypatch.setattr(Records, "read", lambda *_: pytest.fail("a record was read"))
     for question in (sites.offer(plan), Teach(plan_hash=codec.plan_hash(plan))):
         with caplog.at_level(logging.WARNING, "limbeck"):
             found = ask(site, plan, question)
@@ -339,7 +340,7 @@ def test_an_owner_encodes_ahead_of_any_plan_and_the_run_finds_the_rows(
     # The encoder is asked for its probes alone.
     before = {text: encoders.open_encoder(described(model), "tiny", tmp_path)(text) for text in encodings.PROBES}
     monkeypatch.setattr(encoders, "_loaded", lambda *_: before.__getitem__)
-    assert site.read_records(2, site.read_transfer_set(plan.transfer_set, 3))[0].shape == (3, 16)
+    assert site.records.read(2, site.transfer_sets.read(plan.transfer_set, 3))[0].shape == (3, 16)
     sites.make(tmp_path / "images")
     with pytest.raises(SettingError, match=r"Expected records.encoding to name a table's public encoder, found none"):
         CliRunner().invoke(app, ["site", "encode", str(tmp_path / "images")], catch_exceptions=False)

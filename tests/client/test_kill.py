@@ -20,14 +20,15 @@ import sites
 
 from limbeck.base import files
 from limbeck.base.errors import WireError
-from limbeck.client import app, ledger, stored, teachers, transcript, witness
+from limbeck.client import account, app, holdings, ledger, stored, teachers, transcript, witness
+from limbeck.client.holdings import Records
 from limbeck.client.site import Site
 from limbeck.client.witness import TAUGHT, TEACHER, UNSENT
 from limbeck.protos import codec
 from limbeck.protos.messages import Ask, Declined, Reply, Request, Share, Taught, Teach
 
 # As code names its file, which may be a path of links.
-WATCHED = {str(module.__file__) for module in (app, ledger, stored, transcript, witness, files)}
+WATCHED = {str(module.__file__) for module in (account, app, holdings, ledger, stored, transcript, witness, files)}
 OFFER = sites.offer()
 HASH = codec.plan_hash(OFFER.plan)
 QUESTIONS: list[Request] = [OFFER, Teach(plan_hash=HASH), Ask(plan_hash=HASH, stage=0, first=0, count=20)]
@@ -72,13 +73,13 @@ def in_a_child(folder: Path, before_line: Callable[[int], None]) -> bool:
                 before_line(count)
             return trace
 
-        real = Site.read_records
+        real = Records.read
 
-        def marked(site: Site, *arguments: Any) -> Any:
+        def marked(records: Records, *arguments: Any) -> Any:
             (folder / "read").touch()
-            return real(site, *arguments)
+            return real(records, *arguments)
 
-        setattr(Site, "read_records", marked)  # noqa: B010 - a method, which mypy lets nobody assign
+        setattr(Records, "read", marked)  # noqa: B010 - a method, which mypy lets nobody assign
         sys.settrace(trace)
         status = 1
         try:
@@ -159,7 +160,7 @@ def test_killed_at_any_point_no_charge_is_lost_and_nothing_leaves_unwritten(fail
         for question, kind in ((QUESTIONS[1], Taught), (QUESTIONS[2], Share)):
             left = {own.data for own in site.transcript if own.data and _is(own.data, question, kind)}
             assert len(left) == 1, line
-        site.check_ledger(every_line=True)
+        site.account.check(every_line=True)
         outcomes.add((read, before, taught))
     assert len(lines) > 20
     before_the_charge = set() if failed else {(False, 0, False)}

@@ -318,10 +318,10 @@ def test_what_a_crash_left_before_the_first_row_is_no_ledger_yet(path: Path, tmp
     ledgers._connect(site.ledger).close()
     assert site.ledger.exists()
     assert not ledgers.begun(site.ledger)
-    assert site.check_ledger() is None
+    assert site.account.check() is None
     ledgers.head_path(site.ledger).touch()
-    assert site.check_ledger() is None
-    with site.open_ledger() as ledger:
+    assert site.account.check() is None
+    with site.account.open(site.budget) as ledger:
         assert ledger.entries() == []
     assert ledgers.begun(site.ledger)
     # What is no ledger, or has a head, is not taken for one that was never begun.

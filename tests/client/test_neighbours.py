@@ -148,7 +148,7 @@ def test_labels_that_a_data_frame_writes_as_floats_are_the_labels_that_they_were
         settings = {"name": "site", "transfer_sets": "transfer", "records": own}
         (site.folder / "site.toml").write_text(tomli_w.dumps(settings))
         site = seeded(site.folder)
-        found.append(site.read_records(2, CELLS))
+        found.append(site.records.read(2, CELLS))
         assert kinds(site, table_plan()) == [Accepted, Taught, Share]
     assert found[0][1].tolist() == [0, 1]
     assert found[1][1][:2].tolist() == [0, 1]

@@ -17,6 +17,7 @@ from scipy import fft
 
 from limbeck.base.errors import SettingError, WireError
 from limbeck.client.app import respond
+from limbeck.client.holdings import TransferSets
 from limbeck.client.site import Site
 from limbeck.inputs.transfer_set import digest
 from limbeck.plans import accounting, checks, composition
@@ -200,7 +201,7 @@ def test_what_a_stranger_offers_is_never_accounted_for(
     offer = Offer(plan=plan) if key is None else codec.signed_offer(plan, key)
     for name in ("epsilon", "counts_epsilon", "_epsilon_of", "event"):
         monkeypatch.setattr(accounting, name, dear)
-    monkeypatch.setattr(Site, "read_transfer_set", dear)
+    monkeypatch.setattr(TransferSets, "read", dear)
     with caplog.at_level("WARNING", "limbeck"):
         reply = codec.decode_reply(respond(site, codec.encode_request(offer)), plan=plan, expecting=offer)
     assert reply == Declined(plan_hash=codec.plan_hash(plan), site="site", reason=Reason.POLICY)

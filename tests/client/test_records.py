@@ -20,8 +20,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from limbeck.base.errors import DataError, SettingError
-from limbeck.client import records
-from limbeck.client import site as site_module
+from limbeck.client import holdings, records
 from limbeck.client.records import RecordSettings
 from limbeck.client.site import Site
 from limbeck.inputs import encodings, tables
@@ -238,10 +237,10 @@ def test_a_site_reads_its_records_as_its_settings_say(tmp_path: Path) -> None:
     settings = 'name = "a"\ntransfer_sets = "t"\n[records]\npath = "patients.csv"\nlabel = "sick"\nclasses = ["no", "yes"]\n'
     write(tmp_path)
     (tmp_path / "site.toml").write_text(settings + 'columns = ["age"]\n')
-    assert Site(tmp_path).read_records(2, ROWS)[1].tolist() == [1, 0, 0]
+    assert Site(tmp_path).records.read(2, ROWS)[1].tolist() == [1, 0, 0]
     (tmp_path / "site.toml").write_text(settings)
     with pytest.raises(DataError, match=r"Expected records\.encoding or records\.columns"):
-        Site(tmp_path).read_records(2, ROWS)
+        Site(tmp_path).records.read(2, ROWS)
     (tmp_path / "site.toml").write_text(settings + "colums = []\n")
     with pytest.raises(SettingError, match="colums"):
         Site(tmp_path)
@@ -359,13 +358,13 @@ def test_a_transfer_set_is_as_large_as_the_plan_says_or_nothing_of_it_is_inflate
     site = sites.make(tmp_path)
     own = digest(sites.PUBLIC)
     with monkeypatch.context() as patch:
-        patch.setattr(site_module, "read_arrays", lambda *_, **__: pytest.fail("inflated"))
+        patch.setattr(holdings, "read_arrays", lambda *_, **__: pytest.fail("inflated"))
         with pytest.raises(DataError, match=r"Expected 21 public inputs in .*, found shape \(20, 8, 8\)"):
-            site.read_transfer_set(own, 21)
-        patch.setattr(site_module, "LARGEST_INPUT", 63)
+            site.transfer_sets.read(own, 21)
+        patch.setattr(holdings, "LARGEST_INPUT", 63)
         with pytest.raises(DataError, match=r"at most 1260 bytes of array x"):
-            site.read_transfer_set(own, 20)
-    np.testing.assert_array_equal(site.read_transfer_set(own, 20), sites.PUBLIC)
+            site.transfer_sets.read(own, 20)
+    np.testing.assert_array_equal(site.transfer_sets.read(own, 20), sites.PUBLIC)
     (tmp_path / "transfer" / f"{bytes(32).hex()}.npz").write_bytes((tmp_path / "transfer" / f"{own.hex()}.npz").read_bytes())
     with pytest.raises(DataError, match=r"Expected SHA-256 0000"):
-        site.read_transfer_set(bytes(32), 20)
+        site.transfer_sets.read(bytes(32), 20)

@@ -21,9 +21,10 @@ import torch
 from owner import limbeck, write
 
 from limbeck.base.errors import BudgetError, LedgerError, LimbeckError, SettingError
-from limbeck.client import blackbox, link, recovery, teachers
+from limbeck.client import blackbox, recovery, teachers
 from limbeck.client import ledger as ledgers
 from limbeck.client.app import respond
+from limbeck.client.holdings import Records
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
 from limbeck.deployment import doctor
@@ -136,7 +137,7 @@ def test_a_ledger_that_is_lost_or_older_is_refused_at_every_opening(
     found = [own for own in doctor.examine(site.folder, now=datetime.now(UTC), network=False) if own.check == "ledger"]
     assert [own.outcome for own in found] == [doctor.Outcome.FAIL]
     assert "limbeck ledger declare-lost" in found[0].found
-    monkeypatch.setattr(Site, "read_records", lambda *_: pytest.fail("a record was read"))
+    monkeypatch.setattr(Records, "read", lambda *_: pytest.fail("a record was read"))
     for plan in (PLAN, OTHER):
         for question in (
             sites.offer(plan),
@@ -157,7 +158,7 @@ def test_opening_a_ledger_compares_by_itself(change: Callable[[Site], None], tmp
     site = spend(tmp_path)
     change(site)
     before = files_of(site.ledger)
-    for opening in (site.open_ledger, lambda: Ledger(site.ledger, site.budget, site.witness)):
+    for opening in (lambda: site.account.open(site.budget), lambda: Ledger(site.ledger, site.budget, site.witness)):
         with pytest.raises(LedgerError, match="limbeck ledger declare-lost"):
             opening()
         assert [path for path in files_of(site.ledger) if path.suffix not in {".ledger-shm", ".ledger-wal"}] == before
@@ -177,12 +178,12 @@ def test_the_last_line_of_the_transcript_is_compared(tmp_path: Path) -> None:
     put_back(site)
     (tmp_path / "state" / "ledger.json").write_bytes(noted)
     with pytest.raises(LedgerError, match="as the transcript's message of"):
-        site.check_ledger()
+        site.account.check()
     # A line that a crash tore says nothing; the one before it does.
     with (tmp_path / "transcript.jsonl").open("ab") as file:
         file.write(b'{"time": ')
     with pytest.raises(LedgerError, match="as the transcript's message of"):
-        site.check_ledger()
+        site.account.check()
 
 
 def test_another_ledger_that_is_as_long_is_refused(tmp_path: Path) -> None:
@@ -195,7 +196,7 @@ def test_another_ledger_that_is_as_long_is_refused(tmp_path: Path) -> None:
     lose(site)
     ledgers.write(site.ledger, rows)
     with pytest.raises(LedgerError, match="limbeck ledger"):
-        site.check_ledger()
+        site.account.check()
 
 
 def test_a_charge_of_which_nothing_left_is_known_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +210,7 @@ def test_a_charge_of_which_nothing_left_is_known_too(tmp_path: Path, monkeypatch
     lose(site)
     assert isinstance(ask(site, sites.offer()), Declined)
     with pytest.raises(LedgerError, match="limbeck ledger declare-lost"):
-        site.check_ledger()
+        site.account.check()
     assert [own.plan for own in site.witness.named()] == [HASH.hex()]
 
 
@@ -246,7 +247,7 @@ def test_sites_that_share_a_ledger_go_on_and_each_knows_what_the_other_spent_bef
         for own in QUESTIONS:
             assert not isinstance(ask(one, own), Declined)
     for site in (one, other):
-        assert site.check_ledger(every_line=True) is not None
+        assert site.account.check(every_line=True) is not None
     assert [(own.site, own.state) for own in ledgers.read(one.ledger).entries if own.schedule] == [
         ("site", "committed"),
         ("other", "committed"),
@@ -257,7 +258,7 @@ def test_sites_that_share_a_ledger_go_on_and_each_knows_what_the_other_spent_bef
     lose(one)
     for site in (one, other):
         with pytest.raises(LedgerError, match="limbeck ledger"):
-            site.check_ledger()
+            site.account.check()
 
 
 def test_an_opening_reads_one_line_of_the_transcript_and_not_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,7 +288,7 @@ def test_a_ledger_is_moved_after_its_records_and_nothing_goes_on_in_its_old_plac
     path = other.folder / "site.toml"
     path.write_text(path.read_text().replace('"records.npz"', f'"{site.folder / "records.npz"}"'))
     other = Site(other.folder)
-    with other.open_ledger():
+    with other.account.open(other.budget):
         pass
     copy_records(site)
     site = Site(site.folder)
@@ -300,14 +301,14 @@ def test_a_ledger_is_moved_after_its_records_and_nothing_goes_on_in_its_old_plac
         assert not isinstance(ask(site, question), Declined)
     # Whoever still looks in the old place is told, and nothing is begun there.
     with pytest.raises(LedgerError, match="limbeck ledger move"):
-        other.open_ledger()
+        other.account.open(other.budget)
     assert not old.exists()
 
 
 def test_a_ledger_that_is_open_while_it_is_moved_is_not_written_to_any_more(tmp_path: Path) -> None:
     site = spend(tmp_path, budget__epsilon=10.0)
     old = site.ledger
-    with site.open_ledger() as ledger:
+    with site.account.open(site.budget) as ledger:
         copy_records(site)
         recovery.move(Site(tmp_path))
         with pytest.raises(LedgerError, match="found it moved or removed"):
@@ -330,7 +331,7 @@ def test_a_move_that_was_killed_is_ended_by_the_same_command(tmp_path: Path, mon
                 recovery.move(site)
         if point in {"write", "link"}:
             with pytest.raises(LedgerError):
-                site.check_ledger()
+                site.account.check()
         if point != "note":
             recovery.move(site)
         assert ledgers.read(site.ledger).rows == rows
@@ -358,7 +359,7 @@ def test_a_ledger_is_not_moved_onto_another_nor_in_from_elsewhere(tmp_path: Path
     with pytest.raises(LedgerError, match="its head at"):
         recovery.move(site, tmp_path / "none.ledger")
     for own in (site, second):
-        assert own.check_ledger() is not None
+        assert own.account.check() is not None
 
 
 def sites_without_memory(site: Site) -> Site:
@@ -431,7 +432,7 @@ def test_what_transcript_and_state_name_stays_charged_and_the_owners_number_is_a
     # The site goes on: what it answered it answers again, and what is left of the budget is held to all of it.
     assert [type(ask(site, own)) for own in QUESTIONS][1:] == [Taught, Share]
     assert isinstance(ask(site, replace(SHARE, stage=1)), Share)
-    assert site.check_ledger(every_line=True) is not None
+    assert site.account.check(every_line=True) is not None
     both = 1.5 + privacy_filter.spent(((PLAN.teaching, PLAN.counts),) * 2, 0.5e-5)
     with Ledger(site.ledger, replace(site.budget, epsilon=both + 0.01), site.witness) as ledger:
         ledger.check(PLAN.teaching, PLAN.counts)
@@ -453,7 +454,7 @@ def test_after_any_loss_that_was_declared_no_less_is_spent_than_before(name: str
         with pytest.raises(LedgerError, match="say what they can have cost"):
             recovery.loss(site, 0.0, "a test")
     recovery.declare_lost(site, recovery.loss(site, ONCE if unknown else 0.0, "a test"))
-    book = site.check_ledger(every_line=True)
+    book = site.account.check(every_line=True)
     assert book is not None
     assert book.spent() >= ONCE
     # A second training is refused as before, and what was taught is not taught again.
@@ -488,10 +489,10 @@ def test_declared_after_a_crash_in_between_it_is_charged_once(tmp_path: Path, mo
         with pytest.raises(KeyboardInterrupt):
             recovery.declare_lost(site, recovery.loss(site, 2.0, "a test"))
     with pytest.raises(LedgerError, match="limbeck ledger"):
-        site.check_ledger()
+        site.account.check()
     recovery.declare_lost(site, recovery.loss(site, 2.0, "a test"))
     assert [own.state for own in ledgers.read(site.ledger).entries] == ["committed", "lost"]
-    assert site.check_ledger() is not None
+    assert site.account.check() is not None
 
 
 def test_a_charge_that_was_only_reserved_is_trained_for_after_a_loss(
@@ -516,8 +517,8 @@ def test_an_owners_number_that_is_none_is_refused(epsilon: float, tmp_path: Path
 
 def test_nothing_is_recovered_while_the_daemon_runs(tmp_path: Path) -> None:
     site = spend(tmp_path)
-    assert recovery.DAEMON_LOCK == link.DAEMON_LOCK
-    lock = site.link_state / link.DAEMON_LOCK
+    site.link_state.mkdir(exist_ok=True)
+    lock = site.daemon_lock
     import fcntl
 
     with lock.open("a") as file:
@@ -579,12 +580,12 @@ def test_a_hard_link_in_the_same_folder_finds_the_same_ledger_and_elsewhere_is_r
     os.link(site.folder / "records.npz", other.folder / "records.npz")
     path.write_text(path.read_text().replace('"../one/again.npz"', '"records.npz"'))
     with pytest.raises(LedgerError, match="hard links"):
-        Site(other.folder).open_ledger()
+        Site(other.folder).account.open(Site(other.folder).budget)
     assert isinstance(ask(Site(other.folder), sites.offer()), Declined)
     assert not files_of(Site(other.folder).ledger)
     # Two accounts of one file, as limbeck 0.1 made them.
     ledgers.write(site.folder / "again.npz.ledger", ledgers.read(site.ledger).rows[:1])
-    for look in (site.open_ledger, site.check_ledger):
+    for look in (lambda: site.account.open(site.budget), site.account.check):
         with pytest.raises(LedgerError, match=r"again.npz.ledger .*one account"):
             look()
 
@@ -597,7 +598,7 @@ def test_a_copy_in_the_same_folder_under_another_name_is_refused_and_other_recor
     path.write_text(path.read_text().replace('"records.npz"', '"../one/copy.npz"'))
     other = Site(other.folder)
     with pytest.raises(LedgerError, match=r"limbeck ledger move SITE --from .*records.npz.ledger"):
-        other.open_ledger()
+        other.account.open(other.budget)
     assert isinstance(ask(other, sites.offer()), Declined)
     assert not other.ledger.exists()
     policy = other.folder / "policy.toml"
@@ -620,12 +621,12 @@ def test_a_ledger_is_shown_verified_and_exported_where_nothing_can_be_written(op
     """In a process without the right to write, as an auditor's: root's is given up."""
     site = spend(open_to_all / "site")
     limbeck("ledger", "show", site.folder)  # so that everything is imported
-    with site.open_ledger():
+    with site.account.open(site.budget):
         pass
     ledgers.close_idle()
     for rows in (4, 5):
         # While another process has it open, the last rows are in a file beside it.
-        with site.open_ledger() if rows == 5 else contextlib.nullcontext() as ledger:
+        with site.account.open(site.budget) if rows == 5 else contextlib.nullcontext() as ledger:
             if ledger is not None:
                 ledger.record_free(bytes(32), "answers of another plan", "why")
             assert site.ledger.with_name(site.ledger.name + "-wal").exists() == (rows == 5)
@@ -668,7 +669,7 @@ def _look_without_leave_to_write(site: Site, rows: int) -> NoReturn:
 def test_nothing_that_only_looks_makes_a_folder(tmp_path: Path) -> None:
     site = sites.make(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    site.check_ledger(every_line=True)
+    site.account.check(every_line=True)
     limbeck("policy", "check", write(tmp_path.parent / "plan.pb", PLAN), tmp_path)
     assert list(site.transcript) == [] == site.witness.named()
     assert sorted(tmp_path.rglob("*")) == before
@@ -680,12 +681,12 @@ def test_a_note_that_cannot_be_read_is_no_note_of_nothing(tmp_path: Path) -> Non
         (tmp_path / "state" / "ledger.json").write_text(text)
         assert isinstance(ask(site, SHARE), Declined)
         with pytest.raises(LimbeckError, match="what the site knows"):
-            site.check_ledger()
+            site.account.check()
 
 
 def test_a_ledger_may_hold_more_than_a_site_knows(tmp_path: Path) -> None:
     site = spend(tmp_path, budget__epsilon=50.0)
     with Ledger(site.ledger, site.budget) as ledger:
         ledger.reserve(bytes(32), "teacher", PLAN.teaching, None)
-    assert site.check_ledger(every_line=True) is not None
+    assert site.account.check(every_line=True) is not None
     assert isinstance(ask(site, SHARE), Share)

@@ -20,7 +20,6 @@ from flwr.serverapp import Grid
 from limbeck.base import files
 from limbeck.base.errors import SettingError
 from limbeck.client.ledger import Ledger, close_idle
-from limbeck.client.link import DAEMON_LOCK
 from limbeck.client.site import Site
 from limbeck.deployment import bringup, doctor
 from limbeck.deployment.doctor import Finding, Outcome, shared
@@ -163,7 +162,8 @@ def test_a_federation_is_written_over_nothing(tmp_path: Path) -> None:
 def test_a_site_whose_daemon_runs_has_no_second_one(tmp_path: Path) -> None:
     """See also test_site.py; here by the lock alone, which a killed daemon does not keep."""
     site = Site(sites.make(tmp_path / "site").folder)
-    lock = site.link_state / DAEMON_LOCK
+    site.link_state.mkdir(exist_ok=True)
+    lock = site.daemon_lock
     with (
         files.alone(lock, "daemon of the site"),
         pytest.raises(SettingError, match="Expected no other daemon of the site"),

@@ -214,7 +214,7 @@ def test_rotation_leaves_the_old_certificate_good_until_it_is_revoked(authority:
     assert authority.rotate("site-a", now=now() + DAY) == path.parent
     new = certificates.read_certificate(path)
     assert certificates.fingerprint(old) != certificates.fingerprint(new)
-    assert [own.state for own in authority.issued(now() + DAY) if own.name == "site-a"] == ["valid", "valid"]
+    assert [each.state for each in authority.issued(now() + DAY) if each.name == "site-a"] == [keys.State.VALID] * 2
     assert authority.revoke("site-a", but=certificates.serial_of(new), now=now() + DAY) == [certificates.serial_of(old)]
     assert authority.revoke(certificates.serial_of(old), now=now() + DAY) == []
     assert keys.read_revoked(authority.folder / "revoked") == [f"{old.serial_number:x}"]

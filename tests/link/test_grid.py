@@ -205,11 +205,16 @@ def test_a_site_that_is_revoked_while_connected_does_not_stay(keys: Authority, t
     grid.close()
 
 
-def test_a_list_of_revoked_ones_that_cannot_be_read_lets_nobody_in(keys: Authority, tmp_path: Path) -> None:
+@pytest.mark.parametrize("spoilt", ["no number", "no file", "a folder"])
+def test_a_list_of_revoked_ones_that_cannot_be_read_lets_nobody_in(spoilt: str, keys: Authority, tmp_path: Path) -> None:
     revoked = tmp_path / "revoked"
     revoked.write_text("")
     grid = listen(keys, revoked)
-    revoked.write_text("no number\n")
+    revoked.unlink()
+    if spoilt == "no number":
+        revoked.write_text("no number\n")
+    elif spoilt == "a folder":
+        revoked.mkdir()
     assert RawSite(grid, keys, "a", greet=False).end() is grpc.StatusCode.PERMISSION_DENIED
     grid.close()
     with pytest.raises(SettingError, match="serial numbers"):

@@ -119,6 +119,8 @@ def test_every_field_of_a_plan_changes_its_hash(make_plan: PlanMaker) -> None:
         {"family": Family.TSALLIS, "tsallis_order": 0.0},
         {"family": Family.TSALLIS, "tsallis_order": 0.5},
         {"public_seed": 2},
+        {"class_names": tuple("abcdefghij")},
+        {"class_names": tuple("bacdefghij")},
         {"stages": (Stage(sparsity=0.5, temperature=3),)},
     ]
     hashes = {codec.plan_hash(make_plan(**change)) for change in [{}, *changes]}

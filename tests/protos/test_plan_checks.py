@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import PLAN
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plan_strategies import linear, plans, votes
@@ -119,6 +120,11 @@ def spoilt() -> Iterator[tuple[str, Plan]]:
     yield "record_count with pooling 'record-counts'", replace(PLAN, pooling=Pooling.RECORD_COUNTS)
     for name in ("", "a\nb", "x" * 201):
         yield "name", replace(PLAN, name=name)
+    yield "class_names of the 10 classes or none", replace(PLAN, class_names=("a", "b"))
+    for name in ("", "x" * 101, "j\n", "j\u202e"):
+        yield r"class_names\[9\]", replace(PLAN, class_names=(*"abcdefghi", name))
+    yield r"class_names\[9\] without spaces", replace(PLAN, class_names=(*"abcdefghi", " j"))
+    yield "class_names that differ", replace(PLAN, class_names=(*"abcdefghi", "a"))
     for wrong in (b"", bytes(31), bytes(33)):
         yield "transfer_set", replace(PLAN, transfer_set=wrong)
         yield "encoding", replace(PLAN, encoding=wrong)
@@ -175,6 +181,7 @@ def test_every_field_of_a_plan_has_an_impossible_value_in_these_tests() -> None:
         "sampled.draws": "truncation.draws",
         "label_counts.noise_std": "noise_std",
         "record_count.noise_std": "noise_std",
+        "class_names": "class_names[9]",
     }
     for field in pb.Plan.DESCRIPTOR.fields:
         inner = field.message_type.fields if field.message_type is not None else ()
@@ -202,6 +209,17 @@ def test_a_name_outside_a_closed_list_is_refused_on_the_wire(table: str, name: s
     setattr(getattr(message.offer.plan, table) if table else message.offer.plan, name, value)
     with pytest.raises(WireError, match=f"Expected {f'{table}.' if table else ''}{name}"):
         codec.decode_request(message.SerializeToString(deterministic=True))
+
+
+def test_names_of_classes_fit_a_request_beside_all_stages_or_are_refused(plan: Plan) -> None:
+    stages = tuple(Stage(sparsity=0.5, temperature=2.0) for _ in range(checks.WHOLES["stages"][1]))
+    most = checks.CLASS_NAMES // 8
+    names = tuple(f"{index:05}" for index in range(most))
+    largest = replace(plan, classes=most, class_names=names, stages=stages)
+    checks.check_plan(largest)
+    assert len(codec.encode_request(codec.signed_offer(largest, Ed25519PrivateKey.generate()))) <= codec.MAX_REQUEST
+    with pytest.raises(WireError, match="bytes of class_names"):
+        checks.check_plan(replace(largest, classes=most + 1, class_names=(*names, "more")))
 
 
 def test_closed_lists_are_those_that_can_be_carried_out() -> None:

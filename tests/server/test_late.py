@@ -16,6 +16,7 @@ from students import same_student
 from limbeck.base.errors import DataError, TooFewClients
 from limbeck.client import ledger
 from limbeck.client.app import respond
+from limbeck.client.holdings import Records
 from limbeck.client.site import Site
 from limbeck.inputs.transfer_set import read_arrays
 from limbeck.protos import carry, codec
@@ -286,18 +287,18 @@ def test_a_pause_ends_when_the_owner_of_a_site_that_declined_has_mended_what_was
     """Without another connection, and without a restart at either end: the site trains under the charge that it has."""
     folder = fresh(tmp_path / "run")
     monkeypatch.setattr(coordinator, "AGAIN_SECONDS", 0.0)
-    read, asked = Site.read_records, []
+    read, asked = Records.read, []
 
     def hook(kind: str, site: str) -> None:
         if (kind, site) == ("teach", B):
             asked.append(site)
 
-    def records(site: Site, *arguments: Any) -> Any:
-        if site.name == B and len(asked) < 3:
+    def unreadable(records: Records, *arguments: Any) -> Any:
+        if Site(records.folder).name == B and len(asked) < 3:
             raise DataError("no column 'label'")
-        return read(site, *arguments)
+        return read(records, *arguments)
 
-    monkeypatch.setattr(Site, "read_records", records)
+    monkeypatch.setattr(Records, "read", unreadable)
     grid = grid_of(folder, A, B, hook=hook)
     run(folder, grid, pause=60.0)
     assert participants(folder) == [[A, B]] * 2
@@ -312,7 +313,7 @@ def test_a_run_that_ended_below_its_minimum_goes_on_when_the_site_that_declined_
 ) -> None:
     folder = fresh(tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(Site, "read_records", lambda *_: (_ for _ in ()).throw(DataError("no column 'label'")))
+        patch.setattr(Records, "read", lambda *_: (_ for _ in ()).throw(DataError("no column 'label'")))
         with pytest.raises(TooFewClients, match="could not read its records"):
             run(folder, Consortium(folder, A, B))
     assert [charges(folder, site) for site in (A, B)] == [["reserved"]] * 2

@@ -14,6 +14,7 @@ from students import same_student
 from limbeck.base.errors import DataError, RunError, SettingError, TooFewClients
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
+from limbeck.plans.author import make_plan
 from limbeck.protos import carry, codec, flower_messages
 from limbeck.protos.messages import Ask, Share
 from limbeck.server import checkpoint
@@ -155,7 +156,7 @@ def test_a_budget_spent_by_an_earlier_run_is_refused_before_a_record_is_read(fin
         data[data.index(b"PK\1\2") + 16] ^= 1
         records.write_bytes(data)
         with pytest.raises(DataError, match="CRC"):
-            Site(records.parent).read_records(10, np.zeros((0, 8, 8), np.uint8))
+            Site(records.parent).records.read(10, np.zeros((0, 8, 8), np.uint8))
     with pytest.raises(TooFewClients, match="the privacy budget does not allow it"):
         run.simulate(
             tiny("pooling.kind=class-counts", "student.epochs=3", seeded=True), tmp_path / "second", sites=folder / "sites"
@@ -193,8 +194,7 @@ def test_noisy_votes_are_paid_for_once_and_answer_every_stage(tmp_path: Path) ->
 
 def test_more_public_inputs_make_votes_noisier_not_dearer(tmp_path: Path) -> None:
     few, many = (
-        prepare.make_plan(tiny(*VOTES), transfer_set=bytes(32), samples=samples, classes=10).teaching
-        for samples in (40, 160)
+        make_plan(tiny(*VOTES), transfer_set=bytes(32), samples=samples, classes=10).teaching for samples in (40, 160)
     )
     assert many.noise_multiplier / few.noise_multiplier == pytest.approx(2, rel=0.01)
 
@@ -213,23 +213,18 @@ def test_more_public_inputs_make_votes_noisier_not_dearer(tmp_path: Path) -> Non
         ("replay", "Expected stage = 1, got 0"),
     ],
 )
-def test_a_run_goes_on_without_a_site_that_sends(
-    app: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(grid, "CLIENT_APP", f"misbehaving:{app}")
-    measured = run.simulate(tiny("data.public=40"), tmp_path / "run")
+def test_a_run_goes_on_without_a_site_that_sends(app: str, reason: str, tmp_path: Path) -> None:
+    measured = run.simulate(tiny("data.public=40"), tmp_path / "run", client_app=f"misbehaving:{app}")
     spoilt, *others = measured.clients
     assert reason in str(spoilt.reason)
     assert [client.status for client in others] == ["answered", "answered"]
     assert measured.stages[-1].clients == 2
 
 
-def test_below_the_minimum_a_run_stops_saying_why_and_can_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_below_the_minimum_a_run_stops_saying_why_and_can_go_on(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    with monkeypatch.context() as patched:
-        patched.setattr(grid, "CLIENT_APP", "misbehaving:garbage")
-        with pytest.raises(TooFewClients, match="Expected at least 3 sites after 'answers 1', got 2"):
-            run.simulate(tiny("run.minimum_clients=3"), folder)
+    with pytest.raises(TooFewClients, match="Expected at least 3 sites after 'answers 1', got 2"):
+        run.simulate(tiny("run.minimum_clients=3"), folder, client_app="misbehaving:garbage")
     measured = run.resume(folder)
     assert [stage.clients for stage in measured.stages] == [3, 3]
     with Ledger((site := Site(folder / "sites" / "site-00")).ledger, site.budget) as ledger:

@@ -145,7 +145,7 @@ def test_reviews_go_through_an_encoder_once_for_the_simulation_and_its_sites(
         return real(encoder, text, dimensions)
 
     monkeypatch.setattr(encoders, "_one", note)
-    assert site.read_records(2, found.public_x)[0].shape == (25, 16)
+    assert site.records.read(2, found.public_x)[0].shape == (25, 16)
     assert asked == list(encodings.PROBES)
     with pytest.raises(SettingError, match=r"data.encoder = 'x': expected texts for an encoder, got digits"):
         data.load("digits", encoder="x")
@@ -190,7 +190,7 @@ def test_a_site_makes_the_very_rows_that_the_simulation_scores(tmp_path: Path) -
     assert isinstance(found.encoding, encodings.TableEncoding)
     expected = found.encoding(found.private_x)
     settings = sorted((tmp_path / "run" / "sites").glob("*/site.toml"))
-    rows = [Site(path.parent).read_records(2, found.public_x)[0] for path in settings]
+    rows = [Site(path.parent).records.read(2, found.public_x)[0] for path in settings]
     assert {row.tobytes() for part in rows for row in part} == {row.tobytes() for row in expected}
 
 

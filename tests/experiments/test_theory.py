@@ -1,6 +1,5 @@
 """The estimators behind the experiments on theory find what was planted, and no more than that."""
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from limbeck.base.errors import SettingError
-from limbeck.experiments.theory import bias_variance, common, equivalence, findings, stages
+from limbeck.experiments.theory import bias_variance, common, equivalence, findings, results, stages
+from limbeck.experiments.theory.results import COEFFICIENTS
 from limbeck.operators import Power, Shared, compare, compare_targets
 
 Floats = NDArray[np.float64]
@@ -108,8 +108,8 @@ def test_verdicts_count_predictions_against_what_the_other_half_saw() -> None:
         return {"gain": sure(gain), "accuracy_gain": sure(accuracy)}
 
     points = [
-        {"data": "a", "temperature": 1.0, "sparsity": 0.5, "halves": [half(0.2, -0.1), half(0.3, 0.1)]},
-        {"data": "b", "temperature": 1.0, "sparsity": 0.9, "halves": [half(-0.2, -0.1), half(0.005, 0.1)]},
+        bias_variance.Point(data="a", temperature=1.0, sparsity=0.5, halves=[half(0.2, -0.1), half(0.3, 0.1)]),
+        bias_variance.Point(data="b", temperature=1.0, sparsity=0.9, halves=[half(-0.2, -0.1), half(0.005, 0.1)]),
     ]
     found = bias_variance.verdicts(points)
     # Seen: the student wins in three of four.
@@ -132,10 +132,10 @@ def curves(a: float, b: float, c: float, noise: float, seeds: int = 5) -> Floats
 
 def test_the_fit_recovers_planted_coefficients_within_its_intervals() -> None:
     exact = stages.fit(stages.STAGES, curves(0.8, 0.3, 0.02, 0.0))
-    assert [exact[name]["mean"] for name in "Abc"] == pytest.approx([0.8, 0.3, 0.02])
+    assert [exact[name]["mean"] for name in COEFFICIENTS] == pytest.approx([0.8, 0.3, 0.02])
     assert exact["explained"] == pytest.approx(1)
     found = stages.fit(stages.STAGES, curves(0.8, 0.3, 0.02, 0.01))
-    for name, value in zip("Abc", (0.8, 0.3, 0.02), strict=True):
+    for name, value in zip(COEFFICIENTS, (0.8, 0.3, 0.02), strict=True):
         assert found[name]["low"] < value < found[name]["high"]
     assert found["separated"] == ["A", "c"]
     assert found["best_n"] == pytest.approx(math.sqrt(0.8 / 0.02), rel=0.15)
@@ -239,7 +239,7 @@ def test_a_bent_operator_keeps_the_axioms(bend: equivalence.Bend, weights: list[
     torch.testing.assert_close(equivalence.BentPower(1e9, bend)(log_p.exp()), uniform, atol=1e-6, rtol=0)
 
 
-def test_a_bend_that_could_break_the_axioms_is_p_value(bend: equivalence.Bend) -> None:
+def test_a_bend_that_could_break_the_axioms_is_refused(bend: equivalence.Bend) -> None:
     steep = equivalence.Bend(centre_J=bend.centre_J, weight_J=2 * bend.weight_J, width=bend.width)
     with pytest.raises(SettingError, match=r"slope < 0\.25"):
         equivalence.BentPower(2.0, steep)
@@ -273,12 +273,12 @@ def test_finished_cells_survive_an_interruption_and_a_torn_line_is_computed_agai
         calls.append(value)
         return {"value": value}
 
-    rows = common.Rows(tmp_path / "rows.jsonl")
+    rows = common.Rows(tmp_path / "rows.jsonl", dict[str, int])
     for i in (1, 2, 3):
         rows.get({"i": i}, lambda i=i: compute(i))  # type: ignore[misc]
     whole = (tmp_path / "rows.jsonl").read_bytes()
     (tmp_path / "rows.jsonl").write_bytes(whole[:-5])
-    again = common.Rows(tmp_path / "rows.jsonl")
+    again = common.Rows(tmp_path / "rows.jsonl", dict[str, int])
     assert [again.get({"i": i}, lambda i=i: compute(i)) for i in (1, 2, 3)] == [{"value": i} for i in (1, 2, 3)]  # type: ignore[misc]
     assert calls == [1, 2, 3, 3]
     assert (tmp_path / "rows.jsonl").read_bytes() == whole
@@ -291,13 +291,10 @@ def test_every_table_of_the_page_of_findings_is_what_the_committed_results_say()
     assert {match[2] for match in findings.MARKED.finditer(page)} == set(findings.TABLES)
 
 
-NAMES = ("axioms", "equivalence", "stages", "stages_fashion", "bias_variance", "bias_variance_overfitted")
-
-
 def test_what_the_page_says_in_words_is_in_the_committed_results() -> None:
     root = Path(__file__).parent.parent.parent / common.RESULTS
-    found = {name: json.loads((root / f"{name}.json").read_text()) for name in NAMES}
-    groups = {(g["path"], g["alpha"], g["temperature"], g["sparsity"]): g for g in found["stages"]["groups"]}
+    digits = results.read(root / "stages.json", results.Stages)
+    groups = {(g["path"], g["alpha"], g["temperature"], g["sparsity"]): g for g in digits["groups"]}
     high = [g for (path, alpha, _, s), g in groups.items() if path == "cubic" and alpha == 1 and s >= 0.98]
     assert all(g["one_shot_minus_n"][1]["low"] > 0 for g in high)
     assert all((g["fit"]["separated"] == ["A", "c"]) == (g["temperature"] > 1) for g in high)
@@ -308,38 +305,41 @@ def test_what_the_page_says_in_words_is_in_the_committed_results() -> None:
         assert all(gain["low"] < 0 for gain in groups[path, 1.0, 2.0, 0.98]["one_shot_minus_n"])
     refused = [g["sparsity"] for g in high if g["temperature"] == 2 and g["fit"]["p_value"] < 0.01]
     assert refused == [0.98, 0.99]
-    fashion = {g["sparsity"]: g for g in found["stages_fashion"]["groups"]}
+    of_fashion = results.read(root / "stages_fashion.json", results.Stages)
+    fashion = {g["sparsity"]: g for g in of_fashion["groups"]}
     for sparsity in (0.98, 0.99):
-        own = fashion[sparsity]
-        assert min(range(5), key=lambda i, own=own: own["error"][i]["mean"]) == 2  # type: ignore[misc]
-        assert own["one_shot_minus_n"][1]["low"] > 0 > own["one_shot_minus_n"][3]["low"]
-        assert own["jumps_slope"]["low"] > 0
-        assert own["fit"]["p_value"] > 0.05
-        gradual = found["stages_fashion"]["within_error"][f"{sparsity:g}"]
-        assert gradual["mean"] < own["error"][2]["mean"]
-        assert gradual["high"] > own["error"][2]["low"]
+        group = fashion[sparsity]
+        assert min(range(5), key=lambda i, group=group: group["error"][i]["mean"]) == 2  # type: ignore[misc]
+        assert group["one_shot_minus_n"][1]["low"] > 0 > group["one_shot_minus_n"][3]["low"]
+        assert group["jumps_slope"]["low"] > 0
+        assert group["fit"]["p_value"] > 0.05
+        gradual = of_fashion["within_error"][f"{sparsity:g}"]
+        assert gradual["mean"] < group["error"][2]["mean"]
+        assert gradual["high"] > group["error"][2]["low"]
     assert all(gain["low"] > 0 for gain in fashion[0.9]["one_shot_minus_n"])
     assert fashion[0.9]["jumps_slope"]["low"] < 0 < fashion[0.9]["jumps_slope"]["high"]
     assert fashion[0.9]["fit"]["p_value"] < 0.05
-    broken = {own["name"]: [f["axiom"][0] for f in own["findings"] if not f["holds"]] for own in found["axioms"]["subjects"]}
+    subjects = results.read(root / "axioms.json", results.Axioms)["subjects"]
+    broken = {subject["name"]: [f["axiom"][0] for f in subject["findings"] if not f["holds"]] for subject in subjects}
     assert {name: axioms for name, axioms in broken.items() if axioms} == {
         "sparsemax of log p / T": ["1", "4"],
         "sparsemax of p / T": ["1"],
         "power, then top 2 renormalised": ["1", "2", "4", "5"],
         "arg-max": ["1", "2", "4", "5"],
     }
-    assert found["stages"]["anchoring"]["worst_ratio_to_bound"] < 2 / 3
-    for tally in found["bias_variance"]["verdicts"].values():
-        assert tally["all"]["right"] == tally["all"]["of"]
-        assert tally["student_predicted_decided"]["of"] == 0
-    rows = [(point, half) for point in found["bias_variance"]["points"] for half in point["halves"]]
+    assert digits["anchoring"]["worst_ratio_to_bound"] < 2 / 3
+    steady = results.read(root / "bias_variance.json", results.BiasVariance)
+    for verdict in (steady["verdicts"]["squared_error"], steady["verdicts"]["accuracy"]):
+        assert verdict["all"]["right"] == verdict["all"]["of"]
+        assert verdict["student_predicted_decided"]["of"] == 0
+    rows = [(point, half) for point in steady["points"] for half in point["halves"]]
     assert all(half["gain"][0] < 0 and half["variance_gain"][0] < 0.05 for _, half in rows)
     lower = [
         (point["data"], point["temperature"], point["sparsity"]) for point, half in rows if half["variance_gain"][0] < 0
     ]
     assert lower == [("Fashion", 1.0, 0.98)] * 2
-    over = found["bias_variance_overfitted"]
-    squared, accuracy = (over["verdicts"][kind] for kind in ("squared_error", "accuracy"))
+    over = results.read(root / "bias_variance_overfitted.json", results.BiasVariance)
+    squared, accuracy = over["verdicts"]["squared_error"], over["verdicts"]["accuracy"]
     assert (squared["constant"]["right"], squared["all"]["right"], squared["all"]["of"]) == (63, 110, 112)
     assert squared["decided"] == {"right": 97, "of": 97}
     assert squared["student_predicted_decided"] == {"right": 56, "of": 56}
@@ -361,13 +361,13 @@ def test_what_the_page_says_in_words_is_in_the_committed_results() -> None:
         else:
             assert (value > 0) == (sparsity <= (0.5 if "few" in name else 0.8)) or sparsity == 0.9
             assert "wrong" in name or value <= dense
-    for own in found["equivalence"]["data"]:
-        for same in (own["bent"]["seen"], own["tilted"]["seen"]):
+    for of_data in results.read(root / "equivalence.json", results.Equivalence)["data"]:
+        for same in (of_data["bent"]["seen"], of_data["tilted"]["seen"]):
             assert same["weights_distance"] < 1e-8
             assert same["targets_mean_l1"] > 1e-3
-        for row in own["calibrated"]["students"]:
+        for row in of_data["calibrated"]["students"]:
             assert row["weights_distance"] <= row["bound_from_moments"] <= row["bound_from_l1"]
-        last = own["calibrated"]["students"][-1]
+        last = of_data["calibrated"]["students"][-1]
         assert last["ridge"] == 1
         assert last["bound_from_moments"] < 2 * last["weights_distance"]
 

@@ -1,0 +1,122 @@
+"""The settings of a site, as its `site.toml` holds them. Nothing in here comes from the coordinator.
+
+Paths are relative to the folder of that file. What a plan may ask is in the policy, a file of its own, because another person may answer
+for it.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from limbeck.base.errors import DataError, SettingError
+from limbeck.base.settings import ADDRESS, Strict, parse_toml, validate
+from limbeck.client.proxy import ENVIRONMENT
+from limbeck.client.records import RecordSettings
+from limbeck.client.transcript import FILE_BYTES, TOTAL_BYTES
+
+FILE = "site.toml"
+
+
+class NoiseSettings(Strict):
+    """Where privacy noise comes from; a seed makes it repeatable, which voids every guarantee: simulations only."""
+
+    source: Literal["system-entropy", "UnsafeSeeded"] = "system-entropy"
+    seed: int | None = None
+
+
+class BlackBoxSettings(Strict):
+    """A teacher that answers over gRPC, instead of training one here; it has no DP guarantee (docs/black-box-teachers.md).
+
+    address: HOST:PORT. ca, certificate, key: PEM files; without `ca` the connection is plaintext, which is refused to any but a loopback
+    address unless unsafe_plaintext. classes: the teacher's label of each of the plan's classes, in their order; without it, the
+    teacher's labels are the plan's classes in order. batch: inputs in a message at most. deadline_seconds: for one batch's answer.
+    attempts: at one batch, where the teacher is unreachable or late.
+    """
+
+    address: str = Field(pattern=ADDRESS)
+    ca: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+    unsafe_plaintext: bool = False
+    classes: list[str] | None = None
+    batch: int = Field(default=256, ge=1)
+    deadline_seconds: float = Field(default=60.0, gt=0, allow_inf_nan=False)
+    attempts: int = Field(default=6, ge=1)
+
+
+class LinkSettings(Strict):
+    """The coordinator to which `limbeck site run` dials out (docs/link.md), over mutual TLS 1.3.
+
+    address: HOST:PORT. ca, certificate, key: PEM files; the certificate is for this site's name. server_name: the name
+    in the coordinator's certificate where it is not the host in `address`. memory_mb: that answering a question may
+    take. answer_seconds: likewise. grace_seconds: that an answer under way gets when the daemon is told to end.
+    max_message_mb: of all questions that are open. proxy: "environment" dials through the proxy that https_proxy names, if it is
+    set, "none" never through one, "http://HOST:PORT" always through that (docs/link.md).
+    """
+
+    address: str = Field(pattern=ADDRESS)
+    ca: str = "ca.pem"
+    certificate: str
+    key: str
+    server_name: str | None = None
+    memory_mb: int = Field(default=8192, ge=256)
+    answer_seconds: float = Field(default=6 * 3600.0, gt=0, allow_inf_nan=False)
+    grace_seconds: float = Field(default=600.0, ge=0, allow_inf_nan=False)
+    max_message_mb: int = Field(default=1024, ge=1)
+    proxy: str = Field(default=ENVIRONMENT, pattern=r"^(none|environment|http://[^\s]+)$")
+
+
+class SiteSettings(Strict):
+    """The whole of `site.toml`.
+
+    records: an NPZ file, or a table. teacher: the site's own net as "module:factory", a file in this folder or an installed module;
+    without it the site takes part in no plan with custom teachers. gradients: whose per-record gradients train limbeck's own
+    nets. black_box: a teacher to ask instead of training one. link: the coordinator to dial. ledger: only where the records' folder
+    cannot hold it; by default it lies beside the records, so that every setting of these records shares it. transcript_file_bytes,
+    transcript_total_bytes: sizes at which a transcript's file is closed, and nothing more is sent. durability: what charges, transcript
+    and stored replies outlive. "UnsafeProcessOnly" is several times faster, and after a power cut charges may be missing: simulations only.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    records: str | RecordSettings = "records.npz"
+    teacher: str | None = None
+    transfer_sets: str
+    cache: str | None = None
+    policy: str = "policy.toml"
+    ledger: str | None = None
+    transcript: str = "transcript.jsonl"
+    transcript_file_bytes: int = Field(default=FILE_BYTES, ge=1)
+    transcript_total_bytes: int = Field(default=TOTAL_BYTES, ge=1)
+    state: str = "state"
+    gradients: Literal["fastest", "opacus"] = "fastest"
+    durability: Literal["power-cut", "UnsafeProcessOnly"] = "power-cut"
+    black_box: BlackBoxSettings | None = None
+    link: LinkSettings | None = None
+    noise: NoiseSettings = NoiseSettings()
+
+    @property
+    def record_settings(self) -> RecordSettings:
+        """`records`, also if it is only a path."""
+        return RecordSettings(path=self.records) if isinstance(self.records, str) else self.records
+
+
+def read(folder: Path) -> SiteSettings:
+    """The settings of the site in a folder. Raises DataError if the file is missing, SettingError if it is not valid."""
+    path = folder / FILE
+    try:
+        return _parse(path, path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"Expected a site's settings at {path}, found none.") from error
+
+
+@lru_cache(maxsize=256)
+def _parse(path: Path, content: bytes) -> SiteSettings:
+    """Checked once per content: the file is read anew at every question."""
+    try:
+        return validate(SiteSettings, parse_toml(content, path))
+    except SettingError as error:
+        raise SettingError(f"Expected valid settings in {path}.\n{error}") from None

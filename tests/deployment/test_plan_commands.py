@@ -1,0 +1,198 @@
+"""A plan for real sites is that of its settings, about exactly these public inputs, signed, and publishes nothing but them."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tomli_w
+from typer.testing import CliRunner
+
+from limbeck.base.errors import DataError, LimbeckError, SettingError, WireError
+from limbeck.cli.main import app
+from limbeck.inputs import encodings
+from limbeck.inputs.transfer_set import digest, read_arrays
+from limbeck.plans import accounting, settings
+from limbeck.plans.author import make_plan
+from limbeck.protos import codec, signing
+from limbeck.protos.messages import Offer
+from limbeck.simulations import scenario
+
+X = np.random.default_rng(0).integers(0, 255, (40, 8, 8), dtype=np.uint8)
+
+
+DIGITS = tuple("0123456789")
+
+
+def limbeck(*words: str | Path) -> list[str]:
+    """The lines that a command prints; it ends well."""
+    result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output.splitlines()
+
+
+def make(folder: Path, *more: str) -> list[str]:
+    paths: list[str | Path] = [
+        "--transfer",
+        folder / "public.npz",
+        "--key",
+        folder / "plan.key",
+        "--out",
+        folder / "plan.pb",
+    ]
+    return limbeck("plan", "make", folder / "plan.toml", *paths, "--publish", folder / "transfer", *more)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    np.savez(tmp_path / "public.npz", x=X, y=np.zeros(40))
+    signing.new_key(tmp_path / "plan.key")
+    limbeck("plan", "settings", "digits-tiny", "--out", tmp_path / "plan.toml")
+    return tmp_path
+
+
+def test_it_is_the_plan_of_its_settings_about_these_inputs_signed_by_the_key(folder: Path) -> None:
+    lines = make(folder, "--set", "privacy.epsilon=2")
+    offer = codec.decode_offer((folder / "plan.pb").read_bytes())
+    written = settings.load(folder / "plan.toml", ["privacy.epsilon=2"])
+    assert offer.plan == make_plan(written, transfer_set=digest(X), samples=40, classes=DIGITS)
+    assert offer.author == signing.author_of(signing.read_key(folder / "plan.key"))
+    cost = accounting.epsilon(((offer.plan.teaching, offer.plan.counts),), 1e-4)
+    assert 1.99 < cost <= 2
+    assert f"epsilon = {cost:.4g} at delta = 0.0001, per record, add-remove-one" in lines[2]
+
+
+@pytest.mark.parametrize("name", sorted(scenario.shipped()))
+def test_the_plan_of_a_scenario_is_the_plan_of_the_settings_that_are_written_from_it(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "plan.toml"
+    limbeck("plan", "settings", name, "--out", path)
+    simulated, written = scenario.load(name), settings.load(path)
+    assert not {"data", "partition"} & tomllib.loads(path.read_text()).keys()
+    assert isinstance(written.classes, tuple)
+    made = [make_plan(one, transfer_set=bytes(32), samples=60, classes=written.classes) for one in (simulated, written)]
+    assert made[0] == made[1]
+    with pytest.raises(SettingError, match="left as it is"):
+        limbeck("plan", "settings", name, "--out", path)
+
+
+def test_a_plan_file_has_the_words_of_a_scenario_and_no_data_of_its_own(folder: Path) -> None:
+    written = tomllib.loads((folder / "plan.toml").read_text())
+    for table, wanted in (("data", {"name": "digits"}), ("partition", {"clients": 3})):
+        (folder / "plan.toml").write_text(tomli_w.dumps({**written, table: wanted}))
+        with pytest.raises(SettingError, match=rf"got a scenario, with \[{table}\]: `limbeck plan settings SCENARIO`"):
+            make(folder)
+    (folder / "plan.toml").write_text(tomli_w.dumps({**written, "teachers": {}}))
+    with pytest.raises(SettingError, match=r"teachers: unknown key \(did you mean teacher\?\)"):
+        make(folder)
+    with pytest.raises(SettingError, match="got no file at"):
+        limbeck("plan", "make", folder / "absent.toml", "--transfer", folder / "public.npz", "--key", folder / "plan.key")
+    assert not (folder / "plan.pb").exists()
+
+
+def test_classes_are_named_or_counted(folder: Path) -> None:
+    make(folder)
+    assert codec.decode_offer((folder / "plan.pb").read_bytes()).plan.class_names == DIGITS
+    make(folder, "--set", "classes=10", "--out", str(folder / "counted.pb"))
+    plan = codec.decode_offer((folder / "counted.pb").read_bytes()).plan
+    assert (plan.classes, plan.class_names) == (10, ())
+    with pytest.raises(WireError, match="Expected class_names that differ, got 'a' twice"):
+        make(folder, "--set", 'classes=["a", "b", "a"]', "--out", str(folder / "twice.pb"))
+    with pytest.raises(SettingError, match="classes = 1: expected"):
+        make(folder, "--set", "classes=1", "--out", str(folder / "one.pb"))
+    written = tomllib.loads((folder / "plan.toml").read_text())
+    del written["classes"]
+    (folder / "plan.toml").write_text(tomli_w.dumps(written))
+    with pytest.raises(SettingError, match="classes: missing"):
+        make(folder, "--out", str(folder / "none.pb"))
+    assert sorted(path.name for path in folder.glob("*.pb")) == ["counted.pb", "plan.pb"]
+
+
+def test_black_box_teachers_are_permitted_by_a_table_and_only_then(folder: Path) -> None:
+    make(folder)
+    assert codec.decode_offer((folder / "plan.pb").read_bytes()).plan.black_box is None
+    make(folder, "--set", "black_box.draws=16", "--out", str(folder / "other.pb"))
+    permitted = codec.decode_offer((folder / "other.pb").read_bytes()).plan.black_box
+    assert permitted is not None
+    assert permitted.draws == 16
+    assert "NO epsilon" in " ".join(limbeck("plan", "show", folder / "other.pb"))
+
+
+def test_a_plan_is_shown_to_people_and_to_programs(folder: Path) -> None:
+    make(folder)
+    offer = codec.decode_offer((folder / "plan.pb").read_bytes())
+    text = "\n".join(limbeck("plan", "show", folder / "plan.pb"))
+    cost = accounting.epsilon(((offer.plan.teaching, offer.plan.counts),), offer.plan.privacy.delta)
+    for wanted in (
+        codec.plan_hash(offer.plan).hex(),
+        offer.author.hex(),
+        digest(X).hex(),
+        "10: 0, 1, 2, 3",
+        f"epsilon = {cost:.4g} at delta = 0.0001, per record, add-remove-one",
+    ):
+        assert wanted in text
+    shown = json.loads("\n".join(limbeck("plan", "show", "--json", folder / "plan.pb")))
+    assert shown["cost_epsilon"] == cost
+    assert shown["class_names"] == list(DIGITS)
+    assert len(shown["stages"]) == len(offer.plan.stages)
+    (folder / "plan.pb").write_bytes(codec.encode_request(Offer(plan=offer.plan)))
+    assert "nobody: the plan is not signed" in "\n".join(limbeck("plan", "show", folder / "plan.pb"))
+
+
+def test_a_file_that_is_no_plan_is_not_shown(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"Expected a plan at .*absent"):
+        limbeck("plan", "show", folder / "absent")
+    with pytest.raises(DataError, match="Expected a plan at"):
+        limbeck("plan", "show", folder)
+    with pytest.raises(DataError, match=r"Expected a plan in .*plan.toml"):
+        limbeck("plan", "show", folder / "plan.toml")
+
+
+def test_names_that_would_move_a_terminal_are_in_no_plan(folder: Path) -> None:
+    for assignment in ('name="\\u001b[2J"', 'classes=["a", "\\u001b[2J", "c"]'):
+        with pytest.raises(WireError, match="printable"):
+            make(folder, "--set", assignment)
+    assert not (folder / "plan.pb").exists()
+
+
+def test_labels_of_public_inputs_are_not_published(folder: Path) -> None:
+    make(folder)
+    published = folder / "transfer" / f"{digest(X).hex()}.npz"
+    assert np.load(published).files == ["x"]
+    (found,) = read_arrays(published, "x")
+    assert digest(found) == digest(X)
+
+
+def test_a_public_encoding_is_bound_and_published_and_one_that_is_none_is_refused(folder: Path) -> None:
+    encoding = encodings.TextEncoding(column="text", words=("good", "bad"), idf=(1.0, 2.0))
+    encodings.save(encoding, folder / "public.json")
+    lines = make(folder, "--encoding", f"{folder}/public.json")
+    plan = codec.decode_offer((folder / "plan.pb").read_bytes()).plan
+    assert plan.encoding == encodings.digest(encoding)
+    assert (folder / "transfer" / "encoding.json").read_bytes() == (folder / "public.json").read_bytes()
+    assert "records.encoding" in lines[-1]
+    (folder / "public.json").write_text("{}")
+    with pytest.raises(DataError):
+        make(folder, "--encoding", f"{folder}/public.json", "--out", f"{folder}/other.pb")
+    assert not (folder / "other.pb").exists()
+
+
+def test_what_is_invalid_is_refused_before_anything_is_written(folder: Path) -> None:
+    np.savez(folder / "flat.npz", x=np.zeros(40))
+    with pytest.raises(DataError, match=r"Expected public inputs \(N, ...\)"):
+        make(folder, "--transfer", f"{folder}/flat.npz")
+    with pytest.raises(SettingError, match=r"release.k = 3: expected at most the 2 classes"):
+        make(folder, "--set", "classes=2")
+    np.savez(folder / "rows.npz", x=np.zeros((40, 8)))
+    with pytest.raises(SettingError, match="Expected grey images"):
+        make(folder, "--transfer", f"{folder}/rows.npz", "--set", "student.architecture=cnn")
+    with pytest.raises(SettingError, match=r"Expected grey images .* for teaching.features = 'hog'"):
+        make(folder, "--transfer", f"{folder}/rows.npz", "--set", "teacher.features=hog")
+    with pytest.raises(WireError, match=r"Expected teaching.normaliser in \[1, 1e\+09\], got 0.5"):
+        make(folder, "--set", "teacher.normaliser=0.5")
+    with pytest.raises(LimbeckError, match="found none"):
+        make(folder, "--transfer", f"{folder}/absent.npz")
+    assert sorted(path.name for path in folder.iterdir()) == ["flat.npz", "plan.key", "plan.toml", "public.npz", "rows.npz"]
+    make(folder)
+    with pytest.raises(SettingError, match="left as it is"):
+        make(folder)

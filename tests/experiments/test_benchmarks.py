@@ -1,0 +1,72 @@
+"""Benchmarks measure what they say, and all write their results in the same way."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from limbeck.experiments import memory
+from limbeck.experiments.benchmarks import carrier, runner
+from limbeck.simulations import scenario
+
+pytestmark = pytest.mark.usefixtures("quick_export")
+
+
+def command(
+    monkeypatch: pytest.MonkeyPatch, *arguments: str, children: dict[str, Callable[..., None]] | None = None
+) -> None:
+    """Run a benchmark's command with these arguments."""
+    monkeypatch.setattr(sys, "argv", ["benchmark", *arguments])
+    runner.main("wire", lambda: {"figure": 1.5}, description="", machine=lambda: "a machine", children=children or {})
+
+
+def test_a_result_is_printed_and_written_to_every_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [tmp_path / "a.json", tmp_path / "deeper" / "b.json"]
+    command(monkeypatch, *map(str, files))
+    printed = capsys.readouterr().out
+    assert json.loads(printed) == {
+        "command": "python -m limbeck.experiments.benchmarks.wire experiments/results/wire.json",
+        "machine": "a machine",
+        "figure": 1.5,
+    }
+    assert [file.read_text() for file in files] == [printed, printed]
+
+
+def test_another_process_of_a_benchmark_does_its_part_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts: list[tuple[str, ...]] = []
+    command(monkeypatch, "--row", "fedavg", "50", children={"--row": lambda *arguments: parts.append(arguments)})
+    assert parts == [("fedavg", "50")]
+    assert not capsys.readouterr().out
+
+
+def test_the_carriers_overhead_is_what_training_and_inference_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = ["data.private=300", "data.public=80", "student.epochs=1", "student.dense_control=false"]
+    monkeypatch.setenv(carrier.TIMES, str(tmp_path))
+    seconds = carrier.one_run(scenario.load("digits-tiny", [*sizes, "run.workers=2"]), tmp_path)
+    work, overhead = seconds["training_and_inference_per_worker"], seconds["overhead"]
+    assert 0 < work < seconds["agree_teach_answers"]
+    assert work + overhead == pytest.approx(seconds["agree_teach_answers"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_peak_of_memory_can_start_again() -> None:
+    block = bytearray(64 << 20)
+    block[::4096] = bytes(len(block) // 4096)
+    assert memory.used("VmHWM") >= memory.used("VmRSS") > len(block)
+    peak = memory.used("VmHWM")
+    del block
+    memory.reset_peak()
+    assert memory.used("VmHWM") < peak
+
+
+def test_a_process_that_is_gone_has_no_memory() -> None:
+    with pytest.raises(OSError, match="/proc/999999999/status"):
+        memory.used("VmRSS", 999_999_999)

@@ -1,0 +1,3 @@
+-
+ •АўфЌляЦYH°hiVIIР
+.Ч3Щњ√XNXJ	record-dp
