@@ -49,7 +49,7 @@ check: types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy .types/limbeck tests
-	$(BIN)/lint-imports
+	cd .types && ../$(BIN)/lint-imports --config ../pyproject.toml
 	$(BIN)/python -m limbeck.protos.generate --check
 
 format: environment

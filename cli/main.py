@@ -29,8 +29,7 @@ from limbeck.client import link_commands, teacher_commands
 from limbeck.deployment import commands as deployment_commands
 from limbeck.deployment import flower_commands, key_commands, plan_commands
 from limbeck.server import commands as server_commands
-from limbeck.simulations import commands
-from limbeck.simulations.data import commands as data_commands
+from limbeck.simulations import commands, data_commands
 
 
 class Command(TyperCommand):

@@ -97,12 +97,14 @@ def run_in(program: Path, folder: Path, *arguments: str) -> subprocess.Completed
 
 
 def test_every_folder_with_code_is_a_listed_package() -> None:
-    tops = [name.removeprefix("limbeck.") for name in SETTINGS["tool"]["importlinter"]["root_packages"]]
-    folders = {path.parent for top in tops for path in (ROOT / top).rglob("__init__.py")}
+    tops = [path.parent for path in ROOT.glob("[a-z]*/__init__.py") if path.parent.name != "limbeck"]
+    folders = {path.parent for top in tops for path in top.rglob("__init__.py")}
     expected = {"limbeck." + ".".join(folder.relative_to(ROOT).parts): str(folder.relative_to(ROOT)) for folder in folders}
     expected["limbeck"] = "limbeck"
     assert SETTINGS["tool"]["setuptools"]["package-dir"] == expected
     assert sorted(SETTINGS["tool"]["setuptools"]["packages"]) == sorted(expected)
+    (linked,) = [line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("PACKAGES := ")]
+    assert sorted(linked.split()[2:]) == sorted(top.name for top in tops)
 
 
 def test_a_wheel_says_that_it_is_typed(wheel: Path) -> None:

@@ -142,7 +142,7 @@ def bash(line: str, folder: Path) -> list[str]:
     """
     (folder / "limbeck").write_text(f'#!/bin/sh\nexec {sys.executable} -c "{PROGRAM}" "$@"\n')
     (folder / "limbeck").chmod(0o700)
-    show = [folder / "limbeck", "--show-completion", "bash"]
+    show = [str(folder / "limbeck"), "--show-completion", "bash"]
     script = subprocess.run(show, env=NAMED_SHELL, check=True, capture_output=True, text=True).stdout
     path = f"{folder}{os.pathsep}{os.environ['PATH']}"
     values = {"PATH": path, "SCRIPT": script, "LINE": line, "WORD": str(line.count(" "))}
