@@ -1,4 +1,4 @@
-"""Checks of single values that come off a wire: a wrong one is a WireError that names it, its value and what was wanted."""
+"""Checks of single values in a message: an invalid one raises a WireError that names the field, its value and what was expected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of parameters: a wrong one is a SettingError that names it, its value and what was wanted."""
+"""Checks of parameters: an invalid one raises a SettingError that names it, its value and what was expected."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""limbeck's tree of errors. Every message names the thing, its value and what was wanted.
+"""limbeck's tree of errors. Every message names the thing, its value and what was expected.
 
 LimbeckError
-├── SettingError        a scenario, site file or option that cannot be meant
+├── SettingError        a scenario, site file or option that is invalid
 ├── DataError           a data file that is missing, corrupt or of the wrong shape
 ├── WireError           bytes from a peer that are not a valid message
 ├── PolicyError         a plan that a site's policy forbids
@@ -9,9 +9,9 @@ LimbeckError
 ├── LedgerError         a ledger file that cannot be trusted or read
 ├── TranscriptError     a transcript that cannot be trusted, read or written
 ├── CertificateError    a certificate that cannot be trusted, or does not fit its key
-├── TeacherError        a black-box teacher that does not answer, or not as it must
+├── TeacherError        a black-box teacher that does not answer, or not as required
 ├── TooFewClients       fewer clients than the plan's minimum are left
-└── RunError            a run folder that cannot be used as asked
+└── RunError            a run folder that cannot be used as requested
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class LimbeckError(Exception):
 
 
 class SettingError(LimbeckError, ValueError):
-    """A setting that cannot be meant."""
+    """An invalid setting."""
 
 
 class DataError(LimbeckError):
@@ -30,7 +30,7 @@ class DataError(LimbeckError):
 
 
 class WireError(LimbeckError):
-    """Bytes from a peer that are not a valid message here and now."""
+    """Bytes from a peer that are not a valid message at this point."""
 
 
 class PolicyError(LimbeckError):
@@ -46,15 +46,15 @@ class LedgerError(LimbeckError):
 
 
 class TranscriptError(LimbeckError):
-    """A transcript that cannot be trusted, read or written; what it does not hold is not sent."""
+    """A transcript that cannot be trusted, read or written; what it does not contain is not sent."""
 
 
 class CertificateError(LimbeckError):
-    """A certificate that cannot be trusted here and now, or that does not fit its key."""
+    """A certificate that cannot be trusted at this time, or that does not fit its key."""
 
 
 class TeacherError(LimbeckError):
-    """A black-box teacher that does not answer, or not as it must."""
+    """A black-box teacher that does not answer, or not as required."""
 
 
 class TooFewClients(LimbeckError):
@@ -62,4 +62,4 @@ class TooFewClients(LimbeckError):
 
 
 class RunError(LimbeckError):
-    """A run folder that cannot be used as asked."""
+    """A run folder that cannot be used as requested."""

@@ -1,4 +1,4 @@
-"""Durable files: what is written is whole or absent, also after a power cut; private ones are their owner's alone from the first moment."""
+"""Durable files: a file is complete or absent, even after a power cut, and a private one is readable by its owner alone from the start."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from limbeck.base.errors import SettingError
 
 log = logging.getLogger(__name__)
 
-# Between two looks for a descriptor.
+# Pause between two attempts to get a file descriptor.
 FULL_SECONDS = 0.1
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
@@ -30,7 +30,10 @@ _outlives_power_cuts = ContextVar("outlives_power_cuts", default=True)
 
 @contextmanager
 def outliving_power_cuts(wanted: bool) -> Iterator[None]:
-    """Whether what is written within reaches the disk before the writer goes on. Without it, it outlives the process only."""
+    """Within this context, whether a write returns only once the data is on the disk.
+
+    Otherwise it survives the process, but not a power cut.
+    """
     token = _outlives_power_cuts.set(wanted)
     try:
         yield
@@ -39,21 +42,21 @@ def outliving_power_cuts(wanted: bool) -> Iterator[None]:
 
 
 def outlives_power_cuts() -> bool:
-    """Whether files written now must."""
+    """Whether files that are written now must survive a power cut."""
     return _outlives_power_cuts.get()
 
 
 def keep_to_owner() -> None:
-    """From now on whatever this process and its children make is their owner's alone: files of mode 600, folders of mode 700.
+    """Restrict everything that this process and its children create to their owner: files to mode 600, folders to mode 700.
 
-    Every process of a site or a coordinator begins with this, so that no file depends on the umask that it was started with, those of
-    libraries (a database and its log, a lock) included.
+    Every process of a site or a coordinator starts with this, so no file depends on the umask it inherited, including files that libraries
+    create (a database and its log, a lock).
     """
     os.umask(OTHERS)
 
 
 def patiently(opening: Callable[[], T]) -> T:
-    """What `opening` gives, as soon as there is a descriptor for it: a full table, of the process or of the machine, is waited for."""
+    """The result of `opening`, retried while the process or the machine is out of file descriptors."""
     told = False
     while True:
         try:
@@ -68,7 +71,7 @@ def patiently(opening: Callable[[], T]) -> T:
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`, its owner's alone: a temporary file in the same folder, fsync, rename, fsync of the folder."""
+    """Replace the contents of `path`, readable by its owner alone: temporary file beside it, fsync, rename, fsync of the folder."""
     create_private_folder(path.parent)
     descriptor, temporary = patiently(lambda: tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}."))
     try:
@@ -84,10 +87,10 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 def create_private(path: Path, data: bytes) -> None:
-    """Write a new file that its owner alone can read (mode 600), whole or not at all. Raises SettingError where there is one already.
+    """Write a new file that its owner alone can read (mode 600), completely or not at all. Raises SettingError if the file exists.
 
-    `mkstemp` opens with O_EXCL and mode 600, and a link refuses a name that is taken: at no moment is the file open to others, half
-    written, or in the place of another.
+    `mkstemp` opens with O_EXCL and mode 600, and linking fails if the name is taken: at no moment can others read the file, is it half
+    written, or does it replace another.
     """
     create_private_folder(path.parent)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -105,16 +108,18 @@ def create_private(path: Path, data: bytes) -> None:
 
 
 def create_private_folder(path: Path) -> None:
-    """Make a folder that its owner alone can enter (mode 700), and those above it that are missing; one that is there stays as it is."""
+    """Create a folder that its owner alone can enter (mode 700), with missing parents; an existing folder is left as it is."""
     for folder in [path, *path.parents][::-1]:
         folder.mkdir(mode=stat.S_IRWXU, exist_ok=True)
 
 
 @contextmanager
 def alone(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock in the file `path`, which is made if need be and stays. what: two of which would undo each other's work here.
+    """Hold an exclusive lock on the file `path`, which is created if necessary and stays.
 
-    Raises SettingError where another process holds it; one that died holds none.
+    what: the kind of process that must be alone here.
+
+    Raises SettingError if another process holds the lock; a process that died holds none.
     """
     create_private_folder(path.parent)
     with path.open("a") as lock:
@@ -126,7 +131,7 @@ def alone(path: Path, what: str) -> Iterator[None]:
 
 
 def check_private(path: Path) -> None:
-    """Raise SettingError where others than its owner may read or write a file. Raises FileNotFoundError where there is none."""
+    """Raise SettingError if anybody but its owner may read or write a file, FileNotFoundError if it does not exist."""
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & OTHERS:
         raise SettingError(
@@ -142,7 +147,7 @@ def sync(descriptor: int) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make durable which files a folder holds."""
+    """Make a folder's list of files durable."""
     if outlives_power_cuts():
         descriptor = patiently(lambda: os.open(folder, os.O_RDONLY))
         try:

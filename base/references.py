@@ -12,10 +12,10 @@ from limbeck.base.errors import SettingError
 
 
 def load_function(reference: str, folder: Path | None = None, *, expected: str) -> Callable[..., Any]:
-    """What a site's settings name as "module:factory": a module file in `folder`, or else an installed module.
+    """The function that settings name as "module:function": of a module file in `folder`, or else of an installed module.
 
-    expected: what it is for, as the message about something else says it, such as "a function (shape, classes) -> net". Only ever called
-    with a site's or a user's own settings: a plan cannot name code. Raises SettingError where there is no such function.
+    expected: what the function should be, for the error message, such as "a function (shape, classes) -> net". This is only ever called
+    with the settings of a site's owner or a user: a plan cannot name code. Raises SettingError if there is no such function.
     """
     module_name, colon, name = reference.partition(":")
     if not (colon and module_name and name.isidentifier()):
@@ -35,5 +35,5 @@ def load_function(reference: str, folder: Path | None = None, *, expected: str) 
         raise SettingError(f"Expected a factory at {reference!r}: {type(error).__name__}: {error}.") from error
     if not callable(factory):
         raise SettingError(f"Expected {reference!r} to be {expected}, got {type(factory).__name__}.")
-    found: Callable[..., Any] = factory
-    return found
+    loaded: Callable[..., Any] = factory
+    return loaded

@@ -1,4 +1,4 @@
-"""Strict settings out of TOML files: whatever cannot be meant is an error that names key, value and what was wanted.
+"""Strict settings from TOML files: anything invalid is an error that names the key, the value and what was expected.
 
 Sites, policies, plans and scenarios are read the same way.
 """
@@ -38,7 +38,7 @@ def one_of(*known: str) -> AfterValidator:
 
     def check(value: str) -> str:
         if value not in known:
-            *others, last = (repr(own) for own in known)
+            *others, last = (repr(name) for name in known)
             raise ValueError(f"one of {', '.join(others)} or {last}" if others else f"one of {last}")
         return value
 
@@ -46,12 +46,12 @@ def one_of(*known: str) -> AfterValidator:
 
 
 def read_toml(path: Path) -> Raw:
-    """The parsed file. Raises FileNotFoundError where there is none, SettingError where it is not TOML."""
+    """The parsed file. Raises FileNotFoundError if it is absent, SettingError if it is not TOML."""
     return parse_toml(path.read_bytes(), path)
 
 
 def parse_toml(content: bytes, path: Path) -> Raw:
-    """The content of the file at `path`, parsed. Raises SettingError where it is not TOML."""
+    """The content of the file at `path`, parsed. Raises SettingError if it is not TOML."""
     try:
         return tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -87,7 +87,7 @@ def override(raw: Raw, assignment: str) -> None:
     table, _, name = key.strip().rpartition(".")
     target = raw.setdefault(table, {}) if table else raw
     if not isinstance(target, dict):
-        raise SettingError(f"Expected [{table}] to be a table for {assignment!r}, found {target!r}.")
+        raise SettingError(f"Expected [{table}] to be a table for {assignment!r}, got {target!r}.")
     target[name] = value
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from limbeck.deployment.superlink_status import SuperLinkStatus
 
 OUTCOME_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
-STATE_STYLES = {"answered": "green", "declined": "yellow", "left out": "red", "lost": "red"}
+# By the values of SiteState, which is not imported for the start of a command.
+STATE_STYLES = {"answered": "green", "declined": "yellow", "left out": "red", "lost": "red", "absent": "yellow"}
 NODE_STYLES = {"online": "green", "registered": "yellow", "offline": "red"}
 UNHEALTHY = 1
 LOG_LINES = 8
@@ -187,12 +188,8 @@ def _show(console: Console, own: Status) -> None:
 
     say(f"{own.name}  {own.plan_hash[:16]}", "bold")
     active = own.active
-    progress = (
-        f": {statuses.title(active.name)}, {active.done} of {active.total}" if active is not None and active.total else ""
-    )
-    say(
-        f"{own.state}{progress or (f': {statuses.title(active.name)}' if active else '')}{': ' + own.why if own.why else ''}"
-    )
+    progress = f": {active.phase.title}, {active.done} of {active.total}" if active is not None and active.total else ""
+    say(f"{own.state}{progress or (f': {active.phase.title}' if active else '')}{': ' + own.why if own.why else ''}")
     if own.stages:
         table = Table(
             "stage", "sites", "sparse %", "up", "down", "seconds", "loss", "accuracy %", box=SIMPLE_HEAD, pad_edge=False
@@ -218,7 +215,7 @@ def _show(console: Console, own: Status) -> None:
                 str(client.stages),
                 statuses.size(client.bytes_up),
                 statuses.size(client.bytes_down),
-                client.guarantee or "-",
+                client.guarantee.value if client.guarantee is not None else "-",
                 printable(client.reason),
             )
         console.print(table)

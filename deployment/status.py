@@ -1,19 +1,20 @@
 """What a run is doing, read from its folder: plan, record and events. Whatever carries the messages, the coordinator writes these.
-Where a SuperLink carries them, what that says stands beside.
+Where a SuperLink carries them, its own account stands beside.
 
-The record is written after every phase, events as things happen: so who answered is known after a phase, how many while it lasts.
+Events are written as things happen. The record is written after every phase, and while replies are waited for at most a second after one
+came, so what became of each site is right within a second, also in a pause.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
+from enum import Enum, StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import assert_never
 
 import torch
 
@@ -24,56 +25,69 @@ from limbeck.inputs.transfer_set import read_arrays
 from limbeck.plans import accounting
 from limbeck.plans.schema import Plan
 from limbeck.protos import codec
-from limbeck.protos.messages import Guarantee, Reason
-from limbeck.server import checkpoint, distil, student
+from limbeck.protos.messages import Guarantee
+from limbeck.server import checkpoint, distil, events, record, student
+from limbeck.server.events import (
+    Continued,
+    Ended,
+    Joined,
+    LeftOut,
+    Line,
+    Paused,
+    Progress,
+    Resumed,
+    StageFinished,
+    Started,
+    Stopped,
+    Unknown,
+)
+from limbeck.server.record import TEXT_LENGTH, ClientRecord, RunRecord, StageRecord
+from limbeck.server.states import AGREE, EXPORT, TEACH, Phase, RunState, SiteState, Step
 
 EVENTS, RECORD, PLAN = "events.jsonl", "record.json", "plan.pb"
 # Of a long run's events, the last so many bytes are read.
 EVENT_BYTES = 4 << 20
 LOG_LINES = 200
-PHASES = {"agree": "Sites agree to the plan", "teach": "Sites train their teachers"}
-# Of any text that is shown.
-TEXT_LENGTH = 1000
-# What no run exceeds; a file that says more was not written by one. Seconds since the epoch up to the year 9000.
-MAX_STAGES, MAX_BYTES, LAST_TIME = 1000, 1 << 60, 221_845_392_000
-# Whole numbers of events, and the most that they can be.
-_WHOLE = {
-    **dict.fromkeys(("done", "total", "sites", "minimum"), 1 << 40),
-    **dict.fromkeys(("stage", "stages", "after_stage"), MAX_STAGES),
-}
-# Which event leaves a run in which state; the others change none.
-STATES = {"start": "running", "paused": "paused", "continued": "running", "stopped": "stopped", "end": "finished"}
-_DECLINED = {reason.value for reason in Reason}
+
+
+class PhaseState(StrEnum):
+    """How far a phase is."""
+
+    DONE = "done"
+    ACTIVE = "active"
+    WAITING = "waiting"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """One step of the run. state: "done", "active" or "waiting". done of total: parts that are finished; total 0: not known yet."""
+class PhaseStatus:
+    """One phase of the run. done of total: parts that are finished; total 0: not known yet."""
 
-    name: str
-    state: str
+    phase: Phase
+    state: PhaseState
     done: int = 0
     total: int = 0
 
     @property
-    def share(self) -> float:
-        """In [0, 1]."""
-        return 1.0 if self.state == "done" else self.done / self.total if self.total else 0.0
+    def name(self) -> str:
+        """The phase as the run's files have it."""
+        return str(self.phase)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Client:
-    """One site, as of the last finished phase.
+    """One site.
 
-    state: "joined", "answered", "declined" (for a reason of the closed list), "left out" (its reply was none) or "lost". stages: how
-    many it answered. guarantee: None as long as unknown.
+    state: what became of the last question to it.
+    reason: why it was last left out of a phase; empty if it was not.
+    stages: how many it answered.
+    guarantee: None as long as unknown.
     """
 
     name: str
-    state: str
+    state: SiteState
     reason: str
     stages: int
-    guarantee: str | None
+    guarantee: Guarantee | None
     bytes_up: int
     bytes_down: int
 
@@ -93,8 +107,8 @@ class StageStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """One line of the log."""
+class LogLine:
+    """One line of the log. time: seconds since the epoch."""
 
     time: float
     text: str
@@ -103,8 +117,10 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Privacy:
-    """What the plan costs each site that trains, by its own terms. sites: that trained under a guarantee. without: names of those that
-    answer without one."""
+    """What the plan costs each site that trains, by its own terms.
+
+    sites: how many have trained under a guarantee and answered. without: the names of those that answer without one.
+    """
 
     epsilon: float
     delta: float
@@ -116,50 +132,69 @@ class Privacy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """A run at one moment. state: "not started", "running", "paused", "stopped" or "finished". plan: None where its file is
-    not found. started, newest: seconds since the epoch of the first and the last event. superlink: of Flower, where one carries the run."""
+    """A run at one moment.
+
+    plan: None where its file is not found. why: the reason for a pause or a stop, else empty. started, newest: seconds since the epoch of
+    the first and the last event. superlink: Flower's, where one carries the run.
+    """
 
     folder: Path
     name: str
     plan_hash: str
     plan: Plan | None
-    state: str
+    state: RunState
     why: str
-    steps: tuple[Step, ...]
+    steps: tuple[PhaseStatus, ...]
     clients: tuple[Client, ...]
     stages: tuple[StageStatus, ...]
     privacy: Privacy | None
     started: float | None
     newest: float | None
-    log: tuple[Line, ...]
+    log: tuple[LogLine, ...]
     superlink: SuperLinkStatus | None = None
 
     @property
-    def active(self) -> Step | None:
-        """The step under way."""
-        return next((own for own in self.steps if own.state == "active"), None)
+    def active(self) -> PhaseStatus | None:
+        """The phase under way."""
+        return next((step for step in self.steps if step.state is PhaseState.ACTIVE), None)
 
     @property
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[SiteState, int]:
         """Clients by state."""
-        return dict(Counter(own.state for own in self.clients))
+        return dict(Counter(client.state for client in self.clients))
 
     @property
     def bytes_up(self) -> int:
         """From all sites, encoded messages."""
-        return sum(own.bytes_up for own in self.clients)
+        return sum(client.bytes_up for client in self.clients)
 
     @property
     def bytes_down(self) -> int:
         """To all sites, encoded messages."""
-        return sum(own.bytes_down for own in self.clients)
+        return sum(client.bytes_down for client in self.clients)
 
 
-def to_json(own: Status) -> dict[str, Any]:
+def to_json(run: Status) -> dict[str, object]:
     """Everything but the plan itself, as JSON values."""
-    found = asdict(replace(own, plan=None))
-    del found["plan"]
-    return {**found, "folder": str(own.folder), "counts": own.counts, "bytes_up": own.bytes_up, "bytes_down": own.bytes_down}
+    found = {field.name: _plain(getattr(run, field.name)) for field in fields(run) if field.name != "plan"}
+    return {**found, "counts": _plain(run.counts), "bytes_up": run.bytes_up, "bytes_down": run.bytes_down}
+
+
+def _plain(value: object) -> object:
+    match value:
+        case PhaseStatus():
+            return {"name": value.name, "state": value.state.value, "done": value.done, "total": value.total}
+        case Enum():
+            return value.value
+        case Path():
+            return str(value)
+        case list() | tuple():
+            return [_plain(part) for part in value]
+        case dict():
+            return {_plain(key): _plain(part) for key, part in value.items()}
+        case _ if is_dataclass(value):
+            return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    return value
 
 
 class TestData:
@@ -204,37 +239,36 @@ def locate(folder: Path) -> Path:
     found = [path for name in (EVENTS, NOTE) for pattern in (f"*/{name}", f"*/*/{name}") for path in folder.glob(pattern)]
     if not found:
         raise RunError(f"Expected the folder of a run, with {EVENTS} and {RECORD}, at {folder}, found none.")
-    return max(found, key=lambda own: own.stat().st_mtime).parent
+    return max(found, key=lambda path: path.stat().st_mtime).parent
 
 
 def read(folder: Path, test: TestData | None = None, superlink: SuperLinkStatus | None = None) -> Status:
     """The run in `folder`, which `locate` found. superlink: what its SuperLink says. Raises RunError where its record cannot be read."""
-    events = list(_events(folder / EVENTS))
-    record = _record(folder / RECORD)
-    start: dict[str, Any] = next((own for own in reversed(events) if own["kind"] == "start"), {})
-    plan_hash = str(record.get("plan_hash") or start.get("plan", ""))
+    lines = _lines(folder / EVENTS)
+    recorded = _record(folder / RECORD)
+    start = next((line.event for line in reversed(lines) if isinstance(line.event, Started)), None)
+    plan_hash = recorded.plan_hash or (start.plan if start is not None else "")
     plan = _plan(folder, plan_hash)
-    since = _since(events)
+    since = _since(lines)
     state, why = _state(since)
-    if superlink is not None and superlink.failed and state != "finished":
+    if superlink is not None and superlink.failed and state is not RunState.FINISHED:
         # A server app that was killed has left no event.
-        state, why = "stopped", f"The SuperLink says {superlink.state}: {superlink.details}"
-    recorded = record.get("stages", [])
-    clients = tuple(_client(name, own, recorded) for name, own in sorted(record.get("clients", {}).items()))
+        state, why = RunState.STOPPED, f"The SuperLink says {superlink.state}: {superlink.details}"
+    clients = tuple(_client(name, client, recorded.stages) for name, client in sorted(recorded.clients.items()))
     stages = tuple(
         StageStatus(
-            number=own["stage"] + 1,
-            sparsity=own["sparsity"],
-            clients=len(own["clients"]),
-            bytes_up=own["bytes_up"],
-            bytes_down=own["bytes_down"],
-            seconds=sum(own["seconds"].values()),
-            loss=own["losses"][-1] if own["losses"] else None,
-            accuracy=test.accuracy(folder, plan, own["stage"]) if test is not None and plan is not None else None,
+            number=stage.stage + 1,
+            sparsity=stage.sparsity,
+            clients=len(stage.clients),
+            bytes_up=stage.bytes_up,
+            bytes_down=stage.bytes_down,
+            seconds=sum(stage.seconds.values()),
+            loss=stage.losses[-1] if stage.losses else None,
+            accuracy=test.accuracy(folder, plan, stage.stage) if test is not None and plan is not None else None,
         )
-        for own in recorded
+        for stage in recorded.stages
     )
-    total = len(plan.stages) if plan is not None else int(start.get("stages", len(stages)))
+    total = len(plan.stages) if plan is not None else start.stages if start is not None else len(stages)
     return Status(
         folder=folder,
         name=plan.name if plan is not None else folder.resolve().name,
@@ -242,104 +276,32 @@ def read(folder: Path, test: TestData | None = None, superlink: SuperLinkStatus 
         plan=plan,
         state=state,
         why=why,
-        steps=tuple(_steps(since, total, len(stages), state)),
+        steps=tuple(_phases(since, total, len(stages), state)),
         clients=clients,
         stages=stages,
         privacy=_privacy(plan, clients) if plan is not None else None,
-        started=events[0]["time"] if events else None,
-        newest=events[-1]["time"] if events else None,
-        log=tuple(_log(events))[-LOG_LINES:],
+        started=lines[0].time if lines else None,
+        newest=lines[-1].time if lines else None,
+        log=tuple(text for line in lines for text in _log(line))[-LOG_LINES:],
         superlink=superlink,
     )
 
 
-def _events(path: Path) -> Iterator[dict[str, Any]]:
-    """Lines that are events. The last may be torn while it is written, and a crash may leave one in the middle: those are no JSON."""
+def _lines(path: Path) -> list[Line]:
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - EVENT_BYTES))
-            lines = file.read().splitlines()
+            return list(events.read(file.read().splitlines()))
     except FileNotFoundError:
-        return
-    for line in lines:
-        try:
-            own = _parse(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(own, dict) and _is_event(own):
-            yield own
+        return []
 
 
-def _is_event(own: dict[str, Any]) -> bool:
-    """Whether every field that is read here is what it has to be."""
-    return (
-        isinstance(own.get("kind"), str)
-        and _within(own.get("time"), 0, LAST_TIME)
-        and all(_within(own[name], -1, most) and isinstance(own[name], int) for name, most in _WHOLE.items() if name in own)
-        and _within(own.get("sparsity", 0), 0, 1)
-        and _are_texts(own.get("clients", []))
-    )
-
-
-def _record(path: Path) -> dict[str, Any]:
+def _record(path: Path) -> RunRecord:
     try:
-        found = _parse(path.read_bytes())
-        _check_record(found)
+        return record.read(path)
     except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise RunError(f"Expected a run's record in {path}: {printable(repr(error))}.") from error
-    return dict(found)
-
-
-def _check_record(found: Any) -> None:
-    """Raise ValueError, KeyError, TypeError or AttributeError where a field that is read here is not what it has to be."""
-    told = [found["plan_hash"]]
-    for own in found["clients"].values():
-        told += [own["status"], own.get("reason") or "", own.get("guarantee") or ""]
-        _require(_is_size(own["bytes_up"]) and _is_size(own["bytes_down"]), "bytes of a site")
-    for own in found["stages"]:
-        _require(isinstance(own["stage"], int) and _within(own["stage"], 0, MAX_STAGES - 1), "the number of a stage")
-        _require(_within(own["sparsity"], 0, 1), "the sparsity of a stage")
-        _require(_are_texts(own["clients"]), "names of sites")
-        _require(_is_size(own["bytes_up"]) and _is_size(own["bytes_down"]), "bytes of a stage")
-        _require(all(_within(value, 0, LAST_TIME) for value in own["seconds"].values()), "seconds")
-        _require(all(value is None or _within(value, -1e30, 1e30) for value in own["losses"]), "losses")
-    _require(_are_texts(told), "texts")
-
-
-def _require(right: bool, what: str) -> None:
-    if not right:
-        raise ValueError(f"other {what} than there can be")
-
-
-def _parse(data: bytes) -> Any:
-    """JSON, its texts made printable: peers wrote some of them. What is no finite number is None."""
-    return _shown(json.loads(data, parse_constant=lambda _: None))
-
-
-def _shown(value: Any) -> Any:
-    match value:
-        case str():
-            return printable(value, TEXT_LENGTH)
-        case list():
-            return [_shown(part) for part in value]
-        case dict():
-            return {_shown(name): _shown(part) for name, part in value.items()}
-    return value
-
-
-def _within(value: Any, low: float, high: float) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
-
-
-def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and _within(value, 0, MAX_BYTES)
-
-
-def _are_texts(values: Any) -> bool:
-    return isinstance(values, list) and all(isinstance(value, str) for value in values)
+        return RunRecord(plan_hash="")
 
 
 def _plan(folder: Path, plan_hash: str) -> Plan | None:
@@ -358,77 +320,76 @@ def _plan(folder: Path, plan_hash: str) -> Plan | None:
     return None
 
 
-def _since(events: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+def _since(lines: Sequence[Line]) -> Sequence[Line]:
     """The events of the last start; a run that was resumed has several."""
-    starts = [index for index, own in enumerate(events) if own["kind"] == "start"]
-    return events[starts[-1] :] if starts else events
+    starts = [index for index, line in enumerate(lines) if isinstance(line.event, Started)]
+    return lines[starts[-1] :] if starts else lines
 
 
-def _state(since: Sequence[dict[str, Any]]) -> tuple[str, str]:
+def _state(since: Sequence[Line]) -> tuple[RunState, str]:
     """The state, and why the run waits or has ended."""
-    turning = [own for own in since if own["kind"] in STATES]
     if not since:
-        return "not started", ""
-    if not turning:
-        return "running", ""
-    last = turning[-1]
-    if last["kind"] == "paused":
-        return "paused", f"{title(str(last.get('phase')))}: {last.get('sites')} sites of at least {last.get('minimum')}"
-    return STATES[last["kind"]], str(last.get("reason") or "")
+        return RunState.NOT_STARTED, ""
+    for line in reversed(since):
+        match line.event:
+            case Started() | Continued():
+                return RunState.RUNNING, ""
+            case Paused(phase=phase, sites=sites, minimum=minimum):
+                return RunState.PAUSED, f"{phase.title}: {sites} of at least {minimum} sites"
+            case Stopped(reason=reason):
+                return RunState.STOPPED, reason
+            case Ended():
+                return RunState.FINISHED, ""
+            case Resumed() | Progress() | LeftOut() | Joined() | StageFinished() | Unknown():
+                continue
+            case _:
+                assert_never(line.event)
+    return RunState.RUNNING, ""
 
 
-def _steps(since: Sequence[dict[str, Any]], stages: int, finished: int, state: str) -> Iterator[Step]:
+def _phases(since: Sequence[Line], stages: int, finished: int, state: RunState) -> Iterator[PhaseStatus]:
     """Agree, teach, every stage's answers and student, export."""
-    names = [
-        "agree",
-        "teach",
-        *(f"{kind} {stage + 1}" for stage in range(stages) for kind in ("answers", "distil")),
-        "export",
-    ]
-    progress: dict[str, tuple[int, int]] = {}
-    for own in since:
-        if own["kind"] == "progress":
-            progress[str(own.get("phase"))] = int(own.get("done", 0)), int(own.get("total", 0))
-    reached = max((index for index, name in enumerate(names) if name in progress), default=-1)
+    of_stages = [[Phase(Step.ANSWERS, stage), Phase(Step.DISTIL, stage)] for stage in range(stages)]
+    phases = [AGREE, TEACH, *(phase for pair in of_stages for phase in pair), EXPORT]
+    newest = {line.event.phase: line.event for line in since if isinstance(line.event, Progress)}
+    reached = max((index for index, phase in enumerate(phases) if phase in newest), default=-1)
     # What was finished before this start is not done again.
-    over = {f"{kind} {stage + 1}" for stage in range(finished) for kind in ("answers", "distil")}
-    active = state in {"running", "paused"}
-    for index, name in enumerate(names):
-        done, total = progress.get(name, (0, 0))
-        if state == "finished" or name in over or index < reached or (total and done >= total):
-            yield Step(name=name, state="done", done=done, total=total)
+    over = {phase for pair in of_stages[:finished] for phase in pair}
+    active = state in {RunState.RUNNING, RunState.PAUSED}
+    for index, phase in enumerate(phases):
+        progress = newest.get(phase)
+        done, total = (progress.done, progress.total) if progress is not None else (0, 0)
+        if state is RunState.FINISHED or phase in over or index < reached or (total and done >= total):
+            yield PhaseStatus(phase=phase, state=PhaseState.DONE, done=done, total=total)
         else:
-            yield Step(name=name, state="active" if active else "waiting", done=done, total=total)
+            now = PhaseState.ACTIVE if active else PhaseState.WAITING
+            yield PhaseStatus(phase=phase, state=now, done=done, total=total)
             active = False
 
 
-def _client(name: str, own: dict[str, Any], stages: Sequence[dict[str, Any]]) -> Client:
-    reason, state = str(own.get("reason") or ""), str(own["status"])
-    if state == "left out" and reason.partition(": ")[2] in _DECLINED:
-        state = "declined"
+def _client(name: str, client: ClientRecord, stages: Sequence[StageRecord]) -> Client:
     return Client(
         name=name,
-        state=state,
-        reason=reason,
-        stages=sum(name in stage["clients"] for stage in stages),
-        guarantee=own.get("guarantee"),
-        bytes_up=int(own["bytes_up"]),
-        bytes_down=int(own["bytes_down"]),
+        state=client.state,
+        reason="" if client.exclusion is None else str(client.exclusion),
+        stages=sum(name in stage.clients for stage in stages),
+        guarantee=client.guarantee,
+        bytes_up=client.bytes_up,
+        bytes_down=client.bytes_down,
     )
 
 
-_WITHOUT = (Guarantee.NONE.value, Guarantee.SEEDED.value)
+_WITHOUT = (Guarantee.NONE, Guarantee.SEEDED)
 
 
 def _privacy(plan: Plan, clients: Sequence[Client]) -> Privacy:
-    own = plan.privacy
-    taught = [client for client in clients if client.stages]
+    terms = plan.privacy
     return Privacy(
         epsilon=_cost(plan),
-        delta=own.delta,
-        unit=own.unit.value,
-        adjacency=own.adjacency.value,
-        sites=sum(client.guarantee == Guarantee.RECORD_DP.value for client in taught),
+        delta=terms.delta,
+        unit=terms.unit.value,
+        adjacency=terms.adjacency.value,
+        sites=sum(client.stages > 0 and client.guarantee is Guarantee.RECORD_DP for client in clients),
         without=tuple(client.name for client in clients if client.guarantee in _WITHOUT),
     )
 
@@ -438,57 +399,50 @@ def _cost(plan: Plan) -> float:
     return accounting.epsilon(((plan.teaching, plan.counts),), plan.privacy.delta)
 
 
-def _log(events: Sequence[dict[str, Any]]) -> Iterator[Line]:
-    """Events as sentences. Of progress, only beginnings, ends and what went wrong."""
-    for own in events:
-        time = float(own["time"])
-        match own["kind"]:
-            case "start":
-                yield Line(time=time, text=f"started, plan {str(own.get('plan', ''))[:16]}")
-            case "resumed":
-                yield Line(time=time, text=f"goes on after stage {int(own.get('after_stage', -1)) + 1}")
-            case "progress":
-                yield from _progress_lines(own, time)
-            case "stage":
-                clients, sparsity = own.get("clients", []), float(own.get("sparsity", 0))
-                yield Line(
-                    time=time,
-                    text=f"stage {int(own.get('stage', 0)) + 1} is finished: {len(clients)} sites, {sparsity:.1%} sparse",
-                )
-            case "end":
-                yield Line(time=time, text="finished")
-            case "paused":
-                yield Line(
-                    time=time, text=f"paused: {own.get('sites')} sites of at least {own.get('minimum')}", warning=True
-                )
-            case "continued":
-                yield Line(time=time, text=f"goes on with {own.get('sites')} sites")
-            case "stopped":
-                yield Line(time=time, text=f"stopped: {own.get('reason')}", warning=True)
-            case kind:
-                facts = ", ".join(f"{key} {value}" for key, value in own.items() if key not in {"kind", "time"})
-                yield Line(time=time, text=printable(f"{kind}{': ' if facts else ''}{facts}", TEXT_LENGTH))
+def _log(line: Line) -> Iterator[LogLine]:
+    """An event as sentences. Of progress, only beginnings, ends and what went wrong."""
+
+    def say(text: str, *, warning: bool = False) -> LogLine:
+        return LogLine(time=line.time, text=text, warning=warning)
+
+    match line.event:
+        case Started(plan=plan):
+            yield say(f"started, plan {plan[:16]}")
+        case Resumed(after_stage=stage):
+            yield say(f"goes on after stage {stage + 1}")
+        case Progress() as progress:
+            if progress.why is not None:
+                yield say(f"{progress.phase.title}: a site is left out: {progress.why}", warning=True)
+            if text := _milestone(progress):
+                yield say(f"{progress.phase.title}: {text}")
+        case LeftOut(site=site, phase=phase, why=why):
+            yield say(f"{phase.title}: {site} is left out: {why}", warning=True)
+        case Joined(site=site, stage=stage):
+            yield say(f"{site} takes part from stage {stage + 1} on")
+        case StageFinished(stage=stage, clients=clients, sparsity=sparsity):
+            yield say(f"stage {stage + 1} is finished: {len(clients)} sites, {sparsity:.1%} sparse")
+        case Paused(sites=sites, minimum=minimum):
+            yield say(f"paused: {sites} of at least {minimum} sites", warning=True)
+        case Continued(sites=sites):
+            yield say(f"goes on with {sites} sites")
+        case Stopped(reason=reason):
+            yield say(f"stopped: {reason}", warning=True)
+        case Ended():
+            yield say("finished")
+        case Unknown(kind=kind, facts=facts):
+            told = ", ".join(f"{key} {value}" for key, value in facts.items())
+            yield say(printable(f"{kind}{': ' if told else ''}{told}", TEXT_LENGTH))
+        case _:
+            assert_never(line.event)
 
 
-def _progress_lines(own: dict[str, Any], time: float) -> Iterator[Line]:
-    name, done, total = str(own.get("phase")), own.get("done"), own.get("total")
-    sites = not name.startswith("distil")
-    if own.get("reason"):
-        yield Line(time=time, text=f"{title(name)}: a site is left out: {own['reason']}", warning=True)
-    if done == 0 and sites:
-        yield Line(time=time, text=f"{title(name)}: {total} asked")
-    elif done == total:
-        yield Line(time=time, text=f"{title(name)}: {f'all {total} have replied' if sites else f'trained, {total} epochs'}")
-
-
-def title(phase: str) -> str:
-    """A phase in words."""
-    kind, _, stage = phase.partition(" ")
-    return PHASES.get(kind) or {
-        "answers": f"Stage {stage}: sites answer",
-        "distil": f"Stage {stage}: the student learns",
-        "export": "The student is exported",
-    }.get(kind, phase)
+def _milestone(progress: Progress) -> str:
+    sites = progress.phase.step is not Step.DISTIL
+    if progress.done == 0 and sites:
+        return f"{progress.total} asked"
+    if progress.done == progress.total:
+        return f"all {progress.total} have replied" if sites else f"trained, {progress.total} epochs"
+    return ""
 
 
 def clock(time: float) -> str:

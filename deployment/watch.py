@@ -32,6 +32,8 @@ from limbeck.deployment.bringup import TEMPLATES
 from limbeck.deployment.defaults import WATCH_PORT
 from limbeck.deployment.status import StageStatus, Status, TestData
 from limbeck.deployment.superlink_status import Asker
+from limbeck.protos.messages import Guarantee
+from limbeck.server.states import RunState, SiteState
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +56,17 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 # Which look a state has; any other looks like the first.
-LOOKS = {"answered": "good", "declined": "warn", "left out": "bad", "lost": "bad"}
+LOOKS = {
+    SiteState.ANSWERED: "good",
+    SiteState.DECLINED: "warn",
+    SiteState.LEFT_OUT: "bad",
+    SiteState.LOST: "bad",
+    SiteState.ABSENT: "warn",
+}
+# The states of sites that nobody has to look into.
+IN = {SiteState.ANSWERED, SiteState.JOINED}
 NODE_LOOKS = {"online": "good", "offline": "bad", "registered": "warn"}
-RUN_LOOKS = {"running": "live", "finished": "good", "paused": "warn", "stopped": "bad"}
+RUN_LOOKS = {RunState.RUNNING: "live", RunState.FINISHED: "good", RunState.PAUSED: "warn", RunState.STOPPED: "bad"}
 
 _templates = jinja2.Environment(
     loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -65,7 +75,7 @@ _templates = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_templates.filters |= {"size": status.size, "clock": status.clock, "duration": status.duration, "title": status.title}
+_templates.filters |= {"size": status.size, "clock": status.clock, "duration": status.duration}
 
 
 class _Server(ThreadingHTTPServer):
@@ -157,21 +167,22 @@ def fragment(folder: Path, test: TestData | None = None, asker: Asker | None = N
     except LimbeckError as error:
         return _templates.get_template("watch-error.html.j2").render(error=str(error))
     counts = own.counts
-    replied = counts.get("answered", 0)
+    replied = counts.get(SiteState.ANSWERED, 0)
     return _templates.get_template("watch-now.html.j2").render(
         s=own,
         now=now,
         look=RUN_LOOKS.get(own.state, ""),
         looks=LOOKS,
         node_looks=NODE_LOOKS,
-        quiet=own.state == "running" and own.newest is not None and now - own.newest > QUIET_SECONDS,
+        without=(Guarantee.NONE, Guarantee.SEEDED),
+        quiet=own.state is RunState.RUNNING and own.newest is not None and now - own.newest > QUIET_SECONDS,
         replied=replied,
         share=Markup(_shares(own)),
         chart=Markup(_chart(own.stages)),
         traffic=Markup(_traffic(own.stages)),
         measured=any(stage.accuracy is not None for stage in own.stages),
         nodes=own.superlink.nodes[:SITES_SHOWN] if own.superlink is not None else (),
-        clients=sorted(own.clients, key=lambda client: (client.state in {"answered", "joined"}, client.name))[:SITES_SHOWN],
+        clients=sorted(own.clients, key=lambda client: (client.state in IN, client.name))[:SITES_SHOWN],
     )
 
 

@@ -1,9 +1,9 @@
 """What a plan's schedule costs: its mechanisms as dp-accounting events, composed by its privacy loss distributions.
 
-Right for one plan, and for several that were all fixed before the first was answered. What a budget is held to when later plans may
-depend on earlier answers says `limbeck.plans.privacy_filter`.
+This is valid for one plan, and for several that were all fixed before the first was answered. When later plans may depend on earlier
+answers, `limbeck.plans.privacy_filter` decides what a budget admits.
 
-Public arithmetic on public constants; both sides do it. Neighbours differ by adding or removing one record; unit: record.
+Public arithmetic on public constants, done by both sides. Neighbours differ by adding or removing one record; unit: record.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from limbeck.plans.schema import Counts, LabelCounts, LinearTeaching, NetTeachin
 
 DISCRETISATION = 1e-3
 HIGHEST_NOISE = 1e6
-# Beyond these, privacy loss distributions are huge and epsilon is in the hundreds: reported as infinite. LARGEST_MU is also the largest
-# standard deviation of all losses together, which bounds what composing sampled steps may take.
+# Beyond these, privacy loss distributions are huge and epsilon is in the hundreds, which is reported as infinite. LARGEST_MU is also the
+# largest standard deviation of the sum of all losses, which bounds the time and memory of composing sampled steps.
 LARGEST_MU = 30.0
 SMALLEST_SAMPLED_NOISE = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FormerCounts:
-    """Label counts with floating-point Gaussian noise, as 0.1.0 offered them: a charge in an old ledger, which counts.
+    """Label counts with floating-point Gaussian noise, as 0.1.0 offered them: a charge in an old ledger, which still counts.
 
-    No plan can ask for it. noise_std: records.
+    No plan can ask for them. noise_std: in records.
     """
 
     noise_std: float
@@ -43,13 +43,13 @@ Schedule = tuple[Teaching, Counts | FormerCounts | None]
 
 @dataclass(frozen=True, slots=True)
 class DiscreteGaussian:
-    """An event: the discrete Gaussian of this scale on an integer of sensitivity 1. dp-accounting 0.6.0 has its privacy loss, no event."""
+    """An event: the discrete Gaussian of this scale on an integer of sensitivity 1. dp-accounting has its loss, but no event."""
 
     sigma: float
 
 
 def event(teaching: Teaching, counts: Counts | FormerCounts | None) -> Any:
-    """The DpEvent of one training and, where there is one, one noisy count."""
+    """The DpEvent of one training and of the noisy counts, if any."""
     import dp_accounting as dp
 
     noisy = dp.GaussianDpEvent(teaching.noise_multiplier)
@@ -59,13 +59,13 @@ def event(teaching: Teaching, counts: Counts | FormerCounts | None) -> Any:
         case NetTeaching():
             training = dp.SelfComposedDpEvent(dp.PoissonSampledDpEvent(teaching.sampling_rate, noisy), teaching.steps)
         case VotesTeaching():
-            # Training has no noise; what is released is one noisy histogram of votes per query, L2 sensitivity sqrt(2) each.
+            # Training is without noise; what is released is one noisy histogram of votes per query, L2 sensitivity sqrt(2) each.
             training = dp.SelfComposedDpEvent(noisy, teaching.queries)
     return training if counts is None else dp.ComposedDpEvent([training, _counts_event(counts)])
 
 
 def _counts_event(counts: Counts | FormerCounts) -> Any:
-    """Add/remove of one record changes one count by 1: the histogram's sensitivity is 1, in L2 and in L1."""
+    """Adding or removing one record changes one count by 1: the histogram's sensitivity is 1, in L2 and in L1."""
     import dp_accounting as dp
 
     if isinstance(counts, FormerCounts):
@@ -82,8 +82,8 @@ def counts_epsilon(counts: Counts, delta: float) -> float:
 def epsilon(schedules: tuple[Schedule, ...], delta: float) -> float:
     """The epsilon at `delta` of all schedules together, by privacy loss distributions, rounded up by their discretisation.
 
-    Had they all been fixed beforehand: it does not hold for plans that were chosen by what earlier ones released.
-    Unit: record. Adjacency: add or remove one. Infinite where there is hardly any noise.
+    It holds if they were all fixed beforehand, but not for plans that were chosen by what earlier ones released.
+    Unit: record. Adjacency: add or remove one. Infinite if there is hardly any noise.
     """
     import dp_accounting as dp
 
@@ -93,8 +93,8 @@ def epsilon(schedules: tuple[Schedule, ...], delta: float) -> float:
 def _epsilon_of(composed: Any, delta: float) -> float:
     """dp-accounting's privacy loss distributions of single mechanisms, composed all at once (`limbeck.plans.composition`).
 
-    Gaussian mechanisms compose exactly to one with 1/sigma^2 = sum 1/sigma_i^2, so any number of them is one distribution. That changes the
-    result by less rounding only, which is always up.
+    Gaussian mechanisms compose exactly to one with 1/sigma^2 = sum 1/sigma_i^2, so any number of them is one distribution. This only
+    reduces rounding, which is always upwards.
     """
     import dp_accounting as dp
     from dp_accounting.pld import privacy_loss_distribution as pld
@@ -109,9 +109,9 @@ def _epsilon_of(composed: Any, delta: float) -> float:
             others[leaf] += count
     if squared_mu > LARGEST_MU**2:
         return math.inf
-    found: list[tuple[Any, int]] = []
+    used: list[tuple[Any, int]] = []
     if squared_mu:
-        found.append((pld.from_gaussian_mechanism(squared_mu**-0.5, value_discretization_interval=DISCRETISATION), 1))
+        used.append((pld.from_gaussian_mechanism(squared_mu**-0.5, value_discretization_interval=DISCRETISATION), 1))
     for leaf, count in others.items():
         if isinstance(leaf, DiscreteGaussian):
             if math.sqrt(count) / leaf.sigma > LARGEST_MU:
@@ -121,21 +121,21 @@ def _epsilon_of(composed: Any, delta: float) -> float:
                 return math.inf
         else:
             raise SettingError(f"Expected a mechanism out of (sampled) Gaussian and discrete Gaussian, got {leaf}.")
-        found.append((_once(leaf), count))
-    if not found:
+        used.append((_once(leaf), count))
+    if not used:
         return 0.0
     # For a Gaussian mechanism this is mu itself.
-    if composition.deviation([(one._pmf_remove, count) for one, count in found]) > LARGEST_MU * (1 + 1e-6):
+    if composition.deviation([(one._pmf_remove, count) for one, count in used]) > LARGEST_MU * (1 + 1e-6):
         return math.inf
-    removed = composition.compose([(one._pmf_remove, count) for one, count in found])
-    if all(one._symmetric for one, _ in found):
+    removed = composition.compose([(one._pmf_remove, count) for one, count in used])
+    if all(one._symmetric for one, _ in used):
         return float(removed.get_epsilon_for_delta(delta))
-    added = composition.compose([(one._pmf_add, count) for one, count in found])
+    added = composition.compose([(one._pmf_add, count) for one, count in used])
     return max(float(pmf.get_epsilon_for_delta(delta)) for pmf in (removed, added))
 
 
 def leaves(composed: Any, count: int) -> Iterator[tuple[Any, int]]:
-    """The mechanisms of an event, each with how often it is used."""
+    """The mechanisms of an event, each with its number of uses."""
     import dp_accounting as dp
 
     if isinstance(composed, dp.ComposedDpEvent):
@@ -166,9 +166,11 @@ def calibrate(
 ) -> tuple[Teaching, Counts | None]:
     """The least noise with which training, and noisy counts if a fraction is given, cost at most `epsilon` at `delta`.
 
-    label_counts_fraction: in (0, 1), the counts' share of the squared Gaussian-DP parameter mu of the whole. counts: which counts, with
-    any noise; by default a label histogram. Noise multipliers are rounded up to 4 significant digits, so an error is towards
-    privacy. Raises SettingError where no noise is enough.
+    - teaching: the schedule; its noise multiplier is replaced.
+    - label_counts_fraction: in (0, 1), the counts' share of the squared Gaussian-DP parameter mu of the whole.
+    - counts: which counts, with any noise; by default a label histogram.
+
+    Noise multipliers are rounded up to 4 significant digits, so an error favours privacy. Raises SettingError if no noise is enough.
     """
     check.positive(epsilon=epsilon)
     if not 0 < delta < 1:
@@ -185,7 +187,9 @@ def calibrate(
     while _cost(replace(teaching, noise_multiplier=high), counts, delta) > epsilon:
         low, high = high, high * 2
         if high > HIGHEST_NOISE:
-            raise SettingError(f"Expected a schedule that some noise makes cost epsilon = {epsilon}, found none.")
+            raise SettingError(
+                f"Expected a schedule that costs epsilon = {epsilon} with enough noise, got one that costs more with any."
+            )
     while high / low > 1.0005:
         middle = math.sqrt(low * high)
         if _cost(replace(teaching, noise_multiplier=middle), counts, delta) > epsilon:

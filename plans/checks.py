@@ -1,11 +1,11 @@
-"""What a plan may say: checked by its author, by the coordinator and by every site, before anybody pays.
+"""What a plan may say, checked by its author, by the coordinator and by every site before anybody is charged.
 
 `check_plan` looks at the plan alone. `check_inputs` holds it against the public inputs that it is about. Both are pure functions of public
-values, so all three sides come to the same result; a plan that one of them lets through is one that the others can carry out.
+values, so all three sides reach the same result: a plan that one of them accepts is one that the others can carry out.
 
-Bounds are wide enough for whatever can be meant, and narrow enough for two things. Floating-point numbers stay finite: with every constant
-at its worst, and 2^31 records, a linear teacher's weights stay below 1e22 in float32, so no record is told by an infinity that it alone
-makes (privacy). And what a plan makes others compute is bounded (cost).
+Bounds are wide enough for every sensible plan, and narrow enough for two things. Privacy: floating-point numbers stay finite. With every
+constant at its worst, and 2^31 records, a linear teacher's weights stay below 1e22 in float32, so no record is revealed by an infinity that
+it alone causes. Cost: what a plan makes others compute is bounded.
 
 Shape legend: N public inputs, K classes.
 """
@@ -32,66 +32,66 @@ from limbeck.plans.schema import (
     VotesTeaching,
 )
 
-# Of integers, both ends included.
+# Bounds of integers, both ends included.
 WHOLES: dict[str, tuple[int, int]] = {
     # With K >= 2 classes, no more could be pooled (CELLS).
     "samples": (1, 1 << 27),
     # Ids take at most two bytes.
     "classes": (2, 1 << 16),
-    # Each is a question to every site and a checkpoint.
+    # Each stage is a question to every site and a checkpoint.
     "stages": (1, 1000),
     # Counts of draws travel as bytes.
     "truncation.draws": (1, 255),
     "black_box.draws": (1, 255),
-    # Each is a pass over a site's records, and a mechanism to account for.
+    # Each step is a pass over a site's records, and a mechanism to account for.
     "teaching.steps": (1, 10**5),
-    # Records whose gradients are in a site's memory at once.
+    # Records whose gradients are in a site's memory at the same time.
     "teaching.physical_batch": (1, 4096),
-    # Heads that a site trains one after the other; one alone would be no vote.
+    # Heads that a site trains one after another; a single one would not be a vote.
     "teaching.teachers": (2, 10**4),
-    # The coordinator's own time, when all sites have paid.
+    # They bound the coordinator's time, after all sites have been charged.
     "student.epochs": (1, 10**4),
     "student.batch": (1, 1 << 20),
     "minimum_clients": (1, 10**6),
     # Seeds of stages are public_seed * 1,000,003 + stage, and torch takes 63 bits.
     "public_seed": (0, 1 << 40),
 }
-# Of numbers, both ends included.
+# Bounds of real numbers, both ends included.
 REALS: dict[str, tuple[float, float]] = {
-    # Lower ones sharpen to the arg-max, and divide by what is zero in float32; higher ones differ from uniform by less than a code does.
+    # Lower temperatures sharpen to the arg-max and divide by zero in float32; higher ones differ from uniform by less than one code step.
     "temperature": (1e-3, 1e3),
     "tsallis_order": (0.0, 4.0),
     # The norm of a record's features, of which float32 takes squares.
     "teaching.feature_norm": (1e-3, 1e3),
     # Far from float32's ends: 1e-45 is a subnormal number that scaling by it rounds up to twice its size.
     "teaching.clip": (1e-6, 1e6),
-    # Records: below one, a sum would be made larger and not smaller.
+    # In records: below one, a sum would grow instead of shrinking.
     "teaching.normaliser": (1.0, 1e9),
     "teaching.learning_rate": (1e-9, 1e6),
-    # What is summed over steps is multiplied by up to 1 / (1 - momentum).
+    # The sum over steps is multiplied by up to 1 / (1 - momentum).
     "teaching.momentum": (0.0, 0.9999),
     # Below, one step costs epsilon = 50 and more; above, nothing is left to learn.
     "teaching.noise_multiplier": (0.1, 1e6),
-    # Below, a site with a million records would have empty samples only.
+    # Below, even a site with a million records would have only empty samples.
     "teaching.sampling_rate": (1e-6, 1.0),
-    # Records. Below, a count costs epsilon = 50 and more; above, accounting for it takes seconds, and no count would be left of a site's.
+    # In records. Below, a count costs epsilon = 50 and more; above, accounting for it takes seconds, and nothing of a site's count is left.
     "noise_std": (0.1, 1e4),
-    # Below, the accountant's own steps (1e-3) count more; above, no finite epsilon is computed (`accounting.LARGEST_MU`).
+    # Below, the accountant's discretisation (1e-3) dominates; above, no finite epsilon is computed (`accounting.LARGEST_MU`).
     "privacy.epsilon": (1e-3, 1e3),
-    # Below, what the accountant cuts off (1e-15) counts; above, one record in ten may be published outright.
+    # Below, the mass that the accountant truncates (1e-15) matters; above, one record in ten may be published outright.
     "privacy.delta": (1e-12, 0.1),
     # AdamW moves a weight by about this much a step, and shrinks it by 1 - learning_rate * weight_decay, which must not be below zero.
     "student.learning_rate": (1e-9, 1.0),
     "student.weight_decay": (0.0, 1.0),
     "student.relabel": (0.0, 1.0),
 }
-# N x K: the pool is a table of so many 8-byte numbers, a site's answers one of as many 4-byte numbers before they are truncated.
+# Bound of N x K: the pool is a table of that many 8-byte numbers, and a site's answers one of as many 4-byte numbers before truncation.
 CELLS = 1 << 28
-# learning_rate * clip / normaliser, the most by which one record moves the weights in a step: larger, and one step says all.
+# Bound of learning_rate * clip / normaliser, the most that one record moves the weights in a step: beyond it a single step decides.
 GAIN = 10.0
-# Of heads that vote, whose gradients are means over a shard, neither clipped nor normalised.
+# Bound of the learning rate of heads that vote: their gradients are means over a shard, neither clipped nor normalised.
 VOTES_LEARNING_RATE = 1e3
-# Sides of an image: two halvings leave one pixel.
+# Shortest side of an image, in pixels: two halvings leave one pixel.
 LEAST_SIDE = 4
 # Characters of a class's name; and bytes of all as they travel, so that the offer of a plan stays within what a request may have.
 CLASS_NAME = 100
@@ -100,7 +100,7 @@ GREY_FEATURES, IMAGE_TEACHERS, GREY_STUDENTS = ("scattering", "hog"), ("cnn", "r
 
 
 def check_plan(plan: Plan) -> None:
-    """Raise WireError unless every field has a possible value and all go together; the message names the field."""
+    """Raise WireError unless every field has a valid value and all are consistent; the message names the field."""
     text("name", plan.name, 200)
     _hash("transfer_set", plan.transfer_set)
     _whole("samples", plan.samples)
@@ -175,7 +175,7 @@ def _check_teaching(plan: Plan) -> None:
             one_of("teaching.architecture", teaching.architecture, ARCHITECTURES)
             _real("teaching.sampling_rate", teaching.sampling_rate)
             _whole("teaching.physical_batch", teaching.physical_batch)
-            # With less, a sampled step is accounted as infinitely dear.
+            # With less noise, a sampled step is accounted as infinitely expensive.
             real(
                 "teaching.noise_multiplier",
                 teaching.noise_multiplier,
@@ -184,7 +184,7 @@ def _check_teaching(plan: Plan) -> None:
             )
         case VotesTeaching():
             _whole("teaching.teachers", teaching.teachers)
-            # Every sample of the plan is one query; a plan that says less would be charged less than it asks.
+            # Every sample of the plan is one query; a plan that states fewer would be charged for fewer than it asks.
             whole("teaching.queries", teaching.queries, plan.samples, plan.samples)
             one_of("teaching.features", teaching.features, FEATURES)
             _real("teaching.feature_norm", teaching.feature_norm)
@@ -198,11 +198,11 @@ def _check_teaching(plan: Plan) -> None:
 
 def _check_counts(plan: Plan) -> None:
     if plan.label_counts is not None and plan.record_count is not None:
-        raise WireError("Expected label_counts or record_count, got both: label counts tell the number of records.")
+        raise WireError("Expected label_counts or record_count, got both: label counts include the number of records.")
     for name, counts in (("label_counts", plan.label_counts), ("record_count", plan.record_count)):
         if counts is not None:
             real(f"{name}.noise_std", counts.noise_std, *REALS["noise_std"])
-    # Without them, the pool would be another than the plan says.
+    # Without them, the pool would not be the one that the plan describes.
     for pooling, name, counts in (
         (Pooling.CLASS_COUNTS, "label_counts", plan.label_counts),
         (Pooling.RECORD_COUNTS, "record_count", plan.record_count),
@@ -212,14 +212,14 @@ def _check_counts(plan: Plan) -> None:
 
 
 def check_inputs(plan: Plan, x_N: NDArray[np.generic]) -> None:
-    """Raise SettingError unless teachers and students of this plan can be made for its public inputs, (N, ...) numbers; names the field."""
+    """Raise SettingError, which names the field, unless teachers and students of this plan fit its public inputs, (N, ...) numbers."""
     shape = x_N.shape[1:]
     if len(x_N) != plan.samples:
         raise SettingError(f"Expected samples = {plan.samples} public inputs, got {len(x_N)}.")
     if x_N.dtype.kind not in "buif" or x_N.dtype.itemsize > 8 or not 1 <= len(shape) <= 3 or not all(shape):
         raise SettingError(f"Expected transfer_set of rows (N, D) or images of numbers, got {x_N.shape} of {x_N.dtype}.")
     with np.errstate(over="ignore"):
-        # What is not finite in float32 makes the student NaN, when all sites have paid.
+        # A value that is not finite in float32 makes the student NaN, after all sites have been charged.
         if x_N.dtype.kind == "f" and not np.isfinite(x_N.astype(np.float32)).all():
             raise SettingError("Expected transfer_set of finite numbers, got NaN, infinity or one beyond float32.")
     teaching = plan.teaching

@@ -1,11 +1,11 @@
-"""Many privacy loss distributions composed at once: one product of transforms instead of one convolution after the other.
+"""Many privacy loss distributions composed at once: one product of transforms instead of one convolution after another.
 
-The distributions of single uses come from dp-accounting. What it then does use by use and mechanism by mechanism is one sum of independent
-losses, so its transform is the product of all transforms, each to the power of its number of uses: 100 different schedules cost one inverse
-transform, not 100 compositions.
+The distributions of single uses come from dp-accounting, which composes them use by use and mechanism by mechanism. The result is a sum of
+independent losses, so its transform is the product of all transforms, each to the power of its number of uses: 100 different schedules cost
+one inverse transform, not 100 compositions.
 
-Formal guarantee: the result is never below the exact composition of what it was given [D]. Losses outside of the window are bounded by
-Chernoff's inequality over all mechanisms together and counted as infinite; what wraps around from below the window lands above where it
+Formal guarantee: the result is never below the exact composition of the distributions given [D]. Losses outside the window are bounded by
+Chernoff's inequality over all mechanisms together and counted as infinite; what wraps around from below the window ends up above where it
 was; the transforms' rounding errors, bounded to first order, are counted as infinite too.
 
 Shape legend: L losses of a distribution, R orders of a moment.
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-# Mass that may lie outside of the window, on each side; dp-accounting's own bound.
+# Mass that may lie outside the window, on each side; dp-accounting uses the same bound.
 TAIL = 1e-15
 # Orders of Chernoff's bound, in standard deviations of the composed loss: any order is right, one near 8 is best for a tail of TAIL.
 ORDERS = 8.0 * 2.0 ** np.arange(-7, 8)
@@ -35,16 +35,16 @@ Used = tuple[Pmf, int]
 
 
 def compose(used: Sequence[Used]) -> Pmf:
-    """The distribution of the sum of losses: each pmf as often as it is used. One at least; all on one grid, pessimistic.
+    """The distribution of the sum of losses, each pmf as often as it is used.
 
-    used: dp-accounting's pmfs of one use, and numbers of uses.
+    used: at least one of dp-accounting's pmfs of a single use, all pessimistic and on one grid, with numbers of uses.
     """
     from dp_accounting.pld import pld_pmf
 
     dense = [(pmf.to_dense_pmf(), count) for pmf, count in used]
     if len(dense) == 1 and dense[0][1] == 1:
         return dense[0][0]
-    # dp-accounting has no public way to a pmf's numbers; its version is pinned.
+    # dp-accounting has no public access to a pmf's numbers; its version is pinned.
     probs = [(np.asarray(pmf._probs, np.float64), count) for pmf, count in dense]
     offset = sum(pmf._lower_loss * count for pmf, count in dense)
     low, high = _window(probs)
@@ -56,17 +56,17 @@ def compose(used: Sequence[Used]) -> Pmf:
     for p_L, count in probs:
         spectrum *= fft.rfft(p_L, length) ** count
     # Index i of the result holds losses low + i; everything is counted from `low` on, modulo the length.
-    found_L = np.roll(fft.irfft(spectrum, length), -(low % length))[: high - low + 1]
+    summed_L = np.roll(fft.irfft(spectrum, length), -(low % length))[: high - low + 1]
     # A transform is off by log2(length) roundings of its largest value, 1; a power by its exponent times that, and times its angle.
     roundings = sum(count for _, count in probs) * (math.log2(length) + math.pi)
-    rounding = np.finfo(np.float64).eps * roundings * math.sqrt(length) * float(np.linalg.norm(found_L))
+    rounding = np.finfo(np.float64).eps * roundings * math.sqrt(length) * float(np.linalg.norm(summed_L))
     survives = sum(count * math.log1p(-min(pmf._infinity_mass, 1 - 1e-16)) for pmf, count in dense)
     infinite = min(1.0, -math.expm1(survives) + 2 * TAIL + rounding)
-    return pld_pmf.DensePLDPmf(grid, offset + low, np.maximum(found_L, 0), infinite, True)
+    return pld_pmf.DensePLDPmf(grid, offset + low, np.maximum(summed_L, 0), infinite, True)
 
 
 def deviation(used: Sequence[Used]) -> float:
-    """The standard deviation of the sum of finite losses: what time and memory of `compose` grow with."""
+    """The standard deviation of the sum of finite losses, with which the time and memory of `compose` grow."""
     return math.sqrt(
         sum(
             count * _variance(np.asarray(pmf.to_dense_pmf()._probs, np.float64)) * pmf._discretization**2
@@ -76,7 +76,7 @@ def deviation(used: Sequence[Used]) -> float:
 
 
 def _window(probs: Sequence[tuple[NDArray[np.float64], int]]) -> tuple[int, int]:
-    """First and last index of the sum that have to be kept: beyond each the mass is at most TAIL.
+    """First and last index of the sum that have to be kept: the mass beyond each is at most TAIL.
 
     Chernoff: P(S >= s) <= exp(K(r) - r s) for every r > 0, with K the sum of the logarithmic moments; likewise below for r < 0.
     """
@@ -106,10 +106,10 @@ def _log_moments(p_L: NDArray[np.float64], order_R: NDArray[np.float64]) -> NDAr
     """log sum_i p_i exp(r i) for every order r."""
     index_L = np.flatnonzero(p_L > 0)
     log_L = np.log(p_L[index_L])
-    found_R = np.empty(len(order_R))
+    log_moment_R = np.empty(len(order_R))
     step = max(1, BLOCK // len(index_L))
     for first in range(0, len(order_R), step):
         exponent_RL = np.outer(order_R[first : first + step], index_L) + log_L
         most_R = exponent_RL.max(1)
-        found_R[first : first + step] = most_R + np.log(np.exp(exponent_RL - most_R[:, None]).sum(1))
-    return found_R
+        log_moment_R[first : first + step] = most_R + np.log(np.exp(exponent_RL - most_R[:, None]).sum(1))
+    return log_moment_R

@@ -14,9 +14,9 @@ from enum import Enum
 from limbeck.operators import families
 
 HASH_BYTES = 32
-# What a plan can name, here and nowhere else: closed lists, so that its author, the coordinator and every site refuse it before anybody is
-# charged. Features of inputs for linear teachers and votes, nets of teachers, students; families, codings, poolings, losses and noises are
-# the enumerations below.
+# What a plan can name. The lists are closed and stand only here, so that author, coordinator and every site refuse any other name before
+# anybody is charged: features of inputs (for linear teachers and votes), nets of teachers, students. Families, codings, poolings, losses
+# and noises are the enumerations below.
 FEATURES = ("scattering", "hog", "pixels", "rows")
 CUSTOM = "custom"
 ARCHITECTURES = ("mlp", "cnn", "resnet-gn", CUSTOM)
@@ -93,9 +93,9 @@ TEACHINGS: dict[str, type[Teaching]] = {"linear": LinearTeaching, "net": NetTeac
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlackBoxTeaching:
-    """Sites may answer from a teacher of their own that no DP schedule made: whether one does, its owner decides.
+    """Sites may answer from an existing teacher that was not trained under the plan's DP schedule; each owner decides whether to.
 
-    draws: M in [1, 255], how often a teacher that gives labels only is asked about each input.
+    draws: M in [1, 255], how often a teacher that returns only labels is asked about each input.
     """
 
     draws: int
@@ -115,10 +115,10 @@ class Unit(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Privacy:
-    """What one run costs a client in all: the epsilon claimed at `delta`, its unit and neighbouring relation.
+    """What one run costs a client in total: the epsilon claimed at `delta`, its unit and neighbouring relation.
 
-    Of the clients that train under the plan's schedule, that is: where a plan permits black-box teachers, the sites that use one have none.
-    A client recomputes epsilon from the schedule and refuses a plan that claims less than it costs.
+    It holds for the clients that train under the plan's schedule. For sites that use a black-box teacher there is
+    none. A client recomputes epsilon from the schedule and refuses a plan that claims less than it costs.
     """
 
     epsilon: float
@@ -130,7 +130,7 @@ class Privacy:
 class CountNoise(Enum):
     """Noise on counts: integers drawn exactly from the discrete Gaussian (arXiv 2004.00010).
 
-    The name "gaussian" is reserved. 0.1.0 had floating-point noise under it, whose low bits tell counts apart; no plan may ask for it.
+    The name "gaussian" is reserved: in 0.1.0 it meant floating-point noise, whose low bits reveal the count. No plan may ask for it.
     """
 
     DISCRETE_GAUSSIAN = "discrete-gaussian"

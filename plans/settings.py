@@ -158,9 +158,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> PlanSettings:
             " `limbeck plan settings SCENARIO` writes the part of it that is a plan."
         )
     settings = validate(PlanSettings, with_tuples(raw))
-    found = problems(settings)
-    if found:
-        raise SettingError("\n".join(found))
+    inconsistent = problems(settings)
+    if inconsistent:
+        raise SettingError("\n".join(inconsistent))
     return settings
 
 
@@ -175,21 +175,23 @@ def with_tuples(raw: Raw) -> Raw:
 
 def problems(settings: PlanTables) -> list[str]:
     """What does not go together; one sentence each, which names the key."""
-    found = []
+    sentences = []
     teacher, stages, release = settings.teacher, settings.stages, settings.release
     if teacher.kind == "linear" and teacher.average_last > teacher.steps:
-        found.append(f"teacher.average_last = {teacher.average_last}: expected at most teacher.steps = {teacher.steps}")
+        sentences.append(f"teacher.average_last = {teacher.average_last}: expected at most teacher.steps = {teacher.steps}")
     temperatures = stages.temperature if isinstance(stages.temperature, tuple) else (stages.temperature,)
     if isinstance(stages.temperature, tuple) and len(temperatures) != stages.count:
-        found.append(
+        sentences.append(
             f"stages.temperature = {list(temperatures)}: expected one number, or stages.count = {stages.count} of them"
         )
     lowest = min(temperatures, default=1.0)
     family = schema.Family(release.softening)
     if lowest < family.lowest_temperature:
-        found.append(f"stages.temperature = {lowest}: expected at least 1 with release.softening = {release.softening!r}")
+        sentences.append(
+            f"stages.temperature = {lowest}: expected at least 1 with release.softening = {release.softening!r}"
+        )
     if family.takes_order != (release.tsallis_order is not None):
-        found.append(
+        sentences.append(
             f"release.tsallis_order = {release.tsallis_order}: expected a number with release.softening = 'tsallis', and only then"
         )
-    return found
+    return sentences

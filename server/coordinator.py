@@ -1,8 +1,8 @@
 """One run: agree, teach, then stage by stage ask, pool, distil, checkpoint; at the end export.
 
-The coordinator sees only what the codec let through. A site whose reply is refused, missing or a refusal is left out of that
-step and the run goes on, as long as the plan's minimum of sites is left; below it the run pauses, as long as it has
-patience.
+The coordinator sees only what the codec let through. A site that declines, whose reply is refused or does not come in time is left out of
+that phase and the run goes on, as long as the plan's minimum of sites is left; below it the run pauses, as long as it has patience. What
+each node is in, and what may happen to it, is `limbeck.server.roster`'s table.
 
 A site that comes when others have been taught already is offered the plan and taught while the run goes on, and takes part from
 the next stage on. Every stage is a function of the answers in it, so who was there before does not matter to it [D]. No site is
@@ -14,10 +14,10 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol, TypeGuard, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from flwr.app import Message
@@ -27,39 +27,72 @@ from torch import Tensor
 from limbeck.base.errors import LimbeckError, TooFewClients, WireError
 from limbeck.base.printable import printable
 from limbeck.plans import checks
-from limbeck.plans.schema import Pooling
+from limbeck.plans.schema import Plan, Pooling
 from limbeck.protos import carry, codec
 from limbeck.protos.messages import Accepted, Ask, Declined, Guarantee, Offer, Reply, Request, Share, Taught, Teach
 from limbeck.server import checkpoint, distil, export, pooling, student
-from limbeck.server.events import Events
+from limbeck.server.events import (
+    Continued,
+    Ended,
+    Events,
+    Joined,
+    LeftOut,
+    Paused,
+    Progress,
+    Resumed,
+    StageFinished,
+    Started,
+    Stopped,
+)
 from limbeck.server.pruning import Masks
 from limbeck.server.record import ClientRecord, Record, StageRecord
+from limbeck.server.roster import MEMBERS, SITES, Node, NodeEvent, NodeState, Roster
+from limbeck.server.states import (
+    AGREE,
+    TEACH,
+    DeclinedBySite,
+    NoReply,
+    Phase,
+    RefusedReply,
+    SiteState,
+    Step,
+    Why,
+    WrongName,
+)
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.02
-# In a pause: how long after a site declined or failed it is asked again, and at most; twice as long every time. Its owner may have mended
-# what was wrong.
-AGAIN_SECONDS, LONGEST_AGAIN_SECONDS = 60.0, 3600.0
-# How often to look for sites that come late: over some carriers a look is a remote call.
-LOOK_SECONDS = 0.5
+# While replies are waited for, the record is written at most this often.
+SAVE_SECONDS = 1.0
 REASONS_SHOWN = 5
-# Of a question, in seconds: a carrier gives it up then. Flower adds it to the time.
+# The longest time for a question, in seconds: Flower adds it to the time of day.
 LONGEST_TTL = 365 * 86400.0
+# Flower's message types of the questions.
+MESSAGE_TYPES: dict[type[Request], str] = {Offer: "query.agree", Teach: "train.teach", Ask: "query.share"}
+# What a question does to a node that is asked in time.
+QUESTIONS: dict[type[Request], NodeEvent] = {Offer: NodeEvent.OFFER, Teach: NodeEvent.TEACH, Ask: NodeEvent.ASK}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
-    """How long the coordinator waits.
+    """How long the coordinator waits, in seconds.
 
-    join: seconds for `expected` nodes to appear. answer: seconds for all replies to a question. pause: seconds below the
-    plan's minimum of sites, for some to come or come back, before the run ends; may be infinite.
+    expected: how many nodes to wait for at the beginning.
+    join: for them to appear. It is also how long a stage waits for a late site that has not said yet whether it accepts.
+    answer: for all replies to a question.
+    pause: below the plan's minimum of sites, for some to come or come back, before the run ends; may be infinite.
+    look: between two looks for sites that come late; over some carriers a look is a remote call.
+    retry: in a pause, before a site that declined or failed is asked again; twice as long every time, up to an hour. Its owner may have
+        corrected what was wrong.
     """
 
     expected: int
     join: float = 60.0
     answer: float = 3600.0
     pause: float = 0.0
+    look: float = 0.5
+    retry: float = 60.0
 
 
 @runtime_checkable
@@ -74,22 +107,34 @@ class Acquainted(Protocol):
 
 
 @runtime_checkable
+class Expecting(Protocol):
+    """A Grid that knows which sites may come, as the link does."""
+
+    def expected_sites(self) -> Iterable[str]:
+        """Their names."""
+
+
+@runtime_checkable
 class Bounding(Protocol):
     """A Grid that takes no answer beyond a bound, as the link does."""
 
     def bound_answers(self, size: int) -> None:
-        """Of what is pushed from now on: bytes of an answer."""
+        """Take at most this many bytes as the answer to whatever is pushed from now on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Round:
-    """One request to several nodes, known by these names. open: those that have not replied, by message id. until: monotonic
-    time when they are given up."""
+    """One question to several nodes.
 
-    phase: str
+    names: what each node is called in the record, by id.
+    open: the nodes that have not replied, by message id.
+    until: monotonic seconds; who has not replied then is given up.
+    """
+
+    phase: Phase
     request: Request
     names: dict[int, str]
-    open: dict[str, int]
+    open: dict[str, Node]
     until: float
 
     @property
@@ -112,23 +157,14 @@ class Coordinator:
         self.plan_hash = codec.plan_hash(self.plan)
         self.record = Record(folder / "record.json", self.plan_hash)
         self.events = Events(folder / "events.jsonl")
-        self.sites: dict[int, str] = {}
-        # When a node last replied: how often it had connected by then. Who has not replied at all in time: see
-        # `_may_answer_now`.
-        self._heard: dict[int, int] = {}
-        self._lost: set[int] = set()
-        # Of nodes that declined or failed: when to ask again, and how long that was to wait.
-        self._again: dict[int, tuple[float, float]] = {}
-        self._unnamed: dict[int, str] = {}
-        # When a node was last asked anything: how often it had connected by then.
-        self._asked: dict[int, int] = {}
-        # Of sites that come late: whether they are let in now, what they were asked, those that accepted, those that are taught
-        # and take part from the next stage on.
+        self.roster = Roster()
+        # Whether sites that come late are let in now, the questions to them, and when to look for more (monotonic seconds).
         self._admitting = False
-        self._entering: list[_Round] = []
-        self._accepted: dict[int, str] = {}
-        self._ready: dict[int, str] = {}
-        self._look = 0.0
+        self._late_rounds: list[_Round] = []
+        self._next_look = 0.0
+        # Whether the record has changed since it was saved, and when it may be saved again.
+        self._unsaved = False
+        self._next_save = 0.0
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def run(self) -> None:
@@ -136,96 +172,114 @@ class Coordinator:
         try:
             self._run()
         except (LimbeckError, KeyboardInterrupt) as error:
-            self.events("stopped", reason=str(error) or "interrupted")
+            if self._unsaved:
+                try:
+                    self._save()
+                except OSError as failure:
+                    log.error("The record could not be written: %s.", failure)
+            self.events(Stopped(reason=str(error) or "interrupted"))
             raise
 
     def _run(self) -> None:
-        self.events("start", plan=self.plan_hash.hex(), stages=len(self.plan.stages))
+        self.events(Started(plan=self.plan_hash.hex(), stages=len(self.plan.stages)))
         last = checkpoint.load_last(self.folder / "checkpoints")
         first = 0 if last is None else last.stage + 1
         if first < len(self.plan.stages):
             # What cannot be carried out is not offered: sites would pay for nothing.
             checks.check_plan(self.plan)
             student.rehearse(self.plan, self.transfer_x.numpy())
-            self._timed("agree", self._agree)
-            self._timed("teach", self._teach)
+            self._timed(Step.AGREE, self._agree)
+            self._timed(Step.TEACH, self._teach)
         model = student.build(
             self.plan.student.architecture, tuple(self.transfer_x.shape[1:]), self.plan.classes, self.plan.public_seed
         ).to(self.device)
         masks = Masks.ones(model)
         if last is not None:
             checkpoint.restore(last, model, masks)
-            self.events("resumed", after_stage=last.stage)
-        self.record.stages = self.record.stages[:first]
+            self.events(Resumed(after_stage=last.stage))
+        del self.record.stages[first:]
         for stage in range(first, len(self.plan.stages)):
             self._stage(stage, model, masks)
-        self._timed("export", lambda: export.export(model, self.folder / "student", self.transfer_x[:256]))
-        self.events("end")
+        self._timed(Step.EXPORT, lambda: export.export(model, self.folder / "student", self.transfer_x[:256]))
+        self.events(Ended())
 
-    def _timed(self, phase: str, step: Callable[[], object]) -> None:
+    def _timed(self, step: Step, work: Callable[[], object]) -> None:
         started = time.perf_counter()
-        step()
-        self.record.add_seconds(phase, time.perf_counter() - started)
+        work()
+        self.record.add_seconds(step.value, time.perf_counter() - started)
+        self._save()
+
+    def _save(self) -> None:
         self.record.save()
+        self._unsaved, self._next_save = False, time.monotonic() + SAVE_SECONDS
+
+    def _save_now_and_then(self) -> None:
+        """While replies are waited for, whoever watches sees those that have come."""
+        if self._unsaved and time.monotonic() >= self._next_save:
+            self._save()
+
+    # Agreeing
 
     def _agree(self) -> None:
         """Wait for nodes, offer the plan, keep those that accept under a name of their own."""
+        expected = self.grid.expected_sites() if isinstance(self.grid, Expecting) else ()
+        for name in (*self.record.clients, *expected):
+            self.record.client(name).state = SiteState.ABSENT
+        self._unsaved = True
         deadline = time.monotonic() + self.patience.join
-        while len(nodes := list(self.grid.get_node_ids())) < self.patience.expected and time.monotonic() < deadline:
+        while len(present := list(self.grid.get_node_ids())) < self.patience.expected and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
-        self._offer_to(nodes)
-        self._until_enough("agree", lambda: len(self.sites), self.grid.get_node_ids, self._offer_to)
+        self._offer_to(self._meet(present))
+        self._until_enough(AGREE, lambda: len(self.roster.in_state(*SITES)), self._present, self._offer_to)
 
-    def _offer_to(self, nodes: Iterable[int]) -> None:
-        """Offer the plan to nodes; those that accept become sites."""
-        names = self._names(nodes)
-        for node, reply in self._ask_all("agree", "query.agree", names, self.offer):
-            if self._accepts(reply, node, names[node]):
-                self.sites[node] = reply.site
+    def _present(self) -> list[Node]:
+        """The nodes that the carrier names now."""
+        return self._meet(self.grid.get_node_ids())
 
-    def _names(self, nodes: Iterable[int]) -> dict[int, str]:
-        """What nodes are called before they have said who they are: by their certificates, or by number."""
+    def _meet(self, node_ids: Iterable[int]) -> list[Node]:
+        """The nodes with these ids. One that is new is called by its certificate, or by number until it has said who it is."""
         if isinstance(self.grid, Acquainted):
-            return {node: self.grid.site_of(node) for node in nodes}
-        return {node: self._unnamed.setdefault(node, f"unnamed node {len(self._unnamed)}") for node in sorted(nodes)}
+            ids = list(node_ids)
+            labels = {node_id: self.grid.site_of(node_id) for node_id in ids if node_id not in self.roster}
+        else:
+            ids = sorted(node_ids)
+            new = [node_id for node_id in ids if node_id not in self.roster]
+            labels = {node_id: f"unnamed node {len(self.roster) + index}" for index, node_id in enumerate(new)}
+        for node_id, label in labels.items():
+            self.roster.add(Node(id=node_id, label=label))
+        return [self.roster[node_id] for node_id in ids]
 
-    def _accepts(self, reply: Reply, node: int, name: str) -> TypeGuard[Accepted]:
-        """Whether this is a site's yes to the plan, under a name of its own. A node that was authenticated can take no other."""
-        if not isinstance(reply, Accepted | Declined):
-            return False
+    def _offer_to(self, nodes: Sequence[Node]) -> None:
+        """Offer the plan to nodes; those that accept become sites."""
+        self._ask(AGREE, self.offer, nodes)
+
+    def _identify(self, node: Node, label: str, reply: Accepted | Declined) -> WrongName | None:
+        """Take a node by the name it gives, or say what is wrong with it. A node that was authenticated can take no other."""
         known = isinstance(self.grid, Acquainted)
-        if known and reply.site != name:
-            log.warning("%s calls itself %s; it is left out.", name, reply.site)
-            client = self.record.client(name)
-            client["status"], client["reason"] = "left out", f"agree: calls itself {reply.site}"
-            return False
-        if any(reply.site == site and own != node for own, site in self._taking_part()):
-            log.warning("Two nodes call themselves %s; the second is left out.", reply.site)
-            self.record.client(name)["reason"] = f"agree: calls itself {reply.site}, as another node does"
-            return False
+        if known and reply.site != label:
+            return WrongName(reply.site)
+        bearer = self.roster.bearer(reply.site)
+        if bearer is not None and bearer is not node:
+            return WrongName(reply.site, taken=True)
         if not known:
-            self._rename(name, reply.site)
-        if isinstance(reply, Declined):
-            return False
-        client = self.record.client(reply.site)
-        client["guarantee"], client["reason"] = reply.guarantee.value, None
-        return True
+            self._rename(label, reply.site)
+        return None
 
-    def _taking_part(self) -> Iterator[tuple[int, str]]:
-        """Nodes and names of sites, and of those on their way to become some."""
-        yield from self.sites.items()
-        yield from self._accepted.items()
-        yield from self._ready.items()
-        for own in self._entering:
-            if isinstance(own.request, Teach):
-                yield from own.names.items()
+    def _rename(self, label: str, site: str) -> None:
+        """A node's traffic and state go to the site that it turned out to be."""
+        unnamed, client = self.record.clients.pop(label), self.record.client(site)
+        client.bytes_up += unnamed.bytes_up
+        client.bytes_down += unnamed.bytes_down
+        client.state, client.exclusion = unnamed.state, unnamed.exclusion
+
+    # Pauses
 
     def _until_enough(
         self,
-        phase: str,
+        phase: Phase,
         have: Callable[[], int],
-        candidates: Callable[[], Iterable[int]],
-        ask: Callable[[list[int]], object],
+        candidates: Callable[[], Iterable[Node]],
+        ask: Callable[[list[Node]], object],
     ) -> None:
         """Pause until the plan's minimum of sites is there: ask candidates that are new, back, have not replied yet, or declined a while
         ago.
@@ -236,119 +290,101 @@ class Coordinator:
         while have() < self.plan.minimum_clients:
             if time.monotonic() >= deadline:
                 raise self._too_few(phase, have())
-            if nodes := [node for node in candidates() if self._may_answer_now(node)]:
+            now = time.monotonic()
+            if nodes := [node for node in candidates() if node.may_answer_now(self._connections(node), now)]:
                 ask(nodes)
                 continue
             if not paused:
                 paused = True
-                self.events("paused", phase=phase, sites=have(), minimum=self.plan.minimum_clients)
+                self._save()
+                self.events(Paused(phase=phase, sites=have(), minimum=self.plan.minimum_clients))
                 log.warning("Paused in '%s': %d of at least %d sites.", phase, have(), self.plan.minimum_clients)
             self._let_in()
+            self._save_now_and_then()
             time.sleep(POLL_SECONDS)
         if paused:
-            self.events("continued", phase=phase, sites=have())
+            self.events(Continued(phase=phase, sites=have()))
 
-    def _may_answer_now(self, node: int) -> bool:
-        """Not one that has replied since it connected last, and would say the same again, nor one that is being asked. One that declined
-        may say something else when its owner has mended a setting, a file or a disk."""
-        if any(node in own.open.values() for own in self._entering):
-            return False
-        if node in self._again and time.monotonic() >= self._again[node][0]:
-            return True
-        return node in self._lost or self._connections(node) != self._heard.get(node)
+    def _connections(self, node: Node) -> int:
+        return self.grid.connections_of(node.id) if isinstance(self.grid, Acquainted) else 1
 
-    def _connections(self, node: int) -> int:
-        return self.grid.connections_of(node) if isinstance(self.grid, Acquainted) else 1
-
-    def _rename(self, node: str, site: str) -> None:
-        """A node's traffic and status go to the site that it turned out to be."""
-        unnamed, client = self.record.clients.pop(node), self.record.client(site)
-        client["bytes_up"] += unnamed["bytes_up"]
-        client["bytes_down"] += unnamed["bytes_down"]
-        client["status"], client["reason"] = unnamed["status"], unnamed["reason"]
+    # Teaching
 
     def _teach(self) -> None:
         """Have every site train; those that do not are left out from here on."""
-        taught: set[int] = set()
+        untaught = (NodeState.AGREED, NodeState.UNTAUGHT)
 
-        def teach(nodes: Iterable[int]) -> None:
-            sites = {node: self.sites[node] for node in nodes if node in self.sites}
-            for node, reply in self._ask_all("teach", "train.teach", sites, Teach(plan_hash=self.plan_hash)):
-                if isinstance(reply, Taught):
-                    taught.add(node)
-                    self._note_taught(self.sites[node], reply)
+        def teach(nodes: Iterable[Node]) -> None:
+            self._ask(TEACH, self._lesson, [node for node in nodes if node.state in untaught])
 
-        def admit(nodes: list[int]) -> None:
-            self._offer_to([node for node in nodes if node not in self.sites])
+        def admit(nodes: list[Node]) -> None:
+            self._offer_to([node for node in nodes if node.state is NodeState.KNOWN])
             teach(nodes)
 
-        def others() -> list[int]:
-            return [node for node in self.grid.get_node_ids() if node not in taught and node not in self._ready]
+        def others() -> list[Node]:
+            return [node for node in self._present() if node.state in (NodeState.KNOWN, *untaught)]
+
+        def taught() -> int:
+            return len(self.roster.in_state(NodeState.MEMBER, NodeState.LATE_TAUGHT))
 
         self._admitting = True
-        teach(self.sites)
-        self._until_enough("teach", lambda: len(taught) + len(self._ready), others, admit)
-        self.sites = {node: site for node, site in self.sites.items() if node in taught}
+        teach(self.roster)
+        self._until_enough(TEACH, taught, others, admit)
+        for node in self.roster.in_state(*untaught):
+            node.on(NodeEvent.END_TEACHING)
 
-    def _note_taught(self, site: str, reply: Taught) -> None:
-        client = self.record.client(site)
-        client["label_counts"] = list(reply.label_counts) if reply.label_counts else None
-        client["record_count"] = reply.record_count
-        client["guarantee"], client["reason"] = reply.guarantee.value, None
+    @property
+    def _lesson(self) -> Teach:
+        return Teach(plan_hash=self.plan_hash)
+
+    def _note_taught(self, client: ClientRecord, site: str, reply: Taught) -> None:
+        client.label_counts, client.record_count = reply.label_counts or None, reply.record_count
+        client.guarantee, client.exclusion = reply.guarantee, None
         if reply.guarantee is Guarantee.NONE:
             log.warning("%s answers from a black-box teacher: NO DP GUARANTEE for its records.", site)
         elif reply.guarantee is Guarantee.SEEDED:
             log.warning("%s trained with seeded noise: NO DP GUARANTEE for its records.", site)
 
+    # Sites that come late
+
     def _let_in(self) -> None:
         """Bring sites that come late further on their way, without waiting: offer them the plan, teach those that accept."""
-        if self._admitting and time.monotonic() >= self._look:
-            self._look = time.monotonic() + LOOK_SECONDS
-            present = {node for node, _ in self._taking_part()} | {
-                node for own in self._entering for node in own.open.values()
-            }
+        if self._admitting and time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + self.patience.look
             new = [
-                node
-                for node in self.grid.get_node_ids()
-                if node not in present and self._connections(node) != self._asked.get(node)
+                node for node in self._present() if node.state is NodeState.KNOWN and self._connections(node) != node.asked
             ]
             if new:
-                self._entering.append(self._put("agree", "query.agree", self._names(new), self.offer))
-                log.info("%s came late.", ", ".join(self._entering[-1].names.values()))
-        for own in self._entering:
-            for node, reply, _ in self._pull(own):
-                if isinstance(own.request, Offer) and reply is not None and self._accepts(reply, node, own.names[node]):
-                    self._accepted[node] = reply.site
-                elif isinstance(reply, Taught):
-                    self._ready[node] = own.names[node]
-                    self._note_taught(own.names[node], reply)
-            if own.over:
-                self._give_up(own)
-        self._entering = [own for own in self._entering if not own.over]
-        if self._admitting and self._accepted:
-            lesson = self._put("teach", "train.teach", self._accepted, Teach(plan_hash=self.plan_hash))
-            self._entering.append(lesson)
-            self._accepted = {}
+                self._late_rounds.append(self._put(AGREE, self.offer, new, NodeEvent.OFFER_LATE))
+                log.info("%s came late.", ", ".join(node.label for node in new))
+        for late in self._late_rounds:
+            for _ in self._pull(late):
+                pass
+            if late.over:
+                self._give_up(late)
+        self._late_rounds = [late for late in self._late_rounds if not late.over]
+        if self._admitting and (accepted := self.roster.in_state(NodeState.LATE_AGREED)):
+            self._late_rounds.append(self._put(TEACH, self._lesson, accepted, NodeEvent.TEACH))
 
-    @property
     def _teaching_late_ones(self) -> bool:
-        return any(isinstance(own.request, Teach) for own in self._entering)
+        return bool(self.roster.in_state(NodeState.LATE_TRAINING))
 
     def _await_late_ones(self, stage: int) -> None:
         """Before a stage: sites that are being taught are waited for as long as for any answer, since their budgets are spent, and
         those that are only asked whether they accept as long as for a site to appear. Those that are taught take part."""
-        self._admitting, self._look = True, 0.0
+        self._admitting, self._next_look = True, 0.0
         deadline = time.monotonic() + self.patience.join
         self._let_in()
-        while self._teaching_late_ones or (self._entering and time.monotonic() < deadline):
+        while self._teaching_late_ones() or (self._late_rounds and time.monotonic() < deadline):
             time.sleep(POLL_SECONDS)
             self._let_in()
-        for node, site in self._ready.items():
-            self.sites[node] = site
-            self.events("joined", site=site, stage=stage)
-            log.info("%s takes part from stage %d on.", site, stage + 1)
-        self._ready = {}
+        for node in self.roster.in_state(NodeState.LATE_TAUGHT):
+            node.on(NodeEvent.JOIN)
+            self.events(Joined(site=node.site, stage=stage))
+            log.info("%s takes part from stage %d on.", node.site, stage + 1)
         self._admitting = stage + 1 < len(self.plan.stages)
+
+    # Stages
 
     def _stage(self, stage: int, model: torch.nn.Module, masks: Masks) -> None:
         """Ask, pool, distil, checkpoint: one step along the path."""
@@ -357,9 +393,10 @@ class Coordinator:
         before = self._bytes()
         targets_NK, answered = self._pool(stage)
         answers_seconds = time.perf_counter() - started
+        phase = Phase(Step.DISTIL, stage)
 
         def progress(done: int, total: int) -> None:
-            self.events.progress(f"distil {stage + 1}", done, total)
+            self.events(Progress(phase=phase, done=done, total=total))
             self._let_in()
 
         result = distil.distil_stage(
@@ -380,80 +417,72 @@ class Coordinator:
             stage=stage,
             sparsity=result.sparsity,
             temperature=settings.temperature,
-            clients=sorted(answered),
+            clients=tuple(sorted(answered)),
             bytes_up=up - before[0],
             bytes_down=down - before[1],
-            seconds={"answers": answers_seconds, "distil": result.seconds},
-            losses=list(result.losses),
+            seconds={Step.ANSWERS.value: answers_seconds, Step.DISTIL.value: result.seconds},
+            losses=tuple(result.losses),
         )
         checkpoint.save_stage(self.folder / "checkpoints", stage, model, masks, targets_NK)
         self.record.stages.append(record)
-        self.record.add_seconds("answers", answers_seconds)
-        self.record.add_seconds("distil", result.seconds)
-        self.record.save()
-        self.events("stage", **record)
+        self.record.add_seconds(Step.ANSWERS.value, answers_seconds)
+        self.record.add_seconds(Step.DISTIL.value, result.seconds)
+        self._save()
+        self.events(StageFinished(**asdict(record)))
 
     def _pool(self, stage: int) -> tuple[Tensor, list[str]]:
-        """One stage's answers of all sites, pooled as they come: (N, K) targets and the names of the sites in them."""
-        self._await_late_ones(stage)
-        weights = self._weights()
+        """One stage's answers of all sites, pooled as they come: (N, K) targets and the names of the sites in them.
+
+        Another site has other weights for all: if one joins after the others were asked, those are asked again. They send the same again,
+        which costs nothing.
+        """
+        last = stage + 1 == len(self.plan.stages)
+        while True:
+            self._await_late_ones(stage)
+            for node in self._members():
+                node.on(NodeEvent.BEGIN_STAGE)
+            pool, answered = self._collect(stage)
+            late = self.roster.in_state(NodeState.LATE_TAUGHT)
+            if len(answered) >= self.plan.minimum_clients and not (last and (late or self._teaching_late_ones())):
+                return pool.result(), answered
+
+    def _members(self) -> list[Node]:
+        return self.roster.in_state(*MEMBERS)
+
+    def _collect(self, stage: int) -> tuple[pooling.Pool, list[str]]:
+        """The pool of those that answer, and their names; below the plan's minimum only if sites that come late make up for it."""
+        weights = site_weights(self.plan, {node.site: self.record.client(node.site) for node in self._members()})
         pool = pooling.Pool(samples=self.plan.samples, classes=self.plan.classes)
         answered: list[str] = []
-        phase = f"answers {stage + 1}"
-        ask = Ask(plan_hash=self.plan_hash, stage=stage, first=0, count=self.plan.samples)
+        phase = Phase(Step.ANSWERS, stage)
+        question = Ask(plan_hash=self.plan_hash, stage=stage, first=0, count=self.plan.samples)
 
-        def collect(nodes: Iterable[int]) -> None:
-            sites = {node: self.sites[node] for node in nodes}
-            for node, reply in self._ask_all(phase, "query.share", sites, ask):
+        def collect(nodes: Sequence[Node]) -> None:
+            for node, reply in self._ask_all(phase, question, nodes):
                 if isinstance(reply, Share):
-                    site = self.sites[node]
                     try:
-                        pool.add(reply.answers, first=reply.first, weights_K=weights.get(site))
+                        pool.add(reply.answers, first=reply.first, weights_K=weights.get(node.site))
                     except LimbeckError as error:
-                        self.events("left out", site=site, phase=phase, reason=str(error))
-                        self._leave_out(site, site, phase, str(error))
+                        why = RefusedReply(printable(error))
+                        self.events(LeftOut(site=node.site, phase=phase, why=why))
+                        self._leave_out(node, node.site, phase, why)
                         continue
-                    answered.append(site)
+                    node.on(NodeEvent.ANSWER)
+                    answered.append(node.site)
 
-        collect(self.sites)
+        collect(self.roster.in_state(NodeState.MEMBER))
         # Below the minimum, a site that comes now helps this very stage.
         self._admitting |= len(answered) < self.plan.minimum_clients
         self._until_enough(
             phase,
-            lambda: len(answered) + len(self._ready),
-            lambda: [node for node, site in self.sites.items() if site not in answered],
+            lambda: len(answered) + len(self.roster.in_state(NodeState.LATE_TAUGHT)),
+            lambda: self.roster.in_state(NodeState.MISSING),
             collect,
         )
-        last = stage + 1 == len(self.plan.stages)
-        if len(answered) < self.plan.minimum_clients or (last and (self._ready or self._teaching_late_ones)):
-            # Another site has other weights for all: those that have answered send the same again, which costs nothing.
-            return self._pool(stage)
-        return pool.result(), answered
+        return pool, answered
 
-    def _weights(self) -> dict[str, Tensor]:
-        """Weights per class of every site, from the noisy counts it released; none for mean pooling.
-
-        A site that released none, as one with a black-box teacher, counts as the average of those that did [D].
-        """
-        if self.plan.pooling is Pooling.MEAN:
-            return {}
-        names = sorted(self.sites.values())
-        if self.plan.pooling is Pooling.RECORD_COUNTS:
-            return self._sizes(names)
-        released = {name: own for name in names if (own := self.record.client(name)["label_counts"])}
-        weights = dict(zip(released, pooling.class_weights(list(released.values())), strict=True)) if released else {}
-        average = torch.stack(list(weights.values())).mean(0) if weights else torch.ones(self.plan.classes)
-        return {name: weights.get(name, average) for name in names}
-
-    def _sizes(self, names: list[str]) -> dict[str, Tensor]:
-        """Weights by noisy numbers of records."""
-        released = {name: own for name in names if (own := self.record.client(name)["record_count"]) is not None}
-        weights = dict(zip(released, pooling.record_weights(list(released.values())), strict=True)) if released else {}
-        average = sum(weights.values()) / len(weights) if weights else 1.0
-        return {name: torch.full((self.plan.classes,), weights.get(name, average)) for name in names}
-
-    def _too_few(self, phase: str, count: int) -> TooFewClients:
-        reasons = Counter(client["reason"] for client in self.record.clients.values() if client["reason"])
+    def _too_few(self, phase: Phase, count: int) -> TooFewClients:
+        reasons = Counter(str(client.exclusion) for client in self.record.clients.values() if client.exclusion is not None)
         counted = "; ".join(f"{count} of them: {reason}" for reason, count in reasons.most_common(REASONS_SHOWN))
         return TooFewClients(
             f"Expected at least {self.plan.minimum_clients} sites after '{phase}', got {count}. {counted}".strip()
@@ -461,89 +490,148 @@ class Coordinator:
 
     def _bytes(self) -> tuple[int, int]:
         clients = self.record.clients.values()
-        return sum(client["bytes_up"] for client in clients), sum(client["bytes_down"] for client in clients)
+        return sum(client.bytes_up for client in clients), sum(client.bytes_down for client in clients)
 
-    def _ask_all(self, phase: str, kind: str, nodes: dict[int, str], request: Request) -> Iterator[tuple[int, Reply]]:
-        """Send one request to all nodes, known by these names; yields (node, checked reply) as they come.
+    # Questions and replies
+
+    def _ask(self, phase: Phase, request: Request, nodes: Sequence[Node]) -> None:
+        """Send one request to all nodes, and wait until what they reply is noted."""
+        for _ in self._ask_all(phase, request, nodes):
+            pass
+
+    def _ask_all(self, phase: Phase, request: Request, nodes: Sequence[Node]) -> Iterator[tuple[Node, Reply]]:
+        """Send one request to all nodes; yields (node, checked reply) as they come.
 
         A reply that is an error, malformed or too late is noted against the site and not yielded; a refusal is noted
         and yielded. A second reply to the same message never gets here, because the Grid gives out each message's
         reply once.
         """
-        own = self._put(phase, kind, nodes, request)
-        total = len(own.open)
-        self.events.progress(phase, 0, total)
-        while not own.over:
-            left = len(own.open)
-            for node, reply, reason in self._pull(own):
-                self.events.progress(phase, total - len(own.open), total, reason=reason)
+        asked = self._put(phase, request, nodes, QUESTIONS[type(request)])
+        total = len(asked.open)
+        self.events(Progress(phase=phase, done=0, total=total))
+        while not asked.over:
+            left = len(asked.open)
+            for node, reply, why in self._pull(asked):
+                self.events(Progress(phase=phase, done=total - len(asked.open), total=total, why=why))
                 if reply is not None:
                     yield node, reply
-            if len(own.open) == left:
+            if len(asked.open) == left:
                 self._let_in()
+                self._save_now_and_then()
                 time.sleep(POLL_SECONDS)
-        self._give_up(own)
+        self._give_up(asked)
 
-    def _put(self, phase: str, kind: str, nodes: dict[int, str], request: Request) -> _Round:
-        """Send one request to all nodes, known by these names."""
+    def _put(self, phase: Phase, request: Request, nodes: Sequence[Node], event: NodeEvent) -> _Round:
+        """Send one request to all nodes. event: what that is to them."""
         data = codec.encode_request(request)
         ttl = min(self.patience.answer, LONGEST_TTL)
-        messages = [Message(carry.pack(data), node, kind, ttl=ttl) for node in nodes]
+        messages = [Message(carry.pack(data), node.id, MESSAGE_TYPES[type(request)], ttl=ttl) for node in nodes]
         if isinstance(self.grid, Bounding):
             self.grid.bound_answers(codec.longest_reply(self.plan, request))
         asked = dict(zip(self.grid.push_messages(messages), nodes, strict=True))
-        for node, name in nodes.items():
-            self._asked[node] = self._connections(node)
-            self.record.client(name)["bytes_down"] += len(data)
-        until = time.monotonic() + self.patience.answer
-        return _Round(phase=phase, request=request, names=dict(nodes), open=asked, until=until)
+        names = {node.id: node.label if isinstance(request, Offer) else node.site for node in nodes}
+        for node in nodes:
+            node.on(event)
+            node.asked = self._connections(node)
+            client = self.record.client(names[node.id])
+            client.bytes_down += len(data)
+            if client.state is SiteState.ABSENT:
+                client.state = SiteState.JOINED
+        self._unsaved = True
+        return _Round(phase=phase, request=request, names=names, open=asked, until=time.monotonic() + self.patience.answer)
 
-    def _pull(self, own: _Round) -> Iterator[tuple[int, Reply | None, str | None]]:
-        """Replies that have come: (node, the checked reply or None, why the site is left out or None)."""
-        for message in list(self.grid.pull_messages(list(own.open))) if own.open else []:
-            node = own.open.pop(message.metadata.reply_to_message_id)
-            client = self.record.client(own.names[node])
-            self._heard[node] = self._connections(node)
-            self._lost.discard(node)
-            reply, reason = self._read(message, own, client)
-            client["status"] = "answered"
-            waited = self._again.pop(node, (0.0, AGAIN_SECONDS / 2))[1]
-            if reason is not None:
-                wait = min(2 * waited, LONGEST_AGAIN_SECONDS)
-                self._again[node] = time.monotonic() + wait, wait
-                named = reply.site if isinstance(reply, Declined) else own.names[node]
-                self._leave_out(own.names[node], named, own.phase, reason)
-            yield node, reply, reason
+    def _pull(self, asked: _Round) -> Iterator[tuple[Node, Reply | None, Why | None]]:
+        """Replies that have come: (node, the checked reply or None, why the site is left out or None).
 
-    def _read(self, message: Message, own: _Round, client: ClientRecord) -> tuple[Reply | None, str | None]:
+        Each has been noted by then, but for answers to a stage, which have yet to be pooled.
+        """
+        for message in list(self.grid.pull_messages(list(asked.open))) if asked.open else []:
+            node = asked.open.pop(message.metadata.reply_to_message_id)
+            yield node, *self._note(node, message, asked)
+
+    def _note(self, node: Node, message: Message, asked: _Round) -> tuple[Reply | None, Why | None]:
+        """Read a reply, and note what it makes of its node."""
+        name = asked.names[node.id]
+        client = self.record.client(name)
+        client.state, self._unsaved = SiteState.ANSWERED, True
+        reply, why = self._read(message, asked, client)
+        now = time.monotonic()
+        node.replied(self._connections(node), useful=why is None, now=now, retry_seconds=self.patience.retry)
+        if isinstance(asked.request, Offer) and isinstance(reply, Accepted | Declined):
+            wrong = self._identify(node, name, reply)
+            why = wrong or why
+            name = name if wrong is not None or isinstance(self.grid, Acquainted) else reply.site
+        if why is not None:
+            self._leave_out(node, name, asked.phase, why)
+        elif isinstance(reply, Accepted):
+            node.on(NodeEvent.ACCEPT)
+            node.site, client = name, self.record.client(name)
+            client.guarantee, client.exclusion = reply.guarantee, None
+        elif isinstance(reply, Taught):
+            node.on(NodeEvent.TAUGHT)
+            self._note_taught(client, name, reply)
+        return reply, why
+
+    def _read(self, message: Message, asked: _Round, client: ClientRecord) -> tuple[Reply | None, Why | None]:
         """The checked reply, or None, and why the site is left out, if it is.
 
         Whatever goes wrong with what one site sent is that site's exclusion: no site can end the run of the others.
         """
         try:
             answer = _unpack(message)
-            client["bytes_up"] += len(answer)
-            reply = codec.decode_reply(answer, plan=self.plan, expecting=own.request)
+            client.bytes_up += len(answer)
+            reply = codec.decode_reply(answer, plan=self.plan, expecting=asked.request)
         except WireError as error:
-            return None, printable(error)
+            return None, RefusedReply(printable(error))
         except Exception as error:  # a bug of ours, which a site found
             log.exception("A reply could not be read.")
-            return None, f"Expected a reply, got one that made the coordinator fail with {type(error).__name__}."
-        return reply, reply.reason.value if isinstance(reply, Declined) else None
+            return None, RefusedReply(
+                f"Expected a reply, got one that made the coordinator fail with {type(error).__name__}."
+            )
+        return reply, DeclinedBySite(reply.reason) if isinstance(reply, Declined) else None
 
-    def _leave_out(self, node: str, named: str, phase: str, reason: str) -> None:
-        """Note that a node is left out of a phase, and why. named: what it calls itself, for the log."""
-        client = self.record.client(node)
-        client["status"], client["reason"] = "left out", f"{phase}: {reason}"
-        log.warning("%s is left out of '%s': %s", named, phase, reason)
+    def _leave_out(self, node: Node, name: str, phase: Phase, why: Why) -> None:
+        """Note that a node is left out of a phase, and why. name: what it is called in the record."""
+        node.on(_EXCLUSIONS[type(why)])
+        self.record.client(name).leave_out(phase, why)
+        self._unsaved = True
+        log.warning("%s is left out of '%s': %s", name, phase, why)
 
-    def _give_up(self, own: _Round) -> None:
+    def _give_up(self, asked: _Round) -> None:
         """Those that have not replied are lost, until they do or connect again."""
-        for node in own.open.values():
-            self._lost.add(node)
-            client = self.record.client(own.names[node])
-            client["status"], client["reason"] = "lost", f"{own.phase}: no answer within {self.patience.answer:g} s"
-            log.warning("%s did not answer '%s' within %g s.", own.names[node], own.phase, self.patience.answer)
+        for node in asked.open.values():
+            node.lost = True
+            self._leave_out(node, asked.names[node.id], asked.phase, NoReply(self.patience.answer))
+
+
+# What it is to a node that it is left out.
+_EXCLUSIONS: dict[type[Why], NodeEvent] = {
+    DeclinedBySite: NodeEvent.DECLINE,
+    RefusedReply: NodeEvent.REFUSE,
+    NoReply: NodeEvent.LOSE,
+    WrongName: NodeEvent.MISNAME,
+}
+
+
+def site_weights(plan: Plan, clients: Mapping[str, ClientRecord]) -> dict[str, Tensor]:
+    """(K,) weights per class of every site, by name, from the noisy counts it released; none for mean pooling.
+
+    A site that released none, as one with a black-box teacher, counts as the average of those that did [D].
+    """
+    names = sorted(clients)
+    match plan.pooling:
+        case Pooling.MEAN:
+            return {}
+        case Pooling.CLASS_COUNTS:
+            claims = {name: counts for name in names if (counts := clients[name].label_counts)}
+            released = dict(zip(claims, pooling.class_weights(list(claims.values())), strict=True)) if claims else {}
+            average = torch.stack(list(released.values())).mean(0) if released else torch.ones(plan.classes)
+            return {name: released.get(name, average) for name in names}
+        case Pooling.RECORD_COUNTS:
+            sizes = {name: count for name in names if (count := clients[name].record_count) is not None}
+            shares = dict(zip(sizes, pooling.record_weights(list(sizes.values())), strict=True)) if sizes else {}
+            share = sum(shares.values()) / len(shares) if shares else 1.0
+            return {name: torch.full((plan.classes,), shares.get(name, share)) for name in names}
 
 
 def _unpack(message: Message) -> bytes:

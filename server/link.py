@@ -271,6 +271,10 @@ class LinkGrid(Grid):
         """How often a node has connected since this process began."""
         return self._sessions[node_id].connections
 
+    def expected_sites(self) -> Iterable[str]:
+        """The names of all sites that may connect."""
+        return sorted(self.access.sites)
+
     @property
     def connected(self) -> list[str]:
         """Sites with a connection now."""

@@ -30,6 +30,7 @@ from limbeck.protos.messages import Guarantee
 from limbeck.server import checkpoint, distil, pruning, student
 from limbeck.server.export import ExportReport
 from limbeck.server.record import ClientRecord, Record, StageRecord
+from limbeck.server.states import SiteState
 from limbeck.simulations import black_box, metrics
 from limbeck.simulations.metrics import (
     ClientMetrics,
@@ -48,9 +49,7 @@ from limbeck.simulations.scenario import Scenario
 
 PACKAGES = ("limbeck", "torch", "flwr", "opacus", "dp-accounting", "numpy", "onnx", "onnxruntime")
 # A site that never joined.
-ABSENT = ClientRecord(
-    status="absent", reason=None, bytes_up=0, bytes_down=0, label_counts=None, record_count=None, guarantee=None
-)
+ABSENT = ClientRecord(state=SiteState.ABSENT)
 
 
 class Truth:
@@ -161,7 +160,7 @@ def measure(
             counts=tuple(map(tuple, truth.counts.tolist())),
         ),
         clients=clients,
-        unnamed_nodes={node: client["reason"] for node, client in record.clients.items() if node not in names},
+        unnamed_nodes={node: client.reason for node, client in record.clients.items() if node not in names},
         pool=PoolMetrics(accuracy=stages[-1].pool_accuracy),
         stages=stages,
         student=StudentMetrics(
@@ -191,7 +190,7 @@ def _client(
     teacher_file = site.state(codec.plan_hash(plan)) / "teacher.safetensors"
     accuracy = None
     # Noisy votes are answers to the transfer set alone: there is no teacher to test.
-    if seen["guarantee"] == Guarantee.NONE.value:
+    if seen.guarantee is Guarantee.NONE:
         scores = black_box.probabilities(site.folder, truth.test_x, plan.classes)
         accuracy = _accuracy(torch.from_numpy(scores), truth.test_y)
     elif teacher_file.exists() and not isinstance(teacher := teachers.load(teacher_file, factory=site.factory), Votes):
@@ -206,20 +205,20 @@ def _client(
     return ClientMetrics(
         site=site.name,
         records=records,
-        status=seen["status"],
-        reason=seen["reason"],
+        status=seen.status,
+        reason=seen.reason,
         teacher_accuracy=accuracy,
         # No epsilon holds after answers without a guarantee, in this run or an earlier one. JSON has no infinity.
         epsilon=spent if math.isfinite(spent) else None,
-        guarantee=seen["guarantee"],
+        guarantee=seen.guarantee.value if seen.guarantee is not None else None,
         delta=budget.delta,
         unit=budget.unit.value,
         adjacency=budget.adjacency.value,
         budget_epsilon=budget.epsilon,
-        bytes_up=seen["bytes_up"],
-        bytes_down=seen["bytes_down"],
-        label_counts=tuple(seen["label_counts"]) if seen["label_counts"] is not None else None,
-        record_count=seen["record_count"],
+        bytes_up=seen.bytes_up,
+        bytes_down=seen.bytes_down,
+        label_counts=seen.label_counts,
+        record_count=seen.record_count,
     )
 
 
@@ -231,22 +230,22 @@ def _stages(
     masks = pruning.Masks.ones(model)
     stages, predicted = [], torch.zeros(0)
     for stage in recorded:
-        saved = _checkpoint(folder, stage["stage"])
+        saved = _checkpoint(folder, stage.stage)
         checkpoint.restore(saved, model, masks)
         predicted = distil.predict(model, torch.from_numpy(truth.test_x))
         stages.append(
             StageMetrics(
-                stage=stage["stage"],
-                sparsity=stage["sparsity"],
-                temperature=stage["temperature"],
-                clients=len(stage["clients"]),
-                bytes_up=stage["bytes_up"],
-                bytes_down=stage["bytes_down"],
-                seconds=StageSeconds(answers=stage["seconds"]["answers"], distil=stage["seconds"]["distil"]),
-                losses=tuple(stage["losses"]),
+                stage=stage.stage,
+                sparsity=stage.sparsity,
+                temperature=stage.temperature,
+                clients=len(stage.clients),
+                bytes_up=stage.bytes_up,
+                bytes_down=stage.bytes_down,
+                seconds=StageSeconds(answers=stage.seconds["answers"], distil=stage.seconds["distil"]),
+                losses=tuple(math.nan if loss is None else loss for loss in stage.losses),
                 pool_accuracy=_accuracy(saved.targets_NK, truth.public_y),
                 sparse_accuracy=_accuracy(predicted, truth.test_y),
-                dense_accuracy=dense[stage["stage"]] if dense else None,
+                dense_accuracy=dense[stage.stage] if dense else None,
             )
         )
     confusion = np.zeros((plan.classes, plan.classes), np.int64)

@@ -56,16 +56,16 @@ def prepare(
     all; its data and partition must be this scenario's. progress: of texts through an encoder. Raises SettingError,
     DataError or RunError, before anything is written where it can.
     """
-    own = scenario.data
+    wanted = scenario.data
     dataset = data.load(
-        own.name,
+        wanted.name,
         cache=cache,
-        folder=Path(own.folder) if own.folder else None,
-        private=own.private,
-        public=own.public,
-        test=own.test,
+        folder=Path(wanted.folder) if wanted.folder else None,
+        private=wanted.private,
+        public=wanted.public,
+        test=wanted.test,
         seed=scenario.run.seed,
-        encoder=own.encoder,
+        encoder=wanted.encoder,
         progress=progress,
     )
     check_against(scenario, dataset)
@@ -127,14 +127,14 @@ def read_prepared(folder: Path) -> tuple[Scenario, schema.Plan, Path]:
 
 
 def _partition(scenario: Scenario, dataset: data.DataSet) -> partition.Partition:
-    own = scenario.partition
-    match own.kind:
+    settings = scenario.partition
+    match settings.kind:
         case "iid":
             return partition.Iid()
         case "dirichlet":
-            return partition.Dirichlet(alpha=own.alpha)
+            return partition.Dirichlet(alpha=settings.alpha)
         case "quantity":
-            return partition.Quantity(alpha=own.alpha)
+            return partition.Quantity(alpha=settings.alpha)
         case "natural":
             if dataset.groups is None:
                 raise SettingError(
@@ -169,10 +169,10 @@ def _site_toml(scenario: Scenario, dataset: data.DataSet, name: str, index: int)
     noise: dict[str, object] = {"source": privacy.noise}
     if privacy.noise == "UnsafeSeeded":
         noise["seed"] = int.from_bytes(hashlib.sha256(f"{scenario.run.seed} {index}".encode()).digest()[:6])
-    own: dict[str, object] = {}
+    answering: dict[str, object] = {}
     if _is_black_box(scenario, index):
         classes = [str(label) for label in range(len(dataset.class_names))]
-        own["black_box"] = {"address": black_box.NOWHERE, "classes": classes}
+        answering["black_box"] = {"address": black_box.NOWHERE, "classes": classes}
     return tomli_w.dumps(
         {
             "name": name,
@@ -183,7 +183,7 @@ def _site_toml(scenario: Scenario, dataset: data.DataSet, name: str, index: int)
             "noise": noise,
             # A power cut ends a simulation anyway; hundreds of sites on one disk would wait for it most of the time.
             "durability": "UnsafeProcessOnly",
-            **own,
+            **answering,
         }
     )
 

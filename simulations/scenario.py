@@ -127,10 +127,10 @@ class Scenario(settings.PlanTables):
 
 def shipped() -> dict[str, str]:
     """Names and descriptions of the scenarios that come with limbeck."""
-    found = {}
+    descriptions = {}
     for path in sorted(SHIPPED.glob("*.toml")):
-        found[path.stem] = str(tomllib.loads(path.read_text(encoding="utf-8")).get("description", ""))
-    return found
+        descriptions[path.stem] = str(tomllib.loads(path.read_text(encoding="utf-8")).get("description", ""))
+    return descriptions
 
 
 def load(which: str, overrides: Sequence[str] = ()) -> Scenario:

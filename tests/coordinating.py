@@ -15,8 +15,9 @@ from flwr.app import Message
 
 from limbeck.protos import carry
 from limbeck.protos.flower_messages import node_of
-from limbeck.server.events import Events
+from limbeck.server.events import Events, Progress
 from limbeck.server.link import Access, Keys, LinkGrid
+from limbeck.server.states import AGREE
 
 
 def main(keys: Path, events: Path, descriptors: int) -> None:
@@ -34,14 +35,14 @@ def main(keys: Path, events: Path, descriptors: int) -> None:
     threading.Thread(target=wait, daemon=True).start()
     count = 0
     while not told.is_set():
-        note("alive")
+        note(Progress(phase=AGREE, done=count, total=count))
         if "a" not in grid.connected:
             time.sleep(0.02)
             continue
         question = Message(carry.pack(b"%d" % count), node_of("a"), "query.agree")
         for _ in grid.send_and_receive([question], timeout=1.0):
             count += 1
-            note("answered", count=count)
+            note(Progress(phase=AGREE, done=count, total=count))
     grid.close()
 
 

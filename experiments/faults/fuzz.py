@@ -52,8 +52,10 @@ from limbeck.plans.schema import Coding, LabelCounts, Plan, Pooling, RecordCount
 from limbeck.protos import carry, codec, flower_messages, link, link_codec, teacher_codec
 from limbeck.protos.messages import Accepted, Ask, Declined, Guarantee, Offer, Reason, Reply, Request, Share, Taught, Teach
 from limbeck.protos.teacher import Answers, Batch, Description, Inputs, Kind
-from limbeck.server.coordinator import Coordinator, Patience
+from limbeck.server.coordinator import Coordinator, Patience, site_weights
 from limbeck.server.pooling import Pool
+from limbeck.server.roster import Node, NodeState
+from limbeck.server.states import AGREE
 from limbeck.simulations import prepare
 from limbeck.simulations.scenario import load
 
@@ -380,20 +382,22 @@ def coordinator(folder: Path) -> Target:
     good = [bytes([index]) + data for index, request in enumerate(questions) for data in _answers(plan, request)]
     grid = SameAnswer(2)
     patience = Patience(expected=2, join=0.0, answer=10.0, pause=0.0)
-    own = Coordinator(grid, Offer(plan=plan), torch.zeros(plan.samples, 8, 8), folder / "coordinator", patience)
-    names = {node: grid.site_of(node) for node in grid.get_node_ids()}
-    own.sites = dict(names)
+    run = Coordinator(grid, Offer(plan=plan), torch.zeros(plan.samples, 8, 8), folder / "coordinator", patience)
+    nodes = [Node(id=node_id, label=name, site=name) for node_id in grid.get_node_ids() if (name := grid.site_of(node_id))]
+    for node in nodes:
+        run.roster.add(node)
+    before: dict[type[Request], NodeState] = {Offer: NodeState.KNOWN, Teach: NodeState.AGREED, Ask: NodeState.MEMBER}
 
     def read(data: bytes) -> str:
         request, grid.answer = questions[data[0] % len(questions)] if data else questions[0], data[1:]
         pool, outcome = Pool(samples=plan.samples, classes=plan.classes), REFUSED
-        for node, reply in own._ask_all("fuzz", "query.fuzz", names, request):
+        for node in nodes:
+            node.state = before[type(request)]
+        for node, reply in run._ask_all(AGREE, request, nodes):
             outcome = ACCEPTED
-            if isinstance(reply, Taught):
-                own._note_taught(names[node], reply)
-            weights = own._weights()
+            weights = site_weights(plan, run.record.clients)
             if isinstance(reply, Share):
-                pool.add(reply.answers, first=reply.first, weights_K=weights.get(names[node]))
+                pool.add(reply.answers, first=reply.first, weights_K=weights.get(node.site))
                 if not torch.isfinite(pool.result()).all():
                     raise Fault("pooled targets are not finite")
         (folder / "coordinator" / "events.jsonl").unlink()

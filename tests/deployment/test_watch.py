@@ -37,14 +37,16 @@ from limbeck.plans import accounting
 from limbeck.protos.messages import Offer
 from limbeck.server import checkpoint, student
 from limbeck.server.coordinator import Coordinator, Patience
-from limbeck.server.events import Events
+from limbeck.server.events import Continued, Events, Joined, Progress, Resumed, Started, Stopped
 from limbeck.server.pruning import Masks
+from limbeck.server.states import AGREE, TEACH, Phase, RefusedReply, Step
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--mute-audio"),
 ]
+THIRD = Phase(Step.ANSWERS, 2)
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\" ' & {{ 7*7 }}"
 
 
@@ -135,23 +137,23 @@ def test_a_coordinator_without_enough_sites_leaves_the_reason_for_its_stop(tmp_p
 def test_a_paused_run_is_paused_until_it_says_otherwise_also_while_it_asks_again(tmp_path: Path) -> None:
     folder = recorded_runs.make(tmp_path / "run", end="paused")
     events = Events(folder / "events.jsonl")
-    events.progress("answers 3", 1, 1, reason=None)
-    events.progress("answers 3", 0, 1)
+    events(Progress(phase=THIRD, done=1, total=1))
+    events(Progress(phase=THIRD, done=0, total=1))
     own = status.read(folder)
-    assert (own.state, own.why) == ("paused", "Stage 3: sites answer: 1 sites of at least 2")
+    assert (own.state, own.why) == ("paused", "Stage 3: sites answer: 1 of at least 2 sites")
     assert own.active is not None
     assert "goes on by itself" in watch.fragment(folder, now=0.0)
-    events("continued", phase="answers 3", sites=2)
+    events(Continued(phase=THIRD, sites=2))
     assert (status.read(folder).state, status.read(folder).why) == ("running", "")
 
 
 def test_a_resumed_run_does_not_count_what_an_earlier_start_did_as_under_way(folder: Path) -> None:
     events = Events(folder / "events.jsonl")
-    events("start", plan="00", stages=4)
+    events(Started(plan="00", stages=4))
     assert steps(status.read(folder)).startswith("agree:a teach:w answers 1:d distil 1:d answers 2:d distil 2:d answers 3:w")
-    for phase in ("agree", "teach"):
-        events.progress(phase, 6, 6)
-    events("resumed", after_stage=1)
+    for phase in (AGREE, TEACH):
+        events(Progress(phase=phase, done=6, total=6))
+    events(Resumed(after_stage=1))
     own = status.read(folder)
     assert own.active is not None
     assert own.active.name == "answers 3"
@@ -355,14 +357,28 @@ def test_a_port_that_is_taken_is_an_error_that_says_what_to_do(folder: Path) -> 
 def test_what_peers_wrote_is_text(tmp_path: Path) -> None:
     folder = recorded_runs.make(tmp_path / "run", replace(recorded_runs.RUN_PLAN, name=HOSTILE), sites=(HOSTILE, "north"))
     record = json.loads((folder / "record.json").read_text())
-    record["clients"]["north"] |= {"reason": HOSTILE, "status": HOSTILE, "guarantee": HOSTILE}
+    record["clients"]["north"] |= {"reason": f"teach: {HOSTILE}", "exclusion": None}
     (folder / "record.json").write_text(json.dumps(record))
-    Events(folder / "events.jsonl").progress(f"answers {HOSTILE}", 1, 2, reason=HOSTILE)
-    Events(folder / "events.jsonl")(HOSTILE, reason=HOSTILE)
+    events = Events(folder / "events.jsonl")
+    events(Progress(phase=THIRD, done=1, total=2, why=RefusedReply(HOSTILE)))
+    events(Joined(site=HOSTILE, stage=2))
+    events(Stopped(reason=HOSTILE))
+    with (folder / "events.jsonl").open("a") as file:
+        file.write(json.dumps({"kind": HOSTILE, "time": 1.0, HOSTILE: HOSTILE}) + "\n")
     page = watch.page(folder, now=0.0)
-    assert page.count("&lt;script&gt;alert(1)") >= 8
+    # The plan's name, a site's name and its reason, why the run stopped; in the log a refusal, a site, a stop and an unknown event.
+    assert page.count("&lt;script&gt;alert(1)") >= 11
     assert page.count("<script") == 1  # the page's own, by address
     assert "{{ 7*7 }}" in page  # not a template
+    for field in ("status", "guarantee"):
+        broken = json.loads((folder / "record.json").read_text())
+        broken["clients"]["north"][field] = HOSTILE
+        (tmp_path / field).mkdir()
+        (tmp_path / field / "record.json").write_text(json.dumps(broken))
+        error = watch.page(tmp_path / field, now=0.0)
+        assert "Expected a run&#39;s record in" in error
+        assert error.count("<script") == 1
+        assert "onerror=alert(1)>" not in error
     parser = Elements()
     parser.feed(page)
     assert parser.found["script"] == {"src", "defer"}
@@ -418,7 +434,7 @@ def test_a_browser_shows_the_page_under_its_policy_and_follows_the_run(width: in
 
         def go_on() -> None:
             assert seen.wait(HANG_SECONDS)
-            Events(folder / "events.jsonl").progress("answers 3", 5, 6, reason=None)
+            Events(folder / "events.jsonl")(Progress(phase=THIRD, done=5, total=6))
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(watch, "page", page)

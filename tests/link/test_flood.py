@@ -29,7 +29,7 @@ from limbeck.protos import carry, flower_messages, link
 from limbeck.protos.link import Ack, Announce, Chunk
 from limbeck.server import door
 from limbeck.server.door import Door
-from limbeck.server.events import Events
+from limbeck.server.events import Events, Started
 
 LONG = 40.0
 DESCRIPTORS, FLOOD = 200, 400
@@ -83,7 +83,7 @@ class Coordinator:
 
     def answered(self) -> int:
         events = [json.loads(line) for line in self._events.read_text().splitlines()[-5:] if line.endswith("}")]
-        return max((event.get("count", 0) for event in events), default=0)
+        return max((event["done"] for event in events), default=0)
 
     def goes_on(self) -> bool:
         """Whether it is answered, from now on, and more than once."""
@@ -155,7 +155,7 @@ def test_a_full_table_delays_what_is_written_and_loses_nothing(tmp_path: Path, c
     taken: list[int] = []
 
     def write() -> None:
-        events("first")
+        events(Started(plan="first", stages=1))
         write_durably(tmp_path / "checkpoint", b"whole")
 
     writer = threading.Thread(target=write)

@@ -31,6 +31,8 @@ from limbeck.protos.messages import Ask, Offer, Teach
 from limbeck.server import link as server_link
 from limbeck.server.coordinator import Coordinator, Patience
 from limbeck.server.link import Access, Keys, LinkGrid
+from limbeck.server.roster import Node, NodeState
+from limbeck.server.states import TEACH, Phase, Step
 
 SITES = ["a", "b"]
 LIMIT = 1 << 25
@@ -364,9 +366,11 @@ def test_the_coordinator_says_how_long_an_answer_can_be(tmp_path: Path) -> None:
             bounds.append(size)
 
     nodes = Bounded(1)
-    own = Coordinator(nodes, Offer(plan=PLAN), torch.zeros(20, 8, 8), tmp_path, Patience(expected=1))
-    for request in (Teach(plan_hash=own.plan_hash), Ask(plan_hash=own.plan_hash, stage=0, first=0, count=20)):
-        assert list(own._ask_all("a phase", "query.agree", {100: "site-100"}, request)) == []
+    run = Coordinator(nodes, Offer(plan=PLAN), torch.zeros(20, 8, 8), tmp_path, Patience(expected=1))
+    teach, ask = Teach(plan_hash=run.plan_hash), Ask(plan_hash=run.plan_hash, stage=0, first=0, count=20)
+    for phase, state, request in ((TEACH, NodeState.AGREED, teach), (Phase(Step.ANSWERS, 0), NodeState.MEMBER, ask)):
+        node = Node(id=100, label="site-100", site="site-100", state=state)
+        assert list(run._ask_all(phase, request, [node])) == []
         assert bounds.pop() == codec.longest_reply(PLAN, request)
 
 

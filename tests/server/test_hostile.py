@@ -26,7 +26,7 @@ from limbeck.plans.schema import Plan
 from limbeck.protos import carry, codec
 from limbeck.protos.flower_messages import SERVER_NODE, identify, name_by_content, node_of
 from limbeck.protos.messages import Accepted, Ask, Declined, Guarantee, Offer, Reason, Reply, Request, Share, Taught, Teach
-from limbeck.server import checkpoint, coordinator, export, pooling
+from limbeck.server import checkpoint, export, pooling
 from limbeck.server.coordinator import Coordinator, Patience
 from limbeck.simulations import prepare, scenario
 
@@ -61,7 +61,6 @@ class Prepared:
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Prepared]]:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(coordinator, "LOOK_SECONDS", 0.0)
         patched.setattr(export, "export", lambda *_: None)
         found = {}
         for kind in POOLINGS:
@@ -193,7 +192,7 @@ def test_whatever_one_site_sends_the_run_of_the_others_ends_well(
     run = prepared[kind]
     plan, folder = run.offer.plan, tmp_path / str(next(runs))
     grid = Hostile(run, lambda request: data.draw(contents(plan, request), label=type(request).__name__), known)
-    own = Patience(expected=0, join=0.0, answer=60.0)
+    own = Patience(expected=0, join=0.0, answer=60.0, look=0.0)
     Coordinator(cast(Any, grid), run.offer, run.x_N, folder, own).run()
     stages = json.loads((folder / "record.json").read_text())["stages"]
     assert len(stages) == len(plan.stages)
@@ -236,7 +235,7 @@ def test_two_sites_that_claim_all_there_can_be_do_not_end_the_run_even_when_they
         run.answer(HONEST[0], teach)
         grid.run = replace(run, answers={**run.answers, (HONEST[0], teach): codec.encode_reply(claim)})
         folder = tmp_path / kind
-        Coordinator(cast(Any, grid), run.offer, run.x_N, folder, Patience(expected=0, join=0.0, answer=60.0)).run()
+        Coordinator(cast(Any, grid), run.offer, run.x_N, folder, Patience(expected=0, join=0.0, answer=60.0, look=0.0)).run()
         stages = json.loads((folder / "record.json").read_text())["stages"]
         assert all(set(stage["clients"]) == set(HONEST) for stage in stages)
 
@@ -253,7 +252,7 @@ def honest_but(prepared: Prepared, *, to: type[Request] | None = None, content: 
 
 
 def participants(run: Prepared, grid: Hostile, folder: Path) -> list[set[str]]:
-    Coordinator(cast(Any, grid), run.offer, run.x_N, folder, Patience(expected=0, join=0.0, answer=60.0)).run()
+    Coordinator(cast(Any, grid), run.offer, run.x_N, folder, Patience(expected=0, join=0.0, answer=60.0, look=0.0)).run()
     return [set(stage["clients"]) for stage in json.loads((folder / "record.json").read_text())["stages"]]
 
 

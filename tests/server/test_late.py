@@ -21,7 +21,7 @@ from limbeck.client.site import Site
 from limbeck.inputs.transfer_set import read_arrays
 from limbeck.protos import carry, codec
 from limbeck.protos.flower_messages import SERVER_NODE, identify, name_by_content, node_of
-from limbeck.server import checkpoint, coordinator, export
+from limbeck.server import checkpoint, export
 from limbeck.server.coordinator import Coordinator, Patience
 from limbeck.simulations import prepare, scenario
 
@@ -88,7 +88,6 @@ class Consortium(Strangers):
 def _quick() -> Iterator[None]:
     """The student's files are other tests' business, and seconds each time; runs this short are over before the next look."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(coordinator, "LOOK_SECONDS", 0.0)
         patched.setattr(export, "export", lambda *_: None)
         yield
 
@@ -104,8 +103,8 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 def run(folder: Path, grid: Strangers, **patience: float) -> None:
     offer = codec.decode_offer((folder / "plan.pb").read_bytes())
     (x_N,) = read_arrays(folder / "transfer" / f"{offer.plan.transfer_set.hex()}.npz", "x")
-    own = Patience(expected=0, **{"join": 0.0, **patience})
-    Coordinator(cast(Any, grid), offer, torch.from_numpy(x_N), folder / "server", own).run()
+    waits = Patience(expected=0, **{"join": 0.0, "look": 0.0, **patience})
+    Coordinator(cast(Any, grid), offer, torch.from_numpy(x_N), folder / "server", waits).run()
 
 
 def participants(folder: Path) -> list[list[str]]:
@@ -286,7 +285,6 @@ def test_a_pause_ends_when_the_owner_of_a_site_that_declined_has_mended_what_was
 ) -> None:
     """Without another connection, and without a restart at either end: the site trains under the charge that it has."""
     folder = fresh(tmp_path / "run")
-    monkeypatch.setattr(coordinator, "AGAIN_SECONDS", 0.0)
     read, asked = Records.read, []
 
     def hook(kind: str, site: str) -> None:
@@ -300,7 +298,7 @@ def test_a_pause_ends_when_the_owner_of_a_site_that_declined_has_mended_what_was
 
     monkeypatch.setattr(Records, "read", unreadable)
     grid = grid_of(folder, A, B, hook=hook)
-    run(folder, grid, pause=60.0)
+    run(folder, grid, pause=60.0, retry=0.0)
     assert participants(folder) == [[A, B]] * 2
     assert len(asked) == 3
     clients = json.loads((folder / "server" / "record.json").read_text())["clients"]

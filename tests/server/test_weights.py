@@ -15,34 +15,26 @@ from flwr.app import Context, RecordDict
 from limbeck.base.errors import DataError, RunError
 from limbeck.plans.schema import Pooling, RecordCount
 from limbeck.protos import codec
-from limbeck.protos.messages import Offer
 from limbeck.server.app import app
-from limbeck.server.coordinator import Coordinator, Patience
-from limbeck.server.events import Events
-from limbeck.server.record import Record
+from limbeck.server.coordinator import site_weights
+from limbeck.server.events import Ended, Events, Started
+from limbeck.server.record import ClientRecord, Record
 
 
-def test_a_site_that_released_no_counts_weighs_as_the_average_of_those_that_did(tmp_path: Path) -> None:
+def test_a_site_that_released_no_counts_weighs_as_the_average_of_those_that_did() -> None:
     plan = replace(PLAN, classes=2, pooling=Pooling.CLASS_COUNTS)
-    own = Coordinator(cast(Any, None), Offer(plan=plan), torch.zeros(20, 8, 8), tmp_path, Patience(expected=3))
-    own.sites = {1: "a", 2: "b", 3: "c", 4: "black-box"}
-    for site, claims in (("a", [30, 10]), ("b", [10, 12]), ("c", [20, 8])):
-        own.record.client(site)["label_counts"] = claims
-    own.record.client("black-box")["label_counts"] = None
-    weights = own._weights()
+    claims = {"a": (30, 10), "b": (10, 12), "c": (20, 8), "black-box": None}
+    weights = site_weights(plan, {name: ClientRecord(label_counts=counts) for name, counts in claims.items()})
     torch.testing.assert_close(weights["black-box"], torch.tensor([1 / 3, 1 / 3]))
     torch.testing.assert_close(weights["a"], torch.tensor([1 / 2, 1 / 3]))
 
 
-def test_the_same_by_numbers_of_records(tmp_path: Path) -> None:
+def test_the_same_by_numbers_of_records() -> None:
     plan = replace(
         PLAN, classes=2, pooling=Pooling.RECORD_COUNTS, label_counts=None, record_count=RecordCount(noise_std=5.0)
     )
-    own = Coordinator(cast(Any, None), Offer(plan=plan), torch.zeros(20, 8, 8), tmp_path, Patience(expected=3))
-    own.sites = {1: "a", 2: "b", 3: "c", 4: "black-box"}
-    for site, claim in (("a", 200), ("b", 300), ("c", 400)):
-        own.record.client(site)["record_count"] = claim
-    weights = own._weights()
+    claims = {"a": 200, "b": 300, "c": 400, "black-box": None}
+    weights = site_weights(plan, {name: ClientRecord(record_count=count) for name, count in claims.items()})
     torch.testing.assert_close(weights["black-box"], torch.tensor([0.75, 0.75]))
     torch.testing.assert_close(weights["a"], torch.tensor([0.5, 0.5]))
 
@@ -56,10 +48,10 @@ def test_a_record_of_another_plan_is_never_gone_on_with(tmp_path: Path) -> None:
 
 def test_an_event_that_was_cut_off_is_dropped_and_the_next_one_stands_on_its_own(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
-    Events(path)("start")
+    Events(path)(Started(plan="ab", stages=1))
     with path.open("a") as file:
         file.write('{"kind": "sta')
-    Events(path)("end")
+    Events(path)(Ended())
     assert [json.loads(line)["kind"] for line in path.read_text().splitlines()] == ["start", "end"]
 
 
