@@ -61,7 +61,7 @@ class Paths:
     sites: dict[str, Path]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Run:
     """A finished run.
 
@@ -71,6 +71,10 @@ class Run:
 
     folder: Path
     metrics: Metrics
+
+    def __repr__(self) -> str:
+        name, sites, stages = self.metrics.scenario_name, len(self.metrics.clients), len(self.metrics.stages)
+        return f"Run({str(self.folder)!r}: {name}, {sites} sites, {stages} stages)"
 
     @property
     def scenario(self) -> Scenario:
