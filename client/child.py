@@ -1,8 +1,8 @@
-"""A question is answered in a process of its own, which a limit on memory and time can end without ending the site.
+"""A question is answered in its own process, which can be ended by limits on memory and time without ending the site.
 
-The process is forked from one that has imported the client app, in advance of the question, so that answering starts at
-once. It runs `limbeck.client.app:app` as it is installed here: what the coordinator sends is data to it. The answer goes to
-a file before anyone hears of it, so it is there also where the site's daemon was killed meanwhile.
+The process is forked, before the question arrives, from one that has imported the client app, so that answering starts at once. It runs
+`limbeck.client.app:app` as it is installed here: what the coordinator sends is only data to it. The answer is written to a file before
+anybody is told, so it is not lost if the site's daemon is killed meanwhile.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CLIENT_APP = "limbeck.client.app:app"
-# What client apps import only when they need it, and every process would otherwise import for itself.
+# Modules that client apps import only when they need them, and that every process would otherwise import again.
 PRELOADED = ["torch", "dp_accounting.pld.privacy_loss_distribution", "safetensors.torch"]
-# What the coordinator hears of a child that came to nothing: no more, because the reason may speak of records.
+# What the coordinator is told about a process that gave no answer; no more than that, because the reason may speak of records.
 FAILED, DIED, LATE, NO_QUESTION = (
     "the site could not answer; its own log says why",
     "the site's process ended before it could answer",
     "the site's time limit for an answer has passed",
     "what came is no question to this site",
 )
-# Encoded, and of one question: nothing longer is taken from the coordinator.
+# The encoded length of one question at most: nothing longer is accepted from the coordinator.
 MAX_QUESTION = flower_messages.encoded_at_most(codec.MAX_REQUEST)
 WORKING = "working.lock"
 _starting = Lock()
@@ -63,14 +63,19 @@ def process_context(client_app: str) -> ForkServerContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What came from the coordinator, unread. id: under which it was announced. node: this site's. data: at most MAX_QUESTION bytes."""
+    """What came from the coordinator, not decoded yet.
+
+    id: the id under which it was announced.
+    node: this site's node id.
+    data: at most MAX_QUESTION bytes.
+    """
 
     id: bytes
     node: int
     data: bytes = field(repr=False)
 
     def read(self) -> Message:
-        """The question. Raises WireError where it is none to this site. Only for a process whose memory is bounded."""
+        """The decoded question. Raises WireError if it is not one to this site. Only for a process whose memory is bounded."""
         message = flower_messages.decode(self.data, limit=codec.MAX_REQUEST)
         if message.metadata.message_id != self.id.hex():
             raise WireError("Expected a question under the id that was announced, got another.")
@@ -80,7 +85,13 @@ class Question:
 
 
 class Child:
-    """One process, waiting for one question. site: the site's folder. state: where answers go. memory: bytes. client_app: "module:name"."""
+    """One process that waits for one question.
+
+    site: the site's folder.
+    state: the folder of the link's state.
+    memory: the limit, in bytes.
+    client_app: "module:name".
+    """
 
     def __init__(self, site: Path, state: Path, memory: int, client_app: str) -> None:
         context = process_context(client_app)
@@ -91,7 +102,7 @@ class Child:
         theirs.close()
 
     def answer(self, question: Question, answer_path: Path, seconds: float) -> None:
-        """Have a question answered into a file. Afterwards the file is there, with an error where there is no answer."""
+        """Have a question answered into a file. Afterwards the file exists; it holds an error if there is no answer."""
         name = question.id.hex()[:12]
         try:
             self._connection.send((str(answer_path), question))
@@ -110,7 +121,7 @@ class Child:
             _keep(answer_path, flower_messages.error_reply(question.id, question.node, CLIENT_CRASHED, reason))
 
     def stop(self) -> None:
-        """End the process, if it has not ended."""
+        """End the process if it is still running."""
         self._process.kill()
         self._process.join()
         self._connection.close()
@@ -118,9 +129,9 @@ class Child:
 
 @contextmanager
 def without_main() -> Iterator[None]:
-    """Processes started within do not import the module that this one was started with.
+    """Hide the main module from processes that are started within.
 
-    They need nothing of it, importing it takes half a second, and a user's script would run anew in each of them.
+    Each would import it again, which takes half a second, is not needed, and would run a user's script once more.
     """
     with _starting:
         main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
@@ -132,7 +143,7 @@ def without_main() -> Iterator[None]:
 
 def _answer(connection: Connection, client_app: str, site: Path, state: Path, memory: int) -> None:
     """The process: wait for a question, answer it into a file, say so."""
-    # The daemon decides when this ends; a Ctrl-C for it must not cut short what the ledger is charged for.
+    # The daemon decides when this ends; a Ctrl-C for the daemon must not interrupt what the ledger is charged for.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     keep_to_owner()
     escape_logs()
@@ -145,21 +156,23 @@ def _answer(connection: Connection, client_app: str, site: Path, state: Path, me
     except EOFError:
         return
     answer_path = Path(path)
-    # Of the heap and of private mappings: torch and its libraries map far more addresses than they ever use.
+    # This limits the heap and private mappings: torch and its libraries map far more addresses than they ever use.
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
-    # A daemon that was killed left its child to finish what was charged: the next child waits for that one, and finds
-    # the answer.
+    # A daemon that was killed leaves its child to finish what was charged: the next child waits for it, and finds the answer.
     with (state / WORKING).open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not answer_path.exists():
             _keep(answer_path, _reply(question, client_app, site))
-    # Nobody is there any more where the daemon was killed meanwhile.
+    # Nobody listens if the daemon was killed meanwhile.
     with suppress(OSError):
         connection.send_bytes(b"answered")
 
 
 def _keep(path: Path, reply: Message) -> None:
-    """Whole or not at all. It need not outlive a power cut: the client app keeps for itself, durably, what must not be done twice."""
+    """Write a reply completely or not at all.
+
+    It need not survive a power cut: the client app stores durably what must not be done twice.
+    """
     with outliving_power_cuts(False):
         write_durably(path, flower_messages.encode(reply))
 
@@ -191,6 +204,6 @@ def _run(app: ClientApp, message: Message, site: Path) -> Message:
 
 
 def load_app(reference: str) -> ClientApp:
-    """The client app that "module:attribute" names, of code that is installed here."""
+    """The client app that "module:name" refers to, in code that is installed here."""
     module, name = reference.split(":")
     return cast("ClientApp", getattr(import_module(module), name))

@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -54,7 +54,6 @@ transcript_app = typer.Typer(
 )
 
 REFUSED = 1
-PLAN = "plan.pb"
 ROWS = 10
 
 PolicyPath = Annotated[Path, typer.Argument(metavar="POLICY", help="A policy.toml, or a site's folder.")]
@@ -154,18 +153,16 @@ def show_ledger(
     from limbeck.client import ledger as ledgers
 
     book = ledgers.read(_ledger_path(path))
-    described = _describe(book)
     if as_json:
-        print(json.dumps({name: own for name, own in described.items() if name not in {"head", "rows"}}, indent=1))
+        print(json.dumps({name: value for name, value in _describe(book).items() if name not in {"head", "rows"}}, indent=1))
         return
     console = plain_console()
     table = Table("entry", "time", "plan", "what", "state", "epsilon alone", "why")
-    for entry in described["entries"]:
-        alone = "0" if entry["epsilon_alone"] is None else f"{entry['epsilon_alone']:.4g}"
-        if entry["state"] == "declared":
-            alone = "NO GUARANTEE"
-        own = (entry["time"], entry["plan"][:12], entry["what"], entry["state"], alone, entry["why"] or "")
-        table.add_row(str(entry["id"]), *own)
+    for entry in book.entries:
+        epsilon = _epsilon_alone(entry, book)
+        alone = "NO GUARANTEE" if entry.state == "declared" else "0" if epsilon is None else f"{epsilon:.4g}"
+        plan = entry.plan_hash.hex()[:12]
+        table.add_row(str(entry.id), entry.time, plan, entry.what, entry.state, alone, entry.why or "")
     console.print(table)
     for line in cost_in_words(book):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -207,7 +204,7 @@ def verify_ledger(
     from limbeck.client.site import Site
 
     book = ledgers.read(_ledger_path(path))
-    if head is not None and head not in {own[3] for own in book.rows}:
+    if head is not None and head not in {sha256 for *_, sha256 in book.rows}:
         raise LedgerError(
             f"Expected the head {head} among {len(book.rows)} rows, found none: the ledger is not a later state of that one."
         )
@@ -300,19 +297,19 @@ def declare_ledger_lost(
     from limbeck.client import recovery
     from limbeck.client.site import Site
 
-    own, console = Site(site), Console()
-    found = recovery.loss(own, epsilon, why, backup)
+    opened, console = Site(site), Console()
+    loss = recovery.loss(opened, epsilon, why, backup)
     for line in (
-        f"Kept: {found.kept} rows.",
-        f"Charged, as transcript and state name them: {len(found.charged)} plans{_list(found.charged)}.",
-        f"Named, but nobody can say what they cost: {len(found.unknown)} plans{_list(found.unknown)}.",
+        f"Kept: {loss.kept} rows.",
+        f"Charged, as transcript and state name them: {len(loss.charged)} plans{_list(loss.charged)}.",
+        f"Named, but nobody can say what they cost: {len(loss.unknown)} plans{_list(loss.unknown)}.",
         f"Charged on your word for everything else: epsilon = {epsilon:g}. {why}",
     ):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if not yes:
-        typer.confirm("This cannot be taken back. Write it?", abort=True)
-    aside = recovery.declare_lost(own, found)
-    print(f"Written to {own.ledger}{f'; what was there is {aside}' if aside is not None else ''}.")
+        typer.confirm("This cannot be undone. Write it?", abort=True)
+    aside = recovery.declare_lost(opened, loss)
+    print(f"Written to {opened.ledger}{f'; what was there is {aside}' if aside is not None else ''}.")
 
 
 def _list(plans: list[str]) -> str:
@@ -359,7 +356,7 @@ def show_transcript(
     console = plain_console()
     sent = list(Site(path).transcript if path.is_dir() else Transcript(path))
     if verify:
-        print(f"{len(sent)} messages, {sum(len(own.data) for own in sent)} bytes, all as they were written")
+        print(f"{len(sent)} messages, {sum(len(each.data) for each in sent)} bytes, all as they were written")
         return
     if message is not None:
         if not 1 <= message <= len(sent):
@@ -367,9 +364,9 @@ def show_transcript(
         _show_message(console, sent[message - 1], path, plan)
         return
     table = Table("message", "time", "what", "plan", "bytes", "ledger entry")
-    for number, own in enumerate(sent, start=1):
-        entry = "as before" if own.again else "-" if own.entry is None else str(own.entry)
-        table.add_row(str(number), own.time, own.what, own.plan_hash.hex()[:12], str(len(own.data)), entry)
+    for number, each in enumerate(sent, start=1):
+        entry = "as before" if each.again else "-" if each.entry is None else str(each.entry)
+        table.add_row(str(number), each.time, each.what, each.plan_hash.hex()[:12], str(len(each.data)), entry)
     console.print(table)
     if path.is_dir() and (files := Site(path).refusals.files()):
         console.print(f"Refusals of plans that were never accepted: the last of them are in {files[-1]}.", soft_wrap=True)
@@ -377,6 +374,7 @@ def show_transcript(
 
 def _show_message(console: Console, sent: Sent, path: Path, plan_path: Path | None) -> None:
     from limbeck.client.site import Site
+    from limbeck.client.witness import PLAN
     from limbeck.protos import codec, plan_file
     from limbeck.protos.messages import Share, Taught
 
@@ -407,7 +405,7 @@ def _show_share(console: Console, share: Share, plan: Plan) -> None:
     answers = share.answers
     for row in range(min(ROWS, len(answers))):
         ids, p = answers.ids_Nk[row].tolist(), answers.p_Nk[row].tolist()
-        kept = "  ".join(f"{own}: {value:.3f}" for own, value in zip(ids, p, strict=True) if value > 0)
+        kept = "  ".join(f"{label}: {value:.3f}" for label, value in zip(ids, p, strict=True) if value > 0)
         table.add_row(str(share.first + row), kept, f"{float(answers.tail_N[row]):.3f}")
     console.print(table)
     console.print(
@@ -415,9 +413,16 @@ def _show_share(console: Console, share: Share, plan: Plan) -> None:
     )
 
 
-def _describe(book: ledgers.Book) -> dict[str, Any]:
+def _epsilon_alone(entry: ledgers.Entry, book: ledgers.Book) -> float | None:
+    """What an entry costs by itself; None if it is free or no epsilon holds."""
+    from limbeck.plans import accounting
+
+    return accounting.epsilon((entry.schedule,), book.terms.delta) if entry.schedule else entry.epsilon
+
+
+def _describe(book: ledgers.Book) -> dict[str, object]:
     """A ledger as JSON values."""
-    from limbeck.plans import accounting, privacy_filter
+    from limbeck.plans import privacy_filter
 
     entries = [
         {
@@ -427,18 +432,20 @@ def _describe(book: ledgers.Book) -> dict[str, Any]:
             "what": entry.what,
             "state": entry.state,
             "why": entry.why,
-            "epsilon_alone": accounting.epsilon((entry.schedule,), book.terms.delta) if entry.schedule else entry.epsilon,
+            "epsilon_alone": _epsilon_alone(entry, book),
         }
         for entry in book.entries
     ]
     terms = {name: value.value if isinstance(value, Enum) else value for name, value in asdict(book.terms).items()}
-    rows = [{"id": row, "kind": kind, "content": json.loads(content), "hash": own} for row, kind, content, own in book.rows]
+    rows = [
+        {"id": row, "kind": kind, "content": json.loads(content), "hash": sha256} for row, kind, content, sha256 in book.rows
+    ]
     spent, fixed = book.spent(), book.spent_if_fixed()
     return {
         "terms": terms,
         "filter": privacy_filter.FIXED,
-        # JSON knows no infinity: null where a release had no guarantee, so that no epsilon holds. The second: had all plans been fixed
-        # beforehand, by PLD.
+        # JSON has no infinity: null if a release had no guarantee, so that no epsilon holds. The second value holds if all plans were fixed
+        # beforehand, and is composed by PLD.
         "spent_epsilon": spent if math.isfinite(spent) else None,
         "spent_epsilon_if_fixed": fixed if math.isfinite(fixed) else None,
         "entries": entries,

@@ -37,9 +37,9 @@ def run(
     from limbeck.client.site import Site
 
     logging.getLogger("limbeck").setLevel(logging.INFO)
-    own = Site(site.parent if site.name == "site.toml" else site)
-    own.account.check()
-    link.run(own)
+    opened = Site(site.parent if site.name == "site.toml" else site)
+    opened.account.check()
+    link.run(opened)
 
 
 @app.command()
@@ -59,9 +59,9 @@ def encode(
 
     from limbeck.client.site import Site
 
-    own = Site(site.parent if site.name == "site.toml" else site)
+    opened = Site(site.parent if site.name == "site.toml" else site)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(own.name, total=None)
-        rows = own.records.encode(lambda done, total: bar.update(task, completed=done, total=total))
+        task = bar.add_task(opened.name, total=None)
+        rows = opened.records.encode(lambda done, total: bar.update(task, completed=done, total=total))
     print(f"{rows} records are encoded.")

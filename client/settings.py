@@ -31,10 +31,13 @@ class NoiseSettings(Strict):
 class BlackBoxSettings(Strict):
     """A teacher that answers over gRPC, instead of training one here; it has no DP guarantee (docs/black-box-teachers.md).
 
-    address: HOST:PORT. ca, certificate, key: PEM files; without `ca` the connection is plaintext, which is refused to any but a loopback
-    address unless unsafe_plaintext. classes: the teacher's label of each of the plan's classes, in their order; without it, the
-    teacher's labels are the plan's classes in order. batch: inputs in a message at most. deadline_seconds: for one batch's answer.
-    attempts: at one batch, where the teacher is unreachable or late.
+    address: HOST:PORT.
+    ca, certificate, key: PEM files; without `ca` the connection is plaintext.
+    unsafe_plaintext: whether plaintext is allowed to an address that is not loopback.
+    classes: the teacher's label for each of the plan's classes, in their order; without it, the teacher's labels are the plan's classes.
+    batch: inputs in a message at most.
+    deadline_seconds: the limit for the answer to one batch.
+    attempts: how often one batch is sent at most, if the teacher is unreachable or late.
     """
 
     address: str = Field(pattern=ADDRESS)
@@ -51,11 +54,14 @@ class BlackBoxSettings(Strict):
 class LinkSettings(Strict):
     """The coordinator to which `limbeck site run` dials out (docs/link.md), over mutual TLS 1.3.
 
-    address: HOST:PORT. ca, certificate, key: PEM files; the certificate is for this site's name. server_name: the name
-    in the coordinator's certificate where it is not the host in `address`. memory_mb: that answering a question may
-    take. answer_seconds: likewise. grace_seconds: that an answer under way gets when the daemon is told to end.
-    max_message_mb: of all questions that are open. proxy: "environment" dials through the proxy that https_proxy names, if it is
-    set, "none" never through one, "http://HOST:PORT" always through that (docs/link.md).
+    address: HOST:PORT.
+    ca, certificate, key: PEM files; the certificate is for this site's name.
+    server_name: the name in the coordinator's certificate, if it is not the host in `address`.
+    memory_mb, answer_seconds: the limits for answering one question.
+    grace_seconds: the time that is left for the current answer when the daemon is told to end.
+    max_message_mb: the size of all open questions at most.
+    proxy: "environment" dials through the proxy that https_proxy names, if it is set, "none" never through one, "http://HOST:PORT" always
+        through that one (docs/link.md).
     """
 
     address: str = Field(pattern=ADDRESS)
@@ -73,12 +79,23 @@ class LinkSettings(Strict):
 class SiteSettings(Strict):
     """The whole of `site.toml`.
 
-    records: an NPZ file, or a table. teacher: the site's own net as "module:factory", a file in this folder or an installed module;
-    without it the site takes part in no plan with custom teachers. gradients: whose per-record gradients train limbeck's own
-    nets. black_box: a teacher to ask instead of training one. link: the coordinator to dial. ledger: only where the records' folder
-    cannot hold it; by default it lies beside the records, so that every setting of these records shares it. transcript_file_bytes,
-    transcript_total_bytes: sizes at which a transcript's file is closed, and nothing more is sent. durability: what charges, transcript
-    and stored replies outlive. "UnsafeProcessOnly" is several times faster, and after a power cut charges may be missing: simulations only.
+    name: of the site, as its certificate has it.
+    records: an NPZ file, or a table.
+    teacher: the site's own net as "module:factory", a file in this folder or an installed module; without it the site takes part in no plan
+        with custom teachers.
+    transfer_sets: the folder of public inputs, HASH.npz.
+    cache: the folder for features of public inputs.
+    policy: the file that says what a plan may ask.
+    ledger: only if the records' folder cannot hold it; by default it lies beside the records, so that all sites of these records share it.
+    transcript: the file that keeps every byte that was sent.
+    transcript_file_bytes, transcript_total_bytes: the sizes at which a transcript's file is closed, and at which nothing more is sent.
+    state: the folder for what belongs to plans and to the link.
+    gradients: whose per-record gradients train limbeck's own nets.
+    durability: what charges, transcript and stored replies survive. "UnsafeProcessOnly" is several times faster, and after a power cut
+        charges may be missing: simulations only.
+    black_box: a teacher to ask instead of training one.
+    link: the coordinator to dial.
+    noise: where privacy noise comes from.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
@@ -100,7 +117,7 @@ class SiteSettings(Strict):
 
     @property
     def record_settings(self) -> RecordSettings:
-        """`records`, also if it is only a path."""
+        """`records` as a table, even if it is only a path."""
         return RecordSettings(path=self.records) if isinstance(self.records, str) else self.records
 
 
@@ -115,7 +132,7 @@ def read(folder: Path) -> SiteSettings:
 
 @lru_cache(maxsize=256)
 def _parse(path: Path, content: bytes) -> SiteSettings:
-    """Checked once per content: the file is read anew at every question."""
+    """Validated once per content, because the file is read again at every question."""
     try:
         return validate(SiteSettings, parse_toml(content, path))
     except SettingError as error:

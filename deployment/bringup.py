@@ -25,6 +25,7 @@ from limbeck.base import check
 from limbeck.base.errors import SettingError
 from limbeck.base.files import create_private, create_private_folder
 from limbeck.client import policy
+from limbeck.client.settings import FILE as SITE_SETTINGS
 from limbeck.deployment import certificates, keys
 from limbeck.deployment.defaults import COORDINATOR_PORT, DAYS
 from limbeck.protos import signing
@@ -32,7 +33,7 @@ from limbeck.protos import signing
 TEMPLATES = Path(__file__).parent / "templates"
 MEMORY_MB = 8192
 STOP_SECONDS = 660
-SITE_SETTINGS, COORDINATOR_SETTINGS = "site.toml", "coordinator.toml"
+COORDINATOR_SETTINGS = "coordinator.toml"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,8 +15,9 @@ from datetime import datetime
 from pathlib import Path
 
 from limbeck.base.errors import SettingError
+from limbeck.client.settings import FILE as SITE_SETTINGS
 from limbeck.client.site import Site
-from limbeck.deployment.bringup import COORDINATOR_SETTINGS, SITE_SETTINGS
+from limbeck.deployment.bringup import COORDINATOR_SETTINGS
 from limbeck.deployment.defaults import CONNECT_SECONDS
 from limbeck.deployment.doctor import authority, coordinator, shared, site
 from limbeck.deployment.doctor.checks import Check, Examination, Finding, Outcome, Side, check

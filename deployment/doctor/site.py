@@ -13,8 +13,8 @@ from limbeck.base.errors import CertificateError, DataError, SettingError
 from limbeck.base.files import OTHERS
 from limbeck.client import policy as policies
 from limbeck.client import proxy, records
+from limbeck.client.settings import FILE as SITE_SETTINGS
 from limbeck.client.site import Site
-from limbeck.deployment.bringup import SITE_SETTINGS
 from limbeck.deployment.certificates import Role
 from limbeck.deployment.doctor import connection, shared
 from limbeck.deployment.doctor.checks import Examination, Finding, Findings, Outcome, Side, check, fail, ok, warn
@@ -152,17 +152,16 @@ def transcript(site: Site, examination: Examination) -> Findings:
 @check("records")
 def private_records(site: Site, examination: Examination) -> Findings:
     """Whether the records, and what encodes them, are where the settings say, and nobody else's to read. None is read."""
-    settings = site.settings.records
-    if not isinstance(settings, str) and settings.reader is not None:
+    settings = site.settings.record_settings
+    if settings.reader is not None:
         yield ok(f"read by {settings.reader}, which was not called")
         return
-    encoding = None if isinstance(settings, str) else settings.encoding
-    if encoding is not None and not (site.folder / encoding).is_file():
+    if settings.encoding is not None and not (site.folder / settings.encoding).is_file():
         yield fail(
-            f"No public encoding at {site.folder / encoding}.",
+            f"No public encoding at {site.folder / settings.encoding}.",
             "Get the file from the plan's author: records that are encoded otherwise are not what the plan is about.",
         )
-    elif not isinstance(settings, str):
+    else:
         try:
             encoder = records.public_encoder(settings, site.folder)
             if encoder is not None:
@@ -171,7 +170,7 @@ def private_records(site: Site, examination: Examination) -> Findings:
             yield fail(
                 str(error), "Plans with this encoding are declined until records.encoder names the encoder that they name."
             )
-    path = site.folder / str(settings if isinstance(settings, str) else settings.path)
+    path = site.folder / str(settings.path)
     if not path.exists():
         yield fail(f"None at {path}.", f"Put them there, or say in {SITE_SETTINGS} where they are.")
         return

@@ -15,22 +15,23 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
-import sites
 import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers import sites
 from limbeck.base.errors import DataError, LedgerError, SettingError, TranscriptError
 from limbeck.client import app as client_app
 from limbeck.client import ledger as ledgers
 from limbeck.client import release, stored, teachers
 from limbeck.client import site as client_site
-from limbeck.client.app import TRAININGS, respond
+from limbeck.client.app import respond
 from limbeck.client.holdings import Records
 from limbeck.client.ledger import Ledger
 from limbeck.client.noise import Noise
 from limbeck.client.site import Site
 from limbeck.client.teachers.linear import Linear
+from limbeck.client.training import TRAININGS
 from limbeck.client.transcript import Transcript
 from limbeck.inputs import encodings
 from limbeck.inputs.tables import Table
@@ -52,8 +53,8 @@ def test_what_an_error_says_never_leaves_the_site(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(teachers, "train", fail)
     sent = respond(site, codec.encode_request(teach))
     assert b"patient" not in sent
-    found = codec.decode_reply(sent, plan=plan, expecting=teach)
-    assert found == Declined(plan_hash=teach.plan_hash, site="site-00", reason=Reason.FAILED)
+    reply = codec.decode_reply(sent, plan=plan, expecting=teach)
+    assert reply == Declined(plan_hash=teach.plan_hash, site="site-00", reason=Reason.FAILED)
 
 
 def test_a_plan_whose_hash_begins_like_an_accepted_ones_is_not_that_one(tmp_path: Path) -> None:
@@ -77,8 +78,8 @@ def of_patients(folder: Path) -> tuple[Site, Plan]:
     np.savez(folder / "transfer" / f"{digest(rows).hex()}.npz", x=rows)
     (folder / "patients.csv").write_text("age,sex,sick\n61,m,1\n40,f,0\n")
     encodings.save(ENCODING, folder / "encoding.json")
-    own = {"path": "patients.csv", "label": "sick", "encoding": "encoding.json"}
-    (folder / "site.toml").write_text(tomli_w.dumps({"name": "site", "transfer_sets": "transfer", "records": own}))
+    records = {"path": "patients.csv", "label": "sick", "encoding": "encoding.json"}
+    (folder / "site.toml").write_text(tomli_w.dumps({"name": "site", "transfer_sets": "transfer", "records": records}))
     plan = sites.plan(classes=2, samples=3, truncation=TopK(k=2), encoding=encodings.digest(ENCODING))
     return Site(folder), sites.about_rows(plan, transfer_set=digest(rows))
 
@@ -93,18 +94,18 @@ def test_a_plan_with_another_encoding_is_declined_and_the_log_names_the_rule(
 ) -> None:
     site, plan = of_patients(tmp_path)
     with caplog.at_level(logging.WARNING, "limbeck"):
-        found = ask(site, replace(plan, encoding=named), sites.offer(replace(plan, encoding=named)))
-    assert isinstance(found, Declined)
-    assert found.reason is Reason.ENCODING
+        reply = ask(site, replace(plan, encoding=named), sites.offer(replace(plan, encoding=named)))
+    assert isinstance(reply, Declined)
+    assert reply.reason is Reason.ENCODING
     assert f"records.encoding: expected the encoding of the plan, SHA-256 {named.hex() if named else 'none'}" in caplog.text
     assert encodings.digest(ENCODING).hex() in caplog.text
 
 
 def test_a_site_without_the_encoding_of_a_plan_declines(tmp_path: Path) -> None:
     site, plan = sites.make(tmp_path), sites.plan(encoding=bytes(32))
-    found = ask(site, plan, sites.offer(plan))
-    assert isinstance(found, Declined)
-    assert found.reason is Reason.ENCODING
+    reply = ask(site, plan, sites.offer(plan))
+    assert isinstance(reply, Declined)
+    assert reply.reason is Reason.ENCODING
 
 
 def test_an_encoding_changed_after_a_plan_was_accepted_is_noticed_before_a_charge_or_a_record(
@@ -119,9 +120,9 @@ def test_an_encoding_changed_after_a_plan_was_accepted_is_noticed_before_a_charg
     assert path.read_bytes() != honest
     with monkeypatch.context() as patch:
         patch.setattr(Records, "read", lambda *_: pytest.fail("a record was read"))
-        found = ask(site, plan, teach)
-    assert isinstance(found, Declined)
-    assert found.reason is Reason.ENCODING
+        reply = ask(site, plan, teach)
+    assert isinstance(reply, Declined)
+    assert reply.reason is Reason.ENCODING
     with Ledger(site.ledger, site.budget) as ledger:
         assert ledger.entries() == []
     path.write_bytes(honest)
@@ -139,9 +140,9 @@ def seeded(site: Site) -> Site:
 
 def test_a_site_with_seeded_noise_declines_unless_its_owner_allows_releases_without_a_guarantee(tmp_path: Path) -> None:
     site, plan = seeded(sites.make(tmp_path)), sites.plan()
-    found = ask(site, plan, sites.offer(plan))
-    assert isinstance(found, Declined)
-    assert found.reason is Reason.POLICY
+    reply = ask(site, plan, sites.offer(plan))
+    assert isinstance(reply, Declined)
+    assert reply.reason is Reason.POLICY
     with Ledger(site.ledger, site.budget) as ledger:
         assert ledger.entries() == []
 
@@ -149,9 +150,9 @@ def test_a_site_with_seeded_noise_declines_unless_its_owner_allows_releases_with
 def test_noise_that_is_seeded_after_a_plan_was_accepted_is_found_before_anything_is_charged(tmp_path: Path) -> None:
     site, plan = sites.make(tmp_path), sites.plan()
     assert isinstance(ask(site, plan, sites.offer(plan)), Accepted)
-    found = ask(seeded(site), plan, Teach(plan_hash=codec.plan_hash(plan)))
-    assert isinstance(found, Declined)
-    assert found.reason is Reason.POLICY
+    reply = ask(seeded(site), plan, Teach(plan_hash=codec.plan_hash(plan)))
+    assert isinstance(reply, Declined)
+    assert reply.reason is Reason.POLICY
     with Ledger(site.ledger, site.budget) as ledger:
         assert ledger.entries() == []
 
@@ -160,7 +161,7 @@ def test_seeded_noise_is_declared_before_a_record_is_read_and_in_every_reply(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site, plan = seeded(sites.make(tmp_path, teachers__allow_without_dp=True)), sites.plan()
-    own, real = codec.plan_hash(plan), Records.read
+    plan_hash, real = codec.plan_hash(plan), Records.read
     seen: list[str] = []
 
     def look(records: Records, *arguments: Any) -> Any:
@@ -168,7 +169,7 @@ def test_seeded_noise_is_declared_before_a_record_is_read_and_in_every_reply(
         return real(records, *arguments)
 
     monkeypatch.setattr(Records, "read", look)
-    accepted, taught = ask(site, plan, sites.offer(plan)), ask(site, plan, Teach(plan_hash=own))
+    accepted, taught = ask(site, plan, sites.offer(plan)), ask(site, plan, Teach(plan_hash=plan_hash))
     assert isinstance(accepted, Accepted)
     assert isinstance(taught, Taught)
     assert accepted.guarantee is taught.guarantee is Guarantee.SEEDED
@@ -183,18 +184,18 @@ def test_seeded_noise_is_declared_before_a_record_is_read_and_in_every_reply(
     again = ask(site, plan, sites.offer(plan))
     assert isinstance(again, Accepted)
     assert again.guarantee is Guarantee.SEEDED
-    assert isinstance(ask(site, plan, Ask(plan_hash=own, stage=0, first=0, count=9)), Share)
+    assert isinstance(ask(site, plan, Ask(plan_hash=plan_hash, stage=0, first=0, count=9)), Share)
     assert [entry.state for entry in ledgers.read(site.ledger).entries] == ["declared", "committed"]
     (site.folder / "policy.toml").write_text(tomli_w.dumps(sites.rules()))
-    declined = ask(site, plan, Ask(plan_hash=own, stage=0, first=9, count=9))
+    declined = ask(site, plan, Ask(plan_hash=plan_hash, stage=0, first=9, count=9))
     assert isinstance(declined, Declined)
     assert declined.reason is Reason.POLICY
 
 
 def test_real_noise_is_never_declared(tmp_path: Path) -> None:
     site, plan = sites.make(tmp_path, teachers__allow_without_dp=True), sites.plan()
-    found = [ask(site, plan, question) for question in (sites.offer(plan), Teach(plan_hash=codec.plan_hash(plan)))]
-    assert [own.guarantee for own in found if isinstance(own, Accepted | Taught)] == [Guarantee.RECORD_DP] * 2
+    replies = [ask(site, plan, question) for question in (sites.offer(plan), Teach(plan_hash=codec.plan_hash(plan)))]
+    assert [each.guarantee for each in replies if isinstance(each, Accepted | Taught)] == [Guarantee.RECORD_DP] * 2
     assert not ledgers.read(site.ledger).declared
 
 
@@ -204,9 +205,9 @@ def test_real_noise_is_never_declared(tmp_path: Path) -> None:
 def test_a_plan_that_claims_less_than_it_costs_is_declined_and_charges_nothing(tmp_path: Path) -> None:
     site, plan = sites.make(tmp_path), sites.plan()
     cheap = replace(plan, privacy=replace(plan.privacy, epsilon=1.0))
-    found = ask(site, cheap, sites.offer(cheap))
-    assert isinstance(found, Declined)
-    assert found.reason is Reason.PLAN
+    reply = ask(site, cheap, sites.offer(cheap))
+    assert isinstance(reply, Declined)
+    assert reply.reason is Reason.PLAN
     assert isinstance(ask(site, plan, sites.offer(plan)), Accepted)
     with Ledger(site.ledger, site.budget) as ledger:
         assert ledger.entries() == []
@@ -233,13 +234,13 @@ def test_when_the_first_record_is_read_the_cost_is_in_the_ledger(tmp_path: Path,
 
 def test_a_second_training_is_a_second_charge_and_declined_when_the_budget_pays_for_one(tmp_path: Path) -> None:
     """Choosing among trainings by their results would otherwise be free."""
-    site, found = sites.make(tmp_path), []
+    site, replies = sites.make(tmp_path), []
     for seed in (1, 2):
         plan = sites.plan(public_seed=seed)
         assert isinstance(ask(site, plan, sites.offer(plan)), Accepted if seed == 1 else Declined)
-        found.append(ask(site, plan, Teach(plan_hash=codec.plan_hash(plan))))
-    assert isinstance(found[0], Taught)
-    assert isinstance(found[1], Declined)
+        replies.append(ask(site, plan, Teach(plan_hash=codec.plan_hash(plan))))
+    assert isinstance(replies[0], Taught)
+    assert isinstance(replies[1], Declined)
 
 
 # Training again under one charge
@@ -300,8 +301,8 @@ def test_counts_and_noise_of_a_training_that_came_to_nothing_are_not_used_again(
             raise RuntimeError("between drawing and writing down")
         return drawn[-1]
 
-    def note_noise(own: Site) -> Noise:
-        noise = real_noise(own)
+    def note_noise(noisy: Site) -> Noise:
+        noise = real_noise(noisy)
         keys.append(noise)
         return noise
 
@@ -333,8 +334,8 @@ def test_what_may_have_left_is_never_trained_again_under_the_same_charge(
     (site.state(teach.plan_hash) / gone).unlink()
     monkeypatch.setattr(Records, "read", lambda *_: pytest.fail("a record was read"))
     for question in (teach, sites.offer(plan)):
-        assert isinstance(found := ask(site, plan, question), Declined)
-        assert found.reason is Reason.BUDGET
+        assert isinstance(reply := ask(site, plan, question), Declined)
+        assert reply.reason is Reason.BUDGET
     assert states(site) == ["committed"]
 
 
@@ -355,8 +356,8 @@ def test_the_transcript_alone_says_that_something_left(tmp_path: Path, monkeypat
         del line["ledger"]
     (tmp_path / "transcript.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert states(site) == ["reserved"]
-    assert isinstance(found := ask(site, plan, teach), Declined)
-    assert found.reason is Reason.BUDGET
+    assert isinstance(reply := ask(site, plan, teach), Declined)
+    assert reply.reason is Reason.BUDGET
 
 
 def test_of_two_sites_that_share_a_charge_one_trains_and_of_two_trainings_one_leaves(tmp_path: Path) -> None:
@@ -407,9 +408,9 @@ def test_a_training_that_never_ends_well_is_not_begun_for_ever(
     with monkeypatch.context() as patch:
         patch.setattr(teachers, "train", fail)
         with caplog.at_level(logging.WARNING, "limbeck"):
-            found = [ask(site, plan, teach) for _ in range(TRAININGS + 2)]
+            replies = [ask(site, plan, teach) for _ in range(TRAININGS + 2)]
     assert len(begun) == TRAININGS
-    assert [own.reason for own in found if isinstance(own, Declined)] == [
+    assert [each.reason for each in replies if isinstance(each, Declined)] == [
         *[Reason.TEACHING_FAILED] * TRAININGS,
         *[Reason.BUDGET] * 2,
     ]
@@ -456,14 +457,14 @@ def test_what_a_trained_site_could_not_write_down_is_sent_when_it_can_and_charge
     assert isinstance(ask(site, plan, teach), Taught)
     with Ledger(site.ledger, site.budget) as ledger:
         assert [entry.state for entry in ledger.entries()] == ["committed"]
-    assert [own.what for own in site.transcript] == ["accepted", "accepted", "taught"]
+    assert [each.what for each in site.transcript] == ["accepted", "accepted", "taught"]
 
 
 def test_a_question_asked_twice_gets_the_same_bytes_so_noise_cannot_be_averaged_away(tmp_path: Path) -> None:
     site, plan = sites.make(tmp_path), sites.plan()
-    own = codec.plan_hash(plan)
+    plan_hash = codec.plan_hash(plan)
     ask(site, plan, sites.offer(plan))
-    for question in (Teach(plan_hash=own), Ask(plan_hash=own, stage=1, first=3, count=9)):
+    for question in (Teach(plan_hash=plan_hash), Ask(plan_hash=plan_hash, stage=1, first=3, count=9)):
         first, second = (respond(site, codec.encode_request(question)) for _ in range(2))
         assert first == second
     with Ledger(site.ledger, site.budget) as ledger:
@@ -487,17 +488,17 @@ def rows_of(site: Site, plan: Plan, stage: int, first: int, stop: int) -> list[d
     question = Ask(plan_hash=codec.plan_hash(plan), stage=stage, first=first, count=stop - first)
     share = ask(site, plan, question)
     assert isinstance(share, Share)
-    own = share.answers
+    answers = share.answers
     return [
         {int(key): float(value) for key, value in zip(ids, p, strict=True) if value > 0}
-        for ids, p in zip(own.ids_Nk, own.p_Nk, strict=True)
+        for ids, p in zip(answers.ids_Nk, answers.p_Nk, strict=True)
     ]
 
 
 @settings(max_examples=8, deadline=None)
 @given(
     ranges=st.lists(
-        st.tuples(st.integers(0, 19), st.integers(1, 20)).map(lambda own: (own[0], min(20, sum(own)))), min_size=3
+        st.tuples(st.integers(0, 19), st.integers(1, 20)).map(lambda each: (each[0], min(20, sum(each)))), min_size=3
     )
 )
 def test_whatever_ranges_are_asked_for_an_input_has_one_answer_a_stage(
@@ -534,13 +535,13 @@ def test_stages_are_drawn_apart_and_answers_are_on_the_disk_before_one_is_sent(
 def test_what_limbeck_0_1_sent_by_ranges_stays_what_it_was(tmp_path: Path) -> None:
     """It drew for each range: where two overlap, a row has the answer that it had first."""
     site, plan = of_draws(tmp_path / "old")
-    own, earlier, known = codec.plan_hash(plan), {}, []
+    plan_hash, earlier, known = codec.plan_hash(plan), {}, []
     for age, (first, stop) in enumerate([(0, 8), (5, 12)]):
         donor, _ = of_draws(tmp_path / f"donor-{first}")
-        question = Ask(plan_hash=own, stage=0, first=first, count=stop - first)
+        question = Ask(plan_hash=plan_hash, stage=0, first=first, count=stop - first)
         earlier[question] = respond(donor, codec.encode_request(question))
         known.append(rows_of(donor, plan, 0, 0, 20))
-        path = site.state(own) / f"share-0-{first}-{stop}.pb"
+        path = site.state(plan_hash) / f"share-0-{first}-{stop}.pb"
         path.write_bytes(earlier[question])
         os.utime(path, ns=(age, age))
     wanted = [*known[0][:8], *known[1][8:12]]
@@ -564,7 +565,7 @@ def test_a_reply_that_0_1_0_stored_is_in_the_transcript_as_it_leaves_now(tmp_pat
     (tmp_path / "transcript.jsonl").unlink()
     left = [respond(site, codec.encode_request(teach)) for _ in range(3)]
     assert len(set(left)) == 1
-    assert [(own.data, own.again) for own in site.transcript] == [(left[0], False), (left[0], True), (left[0], True)]
+    assert [(each.data, each.again) for each in site.transcript] == [(left[0], False), (left[0], True), (left[0], True)]
 
 
 # What anybody could fill a disk with
@@ -580,15 +581,15 @@ def test_questions_about_plans_that_were_never_accepted_leave_nothing_that_grows
     monkeypatch.setattr(client_site, "REFUSALS_FILE_BYTES", 4000)
     monkeypatch.setattr(client_site, "REFUSALS_BYTES", 12_000)
     site = sites.make(tmp_path)
-    before, found = size(tmp_path), set()
+    before, growth = size(tmp_path), set()
     for index in range(100):
         unknown = index.to_bytes(32, "big")
         refused = sites.plan(public_seed=index, minimum_clients=1)
         for question in (Teach(plan_hash=unknown), Ask(plan_hash=unknown, stage=0, first=0, count=1), sites.offer(refused)):
             reply = respond(site, codec.encode_request(question))
             assert b"PLAN" in reply or b"POLICY" in reply
-        found.add(size(tmp_path) - before)
-    assert max(found) <= 12_000
+        growth.add(size(tmp_path) - before)
+    assert max(growth) <= 12_000
     assert not (tmp_path / "state").exists()
     assert list(site.transcript) == []
     # The last of them are kept, whole.
@@ -624,9 +625,9 @@ def test_the_ranges_of_a_stage_are_bounded_and_one_that_was_answered_is_answered
     for stop in (1, 2):
         rows_of(site, plan, 0, 0, stop)
     with caplog.at_level(logging.WARNING, "limbeck"):
-        found = ask(site, plan, Ask(plan_hash=codec.plan_hash(plan), stage=0, first=4, count=1))
-    assert isinstance(found, Declined)
-    assert found.reason is Reason.PLAN
+        reply = ask(site, plan, Ask(plan_hash=codec.plan_hash(plan), stage=0, first=4, count=1))
+    assert isinstance(reply, Declined)
+    assert reply.reason is Reason.PLAN
     assert "at most 3 different ranges of stage 1" in caplog.text
     assert rows_of(site, plan, 0, 0, 20) == first
     assert [sent.again for sent in site.transcript if sent.what == "share of stage 1, samples 0 to 19"] == [False, True]

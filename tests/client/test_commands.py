@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import sites
-from owner import limbeck, write
 
+from helpers import sites
+from helpers.owner import limbeck, write
 from limbeck.base.errors import LedgerError, SettingError, TranscriptError
 from limbeck.client import ledger as ledgers
 from limbeck.client import policy
@@ -23,11 +23,11 @@ from limbeck.protos.messages import Ask, Teach
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
     """A site that accepted a plan, taught and answered once."""
-    found, offer = sites.make(tmp_path / "site"), sites.offer()
+    made, offer = sites.make(tmp_path / "site"), sites.offer()
     plan_hash = codec.plan_hash(offer.plan)
     for question in (offer, Teach(plan_hash=plan_hash), Ask(plan_hash=plan_hash, stage=0, first=0, count=20)):
-        respond(found, codec.encode_request(question))
-    return found
+        respond(made, codec.encode_request(question))
+    return made
 
 
 def test_a_plan_is_checked_against_a_policy_before_anybody_is_asked(tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ from types import FrameType
 from typing import Any
 
 import pytest
-import sites
 
+from helpers import sites
 from limbeck.base import files
 from limbeck.base.errors import WireError
-from limbeck.client import account, app, holdings, ledger, stored, teachers, transcript, witness
+from limbeck.client import account, app, holdings, ledger, replies, stored, teachers, training, transcript, witness
 from limbeck.client.holdings import Records
 from limbeck.client.site import Site
 from limbeck.client.witness import TAUGHT, TEACHER, UNSENT
@@ -28,7 +28,8 @@ from limbeck.protos import codec
 from limbeck.protos.messages import Ask, Declined, Reply, Request, Share, Taught, Teach
 
 # As code names its file, which may be a path of links.
-WATCHED = {str(module.__file__) for module in (account, app, holdings, ledger, stored, transcript, witness, files)}
+STORES = (account, holdings, ledger, stored, transcript, witness, files)
+WATCHED = {str(module.__file__) for module in (app, replies, training, *STORES)}
 OFFER = sites.offer()
 HASH = codec.plan_hash(OFFER.plan)
 QUESTIONS: list[Request] = [OFFER, Teach(plan_hash=HASH), Ask(plan_hash=HASH, stage=0, first=0, count=20)]

@@ -15,11 +15,11 @@ from zipfile import ZipFile
 
 import numpy as np
 import pytest
-import sites
 import tomli_w
-from odd_images import saved
 from PIL import Image
 
+from helpers import sites
+from helpers.odd_images import saved
 from limbeck.client import ledger as ledgers
 from limbeck.client import records
 from limbeck.client.app import respond
@@ -40,8 +40,8 @@ READER = "import numpy as np\ndef read(folder): return np.zeros((3, 8, 8), 'u1')
 SITE: dict[str, Any] = {"name": "site", "transfer_sets": "transfer"}
 
 
-def write_settings(folder: Path, own: dict[str, Any], **site: Any) -> None:
-    (folder / "site.toml").write_text(tomli_w.dumps({**SITE, "records": own, **site}))
+def write_settings(folder: Path, records: dict[str, Any], **site: Any) -> None:
+    (folder / "site.toml").write_text(tomli_w.dumps({**SITE, "records": records, **site}))
 
 
 def with_rows(rows: np.ndarray, **changes: Any) -> Plan:
@@ -98,9 +98,9 @@ OWN: dict[str, Any] = {"reader": "mine:read"}
 KINDS = {arrays: ARRAYS, table: TABLE, encoded: ENCODED, images: FOLDER, reader: OWN}
 
 
-def says(own: dict[str, Any], **changes: Any) -> Change:
+def says(records: dict[str, Any], **changes: Any) -> Change:
     """The settings say something else; None: they do not say it at all."""
-    changed = {name: value for name, value in {**own, **changes}.items() if value is not None}
+    changed = {name: value for name, value in {**records, **changes}.items() if value is not None}
     site = {"ledger": "own.ledger"} if "reader" in changed else {}
     return lambda folder: write_settings(folder, changed, **site)
 
@@ -114,12 +114,12 @@ def text(data: str | bytes, name: str = "r.csv") -> Change:
     return lambda folder: (folder / name).write_bytes(data if isinstance(data, bytes) else data.encode())
 
 
-def moved(own: dict[str, Any], old: str, new: str) -> Change:
+def moved(records: dict[str, Any], old: str, new: str) -> Change:
     """The records have another name, and the settings say so."""
 
     def change(folder: Path) -> None:
         (folder / old).rename(folder / new)
-        says(own, path=new)(folder)
+        says(records, path=new)(folder)
 
     return change
 
@@ -304,8 +304,8 @@ def test_a_mistake_is_declined_with_nothing_charged_and_forgotten_once_it_is_men
         for question in (offer, teach):
             caplog.clear()
             with caplog.at_level(logging.WARNING, "limbeck"):
-                found = ask(Site(tmp_path / "site"), plan, question)
-            assert found == Declined(plan_hash=teach.plan_hash, site="site", reason=Reason.DATA)
+                reply = ask(Site(tmp_path / "site"), plan, question)
+            assert reply == Declined(plan_hash=teach.plan_hash, site="site", reason=Reason.DATA)
             assert_named(caplog, message)
             assert charges(tmp_path / "site") == []
     for path in (tmp_path / "site").iterdir():
@@ -333,8 +333,8 @@ def test_records_that_this_process_may_not_read_are_declined_with_nothing_charge
     plan = made(tmp_path, kind)
     monkeypatch.setattr(os, "access", lambda *_: False)
     with caplog.at_level(logging.WARNING, "limbeck"):
-        found = ask(Site(tmp_path), plan, sites.offer(plan))
-    assert found == Declined(plan_hash=codec.plan_hash(plan), site="site", reason=Reason.DATA)
+        reply = ask(Site(tmp_path), plan, sites.offer(plan))
+    assert reply == Declined(plan_hash=codec.plan_hash(plan), site="site", reason=Reason.DATA)
     assert_named(caplog, "that this process may read")
     assert charges(tmp_path) == []
 
@@ -346,8 +346,8 @@ def test_a_parquet_table_without_the_package_is_declined_with_nothing_charged(
     moved(TABLE, "r.csv", "r.parquet")(tmp_path)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with caplog.at_level(logging.WARNING, "limbeck"):
-        found = ask(Site(tmp_path), plan, sites.offer(plan))
-    assert found == Declined(plan_hash=codec.plan_hash(plan), site="site", reason=Reason.DATA)
+        reply = ask(Site(tmp_path), plan, sites.offer(plan))
+    assert reply == Declined(plan_hash=codec.plan_hash(plan), site="site", reason=Reason.DATA)
     assert_named(caplog, r"pip install limbeck\[parquet\]")
     assert charges(tmp_path) == []
 
@@ -358,8 +358,8 @@ def test_a_missing_or_another_encoding_is_declined_with_nothing_charged(change: 
     assert isinstance(ask(Site(tmp_path), plan, sites.offer(plan)), Accepted)
     change(tmp_path / "encoding.json")
     for question in (sites.offer(plan), Teach(plan_hash=codec.plan_hash(plan))):
-        found = ask(Site(tmp_path), plan, question)
-        assert found == Declined(plan_hash=codec.plan_hash(plan), site="site", reason=Reason.ENCODING)
+        reply = ask(Site(tmp_path), plan, question)
+        assert reply == Declined(plan_hash=codec.plan_hash(plan), site="site", reason=Reason.ENCODING)
     assert charges(tmp_path) == []
 
 

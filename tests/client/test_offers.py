@@ -1,4 +1,4 @@
-"""An offer that cannot be meant, or comes from a stranger, costs nobody anything: no charge, no work, no question to a site."""
+"""An offer that is invalid, or comes from a stranger, costs nobody anything: no charge, no work, no question to a site."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-import sites
 import torch
-from conftest import PLAN
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from scipy import fft
 
+from helpers import sites
+from helpers.plans import PLAN
 from limbeck.base.errors import SettingError, WireError
 from limbeck.client.app import respond
 from limbeck.client.holdings import TransferSets
@@ -89,17 +89,19 @@ def impossible() -> Iterator[tuple[str, Plan]]:
     yield "public_seed", replace(plan, public_seed=2**62)
 
 
-@pytest.mark.parametrize(("field", "plan"), [pytest.param(*own, id=f"{n}-{own[0]}") for n, own in enumerate(impossible())])
-def test_a_plan_that_cannot_be_meant_reaches_neither_a_ledger_nor_a_record(field: str, plan: Plan, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("field", "plan"), [pytest.param(*each, id=f"{n}-{each[0]}") for n, each in enumerate(impossible())]
+)
+def test_an_invalid_plan_reaches_neither_a_ledger_nor_a_record(field: str, plan: Plan, tmp_path: Path) -> None:
     site = sites.make(tmp_path, **KINDS)
     (tmp_path / "records.npz").write_bytes(b"whoever reads this fails in another way")
     with pytest.raises(WireError, match=f"Expected {field}"):
         respond(site, raw(plan))
-    own = codec.plan_hash(plan)
+    plan_hash = codec.plan_hash(plan)
     reply = codec.decode_reply(
-        respond(site, codec.encode_request(Teach(plan_hash=own))), plan=plan, expecting=Teach(plan_hash=own)
+        respond(site, codec.encode_request(Teach(plan_hash=plan_hash))), plan=plan, expecting=Teach(plan_hash=plan_hash)
     )
-    assert reply == Declined(plan_hash=own, site="site", reason=Reason.PLAN)
+    assert reply == Declined(plan_hash=plan_hash, site="site", reason=Reason.PLAN)
     assert not site.ledger.exists()
 
 
@@ -110,15 +112,15 @@ def unfit() -> Iterator[tuple[str, Plan, bool]]:
     assert isinstance(plan.teaching, LinearTeaching)
     for architecture in checks.GREY_STUDENTS:
         yield "student.architecture", replace(rows, student=replace(rows.student, architecture=architecture)), True
-    for own in (plan.teaching, VOTES):
+    for teaching in (plan.teaching, VOTES):
         for name in checks.GREY_FEATURES:
-            yield "teaching.features", replace(rows, teaching=replace(own, features=name)), True
-        yield "teaching.features", replace(plan, teaching=replace(own, features="rows")), False
+            yield "teaching.features", replace(rows, teaching=replace(teaching, features=name)), True
+        yield "teaching.features", replace(plan, teaching=replace(teaching, features="rows")), False
     for architecture in checks.IMAGE_TEACHERS:
         yield "teaching.architecture", replace(rows, teaching=replace(NET, architecture=architecture)), True
 
 
-UNFIT = [pytest.param(*own, id=f"{n}-{own[0]}") for n, own in enumerate(unfit())]
+UNFIT = [pytest.param(*each, id=f"{n}-{each[0]}") for n, each in enumerate(unfit())]
 
 
 @pytest.mark.parametrize(("field", "plan", "rows"), UNFIT)
@@ -132,9 +134,9 @@ def test_a_site_declines_a_plan_that_does_not_go_with_its_public_inputs_before_a
     assert isinstance(reply, Declined)
     assert reply.reason is Reason.PLAN
     assert field in caplog.text
-    own = codec.plan_hash(plan)
+    plan_hash = codec.plan_hash(plan)
     taught = codec.decode_reply(
-        respond(site, codec.encode_request(Teach(plan_hash=own))), plan=plan, expecting=Teach(plan_hash=own)
+        respond(site, codec.encode_request(Teach(plan_hash=plan_hash))), plan=plan, expecting=Teach(plan_hash=plan_hash)
     )
     assert isinstance(taught, Declined)
     assert not site.ledger.exists()

@@ -47,8 +47,8 @@ def served(model: serving.Model | None = None, **options: object) -> serving.Ser
 
 
 def remote(address: str, ca: bytes | None = None, certificate: bytes | None = None, key: bytes | None = None) -> Remote:
-    own = Link(address=address, deadline=600, attempts=1, ca=ca, certificate=certificate, key=key)
-    return Remote(own, lambda _: None)
+    link = Link(address=address, deadline=600, attempts=1, ca=ca, certificate=certificate, key=key)
+    return Remote(link, lambda _: None)
 
 
 @pytest.fixture
@@ -96,9 +96,9 @@ def secured(keys: Path) -> Iterator[serving.Server]:
 
 
 def test_a_site_with_a_certificate_is_answered_over_mutual_tls(keys: Path, secured: serving.Server) -> None:
-    own = remote(secured.address, *((keys / name).read_bytes() for name in ("ca.pem", "site.pem", "site.key")))
-    description = own.describe()
-    (answers,) = own.answers(description, X[:5], [(0, 5)])
+    client = remote(secured.address, *((keys / name).read_bytes() for name in ("ca.pem", "site.pem", "site.key")))
+    description = client.describe()
+    (answers,) = client.answers(description, X[:5], [(0, 5)])
     np.testing.assert_allclose(answers.answers.dense(), FITTED.predict_proba(X[:5]), atol=1e-6)  # type: ignore[union-attr]
 
 
@@ -131,8 +131,8 @@ def test_plaintext_beyond_loopback_is_refused_unless_asked_for_by_name() -> None
 def test_top_k_and_tail_are_the_models() -> None:
     server = served(top_k=3)
     try:
-        own = remote(server.address)
-        (answers,) = own.answers(own.describe(), X[:50], [(0, 50)])
+        client = remote(server.address)
+        (answers,) = client.answers(client.describe(), X[:50], [(0, 50)])
     finally:
         server.stop()
     descending = -np.sort(-FITTED.predict_proba(X[:50]), 1)
@@ -171,9 +171,9 @@ def test_a_pipeline_on_texts_is_served_from_its_file(tmp_path: Path) -> None:
     joblib.dump(make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(texts, labels), tmp_path / "m.joblib")
     server = served(serving.sklearn_model(tmp_path / "m.joblib", inputs=Inputs.TEXTS))
     try:
-        own = remote(server.address)
-        description = own.describe()
-        (answers,) = own.answers(description, np.array(["a good one", "Überraschend bad"]), [(0, 2)])
+        client = remote(server.address)
+        description = client.describe()
+        (answers,) = client.answers(description, np.array(["a good one", "Überraschend bad"]), [(0, 2)])
     finally:
         server.stop()
     assert description.labels == ("neg", "pos")
@@ -200,8 +200,8 @@ def test_an_onnx_model_of_images_answers_as_torch_does(logits: bool, tmp_path: P
     torch.onnx.export(exported, (scaled[:2],), tmp_path / "m.onnx", dynamo=True, verbose=False, dynamic_shapes=shapes)
     model = serving.onnx_model(tmp_path / "m.onnx", logits=logits)
     assert model.inputs is Inputs.IMAGES
-    found = serving.Teacher(model).answer(Batch(first=0, x_N=images, draws=0, temperature=0)).answers
-    torch.testing.assert_close(found.dense(), net(scaled).detach().softmax(-1), atol=1e-5, rtol=0)  # type: ignore[union-attr]
+    answers = serving.Teacher(model).answer(Batch(first=0, x_N=images, draws=0, temperature=0)).answers
+    torch.testing.assert_close(answers.dense(), net(scaled).detach().softmax(-1), atol=1e-5, rtol=0)  # type: ignore[union-attr]
     if logits:
         wrong = serving.Teacher(serving.onnx_model(tmp_path / "m.onnx"))
         with pytest.raises(DataError, match="are they logits"):
@@ -243,8 +243,8 @@ def test_random_bytes_are_refused_and_the_server_lives(data: bytes, plain: servi
             list(channel.stream_stream(teacher_codec.ANSWER)(iter([data])))
         assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         stub = health_pb2_grpc.HealthStub(channel)
-        found = stub.Check(health_pb2.HealthCheckRequest(service=teacher_codec.SERVICE))
-        assert found.status == health_pb2.HealthCheckResponse.SERVING
+        health = stub.Check(health_pb2.HealthCheckRequest(service=teacher_codec.SERVICE))
+        assert health.status == health_pb2.HealthCheckResponse.SERVING
 
 
 def test_a_model_that_fails_tells_the_site_nothing_of_why() -> None:
@@ -254,9 +254,9 @@ def test_a_model_that_fails_tells_the_site_nothing_of_why() -> None:
     model = serving.Model(name="m", labels=("a", "b"), inputs=Inputs.ROWS, probabilities=probabilities)  # type: ignore[arg-type]
     server = served(model)
     try:
-        own = remote(server.address)
+        client = remote(server.address)
         with pytest.raises(TeacherError, match="INTERNAL: the model failed") as failed:
-            list(own.answers(own.describe(), X[:2], [(0, 2)]))
+            list(client.answers(client.describe(), X[:2], [(0, 2)]))
     finally:
         server.stop()
     assert "secret" not in str(failed.value)
@@ -317,8 +317,8 @@ def test_calls_that_do_nothing_never_keep_others_out(method: str, messages: list
             if messages:
                 next(idle[-1].call)
         for _ in range(3):
-            own = remote(server.address)
-            (answers,) = own.answers(own.describe(), X[:5], [(0, 5)])
+            client = remote(server.address)
+            (answers,) = client.answers(client.describe(), X[:5], [(0, 5)])
             assert answers.first == 0
             assert healthy(server.address)
         if messages:
@@ -370,7 +370,7 @@ def test_calls_whose_questions_are_being_answered_are_not_ended_for_others(monke
     busy = [Idle(server.address, teacher_codec.ANSWER, QUESTION) for _ in range(2)]
     try:
         assert begun.wait(60)
-        until(lambda: (len(calls._calls) == 2 and all(own.waiting is None for own in calls._calls)) or None)
+        until(lambda: (len(calls._calls) == 2 and all(each.waiting is None for each in calls._calls)) or None)
         with pytest.raises(TeacherError, match="UNAVAILABLE: the teacher is busy with others"):
             remote(server.address).describe()
         go_on.set()
@@ -437,8 +437,8 @@ def test_connections_that_say_nothing_are_bounded_and_end(
         # gRPC itself ends a connection that has said nothing for a minute.
         until(lambda: sum(map(closed, silent)) >= len(silent) - left or None, 45)
         if not left:
-            own = Remote(Link(address=server.address, ca=None, certificate=None, key=None, deadline=20, attempts=60))
-            assert own.describe().model == "digits"
+            client = Remote(Link(address=server.address, ca=None, certificate=None, key=None, deadline=20, attempts=60))
+            assert client.describe().model == "digits"
     finally:
         for each in silent:
             each.close()
@@ -456,14 +456,14 @@ def test_the_time_that_a_model_takes_is_not_idle() -> None:
     seen: list[float | None] = []
 
     def slow(x_N: np.ndarray) -> np.ndarray:
-        seen.extend(own.waiting for own in server._service.calls._calls)
+        seen.extend(each.waiting for each in server._service.calls._calls)
         return np.full((len(x_N), 2), 0.5, np.float32)
 
     model = serving.Model(name="m", labels=("a", "b"), inputs=Inputs.ROWS, probabilities=slow)
     server = serving.start(serving.Teacher(model), "127.0.0.1:0")
     try:
-        own = remote(server.address)
-        assert [answers.first for answers in own.answers(own.describe(), X[:4], [(0, 2), (2, 4)])] == [0, 2]
+        client = remote(server.address)
+        assert [answers.first for answers in client.answers(client.describe(), X[:4], [(0, 2), (2, 4)])] == [0, 2]
         assert seen == [None, None]
     finally:
         server.stop()
@@ -481,8 +481,8 @@ def test_the_command_serves_until_sigterm_and_ends_with_0(tmp_path: Path) -> Non
         assert process.stdout is not None
         line = process.stdout.readline()
         assert "no DP guarantee" in line
-        own = remote(line.split(" at ")[1].split(": ")[0])
-        list(own.answers(own.describe(), X[:3], [(0, 2), (2, 3)]))
+        client = remote(line.split(" at ")[1].split(": ")[0])
+        list(client.answers(client.describe(), X[:3], [(0, 2), (2, 3)]))
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == 0, errors
@@ -494,6 +494,6 @@ def test_the_command_serves_until_sigterm_and_ends_with_0(tmp_path: Path) -> Non
 
 def test_the_command_refuses_plaintext_beyond_loopback(tmp_path: Path) -> None:
     joblib.dump(FITTED, tmp_path / "m.joblib")
-    found = CliRunner().invoke(app, ["teacher", "serve", "--sklearn", str(tmp_path / "m.joblib"), "--listen", "0.0.0.0:0"])
-    assert isinstance(found.exception, SettingError)
-    assert "Expected a certificate and a key to listen on 0.0.0.0:0" in str(found.exception)
+    result = CliRunner().invoke(app, ["teacher", "serve", "--sklearn", str(tmp_path / "m.joblib"), "--listen", "0.0.0.0:0"])
+    assert isinstance(result.exception, SettingError)
+    assert "Expected a certificate and a key to listen on 0.0.0.0:0" in str(result.exception)

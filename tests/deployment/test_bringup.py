@@ -43,9 +43,9 @@ def test_every_site_gets_settings_that_its_own_side_reads_and_certificates_that_
         site = Site(out / "sites" / name)
         assert site.settings.link is not None
         assert (site.name, site.settings.link.address) == (name, "localhost:7443")
-        own = certificates.read_certificate(site.folder / site.settings.link.certificate)
-        certificates.check_certificate(own, authority=authority.certificate, role=Role.SITE, name=name, now=now())
-        certificates.check_key(certificates.read_key(site.folder / site.settings.link.key), own)
+        certificate = certificates.read_certificate(site.folder / site.settings.link.certificate)
+        certificates.check_certificate(certificate, authority=authority.certificate, role=Role.SITE, name=name, now=now())
+        certificates.check_key(certificates.read_key(site.folder / site.settings.link.key), certificate)
         assert certificates.read_certificate(site.folder / site.settings.link.ca) == authority.certificate
     settings = tomllib.loads((out / "coordinator" / "coordinator.toml").read_text())
     assert settings["sites"] == list(FEDERATION.sites)
@@ -55,9 +55,9 @@ def test_every_site_gets_settings_that_its_own_side_reads_and_certificates_that_
 
 
 def test_every_private_key_is_in_one_place_and_nobody_elses_to_read(out: Path) -> None:
-    found = sorted(str(path.relative_to(out)) for path in out.rglob("*.key"))
+    private_keys = sorted(str(path.relative_to(out)) for path in out.rglob("*.key"))
     sites = [f"sites/{name}/keys/{name}.key" for name in FEDERATION.sites]
-    assert found == ["author/plan.key", "authority/ca.key", "coordinator/keys/server.key", *sites]
+    assert private_keys == ["author/plan.key", "authority/ca.key", "coordinator/keys/server.key", *sites]
     for path in out.rglob("*"):
         assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
 
@@ -83,9 +83,9 @@ def test_an_image_takes_limbeck_and_its_tested_versions_and_nothing_else_of_the_
 def test_a_policy_as_written_accepts_nobodys_plan_and_names_the_author_to_be_asked_about(out: Path) -> None:
     author = signing.author_of(signing.read_key(out / "author" / "plan.key")).hex()
     for name in FEDERATION.sites:
-        own = policy.read(out / "sites" / name / "policy.toml")
-        assert isinstance(own, policy.Policy)
-        assert (own.plans.authors, own.data_set) == ([], f"{name}/records")
+        rules = policy.read(out / "sites" / name / "policy.toml")
+        assert isinstance(rules, policy.Policy)
+        assert (rules.plans.authors, rules.data_set) == ([], f"{name}/records")
         assert author in (out / "sites" / name / "policy.toml").read_text()
         assert author in (out / "sites" / name / "README.md").read_text()
     text = (out / "sites" / "A" / "policy.toml").read_text()
@@ -105,8 +105,8 @@ def test_rotation_works_although_the_authority_kept_no_key(out: Path) -> None:
 
 
 def test_sites_that_make_their_own_keys_get_none_and_are_told_how(tmp_path: Path) -> None:
-    own = bringup.Federation(server=("localhost",), sites=("A",), own_keys=True)
-    bringup.init(own, tmp_path / "own", now=now())
+    federation = bringup.Federation(server=("localhost",), sites=("A",), own_keys=True)
+    bringup.init(federation, tmp_path / "own", now=now())
     site = tmp_path / "own" / "sites" / "A"
     assert [path.name for path in (site / "keys").iterdir()] == ["ca.pem"]
     assert "limbeck keys request A --out keys" in (site / "README.md").read_text()

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-import sites
 from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid
 
+from helpers import sites
 from limbeck.base import files
 from limbeck.base.errors import SettingError
 from limbeck.client.ledger import Ledger, close_idle
@@ -55,8 +55,8 @@ def used(folder: Path) -> Path:
 
 
 def about_files(folder: Path) -> list[Finding]:
-    found = doctor.examine(folder, now=datetime.now(UTC), network=False)
-    return [own for own in found if own.check == "files"]
+    findings = doctor.examine(folder, now=datetime.now(UTC), network=False)
+    return [each for each in findings if each.check == "files"]
 
 
 def test_a_doctor_says_what_others_can_read_or_change(open_folder: Path) -> None:
@@ -68,24 +68,24 @@ def test_a_doctor_says_what_others_can_read_or_change(open_folder: Path) -> None
     private = ["records.npz.ledger", "records.npz.ledger.head", "transcript.jsonl", str(kept.relative_to(folder))]
     for name in private:
         (folder / name).chmod(0o644)
-        (found,) = about_files(folder)
-        assert found.outcome is Outcome.WARN
+        (finding,) = about_files(folder)
+        assert finding.outcome is Outcome.WARN
         # A database that is open has files beside it, of its own mode.
-        assert f"Others than its owner can read {folder / name}" in found.found
-        assert f"chmod -R go= {folder}" in found.advice
+        assert f"Others than its owner can read {folder / name}" in finding.found
+        assert f"chmod -R go= {folder}" in finding.advice
         for path in folder.glob(f"{name}*"):
             path.chmod(0o600)
     for name in ("policy.toml", "site.toml", "transfer", *private):
         for mode in (0o620, 0o602):
             (folder / name).chmod(mode)
-            assert [own.outcome for own in about_files(folder)] == [Outcome.FAIL]
+            assert [each.outcome for each in about_files(folder)] == [Outcome.FAIL]
         (folder / name).chmod(0o700 if (folder / name).is_dir() else 0o600)
     (folder / "policy.toml").chmod(0o644)
     assert about_files(folder) == []
     for name in private:
         (folder / name).chmod(0o666)
-    (found,) = about_files(folder)
-    assert "more." in found.found
+    (finding,) = about_files(folder)
+    assert "more." in finding.found
     # Nobody else comes to what lies in a folder of its owner alone.
     folder.chmod(0o700)
     assert about_files(folder) == []
@@ -100,7 +100,7 @@ def test_a_coordinators_folder_is_looked_through_too(open_folder: Path) -> None:
     assert about_files(folder) == []
     (folder / "run" / "record.json").touch(0o644)
     (folder / "revoked").chmod(0o602)
-    assert [own.outcome for own in about_files(folder)] == [Outcome.FAIL, Outcome.WARN]
+    assert [each.outcome for each in about_files(folder)] == [Outcome.FAIL, Outcome.WARN]
 
 
 def test_two_coordinators_never_work_in_one_folder(tmp_path: Path) -> None:
@@ -149,13 +149,13 @@ def test_durable_files_follow_no_link_that_another_user_put_there(tmp_path: Path
 
 
 def test_a_federation_is_written_over_nothing(tmp_path: Path) -> None:
-    own = bringup.Federation(server=("localhost",), sites=("A",))
+    federation = bringup.Federation(server=("localhost",), sites=("A",))
     (tmp_path / "file").write_text("x")
     (tmp_path / "empty").mkdir()
     (tmp_path / "dangling").symlink_to("nowhere")
     for name in ("file", "empty", "dangling"):
         with pytest.raises(SettingError, match="it was left as it is"):
-            bringup.init(own, tmp_path / name, now=datetime.now(UTC))
+            bringup.init(federation, tmp_path / name, now=datetime.now(UTC))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dangling", "empty", "file"]
 
 

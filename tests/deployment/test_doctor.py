@@ -15,10 +15,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-import sites
 import tomli_w
 from typer.testing import CliRunner
 
+from helpers import sites
 from limbeck.base.errors import SettingError
 from limbeck.cli.main import app
 from limbeck.client.ledger import Ledger
@@ -41,13 +41,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A federation on loopback whose site A has records, public inputs and a policy that accepts the plan; and the coordinator, it."""
     out = tmp_path_factory.mktemp("doctor") / "federation"
     bringup.init(bringup.Federation(server=("localhost",), sites=("A", "B"), days=90), out, now=datetime.now(UTC))
-    own = sites.make(out.parent / "site")
+    source = sites.make(out.parent / "site")
     a = out / "sites" / "A"
     for name in ("records.npz", "policy.toml"):
-        shutil.copy(own.folder / name, a / name)
+        shutil.copy(source.folder / name, a / name)
         (a / name).chmod(0o600)
     for folder in (a, out / "coordinator"):
-        shutil.copytree(own.folder / "transfer", folder / "transfer-sets", dirs_exist_ok=True)
+        shutil.copytree(source.folder / "transfer", folder / "transfer-sets", dirs_exist_ok=True)
     (out / "coordinator" / "plan.pb").write_bytes(codec.encode_request(sites.offer()))
     return out
 
@@ -66,20 +66,20 @@ def examine(
 
 
 def wrong(findings: list[Finding]) -> list[tuple[str, Outcome]]:
-    return [(own.check, own.outcome) for own in findings if own.outcome is not Outcome.OK]
+    return [(each.check, each.outcome) for each in findings if each.outcome is not Outcome.OK]
 
 
 def only(findings: list[Finding]) -> Finding:
-    (found,) = [own for own in findings if own.outcome is not Outcome.OK]
-    return found
+    (finding,) = [each for each in findings if each.outcome is not Outcome.OK]
+    return finding
 
 
 def test_what_is_well_is_called_well(federation: Path) -> None:
     for folder in (federation / "sites" / "A", federation / "coordinator", federation / "authority"):
-        found = examine(folder)
-        assert wrong(found) == []
-        assert doctor.healthy(found)
-    checked = {own.check for own in examine(federation / "sites" / "A")}
+        findings = examine(folder)
+        assert wrong(findings) == []
+        assert doctor.healthy(findings)
+    checked = {each.check for each in examine(federation / "sites" / "A")}
     assert checked == {
         *("versions", "clock", "certificate", "authority", "policy"),
         *("ledger", "transcript", "records", "public inputs", "disk"),
@@ -105,8 +105,8 @@ def _replace(path: str, old: str, new: str) -> Callable[[Path], None]:
 
 
 def _spend(site: Path) -> None:
-    own, plan = Site(site), sites.plan()
-    with Ledger(own.ledger, own.budget) as ledger:
+    opened, plan = Site(site), sites.plan()
+    with Ledger(opened.ledger, opened.budget) as ledger:
         ledger.reserve(codec.plan_hash(plan), "teacher", plan.teaching, plan.counts)
 
 
@@ -136,15 +136,15 @@ def _other_inputs(site: Path) -> None:
 
 
 def _without_its_encoder(site: Path) -> None:
-    own = EncoderEncoding(column="text", model="tiny", files={}, tokens=8, probe=((0.0, 1.0),) * len(encodings.PROBES))
-    encodings.save(own, site / "public.json")
+    encoding = EncoderEncoding(column="text", model="tiny", files={}, tokens=8, probe=((0.0, 1.0),) * len(encodings.PROBES))
+    encodings.save(encoding, site / "public.json")
     (site / "reviews.csv").write_text("text,label\ngood,1\n")
     records = '{path = "reviews.csv", encoding = "public.json", encoder = "gone"}'
     _replace("site.toml", '"records.npz"', records)(site)
 
 
 FAULTS: dict[str, tuple[Callable[[Path], object], str, Outcome, str]] = {
-    "settings that cannot be meant": (
+    "invalid settings": (
         _replace("site.toml", "records =", "record ="),
         "settings",
         Outcome.FAIL,
@@ -198,9 +198,9 @@ def test_every_fault_of_a_site_is_found_and_named(name: str, federation: Path) -
     fault, check, outcome, words = FAULTS[name]
     site = federation / "sites" / "A"
     fault(site)
-    found = [own for own in examine(site) if own.outcome is not Outcome.OK and own.check == check]
-    assert [own.outcome for own in found][:1] == [outcome], examine(site)
-    assert words in found[0].found
+    matching = [each for each in examine(site) if each.outcome is not Outcome.OK and each.check == check]
+    assert [each.outcome for each in matching][:1] == [outcome], examine(site)
+    assert words in matching[0].found
     assert doctor.healthy(examine(site)) == (outcome is not Outcome.FAIL)
 
 
@@ -221,7 +221,7 @@ def test_what_is_left_of_the_budget_is_said_with_its_terms(federation: Path) -> 
     site = federation / "sites" / "A"
     _spend(site)
     book = Ledger(Site(site).ledger, Site(site).budget)
-    lines = [own for own in examine(site) if own.check == "ledger"]
+    lines = [each for each in examine(site) if each.check == "ledger"]
     assert f"epsilon = {book.spent():.4g} of 3 spent at delta = 1e-05, per record, add-remove-one" in lines[0].found
     assert lines[-1].outcome is Outcome.WARN
     assert "Reserved and not committed: 2" in lines[-1].found
@@ -233,9 +233,9 @@ def test_certificates_that_end_or_began_later_are_told_apart(federation: Path) -
     assert (soon.check, soon.outcome) == ("certificate", Outcome.WARN)
     assert "limbeck keys rotate A" in soon.advice
     assert "expired on" in only(examine(site, later=timedelta(days=91))).found
-    early = [own.found for own in examine(site, later=-timedelta(days=1)) if own.check == "certificate"]
+    early = [each.found for each in examine(site, later=-timedelta(days=1)) if each.check == "certificate"]
     assert "set this machine's clock" in early[0]
-    named = [own.advice for own in examine(federation / "authority", later=timedelta(days=70)) if own.advice]
+    named = [each.advice for each in examine(federation / "authority", later=timedelta(days=70)) if each.advice]
     assert sorted(named) == ["limbeck keys rotate A", "limbeck keys rotate B", "limbeck keys rotate localhost"]
 
 
@@ -243,12 +243,12 @@ def test_a_full_disk_and_a_folder_that_is_not_ours(federation: Path, monkeypatch
     site = federation / "sites" / "A"
     for free, outcome in ((10 << 20, Outcome.FAIL), (100 << 20, Outcome.WARN)):
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: shutil._ntuple_diskusage(1 << 40, 0, free))
-        found = [own for own in examine(site) if own.check == "disk"]
-        assert [own.outcome for own in found] == [outcome] * 2
-        assert "Make room" in found[0].advice
+        matching = [each for each in examine(site) if each.check == "disk"]
+        assert [each.outcome for each in matching] == [outcome] * 2
+        assert "Make room" in matching[0].advice
     monkeypatch.undo()
     monkeypatch.setattr(os, "access", lambda path, mode: mode & os.W_OK == 0)
-    assert [own.found.partition(":")[0] for own in examine(site) if own.outcome is Outcome.FAIL] == [
+    assert [each.found.partition(":")[0] for each in examine(site) if each.outcome is Outcome.FAIL] == [
         "state and transcript",
         "ledger",
     ]
@@ -257,10 +257,10 @@ def test_a_full_disk_and_a_folder_that_is_not_ours(federation: Path, monkeypatch
 def test_versions_that_were_not_tested_together_are_named(federation: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = shared._version
     monkeypatch.setattr(shared, "_version", lambda name: {"flwr": "1.0.0", "torch": None}.get(name, real(name)))
-    found = only(examine(federation / "sites" / "A"))
-    assert "flwr==1.41.0, got 1.0.0" in found.found
-    assert "got none" in found.found
-    assert "constraints.txt" in found.advice
+    finding = only(examine(federation / "sites" / "A"))
+    assert "flwr==1.41.0, got 1.0.0" in finding.found
+    assert "got none" in finding.found
+    assert "constraints.txt" in finding.advice
 
 
 COORDINATOR_FAULTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
@@ -292,9 +292,9 @@ COORDINATOR_FAULTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
 def test_every_fault_of_a_coordinator_is_found_and_named(name: str, federation: Path) -> None:
     fault, check, words = COORDINATOR_FAULTS[name]
     fault(federation / "coordinator")
-    found = [own for own in examine(federation / "coordinator") if own.outcome is Outcome.FAIL]
-    assert [own.check for own in found][:1] == [check]
-    assert words in found[0].found
+    matching = [each for each in examine(federation / "coordinator") if each.outcome is Outcome.FAIL]
+    assert [each.check for each in matching][:1] == [check]
+    assert words in matching[0].found
 
 
 # Connections, with real sockets.
@@ -344,15 +344,15 @@ def tls(folder: Path, stem: str, *, protocol: str = "h2", ca: Path | None = None
 def reach(site: Path, port: int, host: str = "localhost", seconds: float = HANG_SECONDS) -> Finding:
     text = (site / "site.toml").read_text()
     (site / "site.toml").write_text(text.replace("localhost:7443", f"{host}:{port}"))
-    (found,) = [own for own in examine(site, network=True, seconds=seconds) if own.check == "coordinator"]
-    return found
+    (finding,) = [each for each in examine(site, network=True, seconds=seconds) if each.check == "coordinator"]
+    return finding
 
 
 def test_a_coordinator_that_answers_and_takes_our_certificate(federation: Path) -> None:
     with listening(tls(federation / "coordinator" / "keys", "server")) as port:
-        found = reach(federation / "sites" / "A", port)
-    assert found.outcome is Outcome.OK
-    assert "TLSv1.3, and takes this certificate" in found.found
+        finding = reach(federation / "sites" / "A", port)
+    assert finding.outcome is Outcome.OK
+    assert "TLSv1.3, and takes this certificate" in finding.found
 
 
 @pytest.mark.parametrize(
@@ -368,11 +368,13 @@ def test_a_clock_that_is_far_from_the_coordinators_is_said(
     text = (site / "site.toml").read_text()
     (site / "site.toml").write_text(text.replace("localhost:7443", f"localhost:{grid.address.rpartition(':')[2]}"))
     try:
-        (found,) = [own for own in examine(site, network=True, later=timedelta(hours=hours)) if "coordinator's" in own.found]
+        (finding,) = [
+            each for each in examine(site, network=True, later=timedelta(hours=hours)) if "coordinator's" in each.found
+        ]
     finally:
         grid.close()
-    assert found.outcome is outcome
-    assert said in found.found
+    assert finding.outcome is outcome
+    assert said in finding.found
 
 
 def test_a_real_coordinator_takes_the_site_and_refuses_a_key_that_others_can_read(federation: Path) -> None:
@@ -381,11 +383,11 @@ def test_a_real_coordinator_takes_the_site_and_refuses_a_key_that_others_can_rea
     settings = serve.read(folder / "coordinator.toml")
     grid = serve.open_link(settings.model_copy(update={"listen": "127.0.0.1:0"}), folder)
     try:
-        found = reach(federation / "sites" / "A", int(grid.address.rpartition(":")[2]))
+        finding = reach(federation / "sites" / "A", int(grid.address.rpartition(":")[2]))
     finally:
         grid.close()
-    assert found.outcome is Outcome.OK, found
-    assert "TLSv1.3, and takes this certificate" in found.found
+    assert finding.outcome is Outcome.OK, finding
+    assert "TLSv1.3, and takes this certificate" in finding.found
     (folder / "keys" / "server.key").chmod(0o640)
     with pytest.raises(SettingError, match="got mode 640"):
         serve.open_link(settings, folder)
@@ -399,22 +401,22 @@ def test_a_site_with_a_key_that_others_can_read_does_not_start(federation: Path)
 
 def test_a_name_that_its_certificate_lacks(federation: Path) -> None:
     with listening(tls(federation / "coordinator" / "keys", "server")) as port:
-        found = reach(federation / "sites" / "A", port, "127.0.0.1")
-    assert found.outcome is Outcome.FAIL
-    assert "link.server_name" in found.advice
+        finding = reach(federation / "sites" / "A", port, "127.0.0.1")
+    assert finding.outcome is Outcome.FAIL
+    assert "link.server_name" in finding.advice
 
 
 def test_a_coordinator_of_another_authority_and_one_that_does_not_take_ours(federation: Path, tmp_path: Path) -> None:
     other = keys.init(tmp_path / "other", names=["localhost"], now=datetime.now(UTC)).folder
     with listening(tls(other / "server", "server")) as port:
-        found = reach(federation / "sites" / "A", port)
-    assert found.outcome is Outcome.FAIL
-    assert "another authority" in found.advice
+        finding = reach(federation / "sites" / "A", port)
+    assert finding.outcome is Outcome.FAIL
+    assert "another authority" in finding.advice
     with listening(tls(federation / "coordinator" / "keys", "server", ca=other / "ca.pem")) as port:
-        found = reach(federation / "sites" / "B", port)
-    assert found.outcome is Outcome.FAIL
-    assert "ended the handshake" in found.found
-    assert "coordinator's authority" in found.advice
+        finding = reach(federation / "sites" / "B", port)
+    assert finding.outcome is Outcome.FAIL
+    assert "ended the handshake" in finding.found
+    assert "coordinator's authority" in finding.advice
 
 
 def test_a_port_that_says_nothing_or_something_else_or_is_closed_costs_bounded_time(federation: Path) -> None:
@@ -422,8 +424,8 @@ def test_a_port_that_says_nothing_or_something_else_or_is_closed_costs_bounded_t
     text = (site / "site.toml").read_text()
     # The port says nothing for as long as the doctor waits.
     with listening(lambda connection: wait.wait(HANG_SECONDS)) as port:
-        found = reach(site, port, seconds=1.0)
-        assert "said nothing for 1 s" in found.found
+        finding = reach(site, port, seconds=1.0)
+        assert "said nothing for 1 s" in finding.found
         wait.set()
     (site / "site.toml").write_text(text)
     assert reach(site, port).found.startswith("Nothing listens")
@@ -467,7 +469,7 @@ def test_the_command_prints_a_table_or_json_and_its_exit_status_says_whether_som
     assert result.exit_code == 1
     told = json.loads(result.output)
     assert told["healthy"] is False
-    (failed,) = [own for own in told["findings"] if own["outcome"] == "fail"]
+    (failed,) = [each for each in told["findings"] if each["outcome"] == "fail"]
     assert "mode 644" in failed["found"]
     result = CliRunner().invoke(app, ["doctor", str(site / "site.toml"), "--no-network"])
     assert result.exit_code == 1
@@ -475,5 +477,5 @@ def test_the_command_prints_a_table_or_json_and_its_exit_status_says_whether_som
 
 
 def test_public_inputs_are_counted(federation: Path) -> None:
-    (found,) = [own.found for own in examine(federation / "coordinator") if own.check == "public inputs"]
-    assert found == f"20 of shape (8, 8), {digest(sites.PUBLIC).hex()[:16]}"
+    (counted,) = [each.found for each in examine(federation / "coordinator") if each.check == "public inputs"]
+    assert counted == f"20 of shape (8, 8), {digest(sites.PUBLIC).hex()[:16]}"

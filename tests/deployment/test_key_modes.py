@@ -39,16 +39,16 @@ def _site(keys: Authority, table: str) -> Site:
 
 def _serve_teacher(keys: Authority) -> object:
     model = serving.Model(name="m", labels=("a", "b"), inputs=Inputs.ROWS, probabilities=lambda x: np.ones((len(x), 2)) / 2)
-    own = serving.start(
+    server = serving.start(
         serving.Teacher(model), "127.0.0.1:0", certificate=keys.folder / f"{SERVER}.pem", key=keys.folder / f"{SERVER}.key"
     )
-    own.stop()
-    return own
+    server.stop()
+    return server
 
 
 def _tls(keys: Authority) -> flower.Tls:
-    own = keys.folder
-    return flower.Tls(ca=own / "ca.pem", certificate=own / f"{SERVER}.pem", key=own / f"{SERVER}.key")
+    folder = keys.folder
+    return flower.Tls(ca=folder / "ca.pem", certificate=folder / f"{SERVER}.pem", key=folder / f"{SERVER}.key")
 
 
 def _sign(keys: Authority) -> object:
@@ -60,8 +60,8 @@ def _sign(keys: Authority) -> object:
 
 def _supernode(keys: Authority) -> object:
     _site(keys, "link")
-    site, own = keys.folder.parent / "site", keys.folder
-    return flower.supernode(site, own / "node", superlink="localhost:1", ca=own / "ca.pem", key=own / "a.key")
+    site, folder = keys.folder.parent / "site", keys.folder
+    return flower.supernode(site, folder / "node", superlink="localhost:1", ca=folder / "ca.pem", key=folder / "a.key")
 
 
 USES: dict[str, tuple[str, Callable[[Authority], object]]] = {

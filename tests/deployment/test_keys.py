@@ -12,7 +12,6 @@ from pathlib import Path
 
 import grpc
 import pytest
-from conftest import PLAN
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
@@ -20,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from helpers.plans import PLAN
 from limbeck.base.errors import CertificateError, SettingError
 from limbeck.base.files import create_private
 from limbeck.cli.main import app
@@ -69,9 +69,9 @@ def test_every_key_is_its_owners_alone_and_so_is_its_folder(authority: keys.Auth
         authority.node("site-b", now=now())
     finally:
         os.umask(old)
-    found = list(authority.folder.rglob("*"))
-    assert len([path for path in found if path.suffix == ".key"]) == 4
-    for path in found:
+    paths = list(authority.folder.rglob("*"))
+    assert len([path for path in paths if path.suffix == ".key"]) == 4
+    for path in paths:
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
 
 
@@ -140,17 +140,17 @@ def test_wrong_certificates_are_refused_each_with_its_own_reason(authority: keys
 
 def test_a_site_cannot_sign_certificates(authority: keys.Authority, tmp_path: Path) -> None:
     folder = authority.node("site-a", now=now())
-    own = certificates.Issuer(
+    issuer = certificates.Issuer(
         certificate=certificates.read_certificate(folder / "site-a.pem"), key=certificates.read_key(folder / "site-a.key")
     )
-    forged = certificates.issue(own, certificates.new_key().public_key(), Role.SITE, names=["site-b"], days=1, now=now())
+    forged = certificates.issue(issuer, certificates.new_key().public_key(), Role.SITE, names=["site-b"], days=1, now=now())
     with pytest.raises(CertificateError, match="unknown authority"):
         certificates.check_certificate(forged, authority=authority.certificate, role=Role.SITE, name="site-b", now=now())
 
 
 def test_no_certificate_outlives_its_authority(authority: keys.Authority) -> None:
-    own = certificates.read_certificate(authority.node("site-a", days=1000, now=now()) / "site-a.pem")
-    assert own.not_valid_after_utc == authority.certificate.not_valid_after_utc
+    certificate = certificates.read_certificate(authority.node("site-a", days=1000, now=now()) / "site-a.pem")
+    assert certificate.not_valid_after_utc == authority.certificate.not_valid_after_utc
 
 
 @given(
@@ -302,24 +302,24 @@ def test_grpc_refuses_a_site_that_plays_the_coordinator_and_one_of_another_autho
 
 
 def run(*arguments: object) -> str:
-    result = CliRunner().invoke(app, [str(own) for own in arguments], catch_exceptions=False)
+    result = CliRunner().invoke(app, [str(each) for each in arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output
 
 
 def test_the_command_goes_through_a_sites_whole_life(tmp_path: Path) -> None:
-    own = ("--keys", tmp_path / "keys")
+    option = ("--keys", tmp_path / "keys")
     run("keys", "init", tmp_path / "keys", "--server", "localhost", "--server-ip", "127.0.0.1", "--days", 10)
-    run("keys", "node", "a", *own)
+    run("keys", "node", "a", *option)
     said = run("keys", "request", "b", "--out", tmp_path / "b")
     fingerprint = said.partition("fingerprint ")[2].partition(":")[0]
     with pytest.raises(CertificateError, match="not the site's own request"):
-        run("keys", "approve", tmp_path / "b" / "b.csr", "b", "--fingerprint", "00", *own)
-    assert fingerprint in run("keys", "approve", tmp_path / "b" / "b.csr", "b", "--fingerprint", fingerprint, *own)
+        run("keys", "approve", tmp_path / "b" / "b.csr", "b", "--fingerprint", "00", *option)
+    assert fingerprint in run("keys", "approve", tmp_path / "b" / "b.csr", "b", "--fingerprint", fingerprint, *option)
     assert fingerprint in run("keys", "show", tmp_path / "keys" / "nodes" / "b" / "b.pem")
-    run("keys", "rotate", "a", "--revoke-old", *own)
-    run("keys", "rotate", "localhost", *own)
-    run("keys", "revoke", "b", *own)
+    run("keys", "rotate", "a", "--revoke-old", *option)
+    run("keys", "rotate", "localhost", *option)
+    run("keys", "revoke", "b", *option)
     shown = run("keys", "show", tmp_path / "keys")
     states = sorted(tuple(line.split()[:3]) for line in shown.splitlines() if " site " in line)
     assert states == [("a", "site", "revoked"), ("a", "site", "valid"), ("b", "site", "revoked")]

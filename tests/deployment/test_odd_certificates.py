@@ -133,14 +133,19 @@ def uses(data: bytes, path: Path) -> None:
     errors: list[LimbeckError] = []
 
     def read() -> None:
-        own = certificates.read_certificate(path)
-        certificates.name_of(own), certificates.names_of(own), certificates.role_of(own), certificates.fingerprint(own)
+        certificate = certificates.read_certificate(path)
+        (
+            certificates.name_of(certificate),
+            certificates.names_of(certificate),
+            certificates.role_of(certificate),
+            certificates.fingerprint(certificate),
+        )
         for role in Role:
             with contextlib.suppress(CertificateError):
-                certificates.check_certificate(own, authority=ISSUER.certificate, role=role, name="a", now=NOW)
+                certificates.check_certificate(certificate, authority=ISSUER.certificate, role=role, name="a", now=NOW)
         with contextlib.suppress(CertificateError):
-            certificates.check_certificate(ISSUER.certificate, authority=own, role=Role.SITE, name=None, now=NOW)
-        certificates.check_certificate(own, authority=ISSUER.certificate, role=Role.SITE, name="a", now=NOW)
+            certificates.check_certificate(ISSUER.certificate, authority=certificate, role=Role.SITE, name=None, now=NOW)
+        certificates.check_certificate(certificate, authority=ISSUER.certificate, role=Role.SITE, name="a", now=NOW)
 
     for use in (
         lambda: tls.name_of(data),
@@ -165,9 +170,9 @@ def uses(data: bytes, path: Path) -> None:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     tmp_path.chmod(0o700)
-    own = tmp_path / "odd.pem"
-    own.touch(0o600)
-    return own
+    pem_path = tmp_path / "odd.pem"
+    pem_path.touch(0o600)
+    return pem_path
 
 
 @pytest.mark.filterwarnings("ignore:Parsed a serial number")
@@ -178,8 +183,8 @@ def test_an_odd_certificate_is_used_or_refused_and_ends_nothing(name: str, path:
     folder = path.parent / "authority" / "issued"
     folder.mkdir(parents=True)
     (folder / "1234.pem").write_bytes(data)
-    found = doctor.examine(folder.parent, now=NOW, network=False)
-    assert "Unexpected" not in str(found)
+    findings = doctor.examine(folder.parent, now=NOW, network=False)
+    assert "Unexpected" not in str(findings)
 
 
 @pytest.mark.filterwarnings("ignore:Parsed a serial number")
@@ -204,19 +209,19 @@ def _checked(data: bytes) -> str | LimbeckError:
 def test_a_thousand_changed_certificates_end_nothing(path: Path) -> None:
     generator, der = random.Random(11), make()
     for _ in range(1000):
-        own = bytearray(der)
+        changed = bytearray(der)
         for _ in range(generator.randint(1, 3)):
-            at = generator.randrange(len(own))
+            at = generator.randrange(len(changed))
             match generator.randrange(4):
                 case 0:
-                    own[at] = generator.randrange(256)
+                    changed[at] = generator.randrange(256)
                 case 1:
-                    own[at] ^= 1 << generator.randrange(8)
+                    changed[at] ^= 1 << generator.randrange(8)
                 case 2:
-                    del own[at : at + generator.randint(1, 3)]
+                    del changed[at : at + generator.randint(1, 3)]
                 case 3:
-                    own[at:at] = generator.randbytes(generator.randint(1, 3))
-        uses(pem(bytes(own)), path)
+                    changed[at:at] = generator.randbytes(generator.randint(1, 3))
+        uses(pem(bytes(changed)), path)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +247,7 @@ def test_the_authority_and_the_coordinator_read_one_list_alike(text: str, serial
     (tmp_path / "revoked").write_text(text)
     assert tls.read_revoked(tmp_path / "revoked") == serials
     assert Access(["a"], tmp_path / "revoked").revoked() == set(serials)
-    assert [int(own, 16) for own in keys.read_revoked(tmp_path / "revoked")] == serials
+    assert [int(each, 16) for each in keys.read_revoked(tmp_path / "revoked")] == serials
 
 
 @pytest.mark.parametrize("line", ["-5", "0x1f", "1_0", "1 2", "north", "1" * 41, "\x1b[31m", "+1"])

@@ -41,9 +41,9 @@ def test_what_ends_is_started_again_after_the_delay_and_what_runs_is_left_alone(
         "ends": noting(tmp_path / "ends", "sys.exit(3)"),
         "runs": noting(tmp_path / "runs", "time.sleep(3600)"),
     }
-    own = Supervisor(commands, environment=os.environ, logs=tmp_path / "logs", delay=0.3)
+    supervisor = Supervisor(commands, environment=os.environ, logs=tmp_path / "logs", delay=0.3)
     stop = threading.Event()
-    thread = threading.Thread(target=own.run, args=(stop,))
+    thread = threading.Thread(target=supervisor.run, args=(stop,))
     with caplog.at_level(logging.WARNING, "limbeck"):
         thread.start()
         until(lambda: len(pids(tmp_path / "ends")) >= 3)
@@ -72,9 +72,9 @@ def test_what_ignores_sigterm_is_killed_after_the_grace(tmp_path: Path, monkeypa
     monkeypatch.setattr("limbeck.deployment.supervisor.GRACE_SECONDS", 0.2)
     then = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); open('ready', 'w'); time.sleep(3600)"
     monkeypatch.chdir(tmp_path)
-    own = Supervisor({"deaf": noting(tmp_path / "deaf", then)}, environment=os.environ, logs=tmp_path)
+    supervisor = Supervisor({"deaf": noting(tmp_path / "deaf", then)}, environment=os.environ, logs=tmp_path)
     stop = threading.Event()
-    thread = threading.Thread(target=own.run, args=(stop,))
+    thread = threading.Thread(target=supervisor.run, args=(stop,))
     thread.start()
     until((tmp_path / "ready").exists)
     stop.set()

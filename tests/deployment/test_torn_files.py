@@ -13,9 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-import recorded_runs
-import sites
 
+from helpers import recorded_runs, sites
 from limbeck.base.errors import LimbeckError, RunError
 from limbeck.base.printable import plain_console
 from limbeck.client.ledger import Ledger, close_idle
@@ -49,11 +48,11 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With everything in it that a doctor looks at."""
     out = tmp_path_factory.mktemp("torn") / "federation"
     bringup.init(bringup.Federation(server=("localhost",), sites=("A", "B"), days=90), out, now=datetime.now(UTC))
-    own, a = sites.make(out.parent / "site"), out / "sites" / "A"
+    source, a = sites.make(out.parent / "site"), out / "sites" / "A"
     for name in ("records.npz", "policy.toml"):
-        shutil.copy(own.folder / name, a / name)
+        shutil.copy(source.folder / name, a / name)
     for folder in (a, out / "coordinator"):
-        shutil.copytree(own.folder / "transfer", folder / "transfer-sets", dirs_exist_ok=True)
+        shutil.copytree(source.folder / "transfer", folder / "transfer-sets", dirs_exist_ok=True)
     (out / "coordinator" / "plan.pb").write_bytes(codec.encode_request(sites.offer()))
     site, plan = Site(a), sites.plan()
     with Ledger(site.ledger, site.budget) as ledger:
@@ -72,10 +71,10 @@ def test_a_doctor_survives_whatever_has_become_of_a_file(side: str, federation: 
         whole = path.read_bytes()
         for content in torn(whole):
             path.write_bytes(content)
-            found = doctor.examine(folder, now=datetime.now(UTC), network=False)
-            for own in found:
-                assert not own.found.startswith("Unexpected"), (path, own)
-                assert own.outcome is doctor.Outcome.OK or own.found, path
+            findings = doctor.examine(folder, now=datetime.now(UTC), network=False)
+            for finding in findings:
+                assert not finding.found.startswith("Unexpected"), (path, finding)
+                assert finding.outcome is doctor.Outcome.OK or finding.found, path
             close_idle()
         path.write_bytes(whole)
     assert doctor.healthy(doctor.examine(folder, now=datetime.now(UTC), network=False))
@@ -91,9 +90,9 @@ def test_what_no_site_can_do_without_is_not_healthy_when_it_is_torn(name: str, f
         if content.startswith(whole):
             continue
         path.write_bytes(content)
-        found = doctor.examine(federation / "sites" / "A", now=datetime.now(UTC), network=False)
+        findings = doctor.examine(federation / "sites" / "A", now=datetime.now(UTC), network=False)
         # What a file lacks at its end may be no more than a line's end.
-        assert not doctor.healthy(found) or content == whole[:-1]
+        assert not doctor.healthy(findings) or content == whole[:-1]
     path.write_bytes(whole)
 
 
@@ -108,14 +107,14 @@ def look(run: Path) -> bool:
     assert all(line.isprintable() for line in page.split("\n"))
     assert len(page) < 3_000_000
     try:
-        own = status.read(run)
+        read = status.read(run)
     except RunError:
         assert "No run to show yet" in page
         return False
-    json.dumps(status.to_json(own), allow_nan=False)
+    json.dumps(status.to_json(read), allow_nan=False)
     out = plain_console()
     out.file = io.StringIO()
-    commands._show(out, own)
+    commands._show(out, read)
     assert all(line.isprintable() for line in out.file.getvalue().split("\n"))
     return True
 
@@ -131,7 +130,7 @@ def test_a_torn_file_of_a_run_leaves_a_status_or_an_error(name: str, run: Path) 
 
 
 @pytest.mark.parametrize("name", ["events.jsonl", "record.json"])
-def test_a_value_that_cannot_be_meant_leaves_a_status_or_an_error(name: str, run: Path) -> None:
+def test_an_invalid_value_leaves_a_status_or_an_error(name: str, run: Path) -> None:
     """Each of the first and last values in turn, a name's among them, by each that it cannot be."""
     whole = (run / name).read_text()
     places = list(VALUE.finditer(whole))
