@@ -16,14 +16,16 @@ from limbeck.base.errors import DataError
 def tensors(x_N: NDArray[np.generic]) -> Tensor:
     """Inputs as nets take them: bytes become [0, 1], floats stay; grey images get a channel, colour images channels first.
 
-    (N, D) rows stay; (N, H, W) becomes (N, 1, H, W), (N, H, W, C) becomes (N, C, H, W). Raises DataError for another shape.
+    (N, D) rows stay; (N, H, W) becomes (N, 1, H, W), (N, H, W, C) becomes (N, C, H, W).
+
+    Raises: DataError for any other shape.
     """
     if x_N.ndim not in {2, 3, 4}:
         raise DataError(f"Expected rows (N, D) or images (N, H, W) or (N, H, W, C), got shape {x_N.shape}.")
     scale = 255 if x_N.dtype == np.uint8 else 1
     # A number too large for float32 becomes infinite, and the gradient of its record zero.
     with np.errstate(over="ignore"):
-        found = torch.from_numpy(x_N.astype(np.float32) / np.float32(scale))
+        scaled = torch.from_numpy(x_N.astype(np.float32) / np.float32(scale))
     if x_N.ndim == 3:
-        return found.unsqueeze(1)
-    return found.permute(0, 3, 1, 2).contiguous() if x_N.ndim == 4 else found
+        return scaled.unsqueeze(1)
+    return scaled.permute(0, 3, 1, 2).contiguous() if x_N.ndim == 4 else scaled
