@@ -1,1 +1,7 @@
-"""What was measured: benchmarks, comparisons, theory, faults; results lie in results/."""
+"""What was measured, and how: benchmarks, comparisons, theory, faults. Their results lie in results/.
+
+What belongs here: programs that produce a figure in the documentation, or that break real processes on purpose. They
+may use every folder except cli; no command imports them.
+
+Tag: [D] derived or measured here.
+"""

@@ -1,10 +1,12 @@
-"""Pure mathematics on probability tensors: softening, truncation, sampling, pooling, losses, equivalence, and checkers of axioms.
+"""Pure mathematics on probability tensors: softening, truncation, pooling, losses, equivalence, checkers of axioms.
 
-What belongs here: functions and frozen callables from tensors to tensors. They use torch, the standard library and `limbeck.base`; they
-read no file, know no message and draw no random numbers but those they are given (a checker's search has a seed).
+What belongs here: functions and frozen callables from tensors to tensors. They use torch, the standard library and
+`limbeck.base`; they read no file, know no message and draw no random numbers but those they are given (a checker's
+search has a seed).
 
-Statements carry a tag that says where they come from: [P] the founding paper (arXiv 2601.03195), [F] another paper, which is named, [D]
-derived here and proved in words or tested. Shape suffixes (`p_NK`) are explained at the top of each module.
+Statements carry a tag that says where they come from: [P] the founding paper (arXiv 2601.03195), [F] another paper,
+which is named, [D] derived here and proved in words or tested. Shape suffixes (`p_NK`) are explained at the top of each
+module.
 """
 
 from limbeck.operators import axioms, losses

@@ -1,4 +1,4 @@
-"""Softening to a wanted entropy: power, with a temperature of its own for every distribution.
+"""Softening to a given entropy: power with a separate temperature for every distribution.
 
 Shape legend: N samples (any leading shape), K classes.
 """
@@ -16,9 +16,11 @@ from limbeck.base.errors import SettingError
 
 __all__ = ["EntropyTarget"]
 
-# Search for log T in [0, 60]: at T = e^60 any distribution whose logarithms are finite in float64 is uniform to the last bit.
+# Search for log T in [0, 60]: at T = e^60 any distribution whose logarithms are finite in float64 is uniform to the
+# last bit.
 LARGEST_LOG_TEMPERATURE = 60.0
-# Newton takes under 10 steps, bisection alone would take 36. Convergence is quadratic: a step this small lands within rounding.
+# Newton takes under 10 steps, bisection alone would take 36. Convergence is quadratic: a step this small lands within
+# rounding.
 CLOSE = 1e-9
 MAX_STEPS = 100
 
@@ -27,14 +29,15 @@ MAX_STEPS = 100
 class EntropyTarget:
     """The distribution q nearest to p, by KL(q || p), whose Shannon entropy is at least h [D].
 
-    It is power with T(p) = 1 where H(p) >= h already, and else with the one T(p) > 1 that gives H(q) = h.
+    It is p itself if H(p) >= h, and otherwise power with the one T(p) > 1 for which H(q) = h.
 
-    Guarantees: shape, dtype and device kept; rows sum to 1; ranking kept for h < log K; zeros stay zero; H(q) = max(H(p), h) to rounding;
-    gradients by the implicit function theorem, first order. As a family in T with h = (1 - 1/T) log K: axioms 1 to 4 and the upper
-    half of 5 on the interior. Where p has zeros and h is more than its support can hold, q is uniform on the support. Solved in float64
-    whatever the dtype of p, so p = 1e-30 in float32 is as good as any.
+    Guarantees: shape, dtype and device kept; rows sum to 1; ranking kept for h < log K; zeros stay zero; H(q) =
+    max(H(p), h) to rounding; gradients by the implicit function theorem, first order. As a family in T with h = (1 -
+    1/T) log K: axioms 1 to 4 and the upper half of 5 on the interior. If p has zeros and h exceeds the logarithm of the
+    size of its support, q is uniform on the support. Solved in float64 whatever the dtype of p, so p = 1e-30 in float32
+    loses nothing.
 
-    entropy: h >= 0 in nats, at most log K of the data; with `relative`, a share of log K in [0, 1].
+    entropy: h >= 0 in nats, at most log K. relative: entropy is a share of log K instead, in [0, 1].
     """
 
     entropy: float
@@ -55,14 +58,14 @@ class EntropyTarget:
         return self.from_log(p_NK.log()).exp()
 
     def from_log(self, log_p_NK: Tensor) -> Tensor:
-        """Raises SettingError where h is more than log K."""
+        """From log p to log q. Raises SettingError if h exceeds log K."""
         x_NK, support_NK = _support(log_p_NK)
         inverse_N1 = self._inverse_temperature(x_NK, support_NK)
         scaled_NK = (inverse_N1 * x_NK).masked_fill(~support_NK, -math.inf)
         return scaled_NK.log_softmax(-1).to(log_p_NK.dtype)
 
     def temperatures(self, log_p_NK: Tensor) -> Tensor:
-        """T(p) >= 1 of every row, shape N, float64; infinite where only the uniform distribution will do."""
+        """T(p) >= 1 of every row, shape N, float64; infinite where q is uniform on the support of p."""
         return self._inverse_temperature(*_support(log_p_NK)).squeeze(-1).reciprocal()
 
     def _inverse_temperature(self, x_NK: Tensor, support_NK: Tensor) -> Tensor:
@@ -72,18 +75,19 @@ class EntropyTarget:
         if h > math.log(classes) * (1 + 1e-12):
             raise SettingError(f"Expected entropy <= log K = {math.log(classes):.6g} for K = {classes}, got {h:.6g}.")
         size_N1 = support_NK.sum(-1, keepdim=True).double().log()
-        # The distance to uniform falls in log T like a straight line where T is large, on a log scale: Newton's method likes that.
+        # For large T the logarithm of the distance to uniform is linear in log T, which suits Newton's method.
         wanted_N1 = size_N1 - h
         with torch.no_grad():
             active_N1 = _moments(x_NK, support_NK, torch.ones_like(wanted_N1), size_N1)[0] > wanted_N1
             inverse_N1 = torch.where(active_N1, 0.0, torch.ones_like(wanted_N1))
-            # Only rows that must move, and can, are solved for; on the others the bracket would close slowly on its end.
+            # Only rows that must and can move are solved for; on the others the bracket would close slowly at one end.
             rows_N = (active_N1 & (wanted_N1 > 0)).squeeze(-1)
             s_n1 = _solve(x_NK[rows_N], support_NK[rows_N], size_N1[rows_N], wanted_N1[rows_N])
             inverse_N1[rows_N] = torch.exp(-s_n1)
         if not x_NK.requires_grad:
             return inverse_N1
-        # One step of Newton from the solution changes nothing, but carries the gradient: d(1/T) = -(dH at fixed T) / (dH / d(1/T)).
+        # One Newton step from the solution changes no value but carries the gradient: d(1/T) = -(dH at fixed T) / (dH /
+        # d(1/T)).
         distance_N1, variance_N1 = _moments(x_NK, support_NK, inverse_N1, size_N1)
         slope_N1 = (inverse_N1 * variance_N1).detach()
         moves_N1 = active_N1 & (slope_N1 > 0)
@@ -99,7 +103,7 @@ def _support(log_p_NK: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _moments(x_NK: Tensor, support_NK: Tensor, inverse_N1: Tensor, size_N1: Tensor) -> tuple[Tensor, Tensor]:
-    """Of q proportional to exp(x / T) on the support: log(its size) - H(q), and the variance of x under q."""
+    """Of q ~ exp(x / T) on the support: its distance to uniform, log(support size) - H(q), and the variance of x."""
     log_q_NK = (inverse_N1 * x_NK).masked_fill(~support_NK, -math.inf).log_softmax(-1)
     q_NK = log_q_NK.exp()
     log_q_NK = log_q_NK.masked_fill(~support_NK, 0.0)
@@ -109,7 +113,7 @@ def _moments(x_NK: Tensor, support_NK: Tensor, inverse_N1: Tensor, size_N1: Tens
 
 
 def _solve(x_NK: Tensor, support_NK: Tensor, size_N1: Tensor, wanted_N1: Tensor) -> Tensor:
-    """s = log T in [0, 60] at which the distance to uniform is the wanted one: Newton inside a bracket that always shrinks."""
+    """The s = log T in [0, 60] that gives the wanted distance to uniform: Newton's method in a shrinking bracket."""
     low_N1, high_N1 = torch.zeros_like(size_N1), torch.full_like(size_N1, LARGEST_LOG_TEMPERATURE)
     log_wanted_N1 = wanted_N1.clamp(min=torch.finfo(torch.float64).tiny).log()
     variance_N1 = _moments(x_NK, support_NK, torch.zeros_like(size_N1), size_N1)[1]
@@ -120,7 +124,7 @@ def _solve(x_NK: Tensor, support_NK: Tensor, size_N1: Tensor, wanted_N1: Tensor)
         above_N1 = distance_N1 > wanted_N1
         low_N1, high_N1 = torch.where(above_N1, s_N1, low_N1), torch.where(above_N1, high_N1, s_N1)
         next_N1 = s_N1 + (distance_N1.log() - log_wanted_N1) * distance_N1 / (variance_N1 * inverse_N1.square())
-        # NaN compares false: where Newton has nothing to say, halve the bracket.
+        # NaN compares false: where Newton's step is undefined, the bracket is halved.
         inside_N1 = (next_N1 >= low_N1) & (next_N1 <= high_N1)
         next_N1 = torch.where(inside_N1, next_N1, (low_N1 + high_N1) / 2)
         moved = (next_N1 - s_N1).abs() / (1 + s_N1)

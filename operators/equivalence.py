@@ -1,18 +1,21 @@
-"""When do two softening operators give the same student? Calibrate the second to the first, then see which class they share.
+"""When do two softening operators give the same student?
 
-The paper proves that distinct operators can give the same student under limited capacity [P]. The conditions are ours [D], on a given
-transfer set, strongest first:
+Calibrate the second to the first, then see which class they share.
 
-1. equal targets: F(p(x)) = G(p(x)) on every sample, at one temperature each. Families that reach it are reparametrisations of one
-   another. For K = 2 any two families that keep the ranking and reach every entropy are, *sample by sample*: a distribution over two
-   classes is told by its ranking and its entropy. The temperature then depends on the input, and one common temperature still gives
-   different targets unless it comes out the same for all; `reparametrise` finds it per sample, `compare` judges one common temperature.
-2. equal moments: a student softmax(phi(x)^T W) that minimises KL(F || student), with or without a penalty on W, sees its targets only
-   through E[phi(x) F(p(x))^T]. It holds for these features and this transfer set, for no other.
-3. equal decisions: the same arg-max everywhere, which every operator that keeps the ranking gives.
+The paper proves that distinct operators can give the same student under limited capacity [P]. The conditions are ours
+[D], on a given transfer set, strongest first:
 
-Approximately: let the student's objective be mu-strongly convex in W. Then two students differ by at most |E[phi (F - G)^T]| / mu
-<= mean(|phi| |F - G|_2) / mu <= max|phi| mean|F - G|_1 / mu in Frobenius norm [D].
+1. equal targets: F(p(x)) = G(p(x)) on every sample, at one temperature each. Families that reach this are
+   reparametrisations of one another. For K = 2 any two families that keep the ranking and reach every entropy are,
+   *sample by sample*: a distribution over two classes is determined by its ranking and its entropy. The temperature
+   then depends on the input, and one common temperature still gives different targets unless it is the same for all
+   inputs. `reparametrise` finds it per sample, `compare` judges a common temperature.
+2. equal moments: a student softmax(phi(x)^T W) that minimises KL(F || student), with or without a penalty on W, depends
+   on its targets only through E[phi(x) F(p(x))^T]. This holds for these features and this transfer set, not for others.
+3. equal decisions: the same arg-max everywhere. Every operator that keeps the ranking gives it.
+
+Approximate equality: let the student's objective be mu-strongly convex in W. Then two students differ by at most |E[phi
+(F - G)^T]| / mu <= mean(|phi| |F - G|_2) / mu <= max|phi| mean|F - G|_1 / mu in Frobenius norm [D].
 
 Shape legend: N samples, K classes, D features of the student (with a constant 1 among them if it has an intercept).
 """
@@ -50,8 +53,8 @@ __all__ = [
 TemperedFamily = Callable[[float], TemperedSoftening]
 Match = Literal["mean-entropy", "moments"]
 
-# Entropy rises with T and T = 1 is the identity (axioms 3 and 4), so the match is on the first operator's side of 1. Beyond these ends
-# power is uniform or one-hot to float64 for all p > 1e-30.
+# Entropy rises with T and T = 1 is the identity (axioms 3 and 4), so the match lies on the first operator's side of 1.
+# Beyond these ends power is uniform or one-hot in float64 for all p > 1e-30.
 HOTTEST, COLDEST = 1e6, 1e-4
 BISECTIONS = 80
 GRID = 81
@@ -59,8 +62,11 @@ GRID = 81
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """softening: the second family at the temperature found. residual: what is left of the mismatch there; for "mean-entropy" the
-    second's mean entropy minus the first's, nats; for "moments" the Frobenius norm of E[phi (F - G)^T]."""
+    """The operator of the second family that is closest to the first operator.
+
+    softening: the second family at that temperature. residual: the mismatch that is left; for "mean-entropy" the
+    second's mean entropy minus the first's, in nats; for "moments" the Frobenius norm of E[phi (F - G)^T].
+    """
 
     softening: TemperedSoftening
     residual: float
@@ -73,7 +79,10 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Reparametrised:
-    """temperature_N: of the second family, per sample. residual_N: |F(p) - G(p)|_1 there; near 0 everywhere for K = 2."""
+    """temperature_N: of the second family, for each sample.
+
+    residual_N: |F(p) - G(p)|_1 there; near 0 everywhere for K = 2.
+    """
 
     temperature_N: Tensor
     residual_N: Tensor
@@ -90,10 +99,14 @@ class Shared(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """shared: the strongest class within the tolerance; the residual of each class follows, all dimensionless.
+    """The strongest class that two operators share, and the residual of every class, all dimensionless.
 
-    targets: max over samples of |F - G|_1. mean_l1: delta, its mean. moments: Frobenius norm of E[phi (F - G)^T], None without features.
-    decisions: share of samples whose arg-max differs. pull: mean of |phi| |F - G|_2, None without features.
+    - shared: the strongest class within the tolerance.
+    - targets: the maximum over samples of |F - G|_1.
+    - mean_l1: the mean of |F - G|_1.
+    - moments: the Frobenius norm of E[phi (F - G)^T]; None without features.
+    - decisions: the share of samples whose arg-max differs.
+    - pull: the mean of |phi| |F - G|_2; None without features.
     """
 
     shared: Shared
@@ -104,9 +117,10 @@ class Comparison:
     pull: float | None
 
     def shift_bound(self, mu: float) -> float:
-        """How far apart, in Frobenius norm of W, the two log-linear students can be when their objective is mu-strongly convex, mu > 0 [D].
+        """A bound on the distance of the two log-linear students, in Frobenius norm of W [D].
 
-        From the moments. `pull / mu` is the looser bound that forgets their signs. Raises SettingError without features.
+        mu: their objective is mu-strongly convex, mu > 0. The bound follows from the moments; `pull / mu` is the looser
+        bound that ignores signs. Raises SettingError if the comparison has no features.
         """
         check.positive(mu=mu)
         if self.moments is None:
@@ -120,7 +134,7 @@ def mean_entropy(log_p_NK: Tensor) -> float:
 
 
 def moments(features_ND: Tensor, p_NK: Tensor) -> Tensor:
-    """(D, K): E[phi(x) p(x)^T], all that a log-linear student sees of its targets."""
+    """(D, K): E[phi(x) p(x)^T], all that a log-linear student depends on in its targets."""
     return features_ND.T @ p_NK / len(p_NK)
 
 
@@ -134,17 +148,22 @@ def calibrate(
 ) -> Calibration:
     """The temperature at which a second family is closest to `first` on a transfer set.
 
-    family: a temperature in, an operator out, for instance `Mixing`. log_p_NK: the teacher's log-probabilities. "mean-entropy" bisects,
-    because entropy rises with the temperature; "moments" minimises the distance of the moments against `features_ND` over a grid of
-    temperatures, then locally: a global minimum is not promised. Where the family cannot reach the first, the residual says by how much.
-    Raises SettingError for an unknown match, shapes that do not fit, or a family without operators on the first's side of T = 1.
+    - family: from a temperature to an operator, for instance `Mixing`.
+    - log_p_NK: the teacher's log-probabilities.
+    - match: "mean-entropy" bisects, because entropy rises with the temperature. "moments" minimises the distance
+      between the moments over a grid of temperatures, then locally; a global minimum is not guaranteed.
+    - features_ND: of the student, for "moments".
+
+    If the family cannot reach the first operator, the residual says by how much. Raises SettingError for an unknown
+    match, shapes that do not fit, or a family without operators on the first operator's side of T = 1.
     """
     log_f_NK = first.from_log(log_p_NK)
     low, high = (0.0, math.log(HOTTEST)) if first.temperature >= 1 else (math.log(COLDEST), 0.0)
     if match == "mean-entropy":
         wanted = mean_entropy(log_f_NK)
-        found = family(math.exp(_bisect(lambda t: mean_entropy(family(math.exp(t)).from_log(log_p_NK)) < wanted, low, high)))
-        return Calibration(softening=found, residual=mean_entropy(found.from_log(log_p_NK)) - wanted)
+        log_t = _bisect(lambda t: mean_entropy(family(math.exp(t)).from_log(log_p_NK)) < wanted, low, high)
+        calibrated = family(math.exp(log_t))
+        return Calibration(softening=calibrated, residual=mean_entropy(calibrated.from_log(log_p_NK)) - wanted)
     if match != "moments":
         raise SettingError(f"Expected match out of mean-entropy, moments, got {match!r}.")
     if features_ND is None:
@@ -162,10 +181,10 @@ def calibrate(
 
 
 def reparametrise(first: TemperedSoftening, family: TemperedFamily, log_p_NK: Tensor) -> Reparametrised:
-    """The temperature of a second family for every sample on its own, so that its entropy there is the first's, and what still differs.
+    """The temperature of a second family, for every sample, that gives the first operator's entropy; what still differs.
 
-    For K = 2 nothing does, to about 1e-7 in float64 (entropy is flat at the uniform distribution). For K > 2 what is left is the part
-    of the difference that no temperature, not even an input-dependent one, takes away [D].
+    For K = 2 nothing differs, to about 1e-7 in float64 (entropy is flat at the uniform distribution). For K > 2 the
+    residual is the part of the difference that no temperature removes, not even an input-dependent one [D].
     """
     low, high = (0.0, math.log(HOTTEST)) if first.temperature >= 1 else (math.log(COLDEST), 0.0)
     log_f_NK = first.from_log(log_p_NK)
@@ -189,17 +208,20 @@ def compare(
     features_ND: Tensor | None = None,
     tolerance: float = 1e-6,
 ) -> Comparison:
-    """Which class two operators share on a transfer set; see `compare_targets`. log_p_NK: the teacher's log-probabilities."""
+    """`compare_targets` of two operators on a transfer set. log_p_NK: the teacher's log-probabilities."""
     return compare_targets(
         first.from_log(log_p_NK).exp(), second.from_log(log_p_NK).exp(), features_ND=features_ND, tolerance=tolerance
     )
 
 
 def compare_targets(f_NK: Tensor, g_NK: Tensor, *, features_ND: Tensor | None = None, tolerance: float = 1e-6) -> Comparison:
-    """Which class two sets of targets share, with the residual of each.
+    """The strongest class that two sets of targets share, with the residual of each class.
 
-    tolerance: for |F - G|_1 of the worst sample; for the moments relative to the root mean square of |phi|; for decisions the lead in
-    probability below which an arg-max counts as tied. Without features, equal moments are not looked for.
+    - features_ND: of the student; without them, equal moments are not checked.
+    - tolerance: for targets, of |F - G|_1 on the worst sample; for moments, relative to the root mean square of |phi|;
+      for decisions, the lead in probability below which an arg-max counts as tied.
+
+    Raises SettingError for a tolerance <= 0 or shapes that do not fit.
     """
     check.positive(tolerance=tolerance)
     difference_NK = f_NK - g_NK
@@ -226,7 +248,7 @@ def compare_targets(f_NK: Tensor, g_NK: Tensor, *, features_ND: Tensor | None = 
 
 
 def _decides_otherwise(f_NK: Tensor, g_NK: Tensor, tolerance: float) -> Tensor:
-    """(N,) whether G puts the class that F decides for behind another one by more than the tolerance."""
+    """(N,) whether G puts F's arg-max behind another class by more than the tolerance."""
     chosen_N1 = g_NK.gather(-1, f_NK.argmax(-1, keepdim=True))
     return (g_NK.max(-1, keepdim=True).values - chosen_N1 > tolerance).squeeze(-1)
 
@@ -237,7 +259,7 @@ def _check_rows(features_ND: Tensor, p_NK: Tensor) -> None:
 
 
 def _bisect(below: Callable[[float], bool], low: float, high: float) -> float:
-    """Where `below` turns from true to false; an end of the interval where it never does."""
+    """The point where `below` turns from true to false; an end of the interval if it does not turn inside."""
     if not below(low):
         return low
     if below(high):
@@ -249,7 +271,7 @@ def _bisect(below: Callable[[float], bool], low: float, high: float) -> float:
 
 
 def _golden(value: Callable[[float], float], low: float, high: float) -> float:
-    """A minimum of a function with one valley, by golden section."""
+    """The minimum of a unimodal function, by golden-section search."""
     ratio = (math.sqrt(5) - 1) / 2
     left, right = high - ratio * (high - low), low + ratio * (high - low)
     at_left, at_right = value(left), value(right)

@@ -1,4 +1,4 @@
-"""The softening families that a plan can name: the one table of their names, formulas, domains, and how each is made."""
+"""The softening families that a plan can name: one table of their names, formulas, domains and makers."""
 
 from __future__ import annotations
 

@@ -1,22 +1,25 @@
-"""Distillation losses from truncated targets: ids, probabilities and tail mass against student logits, never a dense target.
+"""Distillation losses of student logits against truncated targets (ids, probabilities, tail mass), never made dense.
 
-A truncated target says nothing about how its tail mass is spread over the classes it does not keep. So both sides are made coarse: the
-kept classes one by one, and all others together as one tail bucket, of mass r in the target and 1 - S in the student (S the student's mass
-on the kept ids). Every loss here is a divergence of those k + 1 masses; a slot of probability 0
-is padding and no bucket, its class is one of the tail's. By the data-processing inequality that is the smallest value that
-the divergence takes over all full targets which truncate to the given one, reached where the target's tail has the student's own
-proportions [D]: the loss never charges a student for what the teacher did not say, and its gradient moves the tail classes only together,
-each in proportion to its own probability. Spreading r evenly instead, which `Truncated.dense` does, is a claim that the teacher's
-tail is flat; it pulls a student's tail towards uniform at any K, and belongs only where dense targets are wanted anyway (a pool of many
-truncated answers at small K). For such dense targets the same functions take a tensor (N, K): then every class is a bucket of its own.
+A truncated target does not say how its tail mass is spread over the classes it does not keep. So both sides are made
+coarse: the kept classes one by one, and all others together as one tail bucket, of mass r in the target and 1 - S in
+the student (S is the student's mass on the kept ids). Every loss here is a divergence of those k + 1 masses. A slot of
+probability 0 is padding, not a bucket; its class belongs to the tail. By the data-processing inequality this is the
+smallest value of the divergence over all full targets that truncate to the given one, attained where the target's tail
+has the student's own proportions [D]: the loss never charges a student for what the teacher did not say, and its
+gradient moves the tail classes only together, each in proportion to its own probability. To spread r evenly, as
+`Truncated.dense` does, is to claim that the teacher's tail is flat; it pulls a student's tail towards uniform at any K,
+and is right only where dense targets are wanted anyway (a pool of many truncated answers at small K). For such dense
+targets the same functions take a tensor (N, K), in which every class is a bucket.
 
-The gradient is closed-form [D]: with respect to the student's (tempered) logits, KL(target || student) has s_j - p_j on the kept ids and
-s_j - r s_j / (1 - S) off them; the other losses change only the k + 1 numbers, one per bucket, that the masses s are multiplied with.
-One pass makes loss and gradient, in chunks of rows that stay in cache: what it allocates beyond the gradient does not grow with N.
+The gradient is closed-form [D]: with respect to the student's (tempered) logits, KL(target || student) has s_j - p_j on
+the kept ids and s_j - r s_j / (1 - S) off them; the other losses change only the k + 1 factors, one per bucket, of the
+masses s. One pass computes loss and gradient, in chunks of rows that stay in cache: what it allocates beyond the
+gradient does not grow with N.
 
-Shape legend: N samples, K classes, k kept entries, B rows of a chunk, b buckets: k + 1, or K where none is left for a tail. A bucket
-without classes, a padding slot or the tail of a row that names them all, is absent: no mass on either side, log mass set to 0.
-Small arrays have buckets first (bB): sums over few columns of many rows are several times slower.
+Shape legend: N samples, K classes, k kept entries, B rows of a chunk, b buckets: k + 1, or K if no class is left for a
+tail. A bucket without classes (a padding slot, or the tail of a row that names all classes) is absent: no mass on
+either side, log mass set to 0. Small arrays have buckets first (bB): sums over few columns of many rows are several
+times slower.
 """
 
 from __future__ import annotations
@@ -37,40 +40,51 @@ __all__ = ["FLOOR", "hinton", "jensen_shannon", "reverse", "ttm"]
 
 FLOOR = 2.0**-20
 
-# From the target's masses, the logarithms of the student's, the student's, and which buckets are absent, if any: the divergence of each
-# row, and its gradient with respect to the logarithms of unnormalised student masses.
+# From the target's masses, the logarithms of the student's masses, these masses, and which buckets are absent (None: no
+# bucket), to the divergence of each row and its gradient with respect to the logarithms of the unnormalised student
+# masses.
 Rule = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
 def ttm(target: Truncated | Tensor, logits_NK: Tensor, *, in_place: bool = False) -> Tensor:
-    """Transformed teacher matching: mean KL(target || softmax(z)), the student untempered [F: arXiv 2402.11148]. Nats, per row.
+    """Transformed teacher matching: mean KL(target || softmax(z)), the student untempered [F: arXiv 2402.11148].
 
-    target: a truncated target (its tail is one bucket on both sides) or dense probabilities (N, K); a constant, no gradient flows to it.
-    logits_NK: finite, any floating dtype; computed in float64 for float64, else in float32. in_place: write the gradient over the logits,
-    so that nothing of size N x K is allocated; their values are lost, and autograd refuses a backward pass that would still need them.
+    Nats, per row.
 
-    Guarantees: >= 0, and 0 only where target and student agree on every bucket; a lower bound of KL(q || softmax(z)) for every full q
-    that truncates to the target. An empty batch gives 0. Raises SettingError for shapes that do not fit.
+    - target: a truncated target (its tail is one bucket on both sides) or dense probabilities (N, K). It is a constant:
+      no gradient flows to it.
+    - logits_NK: finite, of any floating dtype; float64 is computed in float64, everything else in float32.
+    - in_place: write the gradient over the logits, so that nothing of size N x K is allocated. Their values are lost,
+      and autograd refuses a backward pass that would still need them.
+
+    Guarantees: >= 0, and 0 only if target and student agree on every bucket; a lower bound of KL(q || softmax(z)) for
+    every full q that truncates to the target. An empty batch gives 0.
+
+    Raises SettingError for shapes that do not fit, or in_place with logits that are a leaf.
     """
     return _mean(_forward_kl, target, logits_NK, in_place=in_place)
 
 
 def hinton(target: Truncated | Tensor, logits_NK: Tensor, temperature: float, *, in_place: bool = False) -> Tensor:
-    """Hinton's loss: T^2 times the mean KL(target || softmax(z / T)), the target softened at the same T [F: arXiv 1503.02531].
+    """Hinton's loss: T^2 times the mean KL(target || softmax(z / T)), target softened at the same T [F: arXiv 1503.02531].
 
-    The buckets are those of the tempered student: its tail mass is that of softmax(z / T) beyond the kept ids, to be met by the mass that
-    the target's own softening left there ("soften, then truncate"). The rest as for `ttm`.
+    The buckets are those of the tempered student: its tail mass is that of softmax(z / T) beyond the kept ids, to be
+    matched by the mass that the target's own softening left there ("soften, then truncate"). Everything else is as for
+    `ttm`.
     """
     check.positive(temperature=temperature)
     return _mean(_forward_kl, target, logits_NK, temperature=temperature, weight=temperature**2, in_place=in_place)
 
 
 def reverse(target: Truncated | Tensor, logits_NK: Tensor, *, floor: float = FLOOR, in_place: bool = False) -> Tensor:
-    """Mean KL(softmax(z) || target), the student untempered: it may leave out what the target holds, not add to it. Nats, per row.
+    """Mean KL(softmax(z) || target), the student untempered: it may drop what the target has, but not add to it.
 
-    Infinite where the target has no mass, which the tail of a sampled target has as a rule, so buckets below `floor` are raised to it
-    and the target normalised again: a student's mass m there costs about m log(m / floor). The default is the smallest
-    probability that travels. The rest as for `ttm`, with respect to the raised target.
+    Nats, per row.
+
+    This divergence is infinite where the target has no mass, as the tail of a sampled target usually has none. So
+    buckets below `floor` are raised to it and the target is normalised again: a student's mass m there costs about m
+    log(m / floor). The default is the smallest probability on the wire. Everything else is as for `ttm`, with respect
+    to the raised target.
 
     floor: 0 < floor < 1.
     """
@@ -88,9 +102,12 @@ def reverse(target: Truncated | Tensor, logits_NK: Tensor, *, floor: float = FLO
 
 
 def jensen_shannon(target: Truncated | Tensor, logits_NK: Tensor, *, in_place: bool = False) -> Tensor:
-    """Mean Jensen-Shannon divergence, (KL(target || m) + KL(softmax(z) || m)) / 2 with m the midpoint of both. Nats, per row.
+    """Mean Jensen-Shannon divergence, (KL(target || m) + KL(softmax(z) || m)) / 2 with m the midpoint of both.
 
-    Guarantees: symmetric and within [0, log 2], also where either side has buckets without mass. The rest as for `ttm`.
+    Nats, per row.
+
+    Guarantees: symmetric and within [0, log 2], also if either side has buckets without mass. Everything else is as for
+    `ttm`.
     """
     return _mean(_jensen_shannon, target, logits_NK, in_place=in_place)
 
@@ -129,7 +146,7 @@ def _mean(
 
 
 class _Loss(torch.autograd.Function):
-    """The mean of a rule over rows, with the gradient made in the same pass."""
+    """The mean of a rule over rows, with the gradient computed in the same pass."""
 
     @staticmethod
     def forward(
@@ -154,7 +171,7 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
-        # The gradient is handed over, not copied; a second pass through a retained graph makes it again.
+        # The gradient is handed over, not copied; a second pass through a retained graph computes it again.
         gradient_NK, ctx.gradient_NK = ctx.gradient_NK, None
         if gradient_NK is None:
             if not ctx.saved_tensors:
@@ -162,7 +179,7 @@ class _Loss(torch.autograd.Function):
             (logits_NK,) = ctx.saved_tensors
             gradient_NK = torch.empty_like(logits_NK)
             _pass(logits_NK, gradient_NK, *ctx.arguments)
-        # As a rule the outer gradient is 1; to look costs nothing on a CPU, a stall elsewhere.
+        # The outer gradient is usually 1. Reading it costs nothing on a CPU but stalls other devices.
         if outer.device.type != "cpu" or outer.item() != 1:
             gradient_NK.mul_(outer)
         return (gradient_NK, *[None] * 6)
@@ -182,7 +199,7 @@ def _pass(
     direct = gradient_NK if gradient_NK is not None and gradient_NK.dtype == working else None
     work_NK = logits_NK.new_empty(min(rows, samples), classes, dtype=working) if direct is None else direct
     scale = weight / (temperature * samples)
-    # To look is cheap on a CPU, a stall elsewhere: there every target is taken to have padding.
+    # Reading is cheap on a CPU but stalls other devices: there every target is assumed to have padding.
     padded = isinstance(target, Truncated) and (target.p_Nk.device.type != "cpu" or not bool((target.p_Nk > 0).all()))
     for first in range(0, samples, rows):
         logits_BK = logits_NK[first : first + rows]
@@ -199,7 +216,7 @@ def _pass(
 
 
 def _dense(logits_BK: Tensor, work_BK: Tensor, target_BK: Tensor, rule: Rule, temperature: float, scale: float) -> Tensor:
-    """Divergence of each row; `work_BK` gets the gradient and may be the logits."""
+    """Divergence of each row; the gradient is written to `work_BK`, which may be the logits."""
     log_s_BK = (logits_BK - logits_BK.amax(-1, keepdim=True).to(work_BK.dtype)).div_(temperature)
     value_B, gradient_KB = rule(target_BK.to(work_BK.dtype).t(), *_masses(log_s_BK.t()), None)
     torch.mul(gradient_KB.t(), scale, out=work_BK)
@@ -216,9 +233,9 @@ def _truncated(
     wanted: bool,
     padded: bool,
 ) -> Tensor:
-    """Divergence of each row; `work_BK` gets the gradient where it is wanted, else rubbish, and may be the logits."""
+    """Divergence of each row. `work_BK` may be the logits; it receives the gradient if `wanted`, else it is undefined."""
     ids_Bk, kept, tail = target.ids_Nk, target.kept, padded or target.kept < target.classes
-    # Relative to one kept logit, so that what all logits of a row have in common costs no digits.
+    # Relative to one kept logit, so that an offset common to all logits of a row costs no digits.
     torch.sub(logits_BK, logits_BK.gather(1, ids_Bk[:, :1]).to(work_BK.dtype), out=work_BK)
     t_bB, log_s_bB = work_BK.new_empty(2, kept + tail, len(work_BK))
     t_bB[:kept] = target.p_Nk.t()
@@ -226,7 +243,8 @@ def _truncated(
     torch.div(kept_Bk.t(), temperature, out=log_s_bB[:kept])
     absent_bB = None
     if tail:
-        # The tail by itself, relative to its own largest logit: 1 - S as a difference would lose all its digits for a confident student.
+        # The tail is summed by itself, relative to its own largest logit: the difference 1 - S would lose all digits
+        # for a confident student.
         named_Bk = target.p_Nk > 0
         gone_Bk = (
             kept_Bk.masked_fill_(named_Bk, -math.inf) if padded else work_BK.new_full((1, 1), -math.inf).expand_as(ids_Bk)
@@ -235,7 +253,8 @@ def _truncated(
         largest_B1 = work_BK.amax(-1, keepdim=True)
         t_bB[kept] = target.tail_N
         if padded:
-            # A row that names all its classes has an empty tail. What is NaN there below is masked, or overwritten class by class.
+            # A row that names all its classes has an empty tail. NaN that arises there below is masked, or overwritten
+            # class by class.
             absent_bB = torch.cat([named_Bk.logical_not().t(), largest_B1.t() == -math.inf])
             t_bB.masked_fill_(absent_bB, 0)
         rate = math.log2(math.e) / temperature
@@ -254,7 +273,7 @@ def _truncated(
 
 
 def _masses(log_bB: Tensor, absent_bB: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Logarithms of normalised masses, and the masses, out of logarithms of unnormalised ones, which are overwritten.
+    """The logarithms of normalised masses, and the masses, from unnormalised logarithms, which are overwritten.
 
     Powers of two, because torch's exp2 takes a third of the time of its exp on a CPU.
     """

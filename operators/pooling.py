@@ -1,12 +1,15 @@
-"""Pooling of several teachers' answers, dense: G(p_1..p_C, T_1..T_C, w_1..w_C) -> q. `axioms.check_pooling` searches a pool's axioms.
+"""Pooling of several teachers' answers, dense: G(p_1..p_C, T_1..T_C, w_1..w_C) -> q.
 
-The axioms [F: arXiv 2601.09165]: q is a distribution; positive where all teachers are; continuous; raising w_c moves q towards teacher c;
-equal teachers give F_T(p). "Towards" is made precise as: KL(F(p_c) || q) falls [D]. For a power mean of any exponent its slope along w_c is
-minus the covariance of two increasing functions of one variable, so it does.
+`axioms.check_pooling` searches a pool's axioms.
 
-Over the wire answers arrive one by one and truncated: `limbeck.server.pooling.Pool` streams them and equals `Arithmetic` on the dense
-answers. Only the arithmetic pool is a sum, so only it works under secure aggregation. Pooling more teachers helps only as far as they are
-independent: the mean of C teachers of variance s^2 and correlation r has variance s^2 (1 + (C - 1) r) / C.
+The axioms [F: arXiv 2601.09165]: q is a distribution; positive where all teachers are; continuous; raising w_c moves q
+towards teacher c; equal teachers give F_T(p). "Towards" is made precise as: KL(F(p_c) || q) falls [D]. For a power mean
+of any exponent its slope along w_c is minus the covariance of two increasing functions of one variable, so it does.
+
+Over the wire answers arrive one by one and truncated: `limbeck.server.pooling.Pool` streams them and equals
+`Arithmetic` on the dense answers. Only the arithmetic pool is a sum, so only it works under secure aggregation. Pooling
+more teachers helps only as far as they are independent: the mean of C teachers of variance s^2 and correlation r has
+variance s^2 (1 + (C - 1) r) / C.
 
 Shape legend: C teachers, N samples, K classes.
 """
@@ -33,18 +36,23 @@ class Pooling(Protocol):
     def __call__(
         self, p_CNK: Tensor, *, weights: Tensor | None = None, temperatures: Sequence[float] | None = None
     ) -> Tensor:
-        """(N, K) distributions. weights: (C,) or (C, K), >= 0, all alike by default. temperatures: one for each teacher, 1 by default."""
+        """(N, K) distributions.
+
+        weights: (C,) or (C, K), >= 0, equal by default. temperatures: one for each teacher, 1 by default.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class PowerMean:
     """(sum_c w_ck F_{T_c}(p_c)_k^r)^(1/r), renormalised, with weights that sum to 1 over the teachers of each class.
 
-    Guarantees: rows sum to 1; positive where all teachers of positive weight are; with weights per teacher, raising w_c lowers
-    KL(F(p_c) || q); equal teachers at equal temperatures give F_T(p) whatever the weights. For r <= 0 one teacher's zero is final;
-    for r > 0 one teacher's belief is enough. Stable in log space, also near r = 0, where it passes into the geometric mean.
+    Guarantees: rows sum to 1; positive where all teachers of positive weight are; with weights per teacher, raising w_c
+    lowers KL(F(p_c) || q); equal teachers at equal temperatures give F_T(p) whatever the weights. For r <= 0 one
+    teacher's zero is final; for r > 0 the mass of one teacher is enough. Stable in log space, also near r = 0, where it
+    approaches the geometric mean.
 
-    exponent: r, any finite number; 1 is arithmetic, 0 geometric, -1 harmonic. softening: from T to the operator of each teacher.
+    exponent: r, any finite number; 1 is arithmetic, 0 geometric, -1 harmonic. softening: from T to the operator of each
+    teacher.
     """
 
     exponent: float
@@ -57,13 +65,18 @@ class PowerMean:
     def __call__(
         self, p_CNK: Tensor, *, weights: Tensor | None = None, temperatures: Sequence[float] | None = None
     ) -> Tensor:
-        """Raises SettingError for weights or temperatures that do not fit the teachers, or rows in which nothing is left."""
+        """The pooled distributions, as `Pooling`.
+
+        Raises SettingError for weights or temperatures that do not fit the teachers, or if in some row no class is
+        left.
+        """
         r, share_C1K, log_CNK = self.exponent, _shares(p_CNK, weights), self._softened(p_CNK, temperatures)
         if r == 0:
-            # A teacher of no weight has no say, not even by a zero: 0 times minus infinity is not a number.
+            # A teacher of weight 0 has no influence, not even by a zero: 0 times minus infinity would be NaN.
             log_q_NK = torch.where(share_C1K > 0, share_C1K * log_CNK, 0.0).sum(0)
         else:
-            # log1p of expm1 about the term that counts most keeps the digits near r = 0, where (sum w F^r)^(1/r) would lose them all.
+            # log1p of expm1 about the dominant term keeps the digits near r = 0, where (sum w F^r)^(1/r) would lose
+            # them all.
             heard_CNK = torch.where(share_C1K > 0, log_CNK, -math.inf if r > 0 else math.inf)
             most_NK = heard_CNK.amax(0) if r > 0 else heard_CNK.amin(0)
             finite_NK = most_NK > -math.inf
@@ -86,12 +99,15 @@ class PowerMean:
 
 
 def Arithmetic(softening: Callable[[float], Softening] = Power) -> PowerMean:  # noqa: N802
-    """sum_c w_c F_{T_c}(p_c): a sum, so the only pool that secure aggregation can carry. With weights per class, renormalised."""
+    """sum_c w_c F_{T_c}(p_c): a sum, so the only pool that secure aggregation can carry.
+
+    With weights per class, renormalised.
+    """
     return PowerMean(1.0, softening)
 
 
 def Geometric(softening: Callable[[float], Softening] = Power) -> PowerMean:  # noqa: N802
-    """Proportional to prod_c F_{T_c}(p_c)^w_c, which is prod_c p_c^(w_c / T_c) with power: a class that one teacher rules out is out."""
+    """Proportional to prod_c F_{T_c}(p_c)^w_c, with power prod_c p_c^(w_c / T_c): any teacher can rule a class out."""
     return PowerMean(0.0, softening)
 
 

@@ -1,4 +1,6 @@
-"""Maps to sparse distributions: what softening operators are not. Sparsemax and arg-max break axioms; the checker shows which.
+"""Maps to sparse distributions, which are not softening operators.
+
+Sparsemax and arg-max break axioms; the checker shows which.
 
 Shape legend: N samples (any leading shape), K classes.
 """
@@ -19,9 +21,9 @@ __all__ = ["ArgMax", "Sparsemax", "nearest"]
 class Sparsemax:
     """The point of the simplex nearest to log(p) / T in the Euclidean norm [F: arXiv 1602.02068].
 
-    Guarantees: rows sum to 1; ranking kept up to ties; T -> infinity gives the uniform distribution and T -> 0 the one-hot. Not a softening
-    operator: entries far below the largest become 0 and tie, so it breaks axiom 1, and 4: at T = 1 it is not the identity. It is
-    continuous (axiom 2), unlike truncation and arg-max.
+    Guarantees: rows sum to 1; ranking kept up to ties; T -> infinity gives the uniform distribution and T -> 0 the
+    one-hot. Not a softening operator: entries far below the largest become 0 and tie, so it breaks axiom 1, and 4: at T
+    = 1 it is not the identity. It is continuous (axiom 2), unlike truncation and arg-max.
 
     temperature: T > 0, dimensionless.
     """
@@ -32,9 +34,9 @@ class Sparsemax:
         check.positive(temperature=self.temperature)
 
     def __call__(self, p_NK: Tensor) -> Tensor:
-        # Scores are taken from the largest, so that exact zeros (minus infinity) and tiny temperatures do no harm.
+        # Scores are relative to the largest, so that exact zeros (minus infinity) and tiny temperatures do no harm.
         z_NK = (p_NK.log() - p_NK.log().amax(-1, keepdim=True)) / self.temperature
-        return nearest(z_NK.clamp(min=-2.0))  # At 1 or more below the largest an entry is out of the support, however far.
+        return nearest(z_NK.clamp(min=-2.0))  # An entry 1 or more below the largest is outside the support, however far.
 
 
 def nearest(z_NK: Tensor) -> Tensor:

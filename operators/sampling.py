@@ -1,4 +1,4 @@
-"""Partial access by sampling: random draws with importance weights, and the answers of a teacher that gives labels only.
+"""Partial access by sampling: random draws with importance weights, and answers of a teacher that gives labels only.
 
 Shape legend: N samples, K classes, k kept entries, M draws.
 """
@@ -24,15 +24,15 @@ MOST_DRAWS = 2**24
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """Draw M ids with replacement from q proportional to p^tau, and keep the sum of the weights p / q / M of each.
+    """Draw M ids with replacement from q proportional to p^tau, and keep for each id the sum of its weights p / q / M.
 
-    Guarantees: unbiased, E[estimate_i] = p_i, with E||error||^2 = (sum p^2 / q - sum p^2) / M, which is (1 - sum p^2) / M at tau = 1,
-    where the estimate is counts / M and rows sum to 1 [F: Sparse Logit Sampling, arXiv 2503.16870]; at another tau they do so on average
-    only. No tail: what was not drawn is 0. Draw from the softened distribution: softening an estimate afterwards is biased unless
-    the operator is affine [D].
+    Guarantees: unbiased, E[estimate_i] = p_i, with E||error||^2 = (sum p^2 / q - sum p^2) / M, which is (1 - sum p^2) /
+    M at tau = 1, where the estimate is counts / M and rows sum to 1 [F: Sparse Logit Sampling, arXiv 2503.16870]; at
+    another tau they sum to 1 only on average. There is no tail: what was not drawn is 0. Draw from the softened
+    distribution: softening an estimate afterwards is biased unless the operator is affine [D]. The result has min(M, K)
+    slots per row, padded with ids of probability 0.
 
-    draws: M >= 1. exponent: tau >= 0; below 1 rare classes are drawn more often, at 0 all classes alike. The result has min(M, K) slots a
-    row, padded with ids of probability 0.
+    draws: M >= 1. exponent: tau >= 0; below 1 rare classes are drawn more often, at 0 all classes equally often.
     """
 
     draws: int
@@ -43,29 +43,30 @@ class Sampled:
         check.at_least(0.0, exponent=self.exponent)
 
     def __call__(self, p_NK: Tensor, uniform_NM: Tensor) -> Truncated:
-        """uniform_NM: (N, M) numbers in [0, 1), independent and secret where p is private; randomness is an argument."""
+        """uniform_NM: (N, M) numbers in [0, 1), independent, and secret if p is private; randomness is an argument."""
         if uniform_NM.shape != (len(p_NK), self.draws):
             raise SettingError(f"Expected uniforms of shape {(len(p_NK), self.draws)}, got {tuple(uniform_NM.shape)}.")
         exact_NK = p_NK.double()
-        # What has no probability is never drawn, also at exponent 0, where 0^0 would be 1.
+        # A class of probability 0 is never drawn, also at exponent 0, where 0^0 would be 1.
         proposal_NK = torch.where(exact_NK > 0, exact_NK**self.exponent, 0.0)
         cumulative_NK = proposal_NK.cumsum(-1)
         total_N1 = cumulative_NK[:, -1:]
         drawn_NM = torch.searchsorted(cumulative_NK / total_N1, uniform_NM.double(), right=True)
         counts_NK = _counts(drawn_NM.clamp_(max=p_NK.shape[-1] - 1), p_NK.shape[-1])
-        # Exactly counts / M at exponent 1, where every weight is 1 but for rounding.
+        # Exactly counts / M at exponent 1, where every weight is 1 up to rounding.
         weight_NK = exact_NK / (proposal_NK / total_N1).masked_fill(counts_NK == 0, 1.0) if self.exponent != 1 else 1.0
         return _largest((counts_NK * weight_NK / self.draws).to(p_NK.dtype), self.draws)
 
 
 @dataclass(frozen=True, slots=True)
 class LabelsOnly:
-    """Repeated answers of a teacher that names classes and gives no probabilities: how often it named each, mixed with uniform.
+    """Repeated answers of a teacher that only names classes: how often it named each, mixed with uniform.
 
-    Guarantees: for answers drawn independently from p it estimates Mixing(T)(p) without bias, with E||error||^2 = (1 - sum p^2) / (M T^2);
-    rows sum to 1 with their tail, and `dense()` is exact [D]. Mixing is the natural operator here: it is affine, so it
-    may follow the counting, and it gives classes that were never named a probability. A teacher that can be asked to answer *at*
-    temperature T draws from Power(T)(p); count those with temperature 1: any other softening of counts is biased.
+    Guarantees: for answers drawn independently from p it estimates Mixing(T)(p) without bias, with E||error||^2 = (1 -
+    sum p^2) / (M T^2); rows sum to 1 with their tail, and `dense()` is exact [D]. Mixing is the natural operator here:
+    it is affine, so it may follow the counting, and it gives a probability to classes that were never named. A teacher
+    that can answer *at* temperature T draws from Power(T)(p); count its answers with temperature 1: any other softening
+    of counts is biased.
 
     classes: K >= 2. temperature: T >= 1, of the mixing; 1 keeps the frequencies as they are.
     """
@@ -78,9 +79,11 @@ class LabelsOnly:
         check.at_least(1.0, temperature=self.temperature)
 
     def __call__(self, labels_NM: Tensor) -> Truncated:
-        """labels_NM: (N, M) int64 classes named in M >= 1 answers on each input. min(M, K) slots a row.
+        """labels_NM: (N, M) int64, the classes named in M >= 1 answers on each input.
 
-        Raises SettingError for another shape or a label that is no class.
+        The result has min(M, K) slots per row.
+
+        Raises SettingError for another shape or a label outside [0, K).
         """
         if labels_NM.ndim != 2 or labels_NM.shape[1] < 1:
             raise SettingError(f"Expected labels of N inputs in M >= 1 answers each, got shape {tuple(labels_NM.shape)}.")
@@ -100,5 +103,5 @@ def _counts(drawn_NM: Tensor, classes: int) -> Tensor:
 
 
 def _largest(estimate_NK: Tensor, draws: int) -> Truncated:
-    """The slots of what was drawn: there are at most as many classes with an estimate above 0 as there were draws."""
+    """Slots for the classes that were drawn: at most as many have an estimate above 0 as there were draws."""
     return Raw(TopK(min(draws, estimate_NK.shape[-1])))(estimate_NK)

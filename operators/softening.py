@@ -1,12 +1,14 @@
 """Softening operators: F_T on the simplex, with temperature T.
 
-The five axioms [P, wording of 5 is D]: ranking preservation; continuity in (p, T); entropy does not fall as T rises; T = 1 is the
-identity; T to infinity gives the uniform distribution (on the support of p), T to 0 the one-hot of the arg-max. Which family keeps which
-is in each docstring; `limbeck.operators.axioms` searches for counterexamples. That several families, not equivalent, keep them is a
-theorem of the paper [P]; the families themselves are [D] but for power [P].
+The five axioms [P, wording of 5 is D]: ranking preservation; continuity in (p, T); entropy does not fall as T rises; T
+= 1 is the identity; T to infinity gives the uniform distribution (on the support of p), T to 0 the one-hot of the
+arg-max. Each docstring says which of them the family keeps; `limbeck.operators.axioms` searches for counterexamples.
+That several inequivalent families keep them is a theorem of the paper [P]; the families themselves are [D], except
+power [P].
 
-All families here but `EntropyTarget` (its own module) are separable: F_T(p)_i = f_T(p_i) / sum_j f_T(p_j). Each offers `log_weight`,
-log f_T of log-probabilities, so that the sufficient condition by majorisation can be checked on it.
+All families except `entropy_target.EntropyTarget` are separable: F_T(p)_i = f_T(p_i) / sum_j f_T(p_j). Each offers
+`log_weight`, log f_T of log-probabilities, so that the sufficient condition by majorisation can be checked on it.
+`families` names those that a plan may use.
 
 Shape legend: N samples (any leading shape), K classes.
 """
@@ -26,7 +28,7 @@ from limbeck.base.errors import SettingError
 
 __all__ = ["Hybrid", "Mixing", "Power", "Separable", "SeparableSoftening", "Softening", "TemperedSoftening", "Tsallis"]
 
-# From here on exp is left in log space; below it, exp(60) = 1e26 is far from overflow in float32.
+# From this argument on, exp stays in log space; exp(60) = 1e26 is far from overflow in float32.
 FAR = 60.0
 
 
@@ -37,11 +39,11 @@ class Softening(Protocol):
         """Soften probabilities."""
 
     def from_log(self, log_p_NK: Tensor) -> Tensor:
-        """Soften log-probabilities; the result is log-probabilities too."""
+        """Soften log-probabilities; the result is log-probabilities."""
 
 
 class TemperedSoftening(Softening, Protocol):
-    """A softening operator with a temperature of its own."""
+    """A softening operator that has one temperature."""
 
     @property
     def temperature(self) -> float:
@@ -59,9 +61,9 @@ class SeparableSoftening(Softening, Protocol):
 class Power:
     """p_i^(1/T) / sum_j p_j^(1/T), which is softmax(z / T) of logits z [P].
 
-    Guarantees: shape, dtype and device kept; rows sum to 1; ranking kept; T = 1 is the identity; zeros stay zero; axioms 1 to 5 on the
-    interior for every T > 0; dH/dT = Var_{F_T(p)}(log p) / T^3; the minimiser of KL(q || p) - (T - 1) H(q) for T >= 1 [D]. Stable in
-    log space down to p = 1e-30 in float32.
+    Guarantees: shape, dtype and device kept; rows sum to 1; ranking kept; T = 1 is the identity; zeros stay zero;
+    axioms 1 to 5 on the interior for every T > 0; dH/dT = Var_{F_T(p)}(log p) / T^3; the minimiser of KL(q || p) - (T -
+    1) H(q) for T >= 1 [D]. Stable in log space down to p = 1e-30 in float32.
 
     temperature: T > 0, dimensionless; above 1 softens.
     """
@@ -85,8 +87,9 @@ class Power:
 class Mixing:
     """(1 - l) p + l u with u uniform and l = 1 - 1/T [D].
 
-    Guarantees: shape, dtype and device kept; rows sum to 1; ranking kept; T = 1 is the identity; axioms 1 to 4 and the upper half of 5;
-    affine in p, so it commutes with averaging over clients and with expectations; the minimiser of KL(p || q) + (T - 1) KL(u || q).
+    Guarantees: shape, dtype and device kept; rows sum to 1; ranking kept; T = 1 is the identity; axioms 1 to 4 and the
+    upper half of 5; affine in p, so it commutes with averaging over clients and with expectations; the minimiser of
+    KL(p || q) + (T - 1) KL(u || q).
 
     temperature: T >= 1, dimensionless.
     """
@@ -113,8 +116,8 @@ class Mixing:
 class Hybrid:
     """Power for T < 1, mixing for T >= 1 [D]: the witness that power is not the only family with all five axioms.
 
-    Guarantees: shape, dtype and device kept; rows sum to 1; ranking kept; T = 1 is the identity; axioms 1 to 5 on the interior for every
-    T > 0; differs from power at every T > 1.
+    Guarantees: shape, dtype and device kept; rows sum to 1; ranking kept; T = 1 is the identity; axioms 1 to 5 on the
+    interior for every T > 0; differs from power at every T > 1.
 
     temperature: T > 0, dimensionless; above 1 softens.
     """
@@ -142,14 +145,14 @@ class Hybrid:
 class Tsallis:
     """Proportional to [(1 - 1/T) + p_i^(1-q) / T]^(1/(1-q)) [D].
 
-    Guarantees: shape, dtype and device kept; rows sum to 1; ranking kept; T = 1 is the identity; axioms 1 to 4 and the upper half of 5
-    on the interior; q -> 1 is power at T; q = 0 is mixing with l = K (T - 1) / (K (T - 1) + 1). At one T entropy does not rise with q: the
-    slope of log f_T against log p, p^(1-q) / (T - 1 + p^(1-q)), rises with q, so what a lower q gives is majorised. Stable in log space
-    down to p = 1e-30 in float32. Zeros stay zero for q >= 1 only. The further q lies below 0, the sooner small probabilities become one
-    and the same in floating point.
+    Guarantees: shape, dtype and device kept; rows sum to 1; ranking kept; T = 1 is the identity; axioms 1 to 4 and the
+    upper half of 5 on the interior; q -> 1 is power at T; q = 0 is mixing with l = K (T - 1) / (K (T - 1) + 1). At one
+    T entropy does not rise with q: the slope of log f_T against log p, p^(1-q) / (T - 1 + p^(1-q)), rises with q, so
+    the result for a lower q is majorised. Stable in log space down to p = 1e-30 in float32. Zeros stay zero only for q
+    >= 1. The further q lies below 0, the sooner small probabilities become equal in floating point.
 
-    q: any finite number, the order of the entropy. temperature: T >= 1, dimensionless: below 1 the bracket turns negative where q < 1, and
-    T -> 0 does not reach the one-hot where q > 1.
+    q: any finite number, the order of the entropy. temperature: T >= 1, dimensionless: below 1 the bracket becomes
+    negative if q < 1, and T -> 0 does not reach the one-hot if q > 1.
     """
 
     q: float
@@ -172,9 +175,9 @@ class Tsallis:
             return log_p_NK
         if order == 0:
             return log_p_NK / temperature
-        # log[1 + (e^a - 1) / T] with a = (1 - q) log p. Near a = 0, where q is close to 1 or T is large, only log1p and expm1 keep the
-        # digits; where e^a overflows, or most of the bracket cancels, only the sum of two logarithms does. Each form is fed a harmless
-        # argument where the other is used, or its gradient would be NaN there.
+        # log[1 + (e^a - 1) / T] with a = (1 - q) log p. Near a = 0, where q is close to 1 or T is large, only log1p and
+        # expm1 keep the digits; where e^a overflows or most of the bracket cancels, only the sum of two logarithms
+        # does. Each form gets a harmless argument where the other is used; otherwise its gradient would be NaN there.
         a_NK = order * log_p_NK
         near_NK = (a_NK < FAR) & (torch.expm1(a_NK.clamp(max=FAR)) > -temperature / 2)
         near = torch.log1p(torch.expm1(a_NK.masked_fill(~near_NK, 0.0)) / temperature)
@@ -185,13 +188,15 @@ class Tsallis:
 
 @dataclass(frozen=True, slots=True)
 class Separable:
-    """f_T(p_i) / sum_j f_T(p_j) of any f of your own.
+    """f_T(p_i) / sum_j f_T(p_j) for an f of your own.
 
-    Guarantees: rows sum to 1. Axiom 1 holds where f_T is strictly increasing, axiom 3 where f_T'(x) / f_T(x) does not increase in x for
-    every T' > T (by majorisation) [D]: `axioms.majorisation` checks both on a grid.
+    Guarantees: rows sum to 1. Axiom 1 holds where f_T is strictly increasing, axiom 3 where f_T'(x) / f_T(x) does not
+    increase in x for every T' > T (by majorisation) [D]: `axioms.majorisation` checks both on a grid.
 
-    f: (p, T) -> f_T(p), elementwise and differentiable, > 0 for p in (0, 1]. temperature: T > 0, handed to f; f refuses what it cannot
-    mean with a SettingError. log_space: f maps log p to log f_T(p) instead; takes tiny probabilities that p itself would not survive.
+    - f: (p, T) -> f_T(p), elementwise and differentiable, > 0 for p in (0, 1]. It raises a SettingError for a T outside
+      its domain.
+    - temperature: T > 0, handed to f.
+    - log_space: f maps log p to log f_T(p) instead, which keeps probabilities that underflow.
     """
 
     f: Callable[[Tensor, float], Tensor]
@@ -208,7 +213,10 @@ class Separable:
         return self.log_weight(log_p_NK).log_softmax(-1)
 
     def log_weight(self, log_p_NK: Tensor) -> Tensor:
-        """Raises SettingError where f gives another shape, or a number that is no weight."""
+        """log f_T of log-probabilities.
+
+        Raises SettingError if f changes the shape or returns something other than a weight.
+        """
         weight_NK = self.f(log_p_NK if self.log_space else log_p_NK.exp(), self.temperature)
         if weight_NK.shape != log_p_NK.shape:
             raise SettingError(f"Expected f to keep the shape {tuple(log_p_NK.shape)}, got {tuple(weight_NK.shape)}.")

@@ -1,4 +1,4 @@
-"""The type of a truncated distribution: kept ids, their probabilities and the tail mass; never a dense matrix with zeros.
+"""The type of a truncated distribution: kept ids, their probabilities and the tail mass, not a dense matrix.
 
 Shape legend: N samples, K classes, k kept entries per sample.
 """
@@ -17,17 +17,24 @@ CHUNK_CPU, CHUNK_ELSEWHERE = 2**19, 2**25
 
 
 def rows_per_chunk(values_NK: Tensor) -> int:
-    """How many rows at once: above 32 MiB every new buffer costs the system's page faults, three times the work itself."""
+    """The number of rows of one chunk.
+
+    Above 32 MiB every new buffer costs page faults, which take three times as long as the work.
+    """
     return max(1, (CHUNK_CPU if values_NK.device.type == "cpu" else CHUNK_ELSEWHERE) // max(values_NK.shape[1], 1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Truncated:
-    """N distributions over K classes of which k entries each are known one by one.
+    """N distributions over K classes, each known one by one on k of them.
 
-    ids_Nk: int64, distinct within a row, in [0, K). p_Nk: probabilities of those ids, >= 0. tail_N: mass of all other classes
-    together, >= 0. Rows sum to 1: p_Nk.sum(-1) + tail_N = 1; only those of `Raw` and of `Sampled` with importance weights do not.
-    A slot of probability 0 is padding: its class counts among the tail's, as if it had not been named.
+    - ids_Nk: int64, distinct within a row, in [0, K).
+    - p_Nk: probabilities of those ids, >= 0. A slot of probability 0 is padding: its class belongs to the tail, as if
+      it were not named.
+    - tail_N: the mass of all other classes together, >= 0.
+    - classes: K.
+
+    Rows sum to 1, p_Nk.sum(-1) + tail_N = 1, except those of `Raw` and of `Sampled` with importance weights.
     """
 
     ids_Nk: Tensor
@@ -44,9 +51,9 @@ class Truncated:
         return self.ids_Nk.shape[1]
 
     def dense(self) -> Tensor:
-        """(N, K) probabilities with the tail mass spread evenly over the classes that are not kept, or kept as padding.
+        """(N, K) probabilities with the tail mass spread evenly over the classes that are not kept, or only as padding.
 
-        For small K only: plots, tests and metrics.
+        For small K: plots, tests, metrics and pools of dense answers.
         """
         named_Nk = self.p_Nk > 0
         others_N = (self.classes - named_Nk.sum(-1)).clamp(min=1)
@@ -55,12 +62,12 @@ class Truncated:
         return p_NK.scatter_(1, self.ids_Nk, torch.where(named_Nk, self.p_Nk.to(p_NK.dtype), spread_N1))
 
     def rows(self, index: Tensor | slice) -> Truncated:
-        """The same distributions for some rows."""
+        """The distributions of some rows."""
         return Truncated(ids_Nk=self.ids_Nk[index], p_Nk=self.p_Nk[index], tail_N=self.tail_N[index], classes=self.classes)
 
 
 def concatenate(parts: list[Truncated]) -> Truncated:
-    """Rows of all parts, in order. Raises ValueError where parts disagree on K or k."""
+    """The rows of all parts, in order. Raises ValueError if the parts differ in K or k."""
     if len({(part.classes, part.kept) for part in parts}) != 1:
         raise ValueError(f"Expected parts of one K and k, got {[(part.classes, part.kept) for part in parts]}.")
     return Truncated(

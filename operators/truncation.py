@@ -1,9 +1,12 @@
-"""Truncation: partial access to a distribution. Not softening operators: truncation breaks ranking and continuity, so a separate kind.
+"""Truncation: partial access to a distribution.
 
-"Soften, then truncate" and "truncate, then soften" are different objects: softening moves mass into the tail, which the second
-order cannot know any more [D].
+It breaks ranking and continuity, so truncations are not softening operators.
 
-Here: the top k with its tail, and both orders for any truncation. Other heads are in `heads`, sampling and labels only in `sampling`.
+"Soften, then truncate" and "truncate, then soften" are different operators: softening moves mass into the tail, which
+the second order has already lost [D].
+
+Here: the top k with its tail, and both orders for any truncation. `heads` has other heads, `sampling` has random draws
+and labels only.
 
 Shape legend: N samples, K classes, k kept entries.
 """
@@ -24,10 +27,11 @@ from limbeck.operators.truncated import Truncated, concatenate, rows_per_chunk
 
 __all__ = ["SoftenThenTruncate", "TopK", "TruncateThenSoften", "Truncation"]
 
-# Below this many columns a group, finding groups first does not pay.
+# With fewer columns per group than this, searching groups first does not pay.
 MINIMUM_GROUP = 4
 
-# Of (N, K) probabilities. One that needs more, as `Sampled` needs uniforms, is made one by functools.partial.
+# A truncation takes (N, K) probabilities. One that needs more, as `Sampled` needs uniforms, is adapted by
+# functools.partial.
 Truncation = Callable[[Tensor], Truncated]
 
 
@@ -35,8 +39,9 @@ Truncation = Callable[[Tensor], Truncated]
 class TopK:
     """Keep the k largest entries and the mass of the others as one tail bucket.
 
-    Guarantees: kept probabilities are those of p, in descending order, ties by the smaller id; kept + tail = 1. Renormalised to the
-    kept entries alone it would be off by 2 (1 - kept mass) in L1 [F: Sparse Logit Sampling].
+    Guarantees: kept probabilities are those of p, in descending order, ties by the smaller id; kept + tail = 1.
+    Renormalised to the kept entries alone it would be off by 2 (1 - kept mass) in L1 [F: Sparse Logit Sampling, arXiv
+    2503.16870].
 
     k: 1 <= k <= K.
     """
@@ -56,7 +61,7 @@ class TopK:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SoftenThenTruncate:
-    """Soften over all classes, then truncate the result: nothing of the softened distribution is lost but what the truncation drops.
+    """Soften over all classes, then truncate the result: only what the truncation drops is lost.
 
     Guarantees: the result is the truncation of softening(p).
     """
@@ -68,7 +73,10 @@ class SoftenThenTruncate:
         return self.truncation(self.softening(p_NK))
 
     def from_log(self, log_p_NK: Tensor) -> Truncated:
-        """From log-probabilities or logits. Power and top-k have a short cut: top-k of the logits and one sum of exponentials."""
+        """From log-probabilities or logits.
+
+        Power with top-k has a shortcut: top-k of the logits and one sum of exponentials.
+        """
         if not isinstance(self.truncation, TopK):
             return self.truncation(self.softening.from_log(log_p_NK.log_softmax(-1)).exp())
         k, classes = self.truncation.k, _classes(log_p_NK, self.truncation.k)
@@ -90,7 +98,7 @@ class SoftenThenTruncate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TruncateThenSoften:
-    """Truncate p, renormalise the head, then soften among its entries: what softening a released head can do; the tail is lost.
+    """Truncate p, renormalise the head, then soften among its entries. The tail is lost.
 
     Guarantees: rows sum to 1 on the kept entries alone, whatever tail the truncation kept; padding stays padding.
     """
@@ -102,7 +110,8 @@ class TruncateThenSoften:
         head = self.truncation(p_NK)
         count_N = (head.p_Nk > 0).sum(-1)
         softened_Nk = torch.zeros_like(head.p_Nk)
-        # Rows of one number of entries at a time: a padding slot is no class that mass may be moved to. A head may come in any order.
+        # Rows with the same number of entries together: no mass may move to a padding slot. A head may come in any
+        # order.
         order_Nk = head.p_Nk.argsort(dim=-1, descending=True, stable=True)
         for count in count_N.unique().tolist():
             rows_N = count_N == count
@@ -128,10 +137,10 @@ def _chunks(values_NK: Tensor) -> tuple[Tensor, ...]:
 
 
 def _top(values_BK: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Ids and values of the k largest of each row, largest first.
+    """Ids and values of the k largest entries of each row, largest first.
 
-    The k largest lie in the k groups with the largest maxima: out of many columns these are found several times faster than by topk
-    alone. A group is every m-th column, so that its maximum is taken over contiguous memory.
+    The k largest lie in the k groups with the largest maxima; among many columns this finds them several times faster
+    than topk alone. A group is every m-th column, so that its maximum is taken over contiguous memory.
     """
     samples, classes = values_BK.shape
     size = math.isqrt(classes // k)
@@ -149,7 +158,7 @@ def _top(values_BK: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _in_order(ids_Nk: Tensor, p_Nk: Tensor) -> tuple[Tensor, Tensor]:
-    """Canonical order of rows that are in descending order already: only those with ties are sorted."""
+    """Canonical order of rows that are already in descending order: only rows with ties are sorted."""
     tied_n = (p_Nk[:, 1:] >= p_Nk[:, :-1]).any(-1).nonzero().squeeze(-1)
     if len(tied_n):
         ids_Nk[tied_n], p_Nk[tied_n] = _canonical(ids_Nk[tied_n], p_Nk[tied_n])
@@ -157,7 +166,7 @@ def _in_order(ids_Nk: Tensor, p_Nk: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _canonical(ids_Nk: Tensor, p_Nk: Tensor) -> tuple[Tensor, Tensor]:
-    """Descending probability, ties by the smaller id: one distribution has one representation."""
+    """Descending probability, ties by the smaller id, so that a distribution has exactly one representation."""
     ids_Nk, order = ids_Nk.sort(dim=-1)
     p_Nk = p_Nk.gather(-1, order)
     p_Nk, order = p_Nk.sort(dim=-1, descending=True, stable=True)

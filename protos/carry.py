@@ -1,6 +1,7 @@
-"""Encoded messages in and out of Flower's RecordDict.
+"""Encoded messages into Flower's RecordDict and out of it.
 
-Small messages travel as config bytes; larger ones as one opaque array, the only kind of record that Flower sends in chunks.
+Small messages travel as config bytes; larger ones as one opaque array, the only kind of record that Flower sends in
+chunks.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ CONFIG_LIMIT = 1_000_000
 
 
 def pack(data: bytes) -> RecordDict:
-    """A RecordDict that holds `data` and nothing else."""
+    """A RecordDict that contains `data` and nothing else."""
     if len(data) <= CONFIG_LIMIT:
         return RecordDict({KEY: ConfigRecord({FIELD: data})})
     return RecordDict({KEY: ArrayRecord({FIELD: Array("bytes", (len(data),), STYPE, data)})})
 
 
 def unpack(record: RecordDict) -> bytes:
-    """The bytes that `pack` put in. Raises WireError on anything else."""
+    """The bytes that `pack` put in. Raises WireError for anything else."""
     if set(record) != {KEY}:
         raise WireError(f"Expected one record {KEY!r}, got {sorted(record)}.")
     value = record[KEY]

@@ -1,4 +1,4 @@
-"""A check of whole messages: nothing in them that their schema lacks."""
+"""A check of whole messages: they have no field that their schema lacks."""
 
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
@@ -7,7 +7,7 @@ from limbeck.base.errors import WireError
 
 
 def no_unknown_fields(message: Message) -> None:
-    """Neither the message nor any message in it has a field that its schema lacks."""
+    """Raise WireError if the message, or any message in it, has a field that its schema lacks."""
     if len(UnknownFieldSet(message)):
         raise WireError(f"Expected no unknown fields in {message.DESCRIPTOR.name}.")
     for _, value in message.ListFields():

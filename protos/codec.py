@@ -1,7 +1,8 @@
-"""Bytes in, a checked frozen value out, or a WireError: the only module that touches generated protobuf code.
+"""The codec of plans, requests and replies: bytes in, a checked frozen value out, or a WireError.
 
-Decoding trusts nothing: lengths, ranges, sums, the plan's hash, stage and bounds are all checked here, so nobody checks again.
-An encoding is canonical: what decodes re-encodes to the same bytes, and any other bytes are refused.
+It is the only module that touches the code generated from limbeck.proto. Decoding trusts nothing: lengths, ranges,
+sums, the plan's hash, stage and bounds are all checked here, so nobody checks again. An encoding is canonical: what
+decodes re-encodes to the same bytes, and all other bytes are refused.
 
 Shape legend: N samples, K classes, k kept entries per sample.
 """
@@ -71,13 +72,13 @@ from limbeck.protos.messages import (
     Teach,
 )
 
-# A plan with all the stages that it may have takes a third of it.
+# Three times the length of a plan with as many stages as are allowed.
 MAX_REQUEST = 1 << 16
 MAX_SMALL_REPLY = 1 << 20
 MAX_COUNT = 1 << 31
-# Standard deviations: noise beyond has a probability below e^-800.
+# In standard deviations. Larger noise has a probability below e^-800.
 MOST_NOISE = 40
-# Of rows that 0.1.0 rounded entry by entry: a mass is off by at most half a code step, 2.8 %.
+# The mass of rows that 0.1.0 rounded entry by entry: it is off by at most half a code step, 2.8 %.
 FORMER_MASS = (0.97, 1.03)
 # Up to this many kept entries, comparing all pairs of columns is faster than sorting.
 PAIRWISE = 16
@@ -150,8 +151,8 @@ def _plan_from_pb(message: pb.Plan) -> Plan:
         raise WireError(f"Expected plan version {VERSION}, got {message.version}.")
     if message.label_counts.noise == "gaussian":
         raise WireError(
-            "Expected label_counts.noise 'discrete-gaussian', got 'gaussian': the low bits of floating-point noise tell counts, so it is no"
-            " longer offered; make the plan anew."
+            "Expected label_counts.noise 'discrete-gaussian', got 'gaussian': the low bits of floating-point noise reveal counts, so it is"
+            " no longer offered; make the plan again."
         )
     for part in ("truncation", "teaching"):
         if message.WhichOneof(part) is None:
@@ -208,7 +209,7 @@ def _plan_from_pb(message: pb.Plan) -> Plan:
 
 
 def encode_request(request: Request) -> bytes:
-    """Bytes of a request. Raises WireError for an impossible one."""
+    """The bytes of a request. Raises WireError for an invalid one."""
     match request:
         case Offer(plan=plan):
             check_plan(plan)
@@ -224,34 +225,38 @@ def encode_request(request: Request) -> bytes:
 
 
 def decode_request(data: bytes) -> Request:
-    """The request in `data`. Raises WireError on anything that is not exactly one."""
+    """The request in `data`. Raises WireError for anything that is not exactly one request."""
     message = _parse(pb.Request(), data, MAX_REQUEST, _few_stages)
     kind = message.WhichOneof("kind")
     if kind == "offer":
-        own_offer = message.offer
-        offer = Offer(plan=_plan_from_pb(own_offer.plan), author=own_offer.author, signature=own_offer.signature)
+        encoded = message.offer
+        offer = Offer(plan=_plan_from_pb(encoded.plan), author=encoded.author, signature=encoded.signature)
         _check_author(offer)
         return offer
     if kind == "teach":
         return Teach(plan_hash=_hash("plan_hash", message.teach.plan_hash))
     if kind == "ask":
-        own = message.ask
-        ask = Ask(plan_hash=own.plan_hash, stage=own.stage, first=own.first, count=own.count)
-        _check_ask(ask)
-        return ask
+        return _ask_from_pb(message.ask)
     raise WireError("Expected a request with a kind, got none.")
 
 
+def _ask_from_pb(message: pb.Ask | pb.Share) -> Ask:
+    """The question in a message, or the one that a share answers."""
+    ask = Ask(plan_hash=message.plan_hash, stage=message.stage, first=message.first, count=message.count)
+    _check_ask(ask)
+    return ask
+
+
 def _few_stages(message: pb.Request) -> None:
-    """Before anything is done stage by stage: a message of 64 KiB has room for 30,000 empty ones."""
+    """Comes before any work stage by stage: a message of 64 KiB has room for 30,000 empty stages."""
     _whole("stages", len(message.offer.plan.stages), 0, WHOLES["stages"][1])
 
 
 @lru_cache(maxsize=8)
 def decode_offer(data: bytes) -> Offer:
-    """The offer of a plan in `data`, such as a plan's file. Raises WireError on anything else.
+    """The offer of a plan in `data`, such as a plan's file. Raises WireError for anything else.
 
-    Checked once per content: a site reads the plan that it accepted anew at every question.
+    The result is cached: a site reads the plan that it accepted again at every question.
     """
     request = decode_request(data)
     if not isinstance(request, Offer):
@@ -275,20 +280,24 @@ def _check_ask(ask: Ask) -> None:
 
 
 def encode_reply(reply: Reply, *, plan: Plan | None = None) -> bytes:
-    """Bytes of a reply; a Share needs its plan, which says how it is coded. Probabilities are quantised here."""
+    """The bytes of a reply. Probabilities are quantised here.
+
+    plan: of a share, which says how it is coded; other replies need none. Raises WireError for an invalid reply, or a
+    share without plan.
+    """
     match reply:
         case Accepted():
-            own = _hash("plan_hash", reply.plan_hash)
+            plan_hash_bytes = _hash("plan_hash", reply.plan_hash)
             site, guarantee = _site(reply.site), reply.guarantee.value
-            accepted = pb.Accepted(plan_hash=own, site=site, guarantee=guarantee, replies=REPLIES)
+            accepted = pb.Accepted(plan_hash=plan_hash_bytes, site=site, guarantee=guarantee, replies=REPLIES)
             message = pb.Reply(accepted=accepted)
         case Declined():
-            own = _hash("plan_hash", reply.plan_hash)
-            message = pb.Reply(declined=pb.Declined(plan_hash=own, reason=reply.reason.name, site=_site(reply.site)))
+            plan_hash_bytes = _hash("plan_hash", reply.plan_hash)
+            declined = pb.Declined(plan_hash=plan_hash_bytes, reason=reply.reason.name, site=_site(reply.site))
+            message = pb.Reply(declined=declined)
         case Taught():
-            own = _hash("plan_hash", reply.plan_hash)
             taught = pb.Taught(
-                plan_hash=own,
+                plan_hash=_hash("plan_hash", reply.plan_hash),
                 label_counts=reply.label_counts,
                 record_count=reply.record_count,
                 guarantee=reply.guarantee.value,
@@ -304,26 +313,26 @@ def encode_reply(reply: Reply, *, plan: Plan | None = None) -> bytes:
 def decode_reply(data: bytes, *, plan: Plan, expecting: Request) -> Reply:
     """The reply in `data` to the request `expecting` under `plan`.
 
-    Raises WireError on anything else: another plan's hash, another stage or other samples, another kind of reply, wrong lengths, ids out
-    of range or twice in a row, masses that do not add up, counts that cannot be meant, unknown fields, too many bytes, any encoding that is
-    not the one of `encode_reply`.
+    Raises WireError for anything else: the hash of another plan, another stage or other samples, another kind of reply,
+    wrong lengths, ids out of range or twice in a row, masses that do not add up, impossible counts, unknown fields, too
+    many bytes, any encoding other than that of `encode_reply`.
     """
     return _decode_reply(data, plan, expecting, canonical=True)
 
 
 def decode_stored_reply(data: bytes, *, plan: Plan, expecting: Request) -> Reply:
-    """As `decode_reply`, and also what 0.1.0 wrote down: for reading transcripts and stored replies, not for a wire."""
+    """As `decode_reply`, but also what 0.1.0 stored: for reading transcripts and stored replies, not for the wire."""
     return _decode_reply(_renewed(data), plan, expecting, canonical=False)
 
 
 def renew(data: bytes, plan: Plan) -> bytes:
-    """A stored reply as it may be sent: what 0.1.0 stored in the encoding of today, and what this version stored as it is."""
+    """A stored reply as it may be sent: in today's encoding if 0.1.0 stored it, otherwise unchanged."""
     reply = decode_stored_reply(data, plan=plan, expecting=implied_request(data, plan))
     return encode_reply(reply, plan=plan)
 
 
 def _renewed(data: bytes) -> bytes:
-    """A reply of 0.1.0 with the fields of today; any other bytes as they are."""
+    """A reply of 0.1.0 with today's fields; any other bytes unchanged."""
     message = pb.Reply()
     try:
         message.ParseFromString(data)
@@ -341,12 +350,12 @@ def _renewed(data: bytes) -> bytes:
 
 
 def _float_counts(taught: pb.Taught) -> list[int]:
-    """What 0.1.0 sent as field 2, packed float32, also where it drew integers. Empty where there is nothing of the kind."""
+    """What 0.1.0 sent as field 2, packed float32 even where it drew integers. Empty if the field is absent."""
     fields = UnknownFieldSet(taught)
     if len(fields) != 1 or fields[0].field_number != 2 or not isinstance(fields[0].data, bytes) or len(fields[0].data) % 4:
         return []
     counts = np.frombuffer(fields[0].data, "<f4")
-    # A float32 holds every integer up to 2^24, and of those beyond what 0.1.0 made of them.
+    # A float32 holds every integer up to 2^24; of larger ones it holds what 0.1.0 rounded them to.
     return [int(count) for count in counts] if ((abs(counts) <= 2 * MAX_COUNT) & (counts == np.rint(counts))).all() else []
 
 
@@ -356,9 +365,9 @@ def _decode_reply(data: bytes, plan: Plan, expecting: Request, *, canonical: boo
     if kind is None:
         raise WireError("Expected a reply with a kind, got none.")
     expected = plan_hash(plan)
-    found = getattr(message, kind).plan_hash
-    if found != expected:
-        raise WireError(f"Expected plan {expected.hex()[:16]}, got a reply under {found.hex()[:16] or 'none'}.")
+    answered = getattr(message, kind).plan_hash
+    if answered != expected:
+        raise WireError(f"Expected plan {expected.hex()[:16]}, got a reply under {answered.hex()[:16] or 'none'}.")
     if kind == "declined":
         names = {reason.name: reason for reason in Reason}
         if message.declined.reason not in names:
@@ -383,12 +392,12 @@ def _decode_reply(data: bytes, plan: Plan, expecting: Request, *, canonical: boo
 
 
 def longest_reply(plan: Plan, expecting: Request) -> int:
-    """Bytes of a reply to `expecting` that are not refused unread."""
+    """The largest number of bytes of a reply to `expecting` that is read at all."""
     return max(MAX_SMALL_REPLY, share_bytes(plan, expecting) + 64) if isinstance(expecting, Ask) else MAX_SMALL_REPLY
 
 
 def share_bytes(plan: Plan, ask: Ask) -> int:
-    """Exact bytes of the encoded answer to `ask`, protobuf overhead included, known before anything is computed."""
+    """The exact bytes of the encoded answer to `ask`, protobuf overhead included, before anything is computed."""
     ids, codes, tails = _share_sizes(plan, ask.count)
     inner = 2 + HASH_BYTES + sum(_varint_field(value) for value in (ask.stage, ask.first, ask.count))
     inner += sum(1 + _varint(size) + size for size in (ids, codes, tails) if size)
@@ -396,23 +405,20 @@ def share_bytes(plan: Plan, ask: Ask) -> int:
 
 
 def bits_per_answer(plan: Plan) -> float:
-    """Bits of the answer to one public input in one stage, its part of the message around it included."""
+    """Bits of the answer to one public input in one stage, including its part of the message's overhead."""
     ask = Ask(plan_hash=bytes(HASH_BYTES), stage=len(plan.stages) - 1, first=0, count=plan.samples)
     return 8 * share_bytes(plan, ask) / plan.samples
 
 
 def implied_request(data: bytes, plan: Plan) -> Request:
-    """The question under `plan` that the encoded reply in `data` answers, as far as the reply tells; for reading a transcript.
+    """The question under `plan` that the encoded reply in `data` answers, as far as the reply says; for transcripts.
 
-    Raises WireError where `data` is no reply.
+    Raises WireError if `data` is not a reply.
     """
     message = _parse(pb.Reply(), _renewed(data), MAX_COUNT)
     match message.WhichOneof("kind"):
         case "share":
-            own = message.share
-            ask = Ask(plan_hash=own.plan_hash, stage=own.stage, first=own.first, count=own.count)
-            _check_ask(ask)
-            return ask
+            return _ask_from_pb(message.share)
         case "taught":
             return Teach(plan_hash=_hash("plan_hash", message.taught.plan_hash))
         case _:
@@ -445,7 +451,7 @@ def _taught_from_pb(message: pb.Taught, plan: Plan, expected: bytes) -> Taught:
             _count("label_counts", count, plan.label_counts.noise_std)
     wanted_count = plan.record_count is not None and guarantee is not Guarantee.NONE
     if message.HasField("record_count") != wanted_count:
-        raise WireError(f"Expected {'a' if wanted_count else 'no'} record count, got the contrary.")
+        raise WireError(f"Expected {'a' if wanted_count else 'no'} record count, got {'none' if wanted_count else 'one'}.")
     record_count = message.record_count if message.HasField("record_count") else None
     if record_count is not None and plan.record_count is not None:
         _count("record_count", record_count, plan.record_count.noise_std)
@@ -453,7 +459,7 @@ def _taught_from_pb(message: pb.Taught, plan: Plan, expected: bytes) -> Taught:
 
 
 def _count(name: str, value: int, noise_std: float) -> None:
-    """A number of records with noise of this scale: what is beyond can only be a lie."""
+    """Check a number of records with noise of this scale; a number beyond these bounds can only be false."""
     noise = math.ceil(MOST_NOISE * noise_std)
     _whole(name, value, -noise, MAX_COUNT + noise)
 
@@ -461,7 +467,7 @@ def _count(name: str, value: int, noise_std: float) -> None:
 def _guarantee(value: str, plan: Plan) -> Guarantee:
     guarantee = _enum("guarantee", Guarantee, value)
     if guarantee is Guarantee.NONE and plan.black_box is None:
-        raise WireError("Expected a site with a guarantee, as the plan permits no black-box teachers, got one without.")
+        raise WireError("Expected a site with a guarantee, since the plan permits no black-box teachers, got one without.")
     return guarantee
 
 
@@ -471,7 +477,7 @@ def _share_to_pb(share: Share, plan: Plan) -> pb.Share:
         raise WireError(
             f"Expected answers of K = {plan.classes}, k = {kept(plan)}, got K = {answers.classes}, k = {answers.kept}."
         )
-    # Column by column: the checks and look-ups then run over contiguous bytes.
+    # Column by column, so that checks and look-ups run over contiguous bytes.
     ids_kN = answers.ids_Nk.numpy().T.astype(f"<u{packing.id_bytes(plan.classes)}", order="C")
     p_kN = np.ascontiguousarray(answers.p_Nk.float().numpy().T)
     if isinstance(plan.truncation, TopK):
@@ -502,7 +508,7 @@ def _descending(codes_kN: NDArray[np.uint8]) -> bool:
 
 
 def _distinct(ids_kN: NDArray[np.unsignedinteger]) -> bool:
-    """Whether no column holds an id twice."""
+    """Whether no column contains an id twice."""
     if len(ids_kN) <= PAIRWISE:
         return not any((ids_kN[i + 1 :] == ids_kN[i]).any() for i in range(len(ids_kN) - 1))
     ordered = np.sort(ids_kN, axis=0)
@@ -534,7 +540,7 @@ def _share_from_pb(message: pb.Share, plan: Plan, ask: Ask, *, canonical: bool) 
         tail_codes_N = np.frombuffer(message.tails, np.uint8)
         tail_N = packing.decode_probabilities(tail_codes_N)
         if k == plan.classes and tail_N.any():
-            raise WireError("Expected no tail mass where every class is kept.")
+            raise WireError("Expected no tail mass, since every class is kept, got some.")
         mass_N = p_kN.sum(0) + tail_N
         low, high = float(mass_N.min()), float(mass_N.max())
         least, most = packing.MASS if canonical else FORMER_MASS
@@ -560,7 +566,7 @@ def _share_from_pb(message: pb.Share, plan: Plan, ask: Ask, *, canonical: bool) 
 
 
 def _parse(message: M, data: bytes, limit: int, first: Callable[[M], None] | None = None) -> M:
-    """The message in `data`. first: a check that comes before those that look at every field."""
+    """The message in `data`. first: a check that runs before those that look at every field."""
     if not 0 < len(data) <= limit:
         raise WireError(f"Expected a message of 1 to {limit} bytes, got {len(data)}.")
     try:

@@ -1,6 +1,6 @@
-"""Flower messages as bytes and back, for every carrier of ours: a process boundary, or the link between sites and coordinator.
+"""Flower messages to bytes and back, for a process boundary and for the link between sites and coordinator.
 
-Flower keeps the identity that a Message needs in a private class: `identify` is the one place that touches it.
+Flower keeps the identity that a Message needs in a private class; only `identify` touches it.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from limbeck.protos import link_pb2 as pb
 
 SERVER_NODE = 1
 CLIENT_RAISED, CLIENT_CRASHED = 2, 8  # Flower's codes for an app that raised and an app whose process died
-# Bytes that surround content: a message with its metadata and its two records, and every chunk.
+# Bytes around content: of a message with its metadata and its two records, and of every chunk.
 AROUND_MESSAGE, AROUND_CHUNK = 1 << 13, 1 << 8
-# Of the reason of an error, in characters.
+# The longest reason of an error, in characters.
 REASON_LENGTH = 300
-# Seconds; anything beyond is no time.
+# In seconds; a larger number is not a time.
 LONGEST_TIME = 1e12
 # A parcel's fields as protobuf writes them, and the field of a ConfigRecord.
 ID_BYTES = 32
 OBJECT_ID_TAG, CONTENT_TAG, ITEM_TAG = b"\x0a\x20", 0x12, 0x0A
 MAX_VARINT = 6
-# Of an object, up to its body: its kind, one id, a length. An array has one id per chunk there, of which it has few.
+# The longest head of an object: its kind, one id, a length. An array has one id per chunk there, and few chunks.
 LONGEST_HEAD = 1 << 18
 _ARRAY = re.compile(
     rb'\{"dtype": "bytes", "shape": \[([0-9]{1,13})\], "stype": "%s", "arraychunk_ids": \[([0-9]{1,6}(?:, [0-9]{1,6})*)\]\}'
@@ -57,20 +57,20 @@ Wire = tuple[str, dict[str, bytes]]
 
 
 def identify(node_id: int, run_id: int) -> None:
-    """Tell Flower which node this process speaks for; without it no Message can be made."""
+    """Tell Flower which node this process acts for; without it no Message can be made."""
     TaskIdentity.task_id = 1
     TaskIdentity.run_id = run_id
     TaskIdentity.node_id = node_id
 
 
 def node_of(site: str) -> int:
-    """The node id of a site of this name: the same in every run, and at both ends."""
-    # Flower's ids are 64 bits; the lowest ones mean others, such as SERVER_NODE.
+    """The node id of the site of this name: the same in every run and at both ends."""
+    # Flower's ids have 64 bits; the lowest are reserved, such as SERVER_NODE.
     return int.from_bytes(hashlib.sha256(site.encode()).digest()[:8]) >> 1 | 1 << 62
 
 
 def name_by_content(message: Message) -> str:
-    """Give a message its id, the hash of what is in it, and return that."""
+    """Give a message its id, the hash of its content, and return it."""
     with no_object_id_recompute():
         message_id = message.object_id
     message.metadata.__dict__["_message_id"] = message_id
@@ -79,14 +79,17 @@ def name_by_content(message: Message) -> str:
 
 def deflate(message: Message) -> Wire:
     """A message as bytes: its object id, and the content of every nested object by id."""
-    # Otherwise Flower hashes what is nested anew for every question about it, a score of times a message.
+    # Otherwise Flower would hash nested objects again at every access, about twenty times per message.
     with no_object_id_recompute():
         objects = get_all_nested_objects(cast(InflatableObject, message))
         return message.object_id, {object_id: item.deflate() for object_id, item in objects.items()}
 
 
 def inflate(wire: Wire) -> Message:
-    """The message that `deflate` made bytes of, under its own id: in another process of this machine's own user, not from a peer."""
+    """The message that `deflate` turned into bytes, under its own id.
+
+    Only for bytes from another process of the same user, never from a peer.
+    """
     object_id, contents = wire
     message = cast(Message, inflate_object_from_contents(object_id, dict(contents)))
     message.metadata.__dict__["_message_id"] = object_id
@@ -94,15 +97,19 @@ def inflate(wire: Wire) -> Message:
 
 
 def encode(message: Message) -> bytes:
-    """A message as one string of bytes, for `decode`."""
+    """A message as one byte string, for `decode`."""
     object_id, contents = deflate(message)
     parcel = pb.Parcel(object_id=bytes.fromhex(object_id), contents=contents.values())
     return parcel.SerializeToString(deterministic=True)
 
 
 def error_reply(question: bytes, node: int, code: int, reason: str) -> Message:
-    """A reply that no answer will come, and why in public words. question: id of the message that it answers, which need not be read for
-    that. node: whose reply it is."""
+    """A reply which says that no answer will come, and why, in public words.
+
+    - question: the id of the message that it answers, which need not be decoded for that.
+    - node: the node whose reply it is.
+    - code: one of Flower's error codes.
+    """
     metadata = Metadata(
         run_id=0,
         message_id="",
@@ -118,17 +125,20 @@ def error_reply(question: bytes, node: int, code: int, reason: str) -> Message:
 
 
 def encoded_at_most(content: int) -> int:
-    """Bytes that a message of this much content takes at most when it is encoded."""
+    """The largest number of bytes of an encoded message with this much content."""
     return content + AROUND_MESSAGE + AROUND_CHUNK * _chunks(content)
 
 
 def decode(data: bytes, *, limit: int) -> Message:
-    """The message in bytes of a peer, with at most `limit` bytes of content. Raises WireError on anything that `encode` cannot have made.
+    """The message in a peer's bytes, with at most `limit` bytes of content.
 
-    Flower's own parsers trust what they read: an array may name one chunk a million times. So they get nothing of a peer's to read. What
-    limbeck sends has one shape, an error or one record with one field (carry.py), and its objects come in one order, each after those
-    that it is made of. Content is cut out of that shape, with every length known before anything is copied; then the message is
-    made anew, and has to consist of the very same objects, by their hashes.
+    Flower's own parsers trust what they read: an array may name one chunk a million times. So they never read a peer's
+    bytes. What limbeck sends has one shape, an error or one record with one field (carry.py), and its objects come in
+    one order, each after those that it is made of. Content is cut out of that shape, with every length known before
+    anything is copied; then the message is built again, and has to consist of exactly the same objects, by their
+    hashes.
+
+    Raises WireError for anything that `encode` cannot have made.
     """
     if len(data) > encoded_at_most(limit):
         raise WireError(f"Expected a message of at most {encoded_at_most(limit)} bytes, got {len(data)}.")
@@ -151,8 +161,10 @@ def _chunks(content: int) -> int:
 
 
 def _split(data: bytes, most: int) -> tuple[bytes, list[memoryview]]:
-    """The id of a parcel's message and the contents of its objects, 1 to `most`, without a copy: an empty object takes two bytes here, and
-    many times that in a parser."""
+    """The id of a parcel's message and the contents of its objects, 1 to `most`, without a copy.
+
+    protobuf's parser is not used: an empty object takes two bytes here, but many times that in a parser.
+    """
     if data[:2] != OBJECT_ID_TAG or len(data) < 2 + ID_BYTES:
         raise WireError("Expected a parcel that begins with the id of its message, got another.")
     objects: list[memoryview] = []
@@ -171,7 +183,7 @@ def _split(data: bytes, most: int) -> tuple[bytes, list[memoryview]]:
 
 
 def _varint(view: memoryview, position: int) -> tuple[int, int]:
-    """A length, and the position behind it."""
+    """A length, and the position after it."""
     value = 0
     for index in range(MAX_VARINT):
         if position + index >= len(view):
@@ -184,7 +196,7 @@ def _varint(view: memoryview, position: int) -> tuple[int, int]:
 
 
 def _body(piece: memoryview, kind: str, most: int) -> memoryview:
-    """What an object of this kind holds, at most so many bytes, behind its head."""
+    """The body of an object of this kind, at most `most` bytes."""
     end = bytes(piece[:LONGEST_HEAD]).find(HEAD_BODY_DIVIDER)
     if end < 0 or not bytes(piece[:end]).startswith(kind.encode() + b" "):
         raise WireError(f"Expected an object of kind {kind}, got another.")
@@ -195,32 +207,32 @@ def _body(piece: memoryview, kind: str, most: int) -> memoryview:
 
 
 def _head(piece: memoryview) -> tuple[Metadata, Error | None]:
-    """What a message says of itself, and the error that it may be."""
+    """A message's metadata, and its error if it is one."""
     try:
-        found = ProtoMessage.FromString(bytes(_body(piece, "Message", AROUND_MESSAGE // 2)))
-        metadata = metadata_from_proto(found.metadata)
+        message = ProtoMessage.FromString(bytes(_body(piece, "Message", AROUND_MESSAGE // 2)))
+        metadata = metadata_from_proto(message.metadata)
     except (DecodeError, ValueError) as error:
-        raise WireError(f"Expected a Flower message's metadata, got others ({type(error).__name__}).") from error
+        raise WireError(f"Expected a Flower message's metadata, got something else ({type(error).__name__}).") from error
     for name in ("created_at", "ttl"):
         bounds.real(f"a message's {name}", getattr(metadata, name), -LONGEST_TIME, LONGEST_TIME)
-    if not found.HasField("error"):
+    if not message.HasField("error"):
         return metadata, None
-    if found.error.reason:
-        bounds.text("the reason of an error", found.error.reason, REASON_LENGTH)
-    return metadata, error_from_proto(found.error)
+    if message.error.reason:
+        bounds.text("the reason of an error", message.error.reason, REASON_LENGTH)
+    return metadata, error_from_proto(message.error)
 
 
 def _content(objects: list[memoryview], limit: int) -> bytes:
-    """The bytes that `carry.pack` put into these objects, which stand before their message."""
+    """The bytes that `carry.pack` put into these objects, which come before their message."""
     if len(objects) == 2:
         return _from_config(objects[0], limit)
     if len(objects) < 4:
         raise WireError(f"Expected a message of one record, got {len(objects)} objects in it.")
     *chunks, array, _, _ = objects
-    found = _ARRAY.fullmatch(bytes(_body(array, "Array", AROUND_MESSAGE // 2 + AROUND_CHUNK * _chunks(limit))))
-    if found is None:
+    head = _ARRAY.fullmatch(bytes(_body(array, "Array", AROUND_MESSAGE // 2 + AROUND_CHUNK * _chunks(limit))))
+    if head is None:
         raise WireError(f"Expected an array of bytes in {carry.STYPE}, got another.")
-    size, order = int(found[1]), [int(index) for index in found[2].split(b", ")]
+    size, order = int(head[1]), [int(index) for index in head[2].split(b", ")]
     bounds.whole("the length of content", size, 1, limit)
     bounds.whole("the number of chunks", len(order), _chunks(size), _chunks(size))
     bounds.whole("a chunk's index", max(order), 0, len(chunks) - 1)
@@ -232,29 +244,29 @@ def _content(objects: list[memoryview], limit: int) -> bytes:
 
 def _from_config(piece: memoryview, limit: int) -> bytes:
     body = _body(piece, "ConfigRecord", min(limit, carry.CONFIG_LIMIT) + AROUND_CHUNK)
-    # One item and nothing behind it, before it is parsed: two bytes make an empty one.
+    # Checked before it is parsed: one item and nothing after it, since an empty item takes only two bytes.
     if len(body) < 2 or body[0] != ITEM_TAG or sum(_varint(body, 1)) != len(body):
         raise WireError("Expected a record of one field, got another.")
     try:
         content = ProtoConfigRecord.FromString(bytes(body)).items[0].value.bytes
     except (DecodeError, ValueError) as error:
-        raise WireError("Expected a record of one field, got what cannot be read as one.") from error
+        raise WireError("Expected a record of one field, got something that cannot be parsed.") from error
     bounds.whole("the length of content", len(content), 1, min(limit, carry.CONFIG_LIMIT))
     return content
 
 
 class Waiting(Protocol):
-    """A Grid that can be waited on."""
+    """A Grid that can wait for replies."""
 
     def wait(self, seconds: float) -> None:
-        """Sleep until a reply comes, at most this long."""
+        """Wait until a reply arrives, at most this long."""
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Replies that have come to these messages."""
+        """The replies to these messages that have arrived."""
 
 
 def collect(grid: Waiting, message_ids: Iterable[str], timeout: float | None) -> tuple[list[Message], set[str]]:
-    """Replies until all are there or `timeout` seconds have passed, and the messages that have none then."""
+    """Replies, until all have arrived or `timeout` seconds have passed, and the ids of the messages without a reply."""
     missing = set(message_ids)
     deadline = None if timeout is None else time.monotonic() + timeout
     replies: list[Message] = []

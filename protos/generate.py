@@ -1,4 +1,4 @@
-"""Generate the protobuf code: `python -m limbeck.protos.generate`, or with --check only compare and exit 1 on a difference."""
+"""Generate the protobuf code: `python -m limbeck.protos.generate`. With --check, compare; exit 1 if they differ."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 SOURCES = ("limbeck", "link", "teacher")
-# Sources that define a gRPC service, whose stubs are generated too.
+# Sources that define a gRPC service; their stubs are generated too.
 SERVICES = ("teacher",)
 GENERATED = tuple(f"{name}_pb2{end}" for name in SOURCES for end in (".py", ".pyi")) + tuple(
     f"{name}_pb2_grpc.py" for name in SERVICES
@@ -26,7 +26,7 @@ def generate(out: Path) -> None:
 
 
 def main() -> int:
-    """The command."""
+    """Run the command; its exit status."""
     with tempfile.TemporaryDirectory() as temporary:
         generate(Path(temporary))
         fresh = {name: (Path(temporary) / "limbeck" / "protos" / name).read_text() for name in GENERATED}

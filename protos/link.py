@@ -1,9 +1,11 @@
-"""The link between a site and the coordinator: its frames, and what both ends do alike. The codec is link_codec.py.
+"""The link between a site and the coordinator: its frames, and what both ends have in common.
 
-Either end sends transfers, one at a time: a request is one, and the answer to it is another under the request's id. A
-transfer is announced with its length and hash; the other end acknowledges how much of it there is already, which after a
-break is where the sender goes on. No more than WINDOW bytes are under way without acknowledgement, so a slow reader slows
-its sender and nothing piles up in between.
+The codec is link_codec.py.
+
+Either end sends transfers, one at a time: a request is a transfer, and its answer is another one under the request's
+id. A transfer is announced with its length and hash. The other end acknowledges how much of it has arrived; after a
+break the sender continues from there. At most WINDOW bytes are in flight without acknowledgement, so a slow reader
+slows its sender down and nothing piles up in between.
 """
 
 from __future__ import annotations
@@ -25,15 +27,15 @@ log = logging.getLogger(__name__)
 VERSION = 1
 CHUNK = 1 << 20
 WINDOW = 8 * CHUNK
-# Of one transfer, unless an end is told otherwise.
+# The largest transfer in bytes, unless an end is configured otherwise.
 MAX_TRANSFER = 1 << 30
 HEARTBEAT_SECONDS = 15
-# gRPC metadata with which the coordinator tells its clock, in seconds since the epoch, to those that look how far theirs is off. Nothing on
-# the link goes by it.
+# The gRPC metadata in which the coordinator states its clock, in seconds since the epoch, for checks of how far a
+# site's clock is off. Nothing on the link depends on it.
 CLOCK = "limbeck-clock"
-# Silence of so many heartbeats ends a connection.
+# A connection ends after silence for this many heartbeats.
 SILENCE = 3
-# gRPC's own limit on one frame: a chunk, and what surrounds it.
+# The limit that gRPC enforces on one frame: a chunk and what surrounds it.
 MAX_FRAME = CHUNK + (1 << 12)
 OPTIONS = (
     ("grpc.max_receive_message_length", MAX_FRAME),
@@ -43,7 +45,7 @@ OPTIONS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
-    """The first frame of either end. heartbeat_seconds: the coordinator's, 0 in a site's."""
+    """The first frame of either end. limbeck: its version. heartbeat_seconds: set by the coordinator, 0 from a site."""
 
     limbeck: str
     heartbeat_seconds: int = 0
@@ -51,7 +53,10 @@ class Hello:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Announce:
-    """A transfer begins or goes on. id: of the request that it is, or answers. total: bytes. sha256: of all of them."""
+    """A transfer begins or continues. id: of the request that it is or answers.
+
+    total: bytes. sha256: of all of them.
+    """
 
     id: bytes
     total: int
@@ -69,7 +74,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ack:
-    """The first `received` bytes of a transfer are here; all of them, and the hash is right."""
+    """The first `received` bytes of a transfer have arrived. If these are all, its hash is right."""
 
     id: bytes
     received: int
@@ -77,12 +82,12 @@ class Ack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
-    """Still here."""
+    """The sender is alive."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """Why the sender ends the connection, in a sentence that may be public."""
+    """The reason why the sender ends the connection, in a sentence that may be public."""
 
     text: str
 
@@ -92,19 +97,19 @@ Frame = Hello | Announce | Chunk | Ack | Heartbeat | Problem
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Transfer:
-    """What one end has for the other."""
+    """A message from one end to the other. id: of the request that it is or answers."""
 
     id: bytes
     data: bytes = field(repr=False)
 
     @cached_property
     def announcement(self) -> Announce:
-        """Hashed once, however often it is sent."""
+        """The frame that announces it; hashed once, however often it is sent."""
         return Announce(id=self.id, total=len(self.data), sha256=hashlib.sha256(self.data).digest())
 
 
 class Assembly:
-    """A transfer that is being received. It outlives connections: what came before a break need not come again."""
+    """A transfer that is being received. It outlives connections: what arrived before a break is not sent again."""
 
     def __init__(self, announce: Announce) -> None:
         self.announce = announce
@@ -117,7 +122,10 @@ class Assembly:
         return len(self._data)
 
     def add(self, chunk: Chunk) -> None:
-        """Append a chunk. Raises WireError where it leaves a gap or goes beyond the end; what is here already is passed over."""
+        """Append a chunk; one that has already arrived is ignored.
+
+        Raises WireError if it leaves a gap or goes beyond the end.
+        """
         if chunk.offset + len(chunk.data) <= self.received:
             return
         if chunk.offset != self.received or self.received + len(chunk.data) > self.announce.total:
@@ -130,18 +138,21 @@ class Assembly:
 
     @property
     def whole(self) -> bool:
-        """Whether all of it is here."""
+        """Whether all of it has arrived."""
         return self.received == self.announce.total
 
     def result(self) -> bytes:
-        """All of it. Raises WireError where it is not what was announced."""
+        """The whole message. Raises WireError if it is not what was announced."""
         if self._hash.digest() != self.announce.sha256:
-            raise WireError(f"Expected {self.announce.total} bytes with the SHA-256 that was announced, got others.")
+            raise WireError(f"Expected {self.announce.total} bytes with the announced SHA-256, got different ones.")
         return bytes(self._data)
 
 
 class Station(Protocol):
-    """An end of the link, beyond the single connection: what it has to send, and what it makes of what comes."""
+    """An end of the link beyond a single connection: what it has to send, and what it does with what arrives.
+
+    limit: the largest transfer that it accepts, in bytes. assembly: the transfer that is being received, or None.
+    """
 
     limit: int
     assembly: Assembly | None
@@ -150,28 +161,35 @@ class Station(Protocol):
         """Wait for the next transfer that the other end has not acknowledged on this connection."""
 
     def delivered(self, transfer: Transfer) -> None:
-        """The other end has all of it."""
+        """Called when the other end has all of a transfer."""
 
     def wants(self, announce: Announce) -> bool:
-        """Whether the transfer is new here; False where it is known, done with or no longer of use. Raises WireError to refuse it."""
+        """Whether the transfer is new; False if it is known, finished or no longer of use.
+
+        Raises WireError to refuse it.
+        """
 
     def receive(self, transfer_id: bytes, data: bytes) -> None:
-        """A whole transfer that was wanted."""
+        """Called with a whole transfer that was wanted."""
 
 
 class Disconnected(Exception):
-    """The other end has gone, or has to be taken for gone; the text says why."""
+    """The other end is gone, or has to be considered gone; the text says why."""
 
 
 def hello(heartbeat_seconds: int = 0) -> Hello:
-    """This end's."""
+    """This end's first frame."""
     return Hello(limbeck=version("limbeck"), heartbeat_seconds=heartbeat_seconds)
 
 
 class Connection:
     """One connection of a station, after the hellos, until it ends.
 
-    read: the next frame, None at the stream's end. write: a frame. heartbeat: seconds. Errors of `read` and `write` end it.
+    - read: returns the next frame, or None at the end of the stream.
+    - write: sends a frame.
+    - heartbeat: in seconds.
+
+    Errors of `read` and `write` end it.
     """
 
     def __init__(
@@ -184,22 +202,25 @@ class Connection:
     ) -> None:
         self.station, self._read, self._heartbeat = station, read, heartbeat
         self._write_frame, self._writing = write, asyncio.Lock()
-        # Whether anything was heard since the watch looked last, and how many frames were written.
+        # Whether anything was heard since `_watch` last looked, and how many frames were written.
         self._heard, self._written = True, 0
         self._sending: Transfer | None = None
         self._acknowledged = 0
         self._progress = asyncio.Event()
 
     async def run(self) -> None:
-        """Speak until the connection ends. Raises Disconnected when it does, WireError where the other end breaks the protocol."""
+        """Run until the connection ends.
+
+        Raises Disconnected when it does, WireError if the other end breaks the protocol.
+        """
         tasks = [asyncio.ensure_future(part()) for part in (self._receive, self._send, self._beat, self._watch)]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in tasks:
                 task.cancel()
-            found = await asyncio.gather(*tasks, return_exceptions=True)
-        errors = [error for error in found if isinstance(error, Exception)]
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        errors = [error for error in outcomes if isinstance(error, Exception)]
         raise next((error for error in errors if isinstance(error, WireError)), None) or errors[0]
 
     async def _write(self, frame: Frame) -> None:
@@ -231,7 +252,7 @@ class Connection:
         if not self.station.wants(announce):
             await self._write(Ack(id=announce.id, received=announce.total))
             return
-        # One at a time: another one that was broken off begins anew, so no more than one is ever held in part.
+        # One at a time: another one that was interrupted starts again, so at most one is ever held in part.
         if self.station.assembly is None or self.station.assembly.announce != announce:
             self.station.assembly = Assembly(announce)
         await self._write(Ack(id=announce.id, received=self.station.assembly.received))
@@ -239,7 +260,7 @@ class Connection:
     async def _chunk(self, chunk: Chunk) -> None:
         assembly = self.station.assembly
         if assembly is None or assembly.announce.id != chunk.id:
-            # The first chunk travels with its announcement, also where the transfer turns out to be known.
+            # The first chunk travels with its announcement, even if the transfer turns out to be known.
             if chunk.offset == 0:
                 return
             raise WireError("Expected a chunk of the transfer that was announced last, got one of another.")
@@ -251,7 +272,7 @@ class Connection:
 
     def _acked(self, ack: Ack) -> None:
         sending = self._sending
-        # What is no longer being sent was acknowledged in full before.
+        # A transfer that is no longer being sent was acknowledged in full.
         if sending is None or ack.id != sending.id:
             return
         if ack.received > len(sending.data):
@@ -266,7 +287,7 @@ class Connection:
             await self._write(transfer.announcement)
             total, offset = len(transfer.data), 0
             if total <= CHUNK:
-                # A second message costs less than a wait for the answer to the first.
+                # Sending the only chunk at once costs less than waiting for the answer to the announcement.
                 await self._write(Chunk(id=transfer.id, offset=0, data=transfer.data))
                 offset = total
             while self._acknowledged < total:
@@ -286,10 +307,10 @@ class Connection:
             await self._write(Heartbeat())
 
     async def _watch(self) -> None:
-        """End the connection after so many intervals in which nothing was heard, or in which one frame could not be written.
+        """End the connection after SILENCE intervals without hearing anything, or with one frame that could not be sent.
 
-        It waits for neither: the other end may send on and read nothing, or keep a frame from leaving here for ever. What is counted are
-        intervals in which this process was awake.
+        Neither read nor write may be waited for: the other end may keep sending and read nothing, or block a frame here
+        for ever. Only intervals in which this process was awake count.
         """
         silent = stuck = 0
         while True:

@@ -1,4 +1,7 @@
-"""Bytes in, a checked frame out, or a WireError: the one module that touches the generated code of the link's frames."""
+"""The codec of the link's frames: bytes in, a checked frame out, or a WireError.
+
+Only it touches their generated code.
+"""
 
 from __future__ import annotations
 
@@ -15,32 +18,34 @@ SERVICE = pb.DESCRIPTOR.services_by_name["Link"].full_name
 CONNECT = f"/{SERVICE}/Connect"
 
 HASH_BYTES = 32
-# Beyond what any end allows: each has a limit of its own.
+# Larger than any end allows; each end has its own, lower limit.
 MAX_TOTAL = 1 << 40
 MAX_HEARTBEAT = 3600
 TEXT_LENGTH = 300
 
 
 def encode_frame(frame: Frame) -> bytes:
-    """Bytes of a frame."""
+    """The bytes of a frame."""
     match frame:
         case Hello():
-            own = pb.Frame(hello=pb.Hello(version=VERSION, limbeck=frame.limbeck, heartbeat_seconds=frame.heartbeat_seconds))
+            message = pb.Frame(
+                hello=pb.Hello(version=VERSION, limbeck=frame.limbeck, heartbeat_seconds=frame.heartbeat_seconds)
+            )
         case Announce():
-            own = pb.Frame(announce=pb.Announce(id=frame.id, total=frame.total, sha256=frame.sha256))
+            message = pb.Frame(announce=pb.Announce(id=frame.id, total=frame.total, sha256=frame.sha256))
         case Chunk():
-            own = pb.Frame(chunk=pb.Chunk(id=frame.id, offset=frame.offset, data=frame.data))
+            message = pb.Frame(chunk=pb.Chunk(id=frame.id, offset=frame.offset, data=frame.data))
         case Ack():
-            own = pb.Frame(ack=pb.Ack(id=frame.id, received=frame.received))
+            message = pb.Frame(ack=pb.Ack(id=frame.id, received=frame.received))
         case Heartbeat():
-            own = pb.Frame(heartbeat=pb.Heartbeat())
+            message = pb.Frame(heartbeat=pb.Heartbeat())
         case Problem():
-            own = pb.Frame(problem=pb.Problem(text=printable(frame.text, TEXT_LENGTH) or "no reason given"))
-    return own.SerializeToString(deterministic=True)
+            message = pb.Frame(problem=pb.Problem(text=printable(frame.text, TEXT_LENGTH) or "no reason given"))
+    return message.SerializeToString(deterministic=True)
 
 
 def decode_frame(data: bytes) -> Frame:
-    """The frame in `data`. Raises WireError on anything that `encode_frame` would not make."""
+    """The frame in `data`. Raises WireError for anything that `encode_frame` would not make."""
     if not 0 < len(data) <= MAX_FRAME:
         raise WireError(f"Expected a frame of 1 to {MAX_FRAME} bytes, got {len(data)}.")
     message = pb.Frame()

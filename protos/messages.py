@@ -1,7 +1,7 @@
-"""What crosses between a site and the coordinator, as checked frozen values.
+"""The messages between a site and the coordinator, as checked frozen values.
 
-`codec` turns these into bytes and back; past it nobody checks again. Every field is public, except where a docstring says
-that it is a release, and then it names the mechanism that paid for it.
+`codec` turns them into bytes and back; past it nobody checks again. Every field is public unless a docstring says that
+it is a release; then it names the mechanism that protects it.
 
 Shape legend: N samples, K classes, k kept entries per sample.
 """
@@ -20,10 +20,11 @@ REPLIES = 2
 
 
 class Guarantee(Enum):
-    """What a site's answers guarantee for its records; it says so itself.
+    """What a site's answers guarantee for its records, as the site states it.
 
-    NONE: they come from a black-box teacher, so no epsilon holds for this site. SEEDED: its noise is seeded, so whoever knows the seed can
-    take it away, and no epsilon holds either; for simulations. Counts leave from such a site as from one with a guarantee.
+    - NONE: the answers come from a black-box teacher, so no epsilon holds for this site.
+    - SEEDED: its noise is seeded, for simulations. Whoever knows the seed can remove the noise, so no epsilon holds
+      either. Such a site releases counts like one with a guarantee.
     """
 
     RECORD_DP = "record-dp"
@@ -31,14 +32,15 @@ class Guarantee(Enum):
     SEEDED = "seeded-noise"
 
 
-# Requests: coordinator to site. Every one but the first carries the plan's hash.
+# Requests, from the coordinator to a site. All except the first carry the plan's hash.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
     """Will you take part in this plan?
 
-    author: Ed25519 public key (32 bytes) of who wrote the plan. signature: over its encoding. Both empty: nobody signed it.
+    author: the Ed25519 public key (32 bytes) of the plan's author. signature: over the plan's encoding. Both are empty
+    if nobody signed it.
     """
 
     plan: Plan
@@ -55,7 +57,7 @@ class Teach:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """Answer `count` transfer samples from index `first` on for `stage` (0-based)."""
+    """Answer `count` transfer samples from index `first` on, for `stage` (0-based)."""
 
     plan_hash: bytes
     stage: int
@@ -83,7 +85,10 @@ class Reason(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
-    """The site will take part. site: its name, 1 to 64 characters of a-z, A-Z, 0-9, '.', '_', '-'; node ids change, it does not."""
+    """The site will take part.
+
+    site: its name, 1 to 64 characters of a-z, A-Z, 0-9, '.', '_', '-'. Node ids change, names do not.
+    """
 
     plan_hash: bytes
     site: str
@@ -92,7 +97,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declined:
-    """The site will not do what was asked; public sentence only. site: its name, so that the run's record can say who."""
+    """The site will not do what was asked. reason: a public sentence. site: its name, for the run's record."""
 
     plan_hash: bytes
     site: str
@@ -103,8 +108,10 @@ class Declined:
 class Taught:
     """The teacher is ready.
 
-    label_counts: a release (discrete Gaussian mechanism, in the ledger) of K integers, or None. record_count: a release (discrete
-    Gaussian mechanism, in the ledger), or None. A site with a black-box teacher releases neither. Noise can make a count negative.
+    - label_counts: a release (discrete Gaussian mechanism, in the ledger) of K integers, or None.
+    - record_count: a release (discrete Gaussian mechanism, in the ledger), or None.
+
+    A site with a black-box teacher releases neither. Noise can make a count negative.
     """
 
     plan_hash: bytes
@@ -115,8 +122,9 @@ class Taught:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """Answers on transfer samples first .. first + N - 1 at `stage`: post-processing of what teaching was charged for, or what a site said
-    has no guarantee.
+    """Answers on transfer samples first .. first + N - 1 at `stage`.
+
+    They are post-processing of what teaching was charged for, unless the site said that they have no guarantee.
 
     answers: N rows of kept ids, probabilities and tail mass, as quantised on the wire.
     """

@@ -1,7 +1,8 @@
-"""Ids and probabilities as few bytes: bit-packed or byte-wide ids, 8-bit logarithmic probabilities.
+"""Ids and probabilities in few bytes: bit-packed or byte-wide ids, 8-bit logarithmic probabilities.
 
-log8: code 0 is exactly zero; codes 1 to 255 are 2^(-20 (255 - c) / 254), so 255 is 1 and neighbours differ by 5.6 %; rounding is to
-the nearest code in log space. Measured elsewhere at 5e-5 nats, three orders under the disagreement of two clients [D].
+log8: code 0 is exactly zero; codes 1 to 255 are 2^(-20 (255 - c) / 254), so 255 is 1 and neighbours differ by 5.6 %;
+rounding is to the nearest code in log space. The loss was measured as 5e-5 nats, three orders of magnitude below the
+disagreement of two clients [D].
 
 Shape legend: N samples, K classes, k kept entries.
 """
@@ -16,25 +17,26 @@ LEVELS = 254
 # Ids of at most this many bits are packed by words, eight at a time.
 WORD_BITS = 8
 
-# What the decoded entries of a row may add up to. Scaled to a mass of 1 and encoded again they are then the same codes: no entry moves by
-# half a code step, a factor of 2^(10 / 254) = 1.0277, less half the width of the look-up's keys, 2^-10.
+# The sum of a row's decoded entries lies in this range. Scaled to a mass of 1 and encoded again they then give the same
+# codes: no entry moves by half a code step, a factor of 2^(10 / 254) = 1.0277, less half the width of the look-up's
+# keys, 2^-10.
 MASS = (0.9745, 1.0262)
-# By which a row that is moved ends inside of that, lest rounding count.
+# A row that is moved ends at least this far inside the range, so that rounding does not matter.
 ROOM = 1e-5
 MOST_MOVES = 16
 
 _DECODE = np.concatenate([[0.0], 2.0 ** (-BITS_BELOW_ONE * (255 - np.arange(1, 256)) / LEVELS)]).astype(np.float32)
-# The code of a float32 depends on its top 18 bits alone to within a third of a code step, so encoding is one look-up.
+# The top 18 bits of a float32 determine its code to within a third of a code step, so encoding is one look-up.
 _SHIFT = 14
 
 
 def _encoding_table() -> NDArray[np.uint8]:
-    """Codes by the top bits of the float32 pattern, for patterns of 0 to 1."""
+    """Codes, indexed by the top bits of the float32 patterns from 0 to 1."""
     patterns = (np.arange((0x3F800000 >> _SHIFT) + 1, dtype=np.uint32) << _SHIFT) + (1 << (_SHIFT - 1))
     values = patterns.view(np.float32).astype(np.float64)
     with np.errstate(divide="ignore"):
         codes = np.rint(255 + np.log2(values) * LEVELS / BITS_BELOW_ONE)
-    # Below half the smallest level a probability is zero; above it the smallest code.
+    # Below half the smallest level a probability becomes zero, above it the smallest code.
     table: NDArray[np.uint8] = np.where(values < _DECODE[1] / 2, 0, np.clip(codes, 1, 255)).astype(np.uint8)
     return table
 
@@ -54,11 +56,11 @@ def decode_probabilities(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def settle(codes_kN: NDArray[np.uint8], tails_N: NDArray[np.uint8]) -> None:
-    """Make rows of codes, by descending probability, add up to a mass within MASS.
+    """Change codes in place, rows by descending probability, so that every row's mass lies within MASS.
 
-    Rounding can take a row's mass half a code step from 1 where all entries are rounded the same way. Then entries move by one code at a
-    time, in place, as few as will do: down from the smallest on, or up from the largest on, which keeps their order. An entry of zero
-    stays, and so does one whose step would take the mass too far to the other side.
+    If all entries of a row are rounded the same way, its mass can be half a code step from 1. Then as few entries as
+    necessary move by one code at a time: down, beginning with the smallest, or up, beginning with the largest, which
+    keeps their order. An entry of zero stays, and so does one whose step would take the mass too far to the other side.
     """
     mass_N = _DECODE.take(codes_kN).sum(0) + _DECODE.take(tails_N)
     odd = np.flatnonzero((mass_N < MASS[0]) | (mass_N > MASS[1]))
@@ -75,7 +77,7 @@ def settle(codes_kN: NDArray[np.uint8], tails_N: NDArray[np.uint8]) -> None:
 
 
 def _move(codes_N: NDArray[np.uint8], mass_N: NDArray[np.float32], which_N: NDArray[np.bool_], by: int) -> None:
-    """Move codes by one where that does not take their rows' mass past the other bound, and the mass with them, in place."""
+    """Move codes by one, and their rows' mass with them, in place, unless that takes the mass past the other bound."""
     moved_N = np.where(which_N, codes_N.astype(np.int16) + by, codes_N).astype(np.uint8)
     mass_after_N = mass_N + _DECODE.take(moved_N) - _DECODE.take(codes_N)
     good_N = mass_after_N >= MASS[0] + ROOM if by < 0 else mass_after_N <= MASS[1] - ROOM
@@ -83,12 +85,12 @@ def _move(codes_N: NDArray[np.uint8], mass_N: NDArray[np.float32], which_N: NDAr
 
 
 def id_bits(classes: int) -> int:
-    """Bits of one id when packed."""
+    """Bits of one packed id."""
     return max(1, (classes - 1).bit_length())
 
 
 def id_bytes(classes: int) -> int:
-    """Bytes of one id when not packed: 1, 2 or 4."""
+    """Bytes of one id that is not packed: 1, 2 or 4."""
     return 1 if classes <= 1 << 8 else 2 if classes <= 1 << 16 else 4
 
 
@@ -111,7 +113,7 @@ def pack_ids(ids: NDArray[np.integer], classes: int) -> bytes:
 
 
 def unpack_ids(data: bytes, count: int, classes: int) -> NDArray[np.unsignedinteger]:
-    """`count` ids out of a bit stream. Raises ValueError on a wrong length or on padding that is not zero."""
+    """`count` ids from a bit stream. Raises ValueError for a wrong length or padding that is not zero."""
     bits = id_bits(classes)
     if len(data) != packed_size(count, classes):
         raise ValueError(f"Expected {packed_size(count, classes)} bytes of packed ids, got {len(data)}.")
@@ -141,7 +143,7 @@ def packed_size(count: int, classes: int) -> int:
 
 
 def narrow_ids(data: bytes, count: int, classes: int) -> NDArray[np.unsignedinteger]:
-    """`count` ids out of little-endian unsigned integers. Raises ValueError on a wrong length."""
+    """`count` ids from little-endian unsigned integers. Raises ValueError for a wrong length."""
     width = id_bytes(classes)
     if len(data) != count * width:
         raise ValueError(f"Expected {count * width} bytes of ids, got {len(data)}.")

@@ -1,7 +1,7 @@
-"""Who wrote a plan: Ed25519 signatures over its encoding, and their keys in files.
+"""The author of a plan: Ed25519 signatures over its encoding, and key files.
 
-A signature says whose plan it is, not that it is harmless: what it may ask is for a site's policy and ledger. Raw public keys
-(32 bytes) name authors; a policy lists them in hexadecimal.
+A signature says whose plan it is, not that it is harmless: a site's policy and ledger decide what it may ask. Raw
+public keys (32 bytes) identify authors; a policy lists them in hexadecimal.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from limbeck.base.errors import SettingError, WireError
 from limbeck.base.files import check_private, create_private
 
-# Signed with the message, so that a signature made for another purpose by the same key is none for a plan.
+# Signed together with the plan, so that a signature that the same key made for another purpose is not valid for a plan.
 DOMAIN = b"limbeck.v1 plan\x00"
 KEY_BYTES, SIGNATURE_BYTES = 32, 64
-# Of edwards25519 (RFC 8032): the prime of the field, and the y of all eight points whose order divides 8. The orders of 1 and -1 are 1 and
-# 2, of 0 it is 4, of the others 8. A signature by such a "key" can be made by anybody, for any message.
+# edwards25519 (RFC 8032): the prime of the field, and the y coordinates of the eight points whose order divides 8 (1
+# has order 1, -1 order 2, 0 order 4, the others order 8). Anybody can make a signature by such a "key", for any
+# message.
 PRIME = 2**255 - 19
 _Y8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
 SMALL_ORDER_Y = frozenset({1, PRIME - 1, 0, _Y8, PRIME - _Y8})
 
 
 def author_of(key: Ed25519PrivateKey) -> bytes:
-    """The public key (32 bytes) that names the holder of this private key."""
+    """The public key (32 bytes) that identifies the holder of this private key."""
     return key.public_key().public_bytes_raw()
 
 
@@ -36,7 +37,11 @@ def sign(key: Ed25519PrivateKey, plan: bytes) -> bytes:
 
 
 def check_author(author: bytes) -> None:
-    """Raise WireError where a public key is none that one person holds: of small order, in any of its encodings, or not canonical."""
+    """Check that a public key can belong to one person.
+
+    Raises WireError for a wrong length, a key of small order in any of its encodings, or an encoding that is not
+    canonical.
+    """
     if len(author) != KEY_BYTES:
         raise WireError(f"Expected an author of {KEY_BYTES} bytes, got {len(author)}.")
     # The highest bit is the sign of x.
@@ -59,7 +64,10 @@ def check(author: bytes, signature: bytes, plan: bytes) -> None:
 
 
 def new_key(path: Path) -> Ed25519PrivateKey:
-    """A fresh private key, written to `path` as PEM (PKCS 8) that only its owner can read. Raises SettingError where a file is there."""
+    """A new private key, written to `path` as PEM (PKCS 8) that only its owner can read.
+
+    Raises SettingError if the file exists.
+    """
     key = Ed25519PrivateKey.generate()
     form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     create_private(path, key.private_bytes(*form))
@@ -67,7 +75,10 @@ def new_key(path: Path) -> Ed25519PrivateKey:
 
 
 def read_key(path: Path) -> Ed25519PrivateKey:
-    """The private key that `new_key` wrote. Raises SettingError where there is none, or where others than its owner can read it."""
+    """The private key that `new_key` wrote.
+
+    Raises SettingError if there is none, or if anybody but its owner can read the file.
+    """
     try:
         check_private(path)
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
@@ -76,5 +87,5 @@ def read_key(path: Path) -> Ed25519PrivateKey:
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise SettingError(f"Expected an Ed25519 private key (PEM) in {path}: {error}.") from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise SettingError(f"Expected an Ed25519 private key in {path}, found {type(key).__name__}.")
+        raise SettingError(f"Expected an Ed25519 private key in {path}, got {type(key).__name__}.")
     return key

@@ -1,7 +1,7 @@
-"""What crosses between a site and a teacher that is not limbeck's own, as checked frozen values.
+"""The messages between a site and a black-box teacher, as checked frozen values.
 
-`teacher_codec` turns these into bytes and back; past it nobody checks again. The inputs are public; the answers are the teacher's, without
-any guarantee for the records it was made from, and stay at the site.
+`teacher_codec` turns them into bytes and back; past it nobody checks again. The inputs are public. The answers have no
+guarantee for the records that the teacher was made from; they stay at the site.
 
 Shape legend: N inputs in a batch, K classes, k kept entries per input, M draws per input.
 """
@@ -19,7 +19,7 @@ from limbeck.operators import Truncated
 
 
 class Inputs(Enum):
-    """What a teacher takes: float rows (N, D), byte images (N, H, W) or (N, H, W, C), or texts (N,)."""
+    """The inputs of a teacher: float rows (N, D), byte images (N, H, W) or (N, H, W, C), or texts (N,)."""
 
     ROWS = "rows"
     IMAGES = "images"
@@ -27,7 +27,7 @@ class Inputs(Enum):
 
 
 class Kind(Enum):
-    """What a teacher gives: the probabilities of its top classes and the mass of the rest, or labels only."""
+    """The answers of a teacher: the probabilities of its top classes and the mass of the rest, or labels only."""
 
     PROBABILITIES = "probabilities"
     LABELS = "labels"
@@ -35,10 +35,14 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """What a teacher says of itself.
+    """A teacher's description of itself.
 
-    model: a name that changes with the model. labels: K names of classes; a class's id is its place in here. top_k: the most
-    probabilities per input, 0 for labels. tempered: labels are drawn at the temperature asked for. max_batch: inputs.
+    - model: a name that changes with the model.
+    - labels: the names of the K classes; a class's id is its index here.
+    - inputs, answers: their kinds.
+    - top_k: the largest number of probabilities per input; 0 for labels.
+    - tempered: labels are drawn at the requested temperature.
+    - max_batch: the largest number of inputs in a batch.
     """
 
     model: str
@@ -54,7 +58,7 @@ class Description:
 class Batch:
     """Inputs first .. first + N - 1 of the transfer set.
 
-    draws, temperature: of a teacher that gives labels only, M answers to each input at T; 0 and 0.0 where probabilities are asked for.
+    draws, temperature: for a teacher that gives labels only, M answers to each input at T; 0 and 0.0 for probabilities.
     """
 
     first: int
@@ -65,14 +69,14 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Answers:
-    """Answers to a batch: N truncated distributions, or (N, M) int64 ids of the labels given."""
+    """Answers to a batch: N truncated distributions, or (N, M) int64 ids of the labels."""
 
     first: int
     answers: Truncated | Tensor
 
 
 def kind_of(x_N: NDArray[np.generic]) -> Inputs | None:
-    """What kind of inputs these are for a teacher; None where no teacher could take them."""
+    """The kind of these inputs, or None if no teacher takes them."""
     if x_N.dtype == np.uint8 and x_N.ndim in {3, 4}:
         return Inputs.IMAGES
     if x_N.dtype.kind in "fiu" and x_N.ndim == 2:

@@ -1,8 +1,9 @@
-"""Bytes in, a checked frozen value out, or a WireError: the one module that touches the generated code of teacher.proto.
+"""The codec of teacher.proto: bytes in, a checked frozen value out, or a WireError. Only it touches the generated code.
 
-A site does not trust its teacher's answers, nor a teacher's server the site's questions: counts, lengths, ranges, sums, NaN, duplicates
-and sizes are all checked here. Unlike the messages between site and coordinator these are not hashed, and the other side may be written
-in any language, so an encoding need not be canonical; a field that the schema lacks is refused.
+A site does not trust its teacher's answers, nor does a teacher's server trust the site's questions: counts, lengths,
+ranges, sums, NaN, duplicates and sizes are all checked here. Unlike the messages between site and coordinator these are
+not hashed, and the other side may be written in any language, so an encoding need not be canonical. A field that the
+schema lacks is refused.
 
 Shape legend: N inputs in a batch, K classes, k kept entries per input, M draws per input.
 """
@@ -37,9 +38,9 @@ MAX_DRAWS = 255
 MAX_SIDE = 1 << 14
 MAX_FIRST = 1 << 31
 LABEL_LENGTH = 200
-# Probabilities come as float32, in which a sum over many classes is not exact.
+# Probabilities arrive as float32, in which a sum over many classes is not exact.
 MASS_TOLERANCE = 1e-3
-# Of a message, so that what surrounds the values has room.
+# The part of a message for values; the rest is for what surrounds them.
 PAYLOAD = MAX_MESSAGE * 15 // 16
 
 M = TypeVar("M", pb.DescribeRequest, pb.Description, pb.Batch, pb.Answers)
@@ -49,18 +50,18 @@ M = TypeVar("M", pb.DescribeRequest, pb.Description, pb.Batch, pb.Answers)
 
 
 def encode_describe_request() -> bytes:
-    """Bytes of the question what a teacher is."""
+    """The bytes of a request for a teacher's description."""
     return pb.DescribeRequest(version=VERSION).SerializeToString(deterministic=True)
 
 
 def decode_describe_request(data: bytes) -> None:
-    """Raises WireError where `data` is no such question."""
+    """Raise WireError if `data` is not a request for a description."""
     message = _parse(pb.DescribeRequest(), data, MAX_DESCRIPTION)
     _version(message.version)
 
 
 def encode_description(description: Description) -> bytes:
-    """Bytes of a description. Raises WireError for an impossible one."""
+    """The bytes of a description. Raises WireError for an invalid one."""
     _check_description(description)
     return pb.Description(
         version=VERSION,
@@ -75,7 +76,7 @@ def encode_description(description: Description) -> bytes:
 
 
 def decode_description(data: bytes) -> Description:
-    """The description in `data`. Raises WireError on anything else."""
+    """The description in `data`. Raises WireError for anything else."""
     message = _parse(pb.Description(), data, MAX_DESCRIPTION)
     _version(message.version)
     description = Description(
@@ -111,7 +112,10 @@ def _check_description(description: Description) -> None:
 
 
 def batch_size(description: Description, x_N: NDArray[np.generic], draws: int) -> int:
-    """The most inputs in a batch so that question and answer fit a message. Raises WireError where a single one does not."""
+    """The largest number of inputs in a batch whose question and answer each fit into a message.
+
+    Raises WireError if not even one does.
+    """
     if description.inputs is Inputs.TEXTS:
         question = 8 + max((len(str(text).encode("utf-8", "replace")) for text in x_N), default=0)
     else:
@@ -127,7 +131,7 @@ def batch_size(description: Description, x_N: NDArray[np.generic], draws: int) -
 
 
 def encode_batch(batch: Batch) -> bytes:
-    """Bytes of a question. Raises WireError for an impossible one."""
+    """The bytes of a batch of inputs. Raises WireError for an invalid one."""
     x_N, inputs = batch.x_N, kind_of(batch.x_N)
     message = pb.Batch(first=batch.first, count=len(x_N), draws=batch.draws, temperature=batch.temperature)
     if inputs is Inputs.IMAGES:
@@ -148,7 +152,7 @@ def encode_batch(batch: Batch) -> bytes:
 
 
 def decode_batch(data: bytes, description: Description) -> Batch:
-    """The question in `data`, for a teacher of this description. Raises WireError on anything else."""
+    """The batch in `data`, for a teacher with this description. Raises WireError for anything else."""
     message = _parse(pb.Batch(), data, MAX_MESSAGE)
     inputs = message.WhichOneof("inputs")
     if inputs != description.inputs.value:
@@ -185,7 +189,7 @@ def _batch_from_pb(message: pb.Batch) -> Batch:
             texts = list(message.texts.texts)
             if len(texts) != count:
                 raise WireError(f"Expected {count} texts, got {len(texts)}.")
-            # As an array every text takes as much memory as the longest.
+            # In an array every text takes as much memory as the longest.
             longest = max(map(len, texts))
             bounds.whole("the length of the longest text, times their number", longest * count, 0, MAX_MESSAGE)
             x_N = np.array(texts, dtype=np.str_)
@@ -198,32 +202,34 @@ def _batch_from_pb(message: pb.Batch) -> Batch:
 
 
 def encode_answers(answers: Answers, description: Description) -> bytes:
-    """Bytes of answers, by a teacher of this description. Raises WireError for impossible ones, with NaN for one."""
-    own = answers.answers
-    if isinstance(own, Truncated):
+    """The bytes of answers of a teacher with this description. Raises WireError for invalid ones, such as NaN."""
+    content = answers.answers
+    if isinstance(content, Truncated):
         message = pb.Answers(
             first=answers.first,
-            count=len(own),
+            count=len(content),
             top_k=pb.TopK(
-                k=own.kept,
-                ids=own.ids_Nk.numpy().astype("<u4").tobytes(),
-                probabilities=own.p_Nk.numpy().astype("<f4").tobytes(),
-                tails=own.tail_N.numpy().astype("<f4").tobytes(),
+                k=content.kept,
+                ids=content.ids_Nk.numpy().astype("<u4").tobytes(),
+                probabilities=content.p_Nk.numpy().astype("<f4").tobytes(),
+                tails=content.tail_N.numpy().astype("<f4").tobytes(),
             ),
         )
-        _truncated_from_pb(message.top_k, len(own), description)
+        _truncated_from_pb(message.top_k, len(content), description)
     else:
-        texts = [description.labels[label] for label in own.flatten().tolist()]
-        labels = pb.Labels(draws=own.shape[1], texts=texts)
-        message = pb.Answers(first=answers.first, count=len(own), labels=labels)
+        texts = [description.labels[label] for label in content.flatten().tolist()]
+        labels = pb.Labels(draws=content.shape[1], texts=texts)
+        message = pb.Answers(first=answers.first, count=len(content), labels=labels)
     return _limited(message.SerializeToString(deterministic=True))
 
 
 def decode_answers(data: bytes, description: Description, *, first: int, count: int, draws: int) -> Answers:
-    """The answers in `data` to inputs first .. first + count - 1, by a teacher of this description.
+    """The answers in `data` to inputs first .. first + count - 1, of a teacher with this description.
 
-    draws: M of labels, else 0. Truncated distributions are scaled to a mass of exactly 1. Raises WireError on anything else: other inputs
-    or too many, another kind, wrong lengths, ids out of range or twice in a row, NaN, negative or missing mass, unknown labels.
+    draws: M for labels, otherwise 0. Truncated distributions are scaled to a mass of exactly 1.
+
+    Raises WireError for anything else: other inputs or too many, another kind, wrong lengths, ids out of range or twice
+    in a row, NaN, negative or missing mass, unknown labels.
     """
     message = _parse(pb.Answers(), data, MAX_MESSAGE)
     for name, wanted in (("first", first), ("count", count)):
@@ -255,7 +261,7 @@ def _truncated_from_pb(message: pb.TopK, count: int, description: Description) -
         if (values < 0).any():
             raise WireError(f"Expected {name} >= 0, got {values.min():g}.")
     if k == classes and tail_N.any():
-        raise WireError("Expected no tail mass where every class is given.")
+        raise WireError("Expected no tail mass, since every class is given, got some.")
     mass_N = p_Nk.sum(1) + tail_N
     if (abs(mass_N - 1) > MASS_TOLERANCE).any():
         raise WireError(f"Expected masses within {MASS_TOLERANCE} of 1, got {mass_N.min():.6g} to {mass_N.max():.6g}.")
@@ -274,10 +280,10 @@ def _labels_from_pb(message: pb.Labels, count: int, draws: int, description: Des
         raise WireError(f"Expected {count * draws} labels, got {len(message.texts)}.")
     ids = {label: index for index, label in enumerate(description.labels)}
     try:
-        found = [ids[text] for text in message.texts]
+        answers = [ids[text] for text in message.texts]
     except KeyError as error:
         raise WireError(f"Expected labels out of the {len(ids)} described, got {error.args[0][:80]!r}.") from None
-    return torch.tensor(found, dtype=torch.int64).view(count, draws)
+    return torch.tensor(answers, dtype=torch.int64).view(count, draws)
 
 
 # Checks
@@ -300,9 +306,9 @@ def _limited(data: bytes) -> bytes:
     return data
 
 
-def _version(found: int) -> None:
-    if found != VERSION:
-        raise WireError(f"Expected version {VERSION} of the teacher's service, got {found}.")
+def _version(version: int) -> None:
+    if version != VERSION:
+        raise WireError(f"Expected version {VERSION} of the teacher's service, got {version}.")
 
 
 def _array(name: str, data: bytes, dtype: str, count: int, width: int) -> NDArray[np.generic]:

@@ -1,8 +1,9 @@
-"""TLS 1.3 or nothing: gRPC has no setting for that in Python, but the list of ciphers of TLS 1.2 is one that it reads.
+"""TLS 1.3 only, and certificates from bytes.
 
-With only a pre-shared-key cipher in it, and never a pre-shared key, no handshake below TLS 1.3 finds a cipher, at either
-end. gRPC reads the list once, when it is loaded: so this module is imported before it (by limbeck.cli, first of all), and
-says whether that went well.
+gRPC has no Python setting for a least version, but it reads a list of TLS 1.2 ciphers. If that list contains only a
+pre-shared-key cipher, and there is never a pre-shared key, no handshake below TLS 1.3 finds a cipher, at either end.
+gRPC reads the list once, when it is loaded; so this module must be imported before gRPC (limbeck's commands import it
+before they run), and `in_force` says whether it was.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from limbeck.base.printable import printable
 
 _CIPHERS, _NEVER_USABLE = "GRPC_SSL_CIPHER_SUITES", "ECDHE-PSK-AES256-CBC-SHA"
 
-# Of a certificate or a request, PEM; ours have less than one.
+# The largest PEM of a certificate or request; limbeck's own have less than 1 KiB.
 MAX_PEM = 64 << 10
-# One of a list of revoked ones: RFC 5280 allows 20 bytes.
+# A serial number in a list of revoked ones: RFC 5280 allows 20 bytes.
 _SERIAL = re.compile(r"[0-9a-fA-F]{1,40}")
 
 T = TypeVar("T", x509.Certificate, x509.CertificateSigningRequest)
@@ -35,7 +36,7 @@ if in_force:
     os.environ[_CIPHERS] = _NEVER_USABLE
     import grpc  # noqa: F401 - reads the environment now
 
-    # Child processes decide for themselves: a black-box teacher is asked by whatever TLS it speaks.
+    # Child processes are not bound by this: a black-box teacher may speak an older TLS.
     if _before is None:
         del os.environ[_CIPHERS]
     else:
@@ -43,22 +44,25 @@ if in_force:
 
 
 def require_13() -> None:
-    """Raise SettingError where older TLS would be accepted in this process."""
+    """Raise SettingError if this process would accept older TLS."""
     if not in_force:
         raise SettingError("Expected limbeck.protos.tls to be imported before grpc, for TLS 1.3 only, got it after.")
 
 
 def load(pem: bytes) -> x509.Certificate:
-    """The certificate in PEM. Raises WireError where it cannot be read, every part of it.
+    """The certificate in PEM. Raises WireError unless every part of it can be read.
 
-    A certificate is parsed as it is asked, by code that raises whatever it meets. All is asked for here, so that this is the one place that
-    has to expect anything.
+    The library parses each part when it is first used, and may raise any exception. So all parts are read here, and no
+    other place has to expect such exceptions.
     """
     return _whole(pem, "certificate", x509.load_pem_x509_certificate)
 
 
 def load_request(pem: bytes) -> x509.CertificateSigningRequest:
-    """The request for a certificate in PEM, likewise. Raises WireError."""
+    """The certificate request in PEM, in the same way.
+
+    Raises WireError unless every part can be read and it is signed.
+    """
     return _whole(pem, "certificate request", x509.load_pem_x509_csr)
 
 
@@ -66,40 +70,44 @@ def _whole(pem: bytes, what: str, parse: Callable[[bytes], T]) -> T:
     if not 0 < len(pem) <= MAX_PEM:
         raise WireError(f"Expected a {what} (PEM) of 1 to {MAX_PEM} bytes, got {len(pem)}.")
     try:
-        found = parse(pem)
-        found.public_key()
-        list(found.subject)
-        for extension in found.extensions:
+        parsed = parse(pem)
+        parsed.public_key()
+        list(parsed.subject)
+        for extension in parsed.extensions:
             hash(extension.value)
-        if isinstance(found, x509.Certificate):
-            list(found.issuer)
-            if not found.not_valid_before_utc <= found.not_valid_after_utc:
+        if isinstance(parsed, x509.Certificate):
+            list(parsed.issuer)
+            if not parsed.not_valid_before_utc <= parsed.not_valid_after_utc:
                 raise ValueError("it ends before it begins")
-            if found.serial_number <= 0:
-                raise ValueError(f"its serial number is {found.serial_number}")
-        elif not found.is_signature_valid:
+            if parsed.serial_number <= 0:
+                raise ValueError(f"its serial number is {parsed.serial_number}")
+        elif not parsed.is_signature_valid:
             raise ValueError("it is not signed by its own key")
     except Exception as error:
         raise WireError(
             f"Expected a {what} (PEM) that can be read, got {printable(str(error) or repr(error), 120)}."
         ) from error
-    return found
+    return parsed
 
 
 def name_of(pem: bytes) -> str:
-    """Whose certificate this is: its one DNS name among the alternative names. Raises WireError where that is none or several."""
+    """The name of a certificate's holder: the one DNS name among its alternative names.
+
+    Raises WireError if there is none, or more than one.
+    """
     return _name(load(pem))
 
 
 def serial_of(pem: bytes) -> int:
-    """A certificate's serial number. Raises WireError where it cannot be read."""
+    """A certificate's serial number. Raises WireError if it cannot be read."""
     return load(pem).serial_number
 
 
 def read_revoked(path: Path) -> list[int]:
-    """Serial numbers of a list, one hexadecimal a line, with or without colons and comments (#).
+    """The serial numbers in a list, one hexadecimal number per line, with or without colons and comments (#).
 
-    Raises SettingError where the file is missing or a line is none: it would let one pass.
+    Raises SettingError if the file is missing or a line is not a serial number: to skip it would let that certificate
+    pass.
     """
     try:
         lines = [line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
@@ -114,12 +122,15 @@ def read_revoked(path: Path) -> list[int]:
 
 
 def check_time(pem: bytes, what: str, now: datetime) -> None:
-    """Raise SettingError, which names the clock, where a certificate is not valid now. what: it is in, for whoever reads that."""
+    """Raise SettingError, which names the clock, if a certificate is not valid now.
+
+    what: where the certificate is, for the message.
+    """
     try:
-        found = load(pem)
+        certificate = load(pem)
     except WireError as error:
         raise SettingError(f"{what}: {error}") from error
-    first, last = found.not_valid_before_utc, found.not_valid_after_utc
+    first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if not first <= now <= last:
         raise SettingError(
             f"Expected a certificate that is valid now in {what}, got one from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC,"
@@ -129,12 +140,12 @@ def check_time(pem: bytes, what: str, now: datetime) -> None:
 
 def _name(certificate: x509.Certificate) -> str:
     try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        found = names.get_values_for_type(x509.DNSName)
+        alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        names = alternatives.get_values_for_type(x509.DNSName)
     except x509.ExtensionNotFound:
-        found = []
-    if len(found) != 1:
+        names = []
+    if len(names) != 1:
         raise WireError(
-            f"Expected a certificate with one DNS name, the site's, got {[printable(own, 80) for own in found[:3]]}."
+            f"Expected a certificate with one DNS name, the site's, got {[printable(name, 80) for name in names[:3]]}."
         )
-    return found[0]
+    return names[0]

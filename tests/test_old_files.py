@@ -20,10 +20,10 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from owner import limbeck
 from safetensors.torch import load_file
-from students import weights
 
+from helpers.owner import limbeck
+from helpers.students import weights
 from limbeck.base.errors import LedgerError
 from limbeck.client import ledger as ledgers
 from limbeck.client import policy, teachers

@@ -45,7 +45,10 @@ AnyViolation = TypeVar("AnyViolation", bound="Violation")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Violation:
-    """A violation at one point. size: in the unit named. tolerance: what rounding could explain. what: the violation in words."""
+    """A violation at one point. size: in the unit named.
+
+    tolerance: what rounding could explain. what: the violation in words.
+    """
 
     size: float
     tolerance: float
@@ -79,7 +82,7 @@ class Counterexample(Violation):
         return len(self.p_K)
 
     def reproduce(self, factory: Factory) -> float:
-        """The size of this violation under any operator: as reported for the broken one, at most the tolerance for a sound one."""
+        """The size of this violation under any operator: `size` for the broken one, at most `tolerance` for a sound one."""
         operator = Operator(factory, self.p_K.dtype)
         p_NK = self.p_K.unsqueeze(0)
         other = self.other_temperature if self.other_temperature is not None else self.temperature
@@ -151,7 +154,10 @@ class PoolingFinding(Outcome[PoolingAxiom, PoolingCounterexample]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Findings on the axioms that were checked. lowest, highest: the ends of the domain in T, as far as they were looked for."""
+    """Findings on the axioms that were checked.
+
+    lowest, highest: the ends of the domain in T, as far as they were looked for.
+    """
 
     findings: tuple[Finding, ...]
     dtype: torch.dtype
@@ -169,7 +175,10 @@ class Report:
 
 @dataclass(slots=True, kw_only=True)
 class Worst(Generic[AnyViolation]):
-    """The worst point of a search so far. Of the violations it keeps the one that is easiest to read, with the fewest classes."""
+    """The worst point of a search so far.
+
+    Of the violations it keeps the one that is easiest to read, with the fewest classes.
+    """
 
     unit: str
     trials: int = 0

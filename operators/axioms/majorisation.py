@@ -18,7 +18,10 @@ from limbeck.operators.softening import SeparableSoftening
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Where a condition of majorisation fails: between p < other_p, at T or from T to other_temperature. size: in log f, above 0."""
+    """A place where a condition of majorisation fails.
+
+    It lies between p < other_p, at T or from T to other_temperature. size: in log f, above 0.
+    """
 
     p: float
     other_p: float
@@ -32,8 +35,8 @@ class Majorisation:
     """The sufficient condition for axioms 1 and 3 on a grid: its worst failure, or None if it holds.
 
     - increasing: f_T rises strictly in p, which gives axiom 1.
-    - ratio: f_T'(p) / f_T(p) does not rise in p for T' > T, which gives axiom 3. After a failure axiom 3 may still hold: the condition is
-      sufficient, not necessary.
+    - ratio: f_T'(p) / f_T(p) does not rise in p for T' > T, which gives axiom 3. After a failure axiom 3 may still
+      hold: the condition is sufficient, not necessary.
     - points, temperatures: the size of the grid.
     """
 
@@ -53,8 +56,8 @@ def majorisation(
 ) -> Majorisation:
     """Check on a grid that f_T rises and that f_T' / f_T does not, for F_T(p)_i = f_T(p_i) / sum f_T(p_j) [D].
 
-    Why: F_T' is then F_T times weights that fall where F_T rises, so F_T majorises F_T', and entropy is Schur-concave. It is enough to
-    compare neighbours on the grid: both conditions chain.
+    Why: F_T' is then F_T times weights that fall where F_T rises, so F_T majorises F_T', and entropy is Schur-concave.
+    It is enough to compare neighbours on the grid: both conditions chain.
 
     - points: number of p, spread evenly in log p over [1e-30, 1] and in p over (0, 1).
     - temperatures: ascending; by default 60 over the part of the domain within [0.05, 50].
@@ -69,8 +72,8 @@ def majorisation(
     log_f_TK = torch.stack([factory(t).log_weight(log_p_K.unsqueeze(0))[0] for t in grid])
     scale_TK = 64 * torch.finfo(torch.float64).eps * (1 + log_f_TK.abs() + log_p_K.abs() * max(1.0, 1 / grid[0]))
     slack_TK = scale_TK[:, 1:] + scale_TK[:, :-1]
-    # A rise too small for float64 is no failure: mixing's f is flat to the last bit at p = 1e-30. A fall is a failure, and so is a tie
-    # across a clear gap in p.
+    # A rise too small for float64 is no failure: mixing's f is flat to the last bit at p = 1e-30. A fall is a failure,
+    # and so is a tie across a clear gap in p.
     fall_TK = -log_f_TK.diff(dim=-1)
     clear_K = log_p_K.exp().diff() > 8 * math.sqrt(torch.finfo(torch.float64).eps)
     wrong_TK = (fall_TK > slack_TK) | ((fall_TK >= 0) & clear_K)

@@ -1,8 +1,8 @@
 """How far an operator is from each axiom, row by row, and how much of that rounding explains.
 
-Rounding is no violation. An operator that works in log space, backward stable, is off in log q_i by a few units of eps (1 + |log q_i| +
-|log p_i| max(1, 1/T)): the last is what the rounding of log p itself becomes. `rounding` is 16 times that, and every tolerance of the
-softening axioms follows from it.
+Rounding is no violation. An operator that works in log space, backward stable, is off in log q_i by a few units of eps
+(1 + |log q_i| + |log p_i| max(1, 1/T)): the last is what the rounding of log p itself becomes. `rounding` is 16 times
+that, and every tolerance of the softening axioms follows from it.
 
 Shape legend: N samples, K classes.
 """
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from limbeck.base.errors import SettingError
 
-# From T to an operator: a callable from (N, K) probabilities to (N, K). If it has a method from_log, that is used, in log space.
+# From T to an operator: a callable from (N, K) probabilities to (N, K). If it has a method from_log, that is used, in
+# log space.
 Factory = Callable[[float], Any]
 
 # The ends of the temperatures that are tried, and how near its limits (L1) an operator has to be there.
@@ -107,20 +108,22 @@ def distribution(operator: Operator, p_NK: Tensor, temperature: float) -> Sizes:
 def ranking(operator: Operator, p_NK: Tensor, temperature: float) -> Sizes:
     """How far an entry ends above (or, across a clear gap, not below) one that was larger, in log q.
 
-    A collapse, where q ties across a clear gap, has the size of the gap in log p, so every violation has a size above 0.
+    A collapse, where q ties across a clear gap, has the size of the gap in log p, so every violation has a size above
+    0.
     """
     log_q_NK = operator(p_NK, temperature)
     noise_NK = rounding(operator, p_NK, log_q_NK, temperature)
     p_NK, order_NK = p_NK.detach().double().sort(dim=-1, descending=True, stable=True)
     log_q_NK, noise_NK = log_q_NK.gather(-1, order_NK), noise_NK.gather(-1, order_NK)
-    # Entries that underflow even under power are no evidence: log p / T below the logarithm of the smallest normal number.
+    # Entries that underflow even under power are no evidence: log p / T below the logarithm of the smallest normal
+    # number.
     seen_NK = p_NK.log() / min(temperature, 1.0) > math.log(torch.finfo(operator.dtype).tiny)
     # The lowest log q among the entries that are larger in p: by any amount, and by the gap.
     lowest_NK, at_NK = torch.where(seen_NK, log_q_NK, math.inf).cummin(-1)
     gap = 8 * math.sqrt(operator.eps) * max(1.0, temperature)
 
     def above(distance: float) -> tuple[Tensor, Tensor, Tensor]:
-        """For each entry: the lowest log q among entries larger by more than `distance` in p, its index, and its rounding."""
+        """Of each entry: the lowest log q among entries larger in p by more than `distance`, its index, its rounding."""
         count_NK = torch.searchsorted(-p_NK.contiguous(), -(p_NK + distance).contiguous(), right=False)
         none_NK = (count_NK == 0) | ~seen_NK
         last_NK = (count_NK - 1).clamp(min=0)
@@ -139,7 +142,8 @@ def ranking(operator: Operator, p_NK: Tensor, temperature: float) -> Sizes:
     size_NK = torch.where(reversal_NK > 0, reversed_NK, collapse_NK)
     size_N, at_N = size_NK.masked_fill(size_NK.isnan(), -math.inf).max(-1)
     tolerance_N = rounding_NK.gather(-1, at_N.unsqueeze(-1)).squeeze(-1).nan_to_num(0.0)
-    # The score is the least slope of log q against log p over clear gaps, with its sign turned: below 0 for a sound operator.
+    # The score is the least slope of log q against log p over clear gaps, with its sign turned: below 0 for a sound
+    # operator.
     tied_NK = tied_NK.masked_fill(tied_NK.isnan(), -math.inf)
     score_N = (tied_NK / fall_NK.clamp(min=1e-12)).amax(-1)
     # Without a violation: how close it came, or minus infinity if no two entries were a clear gap apart.
@@ -217,7 +221,7 @@ def jump(q_NK: Tensor, other_NK: Tensor) -> Tensor:
 
 
 def domain(factory: Factory) -> tuple[float, float]:
-    """The lowest and highest temperature around 1 that the factory accepts, within [COLDEST, HOTTEST], by bisection on log T.
+    """The lowest and highest T around 1 that the factory accepts, within [COLDEST, HOTTEST], by bisection on log T.
 
     Raises SettingError if it accepts none of 1, 2 and 0.5.
     """

@@ -21,7 +21,7 @@ STAYS = 0.9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Narrowed(Generic[End]):
-    """A segment after halving. jump_N: L1 change of each row between its ends, (N,). stays: the largest of them is a jump."""
+    """A segment after halving. jump_N: L1 change of each row between its ends. stays: the largest of them is a jump."""
 
     low: End
     high: End

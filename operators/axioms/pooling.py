@@ -91,8 +91,8 @@ def check_pooling(
 
     - softening: F of axioms 4 and 5.
     - lowest: the lowest temperature to try.
-    - rounds: of random teachers (1 to 5, of 2 to 30 classes, some nearly one-hot, entries down to 1e-12) with weights in [0.1, 1] and
-      temperatures up to 8.
+    - rounds: of random teachers (1 to 5, of 2 to 30 classes, some nearly one-hot, entries down to 1e-12) with weights
+      in [0.1, 1] and temperatures up to 8.
     - seed: of all randomness.
     """
     check.positive(lowest=lowest)
@@ -151,7 +151,8 @@ class _PoolingSearch:
         worst = self.worst[PoolingAxiom.WEIGHT]
         what = f"doubling the weight of teacher {teacher} raises KL(F(p) || q) by this"
         worst.see_at(_kl(softened_NK, moved_NK) - _kl(softened_NK, q_NK), TOLERANCE, question, what)
-        # Over all rows at once: where one teacher dominates a mean of high exponent, single rows move by less than their rounding.
+        # Over all rows at once: where one teacher dominates a mean of high exponent, single rows move by less than
+        # their rounding.
         stuck = len(question.p_CNK) > 1 and bool((moved_NK == q_NK).all())
         stuck_N = (softened_NK - q_NK).abs().sum(-1) * float(stuck)
         worst.see_at(
@@ -159,7 +160,10 @@ class _PoolingSearch:
         )
 
     def _continuity(self, question: _Question, other_CNK: Tensor, *, alone: bool) -> None:
-        """One straight way through answers (in log p), weights and temperatures. alone: only the first row moves, and decides the way."""
+        """One straight way through answers (in log p), weights and temperatures.
+
+        alone: only the first row moves, and decides the way.
+        """
         rows = 1 if alone else question.p_CNK.shape[1]
         low = (question.p_CNK[:, :rows].log(), question.weights_C, question.temperatures)
         high = (other_CNK[:, :rows].log(), question.weights_C.flip(0), [t * 1.5 for t in question.temperatures])

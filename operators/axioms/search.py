@@ -1,8 +1,9 @@
 """The checker of softening operators: it searches each axiom for a counterexample.
 
-What is searched: random distributions (Dirichlet from nearly one-hot to nearly uniform, 2 to 1000 classes), the boundary (p down to 1e-30),
-near ties, temperatures over the operator's whole domain. A local search then climbs from the worst of these points: along the gradient
-where the operator has one, at random, by near ties, and in the temperature.
+What is searched: random distributions (Dirichlet from nearly one-hot to nearly uniform, 2 to 1000 classes), the
+boundary (p down to 1e-30), near ties, temperatures over the operator's whole domain. A local search then climbs from
+the worst of these points: along the gradient where the operator has one, at random, by near ties, and in the
+temperature.
 
 Shape legend: N samples, K classes.
 """
@@ -28,8 +29,8 @@ LADDER = (0.1, 0.25, 0.5, 0.8, 0.95, 1.0, 1.05, 1.25, 1.5, 2.0, 3.0, 5.0, 8.0, 2
 # Where operators tend to change their formula: a jump at exactly one of these is looked for there.
 SPECIAL = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 10.0)
 STEPS = 24
-# Halvings of a stretch: factor. A change that has shrunk by more than the factor after so many halvings is smooth, or hides a jump of at
-# most a sixteenth of it.
+# Halvings of a stretch: factor. A change that has shrunk by more than the factor after so many halvings is smooth, or
+# hides a jump of at most a sixteenth of it.
 SMOOTH = {3: 7.0, 5: 16.0, 8: 16.0}
 
 
@@ -102,7 +103,10 @@ class _SofteningWorst(Worst[Counterexample]):
 
 
 class _Search:
-    """The searches, one method for each kind of axiom. Their order of random draws is fixed, so one seed gives one report."""
+    """The searches, one method for each kind of axiom.
+
+    Their order of random draws is fixed, so one seed gives one report.
+    """
 
     def __init__(self, operator: Operator, lowest: float, highest: float, rounds: int, generator: torch.Generator) -> None:
         self.operator, self.lowest, self.highest = operator, lowest, highest
@@ -192,7 +196,7 @@ class _Search:
     def _climb(
         self, measure: Measure, p_K: Tensor, temperatures: tuple[float, ...]
     ) -> Iterator[tuple[Tensor, Sizes, tuple[float, ...]]]:
-        """Batches around the best point so far, which moves to the best of each batch; steps shrink when nothing is better."""
+        """Batches around the best point so far, which moves to the best of each batch. Without progress, steps shrink."""
         best, reach = -math.inf, 1.0
         for step in range(min(STEPS, self.rounds)):
             p_NK = self._neighbours(measure, p_K, temperatures, reach)
@@ -293,7 +297,7 @@ class _Search:
     def _halve_p(
         self, a_NK: Tensor, b_NK: Tensor, temperature: float, halvings: int, floor: float
     ) -> tuple[float, Tensor, Tensor]:
-        """The largest jump that stays, and its two ends: each row's segment in log p is halved towards its larger change."""
+        """The largest jump that stays, and its ends: each row's segment in log p is halved towards its larger change."""
         za_NK, zb_NK = a_NK.double().log(), b_NK.double().log()
         qa, qb = (self.operator.q(self._softmax(z_NK), temperature) for z_NK in (za_NK, zb_NK))
         before_N = jump_N = measures.jump(qa, qb)

@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import sites
-from owner import limbeck, write
 
+from helpers import sites
+from helpers.owner import limbeck, write
 from limbeck.base.errors import LedgerError, SettingError, TranscriptError
 from limbeck.client import ledger as ledgers
 from limbeck.client import policy

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from odd_images import FORMATS, NO_IMAGES, animated, mutated, of_16_bits, pipe, saved
 from PIL import Image
 from pyarrow import parquet
 
+from helpers.odd_images import FORMATS, NO_IMAGES, animated, mutated, of_16_bits, pipe, saved
 from limbeck.client import records
 from limbeck.client.records import RecordSettings
 from limbeck.inputs import encodings, tables

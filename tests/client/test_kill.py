@@ -16,8 +16,8 @@ from types import FrameType
 from typing import Any
 
 import pytest
-import sites
 
+from helpers import sites
 from limbeck.base import files
 from limbeck.base.errors import WireError
 from limbeck.client import account, app, holdings, ledger, replies, stored, teachers, training, transcript, witness

@@ -14,10 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import sites
-from conftest import LINEAR
-from ledger_child import BUDGET, RUN, TEACHING
 
+from helpers import sites
+from helpers.ledger_child import BUDGET, RUN, TEACHING
+from helpers.plans import LINEAR
 from limbeck.base.errors import BudgetError, LedgerError, SettingError
 from limbeck.base.files import outliving_power_cuts
 from limbeck.client import ledger as ledgers
@@ -174,7 +174,7 @@ def test_a_reservation_that_was_never_committed_stays_spent(path: Path) -> None:
 
 
 def test_a_process_killed_between_reserve_and_commit_leaves_the_charge(path: Path) -> None:
-    code = "import sys; from ledger_child import reserve_and_die; reserve_and_die(sys.argv[1])"
+    code = "import sys; from helpers.ledger_child import reserve_and_die; reserve_and_die(sys.argv[1])"
     found = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(found)}
     child = subprocess.run([sys.executable, "-c", code, str(path)], check=False, env=environment)

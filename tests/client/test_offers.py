@@ -9,12 +9,12 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-import sites
 import torch
-from conftest import PLAN
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from scipy import fft
 
+from helpers import sites
+from helpers.plans import PLAN
 from limbeck.base.errors import SettingError, WireError
 from limbeck.client.app import respond
 from limbeck.client.holdings import TransferSets

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import LINEAR
 from numpy.typing import NDArray
 from scipy import optimize, stats
 from torch import Tensor, nn
 
+from helpers.plans import LINEAR
 from limbeck.client import teachers
 from limbeck.client.noise import SystemEntropy
 from limbeck.client.teachers import architectures, gradients, linear

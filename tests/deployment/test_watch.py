@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import html.parser
-import http.client
 import json
 import re
 import shutil
@@ -20,14 +19,15 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-import recorded_runs
 import torch
-from conftest import PLAN
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.image import imread
 from typer.testing import CliRunner
 
+from helpers import recorded_runs
+from helpers.pages import CHROMIUM, FLAGS, get
+from helpers.plans import PLAN
 from limbeck.base.errors import DataError, RunError, SettingError, TooFewClients
 from limbeck.cli.main import app
 from limbeck.deployment import status, watch
@@ -41,11 +41,6 @@ from limbeck.server.events import Continued, Events, Joined, Progress, Resumed, 
 from limbeck.server.pruning import Masks
 from limbeck.server.states import AGREE, TEACH, Phase, RefusedReply, Step
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--mute-audio"),
-]
 THIRD = Phase(Step.ANSWERS, 2)
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\" ' & {{ 7*7 }}"
 
@@ -253,16 +248,6 @@ def served(folder: Path) -> Iterator[int]:
             thread.join()
 
 
-def get(port: int, path: str = "/", method: str = "GET", **headers: str) -> tuple[int, dict[str, str], str]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=HANG_SECONDS)
-    try:
-        connection.request(method, path, headers=headers)
-        reply = connection.getresponse()
-        return reply.status, {name.lower(): value for name, value in reply.getheaders()}, reply.read().decode()
-    finally:
-        connection.close()
-
-
 def test_the_page_is_read_only_and_only_for_this_machine(folder: Path) -> None:
     with served(folder) as port:
         code, headers, page = get(port)
@@ -291,18 +276,16 @@ def test_the_page_is_read_only_and_only_for_this_machine(folder: Path) -> None:
 def test_connections_that_say_nothing_keep_nobody_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Silent ones, half a request and one that was answered and stays: more than there may be, and with no time limit that would help."""
     monkeypatch.setattr(watch, "REQUEST_SECONDS", 3600.0)
-    with served(folder) as port:
+    # However the test ends, the connections are closed before the server is: it waits for the threads that serve them.
+    with served(folder) as port, contextlib.ExitStack() as idle:
         before = threading.active_count()
-        idle: list[socket.socket] = []
         for number in range(watch.CONNECTIONS + 30):
-            idle.append(socket.create_connection(("127.0.0.1", port), timeout=60))
+            connection = idle.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
             if number % 3:
-                idle[-1].sendall(f"GET / HTTP/1.1\r\nHost: localhost:{port}\r\n".encode())
+                connection.sendall(f"GET / HTTP/1.1\r\nHost: localhost:{port}\r\n".encode())
         for _ in range(3):
             assert get(port, "/now")[0] == 200
         until(lambda: threading.active_count() - before <= watch.CONNECTIONS + 1 or None)
-        for each in idle:
-            each.close()
 
 
 def test_a_request_that_comes_byte_by_byte_ends_in_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

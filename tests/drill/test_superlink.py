@@ -20,9 +20,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import capture
 import pytest
 
+from helpers import capture
 from limbeck.base.errors import LedgerError, RunError
 from limbeck.client import ledger
 from limbeck.client.site import Site

@@ -187,7 +187,7 @@ def exists(test: str, root: Path) -> bool:
     path, *names = test.partition("[")[0].split("::")
     if not (root / path).is_file():
         return (root / path).is_dir() and not names
-    sources = [root / path, *(root / "tests").glob("*.py")]
+    sources = [root / path, *(root / "tests" / "helpers").glob("*.py")]
     return all(
         any(re.search(rf"\b(def|class) {re.escape(name)}\b", source.read_text()) for source in sources) for name in names
     )

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import broken
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from helpers import broken
 from limbeck.base.errors import SettingError
 from limbeck.operators import EntropyTarget, Hybrid, Mixing, Power, Separable, Tsallis
 from limbeck.operators.axioms import Axiom, check, majorisation
@@ -186,7 +186,7 @@ def test_only_the_axioms_that_are_named_are_checked() -> None:
 
 
 def test_sparsemax_is_the_nearest_point_of_the_simplex() -> None:
-    """The projection's own condition: no point of the simplex lies on the far side."""
+    """The condition that characterises a projection: no point of the simplex lies on the far side."""
     generator = torch.Generator().manual_seed(0)
     p_NK = (2 * torch.randn(50, 6, generator=generator, dtype=torch.float64)).softmax(-1)
     q_NK, z_NK = Sparsemax(2.0)(p_NK), p_NK.log() / 2.0
@@ -225,24 +225,24 @@ def test_the_sufficient_condition_holds_for_the_separable_families(make: Callabl
     assert majorisation(make).holds
 
 
-def own(f: Callable[[Tensor, float], Tensor]) -> Callable[[float], Separable]:
+def separable(f: Callable[[Tensor, float], Tensor]) -> Callable[[float], Separable]:
     return lambda temperature: Separable(f, temperature)
 
 
 def test_an_f_that_falls_is_shown_where_it_falls() -> None:
-    failure = majorisation(own(lambda p, t: 0.1 + (p - 0.3) ** 2)).increasing
+    failure = majorisation(separable(lambda p, t: 0.1 + (p - 0.3) ** 2)).increasing
     assert failure is not None
     assert failure.p < failure.other_p < 0.31
 
 
 def test_an_f_that_is_flat_is_not_strictly_increasing() -> None:
-    failure = majorisation(own(lambda p, t: p.clamp(min=0.2))).increasing
+    failure = majorisation(separable(lambda p, t: p.clamp(min=0.2))).increasing
     assert failure is not None
     assert failure.other_p <= 0.2
 
 
 def test_a_ratio_that_rises_is_shown_with_its_temperatures() -> None:
-    failure = majorisation(own(lambda p, t: p**t)).ratio
+    failure = majorisation(separable(lambda p, t: p**t)).ratio
     assert failure is not None
     assert failure.other_temperature is not None
     assert failure.temperature < failure.other_temperature

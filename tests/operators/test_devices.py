@@ -1,7 +1,7 @@
-"""Operators work where their input lies: on every device there is, and never with a tensor of their own on another.
+"""Operators work on the device of their input, and never make a tensor on another.
 
-Without a GPU the second half says it still: on the "meta" device, which has shapes and no numbers, every tensor that an operator makes
-must be on that device too, and whatever would have to look at a number raises.
+Without a GPU the second half still shows it: on the "meta" device, which has shapes and no numbers, every tensor that an
+operator makes must be on that device too, and whatever would have to look at a number raises.
 """
 
 from collections.abc import Callable
@@ -63,12 +63,12 @@ def loss(name: str, **more: Any) -> Callable[[Tensor, Tensor, Truncated], list[T
     """Value and gradient."""
 
     def run(p_NK: Tensor, z_NK: Tensor, target: Truncated) -> list[Tensor]:
-        found = []
-        for own in (target, p_NK):
+        results = []
+        for truncated_or_dense in (target, p_NK):
             leaf_NK = z_NK.detach().clone().requires_grad_()
-            value = getattr(losses, name)(own, leaf_NK, **more)
-            found += [value, torch.autograd.grad(value, leaf_NK)[0]]
-        return found
+            value = getattr(losses, name)(truncated_or_dense, leaf_NK, **more)
+            results += [value, torch.autograd.grad(value, leaf_NK)[0]]
+        return results
 
     return run
 
@@ -76,9 +76,9 @@ def loss(name: str, **more: Any) -> Callable[[Tensor, Tensor, Truncated], list[T
 Case = Callable[[Tensor, Tensor, Truncated], Any]
 
 
-def softened(own: Softening) -> Case:
-    """Both forms."""
-    return lambda p_NK, *_: [own(p_NK), own.from_log(p_NK.log())]
+def softened(operator: Softening) -> Case:
+    """From probabilities and from log-probabilities."""
+    return lambda p_NK, *_: [operator(p_NK), operator.from_log(p_NK.log())]
 
 
 # Without a look at any number.
@@ -107,7 +107,7 @@ def parts(t: Truncated) -> list[Tensor]:
 
 SEEING: dict[str, Case] = {
     "entropy target": lambda p, z, t: [EntropyTarget(0.7, relative=True)(p)],
-    "a family of one's own": lambda p, z, t: [Separable(lambda p, t: p ** (1 / t), 2.0)(p)],
+    "a separable family": lambda p, z, t: [Separable(lambda p, t: p ** (1 / t), 2.0)(p)],
     "top-k": lambda p, z, t: parts(TopK(3)(p)),
     "nucleus": lambda p, z, t: parts(Nucleus(0.6)(p)),
     "renormalised": lambda p, z, t: parts(Renormalised(TopK(3))(p)),
@@ -130,25 +130,25 @@ SEEING: dict[str, Case] = {
 @pytest.mark.parametrize("case", [*BLIND, *SEEING])
 def test_float32_on_every_device_there_is_agrees_with_float64_on_the_cpu(case: str, device: str) -> None:
     run = (BLIND | SEEING)[case]
-    for found, exact in zip(run(*given(device, torch.float32)), run(*given("cpu", torch.float64)), strict=True):
-        assert found.device.type == device
-        torch.testing.assert_close(found.double().cpu(), exact.double(), atol=2e-6, rtol=1e-5)
+    for result, exact in zip(run(*given(device, torch.float32)), run(*given("cpu", torch.float64)), strict=True):
+        assert result.device.type == device
+        torch.testing.assert_close(result.double().cpu(), exact.double(), atol=2e-6, rtol=1e-5)
 
 
 class OneDevice(TorchDispatchMode):
-    """Nothing but "meta" tensors may come out of any operation; scalars of Python that torch wraps may."""
+    """No operation may return a tensor on a device other than "meta", except Python scalars that torch wraps."""
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = function(*args, **(kwargs or {}))
-        for each in tree_leaves(found):
+        result = function(*args, **(kwargs or {}))
+        for each in tree_leaves(result):
             if isinstance(each, Tensor) and each.ndim:
                 assert each.device.type == "meta", f"{function} made a tensor on {each.device}"
-        return found
+        return result
 
 
 @pytest.mark.parametrize("case", BLIND)
 def test_every_tensor_that_is_made_on_the_way_lies_where_the_input_does_and_no_number_is_looked_at(case: str) -> None:
     p_NK, z_NK, target = given("meta", torch.float32)
     with OneDevice():
-        found = BLIND[case](p_NK, z_NK, target)
-    assert all(each.device.type == "meta" for each in found)
+        result = BLIND[case](p_NK, z_NK, target)
+    assert all(each.device.type == "meta" for each in result)

@@ -1,4 +1,4 @@
-"""Operators are put into the class they share; a calibration finds what it is told to match; the bound on the student holds."""
+"""Operators get the class that they share, a calibration reaches its match, and the bound on students holds."""
 
 import math
 from dataclasses import dataclass
@@ -38,20 +38,22 @@ def features(n: int = 40, d: int = 3, seed: int = 1) -> Tensor:
 
 
 @given(temperature=st.floats(1.05, 8), seed=st.integers(0, 50))
-def test_a_reparametrised_family_is_found_at_its_own_temperature_with_equal_targets(temperature: float, seed: int) -> None:
+def test_a_reparametrised_family_is_found_at_its_temperature_with_equal_targets(temperature: float, seed: int) -> None:
     log_p = teacher(seed=seed)
-    found = calibrate(Power(temperature), Beta, log_p)
-    assert found.temperature == pytest.approx(1 + (temperature - 1) / 2, rel=1e-6)
-    assert abs(found.residual) < 1e-9
-    assert compare(Power(temperature), found.softening, log_p).shared is Shared.TARGETS
+    calibration = calibrate(Power(temperature), Beta, log_p)
+    assert calibration.temperature == pytest.approx(1 + (temperature - 1) / 2, rel=1e-6)
+    assert abs(calibration.residual) < 1e-9
+    assert compare(Power(temperature), calibration.softening, log_p).shared is Shared.TARGETS
 
 
 @pytest.mark.parametrize("first", [Power(2.5), Mixing(1.7)])
 def test_calibration_by_mean_entropy_matches_the_mean_entropy(first: Power | Mixing) -> None:
     log_p = teacher()
     family = Mixing if isinstance(first, Power) else Power
-    found = calibrate(first, family, log_p)
-    assert mean_entropy(found.softening.from_log(log_p)) == pytest.approx(mean_entropy(first.from_log(log_p)), abs=1e-9)
+    calibration = calibrate(first, family, log_p)
+    assert mean_entropy(calibration.softening.from_log(log_p)) == pytest.approx(
+        mean_entropy(first.from_log(log_p)), abs=1e-9
+    )
 
 
 def test_a_sharpening_operator_is_matched_below_one() -> None:
@@ -63,11 +65,11 @@ def test_a_sharpening_operator_is_matched_below_one() -> None:
 def test_calibration_by_moments_comes_closer_than_any_temperature_of_a_fine_grid() -> None:
     log_p, phi = teacher(), features()
     first = Power(3.0)
-    found = calibrate(first, Mixing, log_p, match="moments", features_ND=phi)
+    calibration = calibrate(first, Mixing, log_p, match="moments", features_ND=phi)
     wanted = moments(phi, first(log_p.exp()))
     grid = [float((moments(phi, Mixing(1 + 0.01 * i)(log_p.exp())) - wanted).norm()) for i in range(2000)]
-    assert found.residual <= min(grid) + 1e-12
-    assert found.residual == pytest.approx(min(grid), rel=1e-3)
+    assert calibration.residual <= min(grid) + 1e-12
+    assert calibration.residual == pytest.approx(min(grid), rel=1e-3)
 
 
 def test_matching_moments_needs_features_of_the_same_samples() -> None:
@@ -79,11 +81,11 @@ def test_matching_moments_needs_features_of_the_same_samples() -> None:
         calibrate(Power(2.0), Mixing, teacher(), match="variance")  # type: ignore[arg-type]
 
 
-def test_for_two_classes_every_family_is_a_temperature_of_its_own_per_sample_but_no_common_one() -> None:
+def test_for_two_classes_every_family_is_the_other_at_a_temperature_per_sample_but_at_no_common_one() -> None:
     log_p = teacher(classes=2)
-    found = reparametrise(Power(2.0), Mixing, log_p)
-    assert float(found.residual_N.max()) < 1e-6
-    assert float(found.temperature_N.max()) > 1.5 * float(found.temperature_N.min())
+    reparametrised = reparametrise(Power(2.0), Mixing, log_p)
+    assert float(reparametrised.residual_N.max()) < 1e-6
+    assert float(reparametrised.temperature_N.max()) > 1.5 * float(reparametrised.temperature_N.min())
     common = calibrate(Power(2.0), Mixing, log_p)
     assert compare(Power(2.0), common.softening, log_p).shared is Shared.DECISIONS
 
@@ -101,17 +103,17 @@ def test_a_change_across_the_features_keeps_the_moments_and_one_along_them_does_
     for change, shared in ((noise_NK - along, Shared.MOMENTS), (along, Shared.DECISIONS)):
         lead = f_NK.topk(2).values.diff().abs().min()
         step = 0.4 * min(float((f_NK / change.abs()).min()), float(lead / change.abs().max() / 2))
-        found = compare_targets(f_NK, f_NK + step * change, features_ND=phi, tolerance=1e-9)
-        assert found.shared is shared
-        assert found.targets > 1e-6
+        comparison = compare_targets(f_NK, f_NK + step * change, features_ND=phi, tolerance=1e-9)
+        assert comparison.shared is shared
+        assert comparison.targets > 1e-6
 
 
 def test_operators_that_decide_otherwise_share_nothing() -> None:
     f_NK = torch.tensor([[0.6, 0.4], [0.2, 0.8]])
-    found = compare_targets(f_NK, f_NK.flip(1))
-    assert found.shared is Shared.NOTHING
-    assert found.decisions == 1.0
-    assert found.mean_l1 == pytest.approx((0.4 + 1.2) / 2)
+    comparison = compare_targets(f_NK, f_NK.flip(1))
+    assert comparison.shared is Shared.NOTHING
+    assert comparison.decisions == 1.0
+    assert comparison.mean_l1 == pytest.approx((0.4 + 1.2) / 2)
 
 
 def test_a_tie_is_no_other_decision() -> None:
@@ -122,12 +124,12 @@ def test_a_tie_is_no_other_decision() -> None:
 def test_the_students_are_no_further_apart_than_the_bound(seed: int, ridge: float) -> None:
     log_p, phi = teacher(seed=seed), features(seed=seed + 100)
     first, second = Power(2.0), Mixing(3.0)
-    found = compare(first, second, log_p, features_ND=phi)
+    comparison = compare(first, second, log_p, features_ND=phi)
     weights = [fit(phi, softening(log_p.exp()), ridge) for softening in (first, second)]
-    assert float((weights[0] - weights[1]).norm()) <= found.shift_bound(ridge) + 1e-6
-    assert found.moments is not None
-    assert found.pull is not None
-    assert found.moments <= found.pull <= float(phi.norm(dim=-1).max()) * found.mean_l1 + 1e-12
+    assert float((weights[0] - weights[1]).norm()) <= comparison.shift_bound(ridge) + 1e-6
+    assert comparison.moments is not None
+    assert comparison.pull is not None
+    assert comparison.moments <= comparison.pull <= float(phi.norm(dim=-1).max()) * comparison.mean_l1 + 1e-12
 
 
 def test_a_bound_needs_features() -> None:
@@ -146,9 +148,9 @@ def test_a_family_that_cannot_reach_the_first_says_by_how_much() -> None:
         def from_log(self, log_p_NK: Tensor) -> Tensor:
             return Mixing(min(self.temperature, 1.1)).from_log(log_p_NK)
 
-    found = calibrate(Power(1e5), Hesitant, teacher())
+    calibration = calibrate(Power(1e5), Hesitant, teacher())
     short = math.log(5) - mean_entropy(Mixing(1.1).from_log(teacher()))
-    assert found.residual == pytest.approx(-short, abs=1e-6)
+    assert calibration.residual == pytest.approx(-short, abs=1e-6)
 
 
 def fit(phi_ND: Tensor, targets_NK: Tensor, ridge: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Losses on truncated targets are the coarse divergences that their docstrings promise, with the gradient that follows from them."""
+"""Losses on truncated targets are the coarse divergences that their docstrings state, with their exact gradients."""
 
 import math
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def logits(seed: int, n: int = 5, classes: int = 9, scale: float = 2.0) -> Tenso
 
 
 def coarse(p_NK: Tensor, ids_Nk: Tensor) -> Tensor:
-    """Kept classes one by one and all others as one: the independent way, by masks and dense sums."""
+    """Kept classes one by one and all others as one, computed independently by masks and dense sums."""
     others_NK = torch.ones_like(p_NK, dtype=torch.bool).scatter(1, ids_Nk, False)
     kept_Nk = p_NK.gather(1, ids_Nk)
     return torch.cat([kept_Nk, (p_NK * others_NK).sum(-1, keepdim=True)], 1) if ids_Nk.shape[1] < p_NK.shape[1] else kept_Nk
@@ -37,7 +37,7 @@ def masses(target: Truncated) -> Tensor:
 
 
 def divergence(name: str, t: Tensor, s: Tensor) -> Tensor:
-    """By the book, in float64."""
+    """The textbook formula, in float64."""
 
     def kl(a: Tensor, b: Tensor) -> Tensor:
         return (torch.xlogy(a, a) - torch.xlogy(a, b)).sum(-1)
@@ -62,7 +62,7 @@ def expected(name: str, target: Truncated, z: Tensor) -> tuple[Tensor, Tensor]:
     return loss.detach(), gradient
 
 
-def found(name: str, target: Truncated | Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+def computed(name: str, target: Truncated | Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     z = z.detach().clone().requires_grad_()
     loss = loss_of(name)(target, z)
     (gradient,) = torch.autograd.grad(loss, z)
@@ -75,8 +75,8 @@ def found(name: str, target: Truncated | Tensor, z: Tensor) -> tuple[Tensor, Ten
 def test_loss_and_gradient_are_those_of_the_coarse_divergence(name: str, seed: int, k: int, scale: float) -> None:
     target = TopK(k)(logits(seed).softmax(-1))
     z = logits(seed + 1, scale=scale)
-    for own, wanted in zip(found(name, target, z), expected(name, target, z), strict=True):
-        torch.testing.assert_close(own, wanted, rtol=1e-9, atol=1e-12)
+    for actual, wanted in zip(computed(name, target, z), expected(name, target, z), strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -85,7 +85,7 @@ def test_float32_is_within_1e_6_of_float64_in_many_chunks(name: str, classes: in
     monkeypatch.setattr(truncated, "CHUNK_CPU", 4000)
     target = TopK(8)(logits(1, 101, classes).softmax(-1).float())
     z = logits(2, 101, classes).float() + 7
-    loss, gradient = found(name, target, z)
+    loss, gradient = computed(name, target, z)
     loss64, gradient64 = expected(name, target, z)
     assert float(loss) == pytest.approx(float(loss64), rel=1e-6)
     assert float((gradient - gradient64).abs().max() / gradient64.abs().max()) < 1e-6
@@ -109,7 +109,7 @@ def test_not_negative_and_zero_only_where_all_buckets_agree(name: str, seed: int
     others = torch.ones_like(z, dtype=torch.bool).scatter(1, target.ids_Nk, False)
     turned = z.clone()
     turned[others] = z[others].view(len(z), 9 - k).flip(-1).flatten()
-    loss, gradient = found(name, target, turned)
+    loss, gradient = computed(name, target, turned)
     assert float(loss) == pytest.approx(0, abs=1e-9)
     assert float(gradient.abs().max()) < 1e-9
     moved = turned.clone()
@@ -127,24 +127,24 @@ def test_it_is_the_smallest_divergence_over_all_targets_that_truncate_so(name: s
     least = float(loss_of(name)(target, z))
     s = (z / (T if name == "hinton" else 1)).softmax(-1)
     assert least <= float(divergence(name, p, s)) + 1e-6
-    own_tail = s / (1 - s.gather(1, target.ids_Nk).sum(-1, keepdim=True)) * target.tail_N.unsqueeze(-1)
+    student_tail = s / (1 - s.gather(1, target.ids_Nk).sum(-1, keepdim=True)) * target.tail_N.unsqueeze(-1)
     assert least == pytest.approx(
-        float(divergence(name, own_tail.scatter(1, target.ids_Nk, target.p_Nk), s)), rel=1e-6, abs=1e-9
+        float(divergence(name, student_tail.scatter(1, target.ids_Nk, target.p_Nk), s)), rel=1e-6, abs=1e-9
     )
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_dense_target_is_the_case_where_every_class_is_kept(name: str) -> None:
     p, z = logits(5).softmax(-1), logits(6)
-    for own, wanted in zip(found(name, p, z), found(name, TopK(9)(p), z), strict=True):
-        torch.testing.assert_close(own, wanted)
-    loss, gradient = found(name, p.float(), z.float())
-    torch.testing.assert_close(loss.double(), found(name, p, z)[0], rtol=1e-5, atol=0)
+    for actual, wanted in zip(computed(name, p, z), computed(name, TopK(9)(p), z), strict=True):
+        torch.testing.assert_close(actual, wanted)
+    loss, gradient = computed(name, p.float(), z.float())
+    torch.testing.assert_close(loss.double(), computed(name, p, z)[0], rtol=1e-5, atol=0)
     assert gradient.dtype == torch.float32
 
 
 def expected_by_rows(name: str, target: Truncated, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss and gradient in float64 where rows keep different numbers of classes: each row alone, its padding cut off."""
+    """Loss and gradient in float64 if rows keep different numbers of classes: each row alone, without its padding."""
     z = z.detach().double().requires_grad_()
     s_NK = (z / T if name == "hinton" else z).softmax(-1)
     total = torch.zeros((), dtype=torch.float64)
@@ -168,8 +168,8 @@ def test_the_class_of_a_padding_slot_is_one_of_the_tail(name: str, seed: int, ma
         torch.cat([p, torch.full((1, 9), 1 / 9, dtype=torch.float64), torch.eye(9, dtype=torch.float64)[:1]])
     )
     z = logits(seed + 1, n=7, scale=scale)
-    for own, wanted in zip(found(name, target, z), expected_by_rows(name, target, z), strict=True):
-        torch.testing.assert_close(own, wanted, rtol=1e-9, atol=1e-12)
+    for actual, wanted in zip(computed(name, target, z), expected_by_rows(name, target, z), strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -179,7 +179,7 @@ def test_a_nucleus_of_float32_is_within_1e_6_of_float64_in_many_chunks(name: str
     assert bool((target.p_Nk == 0).any())
     assert float(target.tail_N.min()) > 0.01
     z = logits(2, 60, 40).float() + 7
-    loss, gradient = found(name, target, z)
+    loss, gradient = computed(name, target, z)
     loss64, gradient64 = expected_by_rows(name, target, z)
     assert float(loss) == pytest.approx(float(loss64), rel=1e-6)
     assert float((gradient - gradient64).abs().max() / gradient64.abs().max()) < 1e-6
@@ -187,10 +187,10 @@ def test_a_nucleus_of_float32_is_within_1e_6_of_float64_in_many_chunks(name: str
 
 @pytest.mark.parametrize("name", NAMES)
 def test_whose_slot_a_padding_is_makes_no_difference(name: str) -> None:
-    """Rows of a nucleus one at a time are not padded at all."""
+    """A single row of a nucleus has no padding."""
     p, z = logits(20).softmax(-1), logits(21)
-    loss, gradient = found(name, Nucleus(0.8)(p), z)
-    alone = [found(name, Nucleus(0.8)(p[i : i + 1]), z[i : i + 1]) for i in range(len(p))]
+    loss, gradient = computed(name, Nucleus(0.8)(p), z)
+    alone = [computed(name, Nucleus(0.8)(p[i : i + 1]), z[i : i + 1]) for i in range(len(p))]
     assert len({Nucleus(0.8)(p[i : i + 1]).kept for i in range(len(p))}) > 1
     torch.testing.assert_close(loss, torch.stack([each for each, _ in alone]).mean())
     torch.testing.assert_close(gradient, torch.cat([each for _, each in alone]) / len(p))
@@ -212,8 +212,8 @@ def test_padding_and_an_empty_tail_are_targets_like_others(name: str) -> None:
     assert bool((target.p_Nk == 0).any())
     assert not bool(target.tail_N.any())
     z = logits(8, 6)
-    for own, wanted in zip(found(name, target, z), expected_by_rows(name, target, z), strict=True):
-        torch.testing.assert_close(own, wanted, rtol=1e-9, atol=1e-12)
+    for actual, wanted in zip(computed(name, target, z), expected_by_rows(name, target, z), strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -221,7 +221,7 @@ def test_a_row_that_names_all_classes_has_no_tail_though_another_is_padded(name:
     ids, p = torch.arange(3).expand(2, 3), torch.tensor([[0.5, 0.25, 0.25], [0.75, 0.0, 0.0]])
     exact, rounded = (Truncated(ids_Nk=ids, p_Nk=p, tail_N=torch.tensor([tail, 0.25]), classes=3) for tail in (0.0, 1e-3))
     z = logits(22, 2, 3).float()
-    for one, other in zip(found(name, exact, z), found(name, rounded, z), strict=True):
+    for one, other in zip(computed(name, exact, z), computed(name, rounded, z), strict=True):
         assert one.tolist() == other.tolist()
         assert bool(one.isfinite().all())
 
@@ -229,7 +229,7 @@ def test_a_row_that_names_all_classes_has_no_tail_though_another_is_padded(name:
 @pytest.mark.parametrize("name", NAMES)
 def test_an_answer_that_names_nothing_teaches_nothing(name: str) -> None:
     target = Truncated(ids_Nk=torch.tensor([[2, 0]]), p_Nk=torch.zeros(1, 2), tail_N=torch.ones(1), classes=4)
-    loss, gradient = found(name, target, torch.tensor([[5.0, -1.0, 2.0, 0.0]]))
+    loss, gradient = computed(name, target, torch.tensor([[5.0, -1.0, 2.0, 0.0]]))
     assert float(loss) == pytest.approx(0, abs=1e-7)
     assert float(gradient.abs().max()) < 1e-7
 
@@ -240,7 +240,7 @@ def test_an_answer_that_names_nothing_teaches_nothing(name: str) -> None:
 def test_extreme_logits_give_finite_losses_and_gradients(name: str, dtype: torch.dtype, seed: int) -> None:
     signs = logits(seed, 16).sign() * 1e4
     target = TopK(3)(logits(seed + 1, 16).softmax(-1).to(dtype))
-    loss, gradient = found(name, target, signs.to(dtype))
+    loss, gradient = computed(name, target, signs.to(dtype))
     assert bool(loss.isfinite())
     assert bool(gradient.isfinite().all())
     if name in {"ttm", "hinton"}:
@@ -256,7 +256,7 @@ def test_extreme_logits_give_finite_losses_and_gradients(name: str, dtype: torch
 def test_the_tail_of_a_confident_student_keeps_its_digits() -> None:
     """1 - S = 4e-18 here: as a difference it is 0 even in float64, and the gradient off the kept ids would be lost."""
     target = Truncated(ids_Nk=torch.tensor([[0]]), p_Nk=torch.tensor([[0.5]]), tail_N=torch.tensor([0.5]), classes=3)
-    loss, gradient = found("ttm", target, torch.tensor([[40.0, 0.0, -1.0]]))
+    loss, gradient = computed("ttm", target, torch.tensor([[40.0, 0.0, -1.0]]))
     log_tail = math.log1p(math.exp(-1)) - 40
     assert float(loss) == pytest.approx(-math.log(2) - 0.5 * log_tail, rel=1e-6)
     share = 1 / (1 + math.exp(-1))
@@ -267,8 +267,8 @@ def test_the_tail_of_a_confident_student_keeps_its_digits() -> None:
 def test_logits_in_half_precision_are_computed_in_float32(name: str) -> None:
     target = TopK(3)(logits(9).softmax(-1).float())
     half = logits(10).bfloat16()
-    loss, gradient = found(name, target, half)
-    loss32, gradient32 = found(name, target, half.float())
+    loss, gradient = computed(name, target, half)
+    loss32, gradient32 = computed(name, target, half.float())
     assert loss.dtype == torch.float32
     assert float(loss) == float(loss32)
     assert gradient.tolist() == gradient32.bfloat16().tolist()
@@ -276,7 +276,7 @@ def test_logits_in_half_precision_are_computed_in_float32(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_empty_batch_costs_nothing(name: str) -> None:
-    loss, gradient = found(name, TopK(2)(torch.empty(0, 4)), torch.empty(0, 4))
+    loss, gradient = computed(name, TopK(2)(torch.empty(0, 4)), torch.empty(0, 4))
     assert float(loss) == 0
     assert gradient.shape == (0, 4)
 
@@ -316,7 +316,7 @@ def test_without_a_gradient_the_logits_are_left_alone() -> None:
 
 def test_the_gradient_follows_what_is_done_with_the_loss_and_a_second_pass_repeats_it() -> None:
     target, z = TopK(2)(logits(18).softmax(-1)), logits(19).requires_grad_()
-    _, once = found("ttm", target, z)
+    _, once = computed("ttm", target, z)
     loss = -5 * losses.ttm(target, z)
     for _ in range(2):
         (gradient,) = torch.autograd.grad(loss, z, retain_graph=True)
@@ -330,7 +330,7 @@ def test_a_target_without_all_its_mass_teaches_shares_of_what_it_has() -> None:
     """Raw top-k without a tail: the minimum is at t_j / a on the head [F: arXiv 2503.16870]."""
     p = torch.tensor([[0.4, 0.2]], dtype=torch.float64)
     raw = Truncated(ids_Nk=torch.tensor([[0, 1]]), p_Nk=p, tail_N=torch.zeros(1, dtype=torch.float64), classes=3)
-    _, gradient = found("ttm", raw, torch.tensor([[math.log(2), 0, -60]], dtype=torch.float64))
+    _, gradient = computed("ttm", raw, torch.tensor([[math.log(2), 0, -60]], dtype=torch.float64))
     assert float(gradient.abs().max()) < 1e-12
 
 

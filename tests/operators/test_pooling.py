@@ -132,7 +132,7 @@ def broken(change: Callable[[Tensor, Tensor | None, Sequence[float] | None], Ten
 
 
 def confident(p_CNK: Tensor, w: Tensor | None, ts: Sequence[float] | None) -> Tensor:
-    """Arithmetic, but with double weight for the teacher that is surest of a row: jumps where another becomes the surest."""
+    """Arithmetic with double weight for the most confident teacher of a row: it jumps where another one takes over."""
     pooled = Arithmetic()(p_CNK, weights=w, temperatures=ts)
     surest_N = p_CNK.amax(-1).argmax(0)
     soft = torch.stack([Power(t)(p) for t, p in zip(ts or [], p_CNK, strict=True)])
@@ -140,7 +140,7 @@ def confident(p_CNK: Tensor, w: Tensor | None, ts: Sequence[float] | None) -> Te
 
 
 def without_small(p_CNK: Tensor, w: Tensor | None, ts: Sequence[float] | None) -> Tensor:
-    """Zero below 1e-4, continuously."""
+    """Arithmetic with everything below 1e-4 set to 0, continuously."""
     pooled = (Arithmetic()(p_CNK, weights=w, temperatures=ts) - 1e-4).clamp(min=0)
     return pooled / pooled.sum(-1, keepdim=True)
 

@@ -22,7 +22,7 @@ def uniforms(draws: int, seed: int) -> Tensor:
 
 
 def assert_unbiased(estimate: Truncated, p_K: Tensor, variance: float) -> None:
-    """Every class within 4.5 standard errors of its probability, and the mean squared error within 5 % of what is stated."""
+    """Every class is within 4.5 standard errors of its probability, and the mean squared error within 5 % of the stated."""
     dense = estimate.dense().double()
     spread_K = dense.std(0).clamp(min=1e-12) / ROWS**0.5
     assert bool(((dense.mean(0) - p_K).abs() <= 4.5 * spread_K).all())
@@ -85,7 +85,7 @@ def test_what_has_no_probability_is_never_drawn(exponent: float) -> None:
 
 
 @pytest.mark.parametrize(("draws", "exponent"), [(0, 1.0), (2**25, 1.0), (3, -0.5), (3, float("nan"))])
-def test_draws_and_exponents_that_cannot_be_meant_are_refused(draws: int, exponent: float) -> None:
+def test_invalid_draws_and_exponents_are_refused(draws: int, exponent: float) -> None:
     with pytest.raises(SettingError, match=r"Expected (draws|exponent)"):
         Sampled(draws, exponent=exponent)
 
@@ -135,7 +135,7 @@ def test_labels_give_mixing_of_their_frequencies_exactly(seed: int, draws: int, 
         (lambda: LabelsOnly(3)(torch.zeros(2, 0, dtype=torch.int64)), "Expected labels of N inputs in M >= 1 answers"),
     ],
 )
-def test_labels_that_cannot_be_meant_are_refused(make: object, wanted: str) -> None:
+def test_invalid_labels_are_refused(make: object, wanted: str) -> None:
     assert callable(make)
     with pytest.raises(SettingError, match=wanted):
         make()

@@ -113,7 +113,7 @@ def test_a_tiny_temperature_gives_the_arg_max_where_it_is_clear(make: Factory, p
 @every_family
 @pytest.mark.parametrize("temperature", [1.0, 1.0001, 2.0, 20.0])
 def test_probabilities_of_1e_30_survive_in_float32(make: Factory, temperature: float) -> None:
-    """Against the same operator in float64, entry by entry, as close as the rounding of the logarithms that went in."""
+    """Against the same operator in float64, entry by entry, up to the rounding of its arguments, the logarithms."""
     log_p_NK = torch.tensor([[0.0, math.log(1e-30), math.log(3e-30), math.log(1e-12)]], dtype=torch.float64).log_softmax(-1)
     exact, single = make(temperature).from_log(log_p_NK), make(temperature).from_log(log_p_NK.float())
     assert single.dtype == torch.float32
@@ -209,7 +209,7 @@ def test_tsallis_of_order_zero_is_mixing_with_its_own_share(p_NK: Tensor, temper
 
 
 def stationary(objective: Callable[[Tensor], Tensor], q_NK: Tensor) -> bool:
-    """The gradient of a convex objective is one and the same for all classes: q is its minimiser on the simplex."""
+    """Whether the gradient of a convex objective is equal for all classes, so that q is its minimiser on the simplex."""
     q_NK = q_NK.clone().requires_grad_()
     (slope_NK,) = torch.autograd.grad(objective(q_NK).sum(), q_NK)
     return float((slope_NK.max(-1).values - slope_NK.min(-1).values).abs().max()) < 1e-9
@@ -256,7 +256,7 @@ def test_hybrid_is_power_below_one_and_mixing_above(p_NK: Tensor, temperature: f
 
 
 def test_no_temperature_of_power_gives_what_hybrid_gives() -> None:
-    """Where entropies agree the distributions do not: hybrid is no reparametrised power."""
+    """At equal entropy the distributions differ: hybrid is not a reparametrised power."""
     p_K = torch.tensor([0.9, 0.08, 0.02], dtype=torch.float64)
     hybrid = Hybrid(2.0)(p_K)
     power = EntropyTarget(entropy(hybrid))(p_K)
@@ -315,7 +315,7 @@ def test_a_support_too_small_for_the_target_is_filled_evenly() -> None:
 
 @pytest.mark.parametrize("make", [Power, Mixing, Hybrid, partial(Tsallis, 0.5), partial(Separable, lambda p, t: p)])
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
-def test_a_temperature_that_is_none_is_refused_by_name(make: Factory, temperature: float) -> None:
+def test_an_invalid_temperature_is_refused_by_name(make: Factory, temperature: float) -> None:
     with pytest.raises(SettingError, match="Expected temperature"):
         make(temperature)
 
@@ -347,15 +347,15 @@ def test_a_temperature_outside_the_domain_is_refused_by_name(make: Factory) -> N
         ),
     ],
 )
-def test_what_cannot_be_meant_is_refused_by_name(make: Callable[[], object], wanted: str) -> None:
+def test_an_invalid_setting_is_refused_by_name(make: Callable[[], object], wanted: str) -> None:
     with pytest.raises(SettingError, match=wanted):
         make()
 
 
-def test_a_family_of_your_own_is_its_formula() -> None:
+def test_a_separable_family_is_its_formula() -> None:
     p_NK = rows(4, 6)
-    own = Separable(lambda p, t: p + t - 1, 3.0)
-    torch.testing.assert_close(own(p_NK), (p_NK + 2) / (p_NK + 2).sum(-1, keepdim=True))
+    shifted = Separable(lambda p, t: p + t - 1, 3.0)
+    torch.testing.assert_close(shifted(p_NK), (p_NK + 2) / (p_NK + 2).sum(-1, keepdim=True))
     logs = Separable(lambda log_p, t: log_p / t, 3.0, log_space=True)
     torch.testing.assert_close(logs(p_NK), Power(3.0)(p_NK))
 
@@ -391,14 +391,16 @@ def test_the_domain_that_the_table_states_is_the_one_that_the_operator_takes(nam
         ("tsallis", 0.5, 0.5, "Expected temperature >= 1, got 0.5"),
     ],
 )
-def test_a_named_family_refuses_what_it_cannot_mean(name: str, temperature: float, order: float | None, wanted: str) -> None:
+def test_a_named_family_refuses_an_invalid_order_or_temperature(
+    name: str, temperature: float, order: float | None, wanted: str
+) -> None:
     with pytest.raises(SettingError, match=wanted):
         family(name, temperature, order=order)
 
 
 @given(seed=st.integers(0, 1000), t=st.floats(1, 20), low=st.floats(0, 4), high=st.floats(0, 4))
 def test_the_larger_its_order_the_less_tsallis_softens(seed: int, t: float, low: float, high: float) -> None:
-    """What a policy that bounds the order rests on; by majorisation, so every sum of the largest entries is the larger one."""
+    """The reason why a policy can bound the order: by majorisation, every sum of the largest entries is the larger one."""
     low, high = min(low, high), max(low, high)
     p_NK = (3 * torch.randn(20, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)).softmax(-1)
     softer, sharper = (Tsallis(q, t)(p_NK).sort(-1, descending=True).values.cumsum(-1) for q in (low, high))

@@ -1,4 +1,4 @@
-"""The interval of a softened tail is never violated, and says something."""
+"""The interval of a softened tail is never violated, and it is not trivial."""
 
 import pytest
 import torch
@@ -54,7 +54,7 @@ def test_constructed_tails_attain_both_ends(temperature: float) -> None:
 
 
 def test_the_interval_is_not_vacuous_where_softening_matters() -> None:
-    """A Zipf(1.2) distribution over 50,000 entries, of which the top 20 are released: the figures of its softened tail."""
+    """The figures of the softened tail of a Zipf(1.2) distribution over 50,000 entries whose top 20 are released."""
     p_NK = (torch.arange(1, 50_001, dtype=torch.float64) ** -1.2).unsqueeze(0)
     p_NK = p_NK / p_NK.sum()
     head = TopK(20)(p_NK)
@@ -68,7 +68,7 @@ def test_the_interval_is_not_vacuous_where_softening_matters() -> None:
 
 @given(seed=st.integers(0, 1000), temperature=st.floats(1.0, 3.0))
 def test_the_interval_of_ten_classes_is_narrow(seed: int, temperature: float) -> None:
-    """A tail that must hold something holds at least a part of what it could at most: more than nothing, less than everything."""
+    """The least mass of a tail that cannot be empty is a real part of its largest mass: neither 0 nor all of it."""
     p_NK = torch.randn(20, 10, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).softmax(-1)
     interval = tail_interval(TopK(3)(p_NK), temperature)
     assert float((interval.mass_high_N - interval.mass_low_N).max()) < 0.5

@@ -56,7 +56,7 @@ def test_the_short_cut_from_logits_equals_the_plain_path(seed: int, temperature:
 
 @given(seed=st.integers(0, 1000), k=st.integers(1, 6), classes=st.integers(16, 400), levels=st.sampled_from([4, 10**6]))
 def test_among_many_classes_too_the_largest_are_kept_ties_in_order(seed: int, k: int, classes: int, levels: int) -> None:
-    """Few levels make ties, many of them at the border; classes / k from 2 to 400 reach every way of finding the largest."""
+    """Few levels make ties, many at the border of the top k; classes / k from 2 to 400 reach every branch of the search."""
     p_NK = (rows(seed, 5, classes) * levels * classes).ceil() / (levels * classes)
     kept = TopK(k)(p_NK)
     assert kept.p_Nk.equal(p_NK.sort(-1, descending=True).values[:, :k])
@@ -167,7 +167,7 @@ def test_a_raw_head_is_the_head_without_its_tail(truncation: Truncation, seed: i
 
 
 def fitted(target: Callable[[torch.Tensor], torch.Tensor], classes: int) -> torch.Tensor:
-    """The student that minimises a loss, by Newton's steps on free logits."""
+    """The student that minimises a loss, by Newton steps on free logits."""
     z_K = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.LBFGS(
         [z_K], max_iter=500, tolerance_grad=1e-12, tolerance_change=0, line_search_fn="strong_wolfe"
@@ -216,7 +216,7 @@ def test_soften_then_truncate_is_the_one_after_the_other(truncation: Truncation,
 @pytest.mark.parametrize("truncation", TRUNCATIONS)
 @pytest.mark.parametrize("softening", [Power(3.0), Mixing(2.0)])
 @given(seed=st.integers(0, 100))
-def test_truncate_then_soften_softens_each_head_on_its_own(truncation: Truncation, softening: Softening, seed: int) -> None:
+def test_truncate_then_soften_softens_each_head_separately(truncation: Truncation, softening: Softening, seed: int) -> None:
     """Against each row by itself, without its padding."""
     p_NK = rows(seed)
     got = TruncateThenSoften(truncation=truncation, softening=softening)(p_NK)

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import sites
 import torch
-from conftest import LINEAR, PLAN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from helpers import sites
+from helpers.plans import LINEAR, PLAN
 from limbeck import operators
 from limbeck.base.errors import WireError
 from limbeck.plans.schema import (

@@ -11,8 +11,8 @@ from typing import Any, cast
 import pytest
 import torch
 from flwr.app import Message
-from students import same_student
 
+from helpers.students import same_student
 from limbeck.base.errors import DataError, TooFewClients
 from limbeck.client import ledger
 from limbeck.client.app import respond

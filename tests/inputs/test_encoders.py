@@ -16,14 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sites
-import tiny_encoder
 import tomli_w
 import torch
 from tokenizers import Tokenizer
 from transformers import AutoModel
 from typer.testing import CliRunner
 
+from helpers import sites, tiny_encoder
 from limbeck.base.errors import DataError, SettingError
 from limbeck.cli.main import app
 from limbeck.client.app import respond

@@ -8,12 +8,12 @@ from dataclasses import replace
 import dp_accounting as dp
 import numpy as np
 import pytest
-from conftest import LINEAR
 from dp_accounting.pld import PLDAccountant, pld_pmf
 from dp_accounting.pld import privacy_loss_distribution as pld
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.plans import LINEAR
 from limbeck.plans import accounting, composition
 from limbeck.plans.schema import NetTeaching, Teaching
 

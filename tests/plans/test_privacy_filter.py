@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import LINEAR
 from dp_accounting.pld import pld_pmf
 from dp_accounting.pld import privacy_loss_distribution as pld
 from hypothesis import given, settings
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import integrate, optimize, stats
 
+from helpers.plans import LINEAR
 from limbeck.base.errors import SettingError
 from limbeck.plans import accounting, composition, privacy_filter
 from limbeck.plans.accounting import Schedule

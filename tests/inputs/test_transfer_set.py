@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from odd_images import mutated
 from PIL import Image
 
+from helpers.odd_images import mutated
 from limbeck.base.errors import DataError
 from limbeck.inputs import transfer_set
 from limbeck.inputs.transfer_set import read_arrays, read_headers

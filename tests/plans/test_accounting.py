@@ -4,11 +4,11 @@ import math
 from dataclasses import replace
 
 import pytest
-from conftest import LINEAR
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
+from helpers.plans import LINEAR
 from limbeck.base.errors import SettingError
 from limbeck.plans import accounting, composition
 from limbeck.plans.schema import Counts, LabelCounts, NetTeaching, RecordCount, Teaching, VotesTeaching

@@ -11,12 +11,12 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from conftest import PLAN
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plan_strategies import linear, plans, votes
 
+from helpers.plan_strategies import linear, plans, votes
+from helpers.plans import PLAN
 from limbeck.base.errors import LimbeckError, SettingError, WireError
 from limbeck.client.teachers import architectures
 from limbeck.client.teachers import linear as linear_teacher

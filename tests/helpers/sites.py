@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import tomli_w
-from conftest import PLAN
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from helpers.plans import PLAN
 from limbeck.client.site import Site
 from limbeck.inputs.transfer_set import digest
 from limbeck.plans.schema import LinearTeaching, Plan

@@ -1,4 +1,4 @@
-"""Operators that break one axiom each, for the checker to find, and others that break several."""
+"""Operators for the checker to find: some break exactly one axiom, others several."""
 
 import math
 from collections.abc import Callable
@@ -12,7 +12,10 @@ from limbeck.operators.projections import ArgMax, Sparsemax
 
 
 class Levelled:
-    """Axiom 1 only: above T = 1 small entries are raised to one level, so they tie. The level rises with T, so entropy does."""
+    """Axiom 1 only: above T = 1 small entries are raised to one level, so they tie.
+
+    The level rises with T, so entropy does.
+    """
 
     def __init__(self, temperature: float) -> None:
         self.temperature = temperature
@@ -54,7 +57,7 @@ class Torn:
 
 
 class Unnormalised:
-    """No distribution: sums to 1.01."""
+    """Not a distribution: it sums to 1.01."""
 
     def __init__(self, temperature: float) -> None:
         self.temperature = temperature
@@ -76,7 +79,7 @@ class UncheckedTsallis:
 
 
 def top_k(k: int) -> Callable[[float], Any]:
-    """Soften, keep the top k alone, renormalise: what is done in the wild."""
+    """Soften, keep only the top k, renormalise, as is common in practice."""
 
     def make(temperature: float) -> Callable[[Tensor], Tensor]:
         chain = SoftenThenTruncate(softening=Power(temperature), truncation=Renormalised(TopK(k)))
@@ -86,7 +89,7 @@ def top_k(k: int) -> Callable[[float], Any]:
 
 
 def arg_max(temperature: float) -> ArgMax:
-    """At every temperature."""
+    """Arg-max at every temperature."""
     return ArgMax()
 
 
