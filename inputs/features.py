@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from limbeck.base.errors import DataError, SettingError
 from limbeck.base.files import write_durably
+from limbeck.inputs.arrays import unit_scale
 from limbeck.inputs.scattering import scatter
 from limbeck.inputs.transfer_set import digest
 
@@ -30,22 +31,14 @@ LEAST_DEVIATION = 0.1
 Rows = NDArray[np.float32]
 
 
-def _unit_scale(x_N: NDArray[np.generic]) -> Rows:
-    """Bytes become [0, 1]; floats stay."""
-    scale = np.float32(255 if x_N.dtype == np.uint8 else 1)
-    # A number too large for a feature becomes infinite, and `normalise` turns its row into zeros.
-    with np.errstate(over="ignore"):
-        return (x_N.astype(np.float32) / scale).astype(np.float32)
-
-
 def _pixels(x_N: NDArray[np.generic]) -> Rows:
-    return _unit_scale(x_N).reshape(len(x_N), math.prod(x_N.shape[1:]))
+    return unit_scale(x_N).reshape(len(x_N), math.prod(x_N.shape[1:]))
 
 
 def _hog(x_N: NDArray[np.generic]) -> Rows:
     from skimage.feature import hog
 
-    images = _unit_scale(_images(x_N))
+    images = unit_scale(_images(x_N))
     side = min(images.shape[1:])
     # Four cells per side of a small image: fewer leave hardly anything of it. Cells of 7 pixels cost two to three points on Fashion-MNIST.
     cell = max(2, side // 4) if side <= SMALL else 4
@@ -60,7 +53,7 @@ def _hog(x_N: NDArray[np.generic]) -> Rows:
 
 
 def _scattering(x_N: NDArray[np.generic]) -> Rows:
-    images = _unit_scale(_images(x_N))
+    images = unit_scale(_images(x_N))
     coefficients = scatter(images, scales=1 if images.shape[1] <= SMALL else 2)
     return coefficients.reshape(len(images), math.prod(coefficients.shape[1:]))
 
