@@ -39,7 +39,9 @@ def unit_scale(x_N: NDArray[np.generic]) -> NDArray[np.float32]:
 def tensors(x_N: NDArray[np.generic]) -> Tensor:
     """Inputs as nets take them: bytes become [0, 1], floats stay; grey images get a channel, colour images channels first.
 
-    (N, D) rows stay; (N, H, W) becomes (N, 1, H, W), (N, H, W, C) becomes (N, C, H, W). Raises DataError for another shape.
+    (N, D) rows stay; (N, H, W) becomes (N, 1, H, W), (N, H, W, C) becomes (N, C, H, W).
+
+    Raises: DataError for any other shape.
     """
     if x_N.ndim not in {2, 3, 4}:
         raise DataError(f"Expected rows (N, D) or images (N, H, W) or (N, H, W, C), got shape {x_N.shape}.")
