@@ -17,15 +17,12 @@ Problems with the source as a whole (it is missing, or a column is, or an array 
 from __future__ import annotations
 
 import inspect
-import io
 import logging
 import os
 import stat
-import warnings
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +32,7 @@ from limbeck.base import progress
 from limbeck.base.errors import DataError, SettingError
 from limbeck.base.files import create_private_folder
 from limbeck.base.references import load_function
-from limbeck.inputs import encoders, encodings, tables
+from limbeck.inputs import arrays, encoders, encodings, images, tables
 from limbeck.inputs.encodings import EncoderEncoding, Encoding
 from limbeck.inputs.tables import Names
 from limbeck.inputs.transfer_set import KINDS, Header, read_arrays, read_headers
@@ -46,18 +43,9 @@ log = logging.getLogger(__name__)
 NO_LABEL = -1
 LARGEST_LABEL = 1 << 62
 TABLES = frozenset({".csv", ".parquet"})
-IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"})
-# Formats whose readers may look at a file, whatever its name says; other readers run programs or follow references.
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
-# Limits for one image: pixels, some hundred megabytes while it is read, and bytes of its file. A larger one is left out.
-LARGEST_IMAGE = 1 << 26
-LARGEST_IMAGE_FILE = 1 << 28
-# Inputs whose type is converted at a time.
-CHUNK = 4096
 Progress = progress.Progress
 Arrays = tuple[NDArray[np.generic], NDArray[np.int64]]
 READER = "a function (folder) -> inputs, labels"
-Scale = Literal["bytes", "unit"]
 
 
 class RecordSettings(BaseModel):
@@ -90,7 +78,7 @@ class RecordSettings(BaseModel):
     columns: tuple[str, ...] = ()
     image_size: tuple[int, int] = Field(default=(28, 28))
     reader: str | None = None
-    scale: Scale | None = None
+    scale: arrays.Scale | None = None
     largest_mb: int = Field(default=8192, ge=1)
 
 
@@ -112,7 +100,7 @@ def check(settings: RecordSettings, folder: Path, classes: int, public_x: NDArra
     _check_path(path)
     if path.is_dir():
         _class_folders(settings, path, classes)
-        _check_shape(settings.image_size, public_x, f"records.image_size of the images in {path}")
+        arrays.check_shape(settings.image_size, public_x, f"records.image_size of the images in {path}")
     elif path.suffix.lower() in TABLES:
         _check_table(settings, path, folder, public_x)
     else:
@@ -163,10 +151,10 @@ def _check_table(settings: RecordSettings, path: Path, folder: Path, public_x: N
     encoding = _encoding(settings, path, folder)
     if encoding is None:
         tables.require(header, settings.columns, f"{path} for records.columns")
-        _check_shape((len(settings.columns),), public_x, f"records.columns of {path}")
+        arrays.check_shape((len(settings.columns),), public_x, f"records.columns of {path}")
     else:
         tables.require(header, encoding.reads, f"{path} for records.encoding")
-        _check_shape((encoding.dimensions,), public_x, f"records.encoding of {path}")
+        arrays.check_shape((encoding.dimensions,), public_x, f"records.encoding of {path}")
     if isinstance(encoding, EncoderEncoding):
         try:
             create_private_folder(folder / settings.encoded)
@@ -181,14 +169,7 @@ def _check_arrays(x: Header, y: Header, path: Path, public_x: NDArray[np.generic
         raise DataError(f"Expected as many labels as inputs in {path}, got {y.shape} for {x.shape}.")
     # The shape of an array without records says nothing.
     if x.shape[0]:
-        _check_shape(x.shape[1:], public_x, f"x in {path}")
-
-
-def _check_shape(shape: Sequence[int], public_x: NDArray[np.generic], what: str) -> None:
-    if tuple(shape) != public_x.shape[1:]:
-        raise DataError(
-            f"Expected inputs of shape {public_x.shape[1:]} like the transfer set's, got {tuple(shape)} by {what}."
-        )
+        arrays.check_shape(x.shape[1:], public_x, f"x in {path}")
 
 
 def _check_reader(reference: str, folder: Path) -> None:
@@ -247,7 +228,7 @@ def read(settings: RecordSettings, folder: Path, classes: int, public_x: NDArray
             raw_N, raw_y = read_arrays(path, "x", "y", largest=settings.largest_mb << 20)
             if not raw_N.ndim or raw_y.shape != raw_N.shape[:1]:
                 raise DataError(f"Expected as many labels as inputs in {path}, got {raw_y.shape} for {raw_N.shape}.")
-            x_N, valid_N = _like_public(raw_N, settings.scale, public_x, source)
+            x_N, valid_N = arrays.like_public(raw_N, settings.scale, public_x, source)
             y_N = np.where(valid_N, _labels(raw_y), NO_LABEL)
     kept = np.flatnonzero((y_N >= 0) & (y_N < classes))
     if len(kept) < len(y_N):
@@ -313,7 +294,7 @@ def _table(
         raw_N = _encoded(encoding, settings, table, folder, encoders.log_progress)
     else:
         raw_N = encoding(table)
-    x_N, valid_N = _like_public(raw_N, None, public_x, str(path))
+    x_N, valid_N = arrays.like_public(raw_N, None, public_x, str(path))
     index = _index(settings)
     names = Names(index.items()) if index is not None else None
     labels_N = np.full(len(table), NO_LABEL, np.int64)
@@ -336,62 +317,20 @@ def _images(
 ) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
     """Grey images from the folder of every class, scaled to one size. They are bytes, whatever the public inputs are."""
     height, width = settings.image_size
-    images, labels = [], []
+    pixels, labels = [], []
     for each, label in _class_folders(settings, path, classes):
-        for file in _files(each):
+        for file in images.files(each):
             try:
-                images.append(_grey(_contents(file), height, width))
+                pixels.append(images.grey(images.contents(file), height, width))
             except Exception as error:  # whatever a decoder raises concerns this record alone
                 log.warning(
                     "Expected an image in %r: %s: %.200r; it is left out.", str(file), type(error).__name__, str(error)
                 )
                 continue
             labels.append(label)
-    grey_N = np.stack(images) if images else np.zeros((0, height, width), np.uint8)
-    x_N, _ = _like_public(grey_N, "bytes", public_x, str(path))
+    grey_N = np.stack(pixels) if pixels else np.zeros((0, height, width), np.uint8)
+    x_N, _ = arrays.like_public(grey_N, "bytes", public_x, str(path))
     return x_N, np.array(labels, np.int64)
-
-
-def _files(folder: Path) -> list[Path]:
-    try:
-        return sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGES)
-    except OSError as error:
-        raise DataError(f"Expected a folder of images at {folder}: {error.strerror}.") from error
-
-
-def _contents(file: Path) -> bytes:
-    """The bytes of a regular file; raises ValueError for anything else, without waiting for a pipe or a device."""
-    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError("found no regular file")
-        data = stream.read(LARGEST_IMAGE_FILE + 1)
-    if len(data) > LARGEST_IMAGE_FILE:
-        raise ValueError(f"found more than {LARGEST_IMAGE_FILE} bytes")
-    return data
-
-
-def _grey(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
-    """(height, width) bytes of the image in `data`, a function of `data` alone: the first frame, without transparency or rotation.
-
-    Of 16 bits per pixel the upper eight are used; for 32-bit numbers no file declares a scale. Raises whatever decoders raise.
-    """
-    from PIL import Image
-
-    # Load all decoders now: if they were loaded on demand, a record could change which of them see the next one.
-    Image.init()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > LARGEST_IMAGE:
-                raise ValueError(f"found {image.width} x {image.height} pixels, more than {LARGEST_IMAGE}")
-            if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
-                grey = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-            elif image.mode in {"I", "F"}:
-                raise ValueError(f"found pixels of mode {image.mode}, which have no scale")
-            else:
-                grey = image.convert("L")
-            return np.array(grey.resize((width, height)), np.uint8)
 
 
 def _from_reader(
@@ -412,114 +351,13 @@ def _from_reader(
     if isinstance(inputs, np.ndarray) and inputs.dtype.kind != "O":
         if inputs.dtype.kind not in KINDS:
             raise DataError(f"Expected inputs of numbers from {reference}, got {inputs.dtype}.")
-        x_N, valid_N = _like_public(inputs, settings.scale, public_x, reference)
+        x_N, valid_N = arrays.like_public(inputs, settings.scale, public_x, reference)
     else:
-        x_N, valid_N = _one_by_one(inputs, settings.scale, public_x, reference)
+        x_N, valid_N = arrays.like_public_one_by_one(inputs, settings.scale, public_x, reference)
     return x_N, np.where(valid_N, _labels(labels), NO_LABEL)
 
 
 # Types: a record becomes the same, whatever array the records are in.
-
-
-def _like_public(
-    x_N: NDArray[np.generic], scale: Scale | None, public_x: NDArray[np.generic], source: str
-) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
-    """The inputs as numbers like the public ones, and which of them are valid, (n,).
-
-    If the public inputs are bytes, an input is valid if it consists of whole numbers from 0 to 255; otherwise every input is valid and
-    becomes float32.
-
-    x_N: any numbers or texts of numbers; what a number means does not depend on the array's type.
-    scale: see `RecordSettings`.
-    source: the origin of the records, for messages.
-
-    Raises: DataError if their shape differs from that of the public inputs.
-    """
-    if not len(x_N):
-        return np.zeros((0, *public_x.shape[1:]), _dtype(public_x)), np.zeros(0, np.bool_)
-    _check_shape(x_N.shape[1:], public_x, source)
-    if x_N.dtype == _dtype(public_x) and scale != ("unit" if x_N.dtype == np.uint8 else "bytes"):
-        return x_N, np.ones(len(x_N), np.bool_)
-    converted_N, valid_N = np.zeros(x_N.shape, _dtype(public_x)), np.zeros(len(x_N), np.bool_)
-    for first in range(0, len(x_N), CHUNK):
-        rows = slice(first, first + CHUNK)
-        converted_N[rows], valid_N[rows] = _converted(_numbers(x_N[rows]), scale, public_x.dtype == np.uint8)
-    if not valid_N.all() and scale is None:
-        log.warning(
-            "Expected whole numbers from 0 to 255 in %s like the transfer set's, found others in %d of %d records: they are left "
-            'out. If all numbers are from 0 to 1, set scale = "unit" under [records].',
-            source,
-            int((~valid_N).sum()),
-            len(valid_N),
-        )
-    return converted_N, valid_N
-
-
-def _dtype(public_x: NDArray[np.generic]) -> type[np.uint8] | type[np.float32]:
-    return np.uint8 if public_x.dtype == np.uint8 else np.float32
-
-
-def _converted(
-    value_N: NDArray[np.float64], scale: Scale | None, to_bytes: bool
-) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
-    """The numbers as the public inputs have them, and which records are valid; each number is converted by itself."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        if not to_bytes:
-            # As features do with public bytes, to the last bit.
-            float_N = value_N.astype(np.float32)
-            return (float_N / np.float32(255) if scale == "bytes" else float_N), np.ones(len(value_N), np.bool_)
-        whole_N = np.rint(value_N * 255) if scale == "unit" else value_N
-        is_byte_N = (whole_N >= 0) & (whole_N <= 255) & (whole_N == np.rint(whole_N))
-        valid_N = is_byte_N.reshape(len(value_N), -1).all(1)
-        return np.where(is_byte_N, whole_N, 0).astype(np.uint8), valid_N
-
-
-def _numbers(x_N: NDArray[np.generic]) -> NDArray[np.float64]:
-    """The numbers as float64, which holds the values of any smaller type: an array's type is that of its largest record."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        if x_N.dtype.kind == "c":
-            return np.where(x_N.imag == 0, x_N.real, np.nan).astype(np.float64)
-        if x_N.dtype.kind in "US":
-            return np.array([_number(cell) for cell in x_N.ravel()], np.float64).reshape(x_N.shape)
-        return x_N.astype(np.float64)
-
-
-def _number(cell: object) -> float:
-    text = _text(cell)
-    with suppress(ValueError):
-        return tables.to_number(text)
-    with suppress(ValueError):
-        number = complex(text)
-        return number.real if number.imag == 0 else np.nan
-    return np.nan
-
-
-def _text(cell: object) -> str:
-    return cell.decode("utf-8", errors="replace") if isinstance(cell, bytes) else str(cell)
-
-
-def _one_by_one(
-    inputs: Iterable[object], scale: Scale | None, public_x: NDArray[np.generic], source: str
-) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
-    """The same for records in a list or an array of objects, where one of another shape or kind forms no array with the rest."""
-    values, valid = [], []
-    for row, each in enumerate(inputs, start=1):
-        value = np.zeros(public_x.shape[1:], _dtype(public_x))
-        is_valid = False
-        try:
-            raw_1 = np.asarray(each)[None]
-            if raw_1.dtype.kind in KINDS and raw_1.shape[1:] == value.shape:
-                x_1, valid_1 = _converted(_numbers(raw_1), scale, public_x.dtype == np.uint8)
-                value, is_valid = np.asarray(x_1[0], value.dtype), bool(valid_1[0])
-        except Exception:  # whatever an object that is not a record may raise
-            log.warning("Expected an input in record %d from %s.", row, source, exc_info=True)
-        if not is_valid:
-            log.warning("Expected an input like the transfer set's in record %d from %s: it is left out.", row, source)
-        values.append(value)
-        valid.append(is_valid)
-    if not values:
-        return np.zeros((0, *public_x.shape[1:]), _dtype(public_x)), np.zeros(0, np.bool_)
-    return np.stack(values), np.array(valid, np.bool_)
 
 
 def _labels(values: NDArray[np.generic] | list[Any]) -> NDArray[np.int64]:
@@ -529,14 +367,14 @@ def _labels(values: NDArray[np.generic] | list[Any]) -> NDArray[np.int64]:
     """
     kind = values.dtype.kind if isinstance(values, np.ndarray) else "O"
     if isinstance(values, np.ndarray) and kind in "buifc":
-        value_N = _numbers(values)
+        value_N = arrays.numbers(values)
         with np.errstate(invalid="ignore"):
             whole_N = (np.abs(value_N) <= LARGEST_LABEL) & (value_N == np.rint(value_N))
         return np.where(whole_N, value_N, NO_LABEL).astype(np.int64)
     labels = np.full(len(values), NO_LABEL, np.int64)
     for row, value in enumerate(values):
         try:
-            label = _label(_text(value), None) if isinstance(value, str | bytes) else _whole(value)
+            label = _label(arrays.to_text(value), None) if isinstance(value, str | bytes) else _whole(value)
         except Exception:  # whatever an object that is not a label may raise
             label = None
         labels[row] = NO_LABEL if label is None else label

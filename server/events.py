@@ -161,6 +161,8 @@ def _facts(event: Event) -> dict[str, object]:
     if isinstance(event, Progress | LeftOut):
         # For people, and for readers of 0.1.0.
         facts["reason"] = None if event.why is None else str(event.why)
+        if event.why is None:
+            del facts["why"]
     return facts
 
 

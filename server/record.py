@@ -254,8 +254,7 @@ def _to_json(record: RunRecord) -> dict[str, object]:
 
 
 def _client_to_json(client: ClientRecord) -> dict[str, object]:
-    exclusion = client.exclusion
-    return {
+    fields: dict[str, object] = {
         "status": client.status,
         "reason": client.reason,
         "bytes_up": client.bytes_up,
@@ -263,5 +262,7 @@ def _client_to_json(client: ClientRecord) -> dict[str, object]:
         "label_counts": client.label_counts,
         "record_count": client.record_count,
         "guarantee": None if client.guarantee is None else client.guarantee.value,
-        "exclusion": None if exclusion is None else {"phase": str(exclusion.phase), **why_to_json(exclusion.why)},
     }
+    if client.exclusion is not None:
+        fields["exclusion"] = {"phase": str(client.exclusion.phase), **why_to_json(client.exclusion.why)}
+    return fields

@@ -38,7 +38,7 @@ class NodeEvent(StrEnum):
     """What happens to a node: the coordinator asks it, it replies or does not, a phase begins or ends."""
 
     OFFER = "offer"
-    OFFER_LATE = "offer, late"
+    OFFER_LATE = "offer late"
     ACCEPT = "accepts"
     TEACH = "teach"
     TAUGHT = "taught"

@@ -81,7 +81,7 @@ def test_what_a_table_lacks_is_named(text: str, message: str, tmp_path: Path) ->
             [1],
         ),
         ("age,sick\n61,\n40,no\n", r"column 'sick', row 1 of .*patients.csv, got None", [[40]], [0]),
-        ('age,sick\n"61,yes\n40,no\n', r"row 1 of .*patients.csv, got a line that is no CSV on its own", [[40]], [0]),
+        ('age,sick\n"61,yes\n40,no\n', r"row 1 of .*patients.csv, got a line that is not CSV by itself", [[40]], [0]),
         ("age,sick\n61\n40,no\n", r"Expected 2 cells in row 1 of .*patients.csv, got 1", [[40]], [0]),
         ("age,sick\n61,no\n40,\xff\xff\n", r"row 2 of .*patients.csv, got '..'", [[61]], [0]),
     ],

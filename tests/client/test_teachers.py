@@ -281,7 +281,7 @@ def _frozen() -> nn.Module:
         (_Remembering, "Buffer 'seen' changes in a forward pass"),
         (_Unused, "Weight 'idle.weight' gets no gradient"),
         (_Branching, "Gradients are not available per record"),
-        (_frozen, "no weight that can be trained"),
+        (_frozen, "no trainable weight"),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 9)), r"\(5, 10\) logits are required"),
         (lambda: nn.Linear(63, 10), "A forward pass over 5 records of shape"),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10).double()), "float32 is required"),

@@ -315,9 +315,9 @@ def copy_tree(root: Path, tree: Path) -> None:
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / name, tree / name)
     (tree / ".types" / "limbeck").mkdir(parents=True)
-    for package in PACKAGES:
-        if (tree / package).is_dir():
-            (tree / ".types" / "limbeck" / package).symlink_to(tree / package)
+    for name in (*PACKAGES, "limbeck/__init__.py"):
+        if (tree / name).exists():
+            (tree / ".types" / "limbeck" / Path(name).name).symlink_to(tree / name)
 
 
 def wait(pid: int, deadline: float) -> int | None:
