@@ -17,14 +17,14 @@ import pytest
 
 from helpers import sites
 from helpers.ledger_child import BUDGET, RUN, TEACHING
-from helpers.plans import LINEAR
+from helpers.plans import LINEAR, NET
 from limbeck.base.errors import BudgetError, LedgerError, SettingError
 from limbeck.base.files import outliving_power_cuts
 from limbeck.client import ledger as ledgers
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
 from limbeck.plans import accounting, privacy_filter
-from limbeck.plans.schema import Counts, LabelCounts, NetTeaching, RecordCount, Teaching, VotesTeaching
+from limbeck.plans.schema import Counts, LabelCounts, RecordCount, Teaching, VotesTeaching
 
 
 @pytest.fixture
@@ -56,17 +56,6 @@ def test_charges_compose_by_the_filter_not_by_addition(path: Path) -> None:
 
 # What is held to the budget holds although later plans are chosen by what earlier ones released
 
-NET = NetTeaching(
-    architecture="cnn",
-    sampling_rate=0.1,
-    steps=20,
-    learning_rate=1,
-    momentum=0,
-    clip=1,
-    noise_multiplier=1.2,
-    normaliser=64,
-    physical_batch=64,
-)
 # Both fit a budget of 3 had they been fixed beforehand, and an attacker that chooses the second by the answers of the first gets past 3.1.
 SECOND = replace(NET, sampling_rate=0.01, steps=100, noise_multiplier=0.71)
 

@@ -10,7 +10,6 @@ from typing import Any, cast
 import torch
 from flwr.app import Message
 
-from limbeck.client import ledger
 from limbeck.client.app import respond
 from limbeck.client.site import Site
 from limbeck.inputs.transfer_set import read_arrays
@@ -85,8 +84,3 @@ def run(folder: Path, grid: Strangers, **patience: float) -> None:
 
 def participants(folder: Path) -> list[list[str]]:
     return [stage["clients"] for stage in json.loads((folder / "server" / "record.json").read_text())["stages"]]
-
-
-def charges(folder: Path, site: str) -> list[str]:
-    path = Site(folder / "sites" / site).ledger
-    return [entry.state for entry in ledger.read(path).entries if entry.schedule is not None] if path.exists() else []

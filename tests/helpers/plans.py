@@ -9,6 +9,7 @@ from limbeck.plans.schema import (
     LabelCounts,
     LinearTeaching,
     Loss,
+    NetTeaching,
     Plan,
     Pooling,
     Privacy,
@@ -28,6 +29,17 @@ LINEAR = LinearTeaching(
     noise_multiplier=11.06,
     normaliser=300.0,
     average_last=10,
+)
+NET = NetTeaching(
+    architecture="cnn",
+    sampling_rate=0.1,
+    steps=20,
+    learning_rate=1.0,
+    momentum=0.0,
+    clip=1.0,
+    noise_multiplier=1.2,
+    normaliser=64.0,
+    physical_batch=64,
 )
 PLAN = Plan(
     name="a test",

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from helpers.carriers import SETTINGS, A, B, C, Consortium, Strangers, charges, participants, run
+from helpers.carriers import SETTINGS, A, B, C, Consortium, Strangers, participants, run
+from helpers.sites import charges
 from helpers.students import same_student
 from limbeck.base.errors import DataError, TooFewClients
 from limbeck.client.holdings import Records
@@ -68,7 +69,7 @@ def test_a_site_that_comes_in_a_stage_is_taught_once_and_takes_part_from_the_nex
     run(folder, grid, join=5.0)
     assert participants(folder) == [[A, B], [A, B, C]]
     assert [kind for kind, site in grid.asked if site == C] == ["agree", "teach", "share"]
-    assert [charges(folder, site) for site in (A, B, C)] == [["committed"]] * 3
+    assert [charges(folder / "sites" / site) for site in (A, B, C)] == [["committed"]] * 3
     assert same_student(folder, joined_by_c)
     clients = json.loads((folder / "server" / "record.json").read_text())["clients"]
     assert {name: own["status"] for name, own in clients.items()} == dict.fromkeys((A, B, C), "answered")
@@ -79,7 +80,7 @@ def test_a_site_that_comes_while_others_are_taught_is_in_from_the_first_stage_on
     grid = joined(Consortium, folder, at=("teach", B))
     run(folder, grid, join=5.0)
     assert participants(folder) == [[A, B, C]] * 2
-    assert charges(folder, C) == ["committed"]
+    assert charges(folder / "sites" / C) == ["committed"]
 
 
 def test_a_site_that_comes_in_the_last_stage_is_not_charged_for_nothing(fresh: Prepared, tmp_path: Path) -> None:
@@ -93,10 +94,10 @@ def test_a_site_that_comes_in_the_last_stage_is_not_charged_for_nothing(fresh: P
     run(folder, grid, join=5.0)
     assert C in grid.present
     assert participants(folder) == [[A, B]] * 2
-    assert (C not in {site for _, site in grid.asked}, charges(folder, C)) == (True, [])
+    assert (C not in {site for _, site in grid.asked}, charges(folder / "sites" / C)) == (True, [])
     # Nor is it when what is finished is finished once more.
     run(folder, grid, join=5.0)
-    assert (C not in {site for _, site in grid.asked}, charges(folder, C)) == (True, [])
+    assert (C not in {site for _, site in grid.asked}, charges(folder / "sites" / C)) == (True, [])
 
 
 def test_a_run_that_a_late_site_joined_resumes_with_it_and_charges_it_once(
@@ -113,10 +114,10 @@ def test_a_run_that_a_late_site_joined_resumes_with_it_and_charges_it_once(
     grid = Consortium(folder, A, B, hook=hook)
     with pytest.raises(KeyboardInterrupt):
         run(folder, grid, join=5.0)
-    assert (participants(folder), charges(folder, C)) == ([[A, B]], ["committed"])
+    assert (participants(folder), charges(folder / "sites" / C)) == ([[A, B]], ["committed"])
     run(folder, Consortium(folder, A, B, C))
     assert participants(folder) == [[A, B], [A, B, C]]
-    assert [charges(folder, site) for site in (A, B, C)] == [["committed"]] * 3
+    assert [charges(folder / "sites" / site) for site in (A, B, C)] == [["committed"]] * 3
     assert same_student(folder, joined_by_c)
 
 
@@ -131,7 +132,7 @@ def test_in_a_pause_a_new_site_helps_the_stage_that_waits_also_the_last(fresh: P
     grid = Consortium(folder, A, B, hook=hook)
     run(folder, grid, join=5.0, answer=1.0, pause=60.0)
     assert participants(folder) == [[A, B], [A, C]]
-    assert [charges(folder, site) for site in (A, B, C)] == [["committed"]] * 3
+    assert [charges(folder / "sites" / site) for site in (A, B, C)] == [["committed"]] * 3
     # Another way to the same: all three are there in the last stage, and B falls silent.
     other = fresh(tmp_path / "other")
     run(other, Consortium(other, A, B))
@@ -169,7 +170,7 @@ def test_a_late_site_that_declines_is_asked_again_only_when_it_has_connected_ane
     run(folder, grid, join=5.0)
     assert participants(folder) == [[A, B], [A, B, C]]
     assert [kind for kind, site in grid.asked if site == C] == ["agree", "agree", "teach", "share"]
-    assert charges(folder, C) == ["committed"]
+    assert charges(folder / "sites" / C) == ["committed"]
 
 
 def test_a_late_site_that_declines_and_stays_connected_is_asked_once(fresh: Prepared, tmp_path: Path) -> None:
@@ -224,7 +225,7 @@ def test_a_pause_ends_when_the_owner_of_a_site_that_declined_has_mended_what_was
     assert len(asked) == 3
     clients = json.loads((folder / "server" / "record.json").read_text())["clients"]
     assert [(own["status"], own["reason"]) for own in clients.values()] == [("answered", None)] * 2
-    assert [charges(folder, site) for site in (A, B)] == [["committed"]] * 2
+    assert [charges(folder / "sites" / site) for site in (A, B)] == [["committed"]] * 2
 
 
 def test_a_run_that_ended_below_its_minimum_goes_on_when_the_site_that_declined_is_mended(
@@ -235,7 +236,7 @@ def test_a_run_that_ended_below_its_minimum_goes_on_when_the_site_that_declined_
         patch.setattr(Records, "read", lambda *_: (_ for _ in ()).throw(DataError("no column 'label'")))
         with pytest.raises(TooFewClients, match="could not read its records"):
             run(folder, Consortium(folder, A, B))
-    assert [charges(folder, site) for site in (A, B)] == [["reserved"]] * 2
+    assert [charges(folder / "sites" / site) for site in (A, B)] == [["reserved"]] * 2
     run(folder, Consortium(folder, A, B))
     assert participants(folder) == [[A, B]] * 2
-    assert [charges(folder, site) for site in (A, B)] == [["committed"]] * 2
+    assert [charges(folder / "sites" / site) for site in (A, B)] == [["committed"]] * 2
