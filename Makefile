@@ -43,12 +43,13 @@ mutants: environment
 types: environment
 	@mkdir -p .types/limbeck
 	@for name in $(PACKAGES); do ln -sfn ../../$$name .types/limbeck/$$name; done
+	@for name in __init__.py py.typed; do ln -sfn ../../limbeck/$$name .types/limbeck/$$name; done
 
 check: types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy .types/limbeck tests
-	$(BIN)/lint-imports
+	cd .types && ../$(BIN)/lint-imports --config ../pyproject.toml
 	$(BIN)/python -m limbeck.protos.generate --check
 
 format: environment

@@ -12,12 +12,13 @@ import logging
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import click
 import typer
 from rich.logging import RichHandler
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup
+from typer.models import ArgumentInfo
 
 from limbeck.base.errors import LimbeckError
 from limbeck.base.files import keep_to_owner
@@ -28,16 +29,21 @@ from limbeck.client import link_commands, teacher_commands
 from limbeck.deployment import commands as deployment_commands
 from limbeck.deployment import flower_commands, key_commands, plan_commands
 from limbeck.server import commands as server_commands
-from limbeck.simulations import commands
-from limbeck.simulations.data import commands as data_commands
+from limbeck.simulations import commands, data_commands
 
 
-class _Command(TyperCommand):
+class Command(TyperCommand):
     """A command that loads limbeck.protos.tls before it runs: gRPC decides when it is loaded which TLS it accepts."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:  # click's own types
         super().__init__(*arguments, **settings)
         self.help = _flow(self.help or "")
+        # click 8.5 forgets the help of arguments that typer before 0.21 has set; flwr holds typer where it is.
+        hints = get_type_hints(inspect.unwrap(self.callback), include_extras=True) if self.callback is not None else {}
+        for parameter in self.params:
+            for info in getattr(hints.get(parameter.name or ""), "__metadata__", ()):
+                if isinstance(parameter, TyperArgument) and isinstance(info, ArgumentInfo):
+                    parameter.help = info.help
 
     def invoke(self, ctx: click.Context) -> Any:  # click's own type
         from limbeck.protos import tls  # noqa: F401 - before anything that loads gRPC
@@ -45,7 +51,7 @@ class _Command(TyperCommand):
         return super().invoke(ctx)
 
 
-class _Group(TyperGroup):
+class Group(TyperGroup):
     """A group of commands."""
 
     def __init__(self, **settings: Any) -> None:  # click's own types
@@ -61,7 +67,7 @@ def _flow(text: str) -> str:
     )
 
 
-app = typer.Typer(name="limbeck", cls=_Group, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(name="limbeck", cls=Group, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def _print_version(wanted: bool) -> None:
@@ -84,7 +90,7 @@ def limbeck(
     Examples:
       limbeck simulate digits-tiny
       limbeck site run federation/sites/north
-      limbeck plan make --help
+      limbeck serve plan.pb
     """
 
 
@@ -110,11 +116,11 @@ app.command("watch")(deployment_commands.watch)
 
 
 def _use_classes(group: typer.Typer) -> None:
-    """Make every command of a group, and of the groups within it, a `_Command`, and those groups `_Group`s."""
+    """Make every command of a group, and of the groups within it, a `Command`, and those groups `Group`s."""
     for command in group.registered_commands:
-        command.cls = _Command
+        command.cls = Command
     for inner in group.registered_groups:
-        inner.cls = _Group
+        inner.cls = Group
         if inner.typer_instance is not None:
             _use_classes(inner.typer_instance)
 

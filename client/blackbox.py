@@ -1,10 +1,10 @@
-"""Asks a teacher that is not limbeck's own: a model that its owner serves as a TeacherService, about public inputs, once.
+"""Asks a teacher that limbeck did not train, a model that its owner serves as a TeacherService, about the public inputs, once.
 
-Where it is comes from the site's own settings, never from the wire. Nothing that it says is trusted: each answer is checked by
-`teacher_codec`, and what is wrong is one error that names the teacher. Answers are stored durably batch by batch, so what was answered
+Its address comes from the site's own settings, never from the wire. Nothing that it says is trusted: each answer is checked by
+`teacher_codec`, and anything wrong is an error that names the teacher. Answers are stored durably batch by batch, so what was answered
 is not asked again after a crash. There is no guarantee for the records that the teacher was made from, and the ledger says so.
 
-A teacher that gives labels only is asked about each input several times, and count / draws is an unbiased estimate of its distribution
+A teacher that returns only labels is asked about each input several times, and count / draws is an unbiased estimate of its distribution
 [F: arXiv 2503.16870]. Mixing is affine, so it can soften the estimate afterwards; any other softening of counts is biased [D]. So under
 power softening the teacher itself must draw at each stage's temperature, and one that cannot is refused.
 
@@ -41,25 +41,29 @@ from limbeck.protos.teacher import Answers, Batch, Description, Kind, kind_of
 
 log = logging.getLogger(__name__)
 
-# Batches on their way at once: the teacher works on one while the next travels, and is never handed more than it can hold.
+# Batches in flight: the teacher works on one while the next travels, and never receives more than it can hold.
 WINDOW = 2
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.2, 10.0
 RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 OPTIONS = (
     ("grpc.max_receive_message_length", codec.MAX_MESSAGE),
     ("grpc.max_send_message_length", codec.MAX_MESSAGE),
-    # The settings say where the teacher is; a proxy out of the environment must not.
+    # The settings say where the teacher is; a proxy from the environment must not.
     ("grpc.enable_http_proxy", 0),
-    # A new attempt makes a new connection and does not wait for the pause that an earlier one earned.
+    # A new attempt makes a new connection and does not inherit the back-off of an earlier one.
     ("grpc.use_local_subchannel_pool", 1),
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """How to reach a teacher. ca: PEM certificates it is checked by, None for plaintext. certificate, key: PEM, the site's for mutual TLS.
+    """How to reach a teacher.
 
-    deadline: seconds for one answer. attempts: at one answer.
+    address: "HOST:PORT".
+    ca: PEM certificates of the authority that certified it, None for plaintext.
+    certificate, key: the site's own, PEM, for mutual TLS.
+    deadline: the limit for one answer, in seconds.
+    attempts: how often one answer is tried.
     """
 
     address: str
@@ -75,9 +79,9 @@ class _Broken(Exception):
 
 
 class Remote:
-    """A teacher at the other end of a link. sleep: waits between attempts; an argument, as time is one.
+    """A teacher at the other end of a link. sleep: waits between attempts; a parameter, so that tests need not wait.
 
-    Raises TeacherError where it stays unreachable or late after all attempts, refuses, or gives what cannot be used.
+    Raises: TeacherError if the teacher is still unreachable or late after all attempts, refuses, or returns something unusable.
     """
 
     def __init__(self, link: Link, sleep: Callable[[float], object] = time.sleep) -> None:
@@ -87,7 +91,7 @@ class Remote:
         return f"the teacher at {self.link.address}"
 
     def describe(self) -> Description:
-        """What the teacher says of itself."""
+        """What the teacher says about itself."""
         for failures in range(1, self.link.attempts + 1):
             try:
                 with self._channel() as channel, self._explained():
@@ -107,7 +111,7 @@ class Remote:
         draws: int = 0,
         temperature: float = 0.0,
     ) -> Iterator[Answers]:
-        """Answers to the inputs start .. stop - 1 for each of `bounds`, in order; after a break it goes on with the first not answered."""
+        """Answers to the inputs start .. stop - 1 for each of `bounds`, in order; after a break, from the first unanswered one on."""
         waiting, failures = deque(bounds), 0
         while waiting:
             try:
@@ -129,7 +133,7 @@ class Remote:
         draws: int,
         temperature: float,
     ) -> Iterator[Answers]:
-        """One stream: at most WINDOW questions are open, and an answer makes room for the next."""
+        """The answers over one stream: at most WINDOW questions are open, and an answer makes room for the next."""
         with self._channel() as channel:
             questions: SimpleQueue[bytes | None] = SimpleQueue()
             to_ask, asked = deque(bounds), deque[tuple[int, int]]()
@@ -168,7 +172,7 @@ class Remote:
                 call.cancel()
 
     def _next(self, call: Any) -> bytes | None:
-        """The stream's next message, or None at its end; gRPC's own deadline is for a whole stream, this one is for each answer."""
+        """The stream's next message, or None at its end. gRPC's own deadline covers a whole stream; this one covers each answer."""
         late = threading.Event()
 
         def give_up() -> None:
@@ -190,12 +194,12 @@ class Remote:
 
     @contextmanager
     def _channel(self) -> Iterator[grpc.Channel]:
-        own = self.link
-        if own.ca is None:
-            channel = grpc.insecure_channel(own.address, options=OPTIONS)
+        link = self.link
+        if link.ca is None:
+            channel = grpc.insecure_channel(link.address, options=OPTIONS)
         else:
-            credentials = grpc.ssl_channel_credentials(own.ca, own.key, own.certificate)
-            channel = grpc.secure_channel(own.address, credentials, options=OPTIONS)
+            credentials = grpc.ssl_channel_credentials(link.ca, link.key, link.certificate)
+            channel = grpc.secure_channel(link.address, credentials, options=OPTIONS)
         try:
             yield channel
         finally:
@@ -203,20 +207,20 @@ class Remote:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """gRPC's errors and the codec's as ours."""
+        """Turn gRPC's errors and the codec's into ours."""
         try:
             yield
         except grpc.RpcError as error:
             code, details = error.code(), printable(error.details())
             if code in RETRIED:
                 raise _Broken(f"{code.name}: {details}") from error
-            raise TeacherError(f"Expected an answer of {self}, got {code.name}: {details}") from error
+            raise TeacherError(f"Expected an answer from {self}, got {code.name}: {details}") from error
         except WireError as error:
-            raise TeacherError(f"Expected an answer that can be used of {self}: {error}") from error
+            raise TeacherError(f"Expected a usable answer from {self}: {error}") from error
 
     def _back_off(self, failures: int, error: Exception) -> None:
         if failures >= self.link.attempts:
-            raise TeacherError(f"Expected an answer of {self} in {self.link.attempts} attempts, got {error}") from error
+            raise TeacherError(f"Expected an answer from {self} in {self.link.attempts} attempts, got {error}") from error
         pause = min(FIRST_BACKOFF * 2 ** (failures - 1), LONGEST_BACKOFF)
         log.warning("%s: %s; attempt %d of %d in %.1f s.", self, error, failures + 1, self.link.attempts, pause)
         self._sleep(pause)
@@ -224,14 +228,18 @@ class Remote:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlackBox:
-    """A site's black-box teacher. classes: the teacher's label of each of the plan's classes, or None if they are the same in order."""
+    """A site's black-box teacher.
+
+    classes: the teacher's label for each of the plan's classes, or None if they are the same, in the same order.
+    batch: inputs per question, at most.
+    """
 
     remote: Remote
     classes: Sequence[str] | None
     batch: int
 
     def check(self, plan: Plan, x_N: NDArray[np.generic]) -> Description:
-        """What the teacher says of itself. Raises TeacherError where it cannot answer as the plan needs."""
+        """What the teacher says about itself. Raises TeacherError if it cannot answer as the plan requires."""
         if plan.black_box is None:
             raise TeacherError("Expected a plan that permits black-box teachers, got one that does not.")
         if plan.family in {Family.TSALLIS, Family.ENTROPY_TARGET}:
@@ -248,14 +256,14 @@ class BlackBox:
         if wanted != [1.0] and not description.tempered:
             raise TeacherError(
                 f"Expected mixing, or a teacher that draws at a temperature, for labels only: power softening of counts is biased, and "
-                f"{self.remote} draws at T = 1 only, where the plan has T = {', '.join(f'{t:g}' for t in wanted)}."
+                f"{self.remote} draws at T = 1 only, while the plan has T = {', '.join(f'{t:g}' for t in wanted)}."
             )
         return description
 
     def ask(self, plan: Plan, x_N: NDArray[np.generic], folder: Path) -> None:
-        """Have all of the plan's inputs answered into `folder`, without those that it holds already.
+        """Collect the answers to all of the plan's inputs in `folder`, except those that it already holds.
 
-        Raises TeacherError, with what was answered kept, where the teacher fails or is not the one that answered earlier.
+        Raises: TeacherError if the teacher fails, or is not the one that answered earlier; answers received so far are kept.
         """
         description = self.check(plan, x_N)
         stored = folder / "description.pb"
@@ -282,7 +290,10 @@ class BlackBox:
 
 
 def mapping(plan: Plan, description: Description, classes: Sequence[str] | None) -> list[int]:
-    """The plan's class of each of the teacher's; one that the teacher lacks has probability 0. Raises TeacherError where one is unknown."""
+    """The plan's class for each of the teacher's classes. A class that the teacher lacks has probability 0.
+
+    Raises: TeacherError if a label of the teacher's is unknown.
+    """
     if classes is None:
         if len(description.labels) != plan.classes:
             raise TeacherError(
@@ -300,21 +311,23 @@ def mapping(plan: Plan, description: Description, classes: Sequence[str] | None)
 
 
 def asked_temperatures(plan: Plan, description: Description) -> list[float]:
-    """At which temperatures the teacher is asked, rising: 1, or for labels under power softening every stage's own."""
+    """The temperatures at which the teacher is asked, ascending: 1, or for labels under power softening those of all stages."""
     return sorted({_drawn_at(plan, description, stage.temperature) for stage in plan.stages})
 
 
 def _drawn_at(plan: Plan, description: Description, temperature: float) -> float:
-    """At which temperature a stage's answers are drawn: only mixing may follow the counting of labels, power biases it."""
+    """The temperature at which a stage's answers are drawn: only mixing may follow the counting of labels; power would bias it."""
     power = plan.family is Family.POWER or (plan.family is Family.HYBRID and temperature < 1)
     return temperature if description.answers is Kind.LABELS and power else 1.0
 
 
 def log_probabilities(plan: Plan, folder: Path, temperature: float) -> tuple[Tensor, float]:
-    """(N, K) float32 log-probabilities out of what `ask` stored, and the temperature at which they are still to be softened.
+    """(N, K) float32 log-probabilities from what `ask` stored, and the temperature at which they must still be softened.
 
-    temperature: a stage's. The mass of classes that the teacher did not name one by one is spread over them evenly: after softening at
-    T >= 1 that is the most that the tail can have [D], so nothing is made sharper than it was.
+    The mass of classes that the teacher did not name individually is spread over them evenly: after softening at T >= 1 that is the
+    largest mass that the tail can have [D], so nothing becomes sharper than it was.
+
+    temperature: that of a stage.
     """
     description = codec.decode_description((folder / "description.pb").read_bytes())
     ids = json.loads((folder / "mapping.json").read_text(encoding="utf-8"))
@@ -322,11 +335,11 @@ def log_probabilities(plan: Plan, folder: Path, temperature: float) -> tuple[Ten
     draws = _draws(plan, description)
     p_NK, end = torch.zeros(plan.samples, plan.classes), 0
     for start, stop, path in _stored(folder, asked_temperatures(plan, description).index(drawn_at)):
-        own = codec.decode_answers(path.read_bytes(), description, first=start, count=stop - start, draws=draws).answers
-        if isinstance(own, Truncated):
-            p_NK[start:stop, ids] = own.dense()
+        answers = codec.decode_answers(path.read_bytes(), description, first=start, count=stop - start, draws=draws).answers
+        if isinstance(answers, Truncated):
+            p_NK[start:stop, ids] = answers.dense()
         else:
-            counts = torch.zeros(stop - start, len(ids)).scatter_add_(1, own, torch.ones(own.shape))
+            counts = torch.zeros(stop - start, len(ids)).scatter_add_(1, answers, torch.ones(answers.shape))
             p_NK[start:stop, ids] = counts / draws
         end = stop
     if end != plan.samples:
@@ -343,10 +356,10 @@ def _path(folder: Path, index: int, start: int, stop: int) -> Path:
 
 
 def _stored(folder: Path, index: int) -> list[tuple[int, int, Path]]:
-    """What was answered, from the first sample on without a gap."""
-    found: list[tuple[int, int, Path]] = []
+    """The parts that were answered, from the first sample on without a gap."""
+    parts: list[tuple[int, int, Path]] = []
     for path in sorted(folder.glob(f"answers-{index}-*.pb")):
         start, stop = map(int, path.stem.split("-")[2:])
-        if start == (found[-1][1] if found else 0):
-            found.append((start, stop, path))
-    return found
+        if start == (parts[-1][1] if parts else 0):
+            parts.append((start, stop, path))
+    return parts

@@ -97,7 +97,7 @@ class Child:
         context = process_context(client_app)
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_answer, args=(theirs, client_app, site, state, memory), daemon=True)
-        with _no_main():
+        with without_main():
             self._process.start()
         theirs.close()
 
@@ -128,8 +128,11 @@ class Child:
 
 
 @contextmanager
-def _no_main() -> Iterator[None]:
-    """Hide the main module: every process would import it again, which takes half a second and is not needed."""
+def without_main() -> Iterator[None]:
+    """Hide the main module from processes that are started within.
+
+    Each would import it again, which takes half a second, is not needed, and would run a user's script once more.
+    """
     with _starting:
         main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
         try:

@@ -1,7 +1,7 @@
-"""Integers from the discrete Gaussian and the discrete Laplace distribution, drawn exactly: no float takes part [F: arXiv 2004.00010].
+"""Integers from the discrete Gaussian and the discrete Laplace distribution, sampled exactly, without floats [F: arXiv 2004.00010].
 
-Exact sampling leaves nothing in the low bits of a release, so what is accounted is what runs. Running time depends on the draws, not
-on the data.
+Exact sampling leaves nothing in the low bits of a release, so the mechanism that runs is the one that is accounted for. Running time
+depends on the draws, not on the data.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ Below = Callable[[int], int]
 
 
 def gaussian(below: Below, sigma: float) -> int:
-    """One integer x with probability proportional to exp(-x^2 / (2 sigma^2)) (algorithm 3 there).
+    """One integer x with probability proportional to exp(-x^2 / (2 sigma^2)) (algorithm 3 of the paper).
 
-    below: a uniform integer in [0, n), from a cryptographic source. sigma: > 0, taken as the exact rational that the float is.
+    below: draws a uniform integer in [0, n), from a cryptographic source.
+    sigma: > 0, taken as the exact rational number that the float represents.
     """
     check.positive(sigma=sigma)
     variance = Fraction(sigma) ** 2
@@ -30,7 +31,7 @@ def gaussian(below: Below, sigma: float) -> int:
 
 
 def laplace(below: Below, scale: int) -> int:
-    """One integer x with probability proportional to exp(-|x| / scale), scale a whole number >= 1 (algorithm 2 there)."""
+    """One integer x with probability proportional to exp(-|x| / scale), scale an integer >= 1 (algorithm 2 of the paper)."""
     check.within(1, 2**62, scale=scale)
     while True:
         rest = below(scale)
@@ -45,7 +46,7 @@ def laplace(below: Below, scale: int) -> int:
 
 
 def _bernoulli_exp(below: Below, gamma: Fraction) -> bool:
-    """True with probability exp(-gamma), gamma >= 0 (algorithm 1 there)."""
+    """True with probability exp(-gamma), gamma >= 0 (algorithm 1 of the paper)."""
     for _ in range(math.floor(gamma)):
         if not _bernoulli_exp_small(below, Fraction(1)):
             return False

@@ -1,27 +1,31 @@
 """The privacy ledger of one data set: a SQLite file that outlives runs and processes.
 
-A cost is reserved durably before the first record is read, and committed after; a reservation that was never committed stays
-spent: it fails closed. Nothing is updated in place: reserving and committing append rows, each with the SHA-256 of the one before
-it, so that a change or a deletion shows. What all charges cost together is said by a privacy filter, since later plans may depend on what
-earlier ones released (`limbeck.plans.privacy_filter`); the first row holds what is fixed of it.
+A cost is reserved durably before the first record is read, and committed afterwards; a reservation that was never committed
+stays spent: the ledger fails closed. Nothing is updated in place: reserving and committing append rows, each with the SHA-256
+of the one before it, so that a change or a deletion is detected. What all charges cost together is computed by a privacy
+filter, since later plans may depend on what earlier ones released (`limbeck.plans.privacy_filter`); the first row holds the
+filter's fixed parameters.
 
-Identity: a ledger belongs to records, not to a run, a plan or a site. By default it lies beside the records (`Site.ledger`), so all
-settings that point at the same file share it; its first row holds the name that the owner gave the records, and a policy with another
-name is refused. The name is not derived from the records: a hash of them would change with every new record, and tell of them.
+Identity: a ledger belongs to records, not to a run, a plan or a site. By default it lies beside the records (`Site.ledger`), so
+all settings that point at the same file share it; its first row holds the name that the owner gave the records, and a policy with
+another name is refused. The name is not derived from the records: a hash of them would change with every new record, and reveal
+something about them.
 
-The head: a chain cannot show that its last rows are gone, so LEDGER.head gets a line after every row, durably and before anything is
-done because of it, which says how many rows there must be and the hash of the last. What neither can show is that both files were put
-back to an older copy together, or are gone together: that shows by what a site keeps apart from them (`limbeck.client.witness`), which
-every opening for a site compares. A head noted elsewhere is a third witness (`limbeck ledger verify --head`).
+The head: a chain cannot show that its last rows are missing, so LEDGER.head gets a line after every row, durably and before
+anything is done because of that row: how many rows there must be, and the hash of the last. Neither file can show that both were
+replaced by an older copy together, or are missing together. That is detected by what a site keeps apart from them
+(`limbeck.client.witness`), which is compared whenever a site opens its ledger. A head noted elsewhere is a third witness
+(`limbeck ledger verify --head`).
 
-One output per charge: `commit` is done once for a reservation, in a transaction, before anything trained is sent, and names the training
-that it is of. So of several trainings under one charge (the first was interrupted, or two processes train at once) at most one leaves.
+One output per charge: `commit` happens once for a reservation, in a transaction, before anything trained is sent, and names the
+training. So of several trainings under one charge (the first was interrupted, or two processes train at once) at most one leaves.
 
-A charge that is lost: `limbeck.client.recovery` writes what the owner says of it into the ledger as an epsilon of its own. It adds to
-that of all other charges, which are then composed at half of delta; the owner's number is meant at the other half (basic composition).
+Lost charges: `limbeck.client.recovery` writes what the owner states about them into the ledger as an epsilon of its own. It adds
+to that of all other charges, which are then composed at half of delta; the owner's number holds at the other half (basic
+composition).
 
-Connections: opening a ledger in write-ahead mode and closing it again makes and removes two files and costs several times what a charge
-costs, so a process keeps the connections of ledgers that it has closed, up to a bound, until it forks or ends.
+Connections: opening a ledger in write-ahead mode and closing it again creates and removes two files and costs several times as
+much as a charge, so a process keeps the connections of ledgers that it has closed, up to a limit, until it forks or ends.
 """
 
 from __future__ import annotations
@@ -63,8 +67,8 @@ CREATE TABLE IF NOT EXISTS ledger (
 """
 _SELECT = "SELECT id, kind, content, hash FROM ledger ORDER BY id"
 _IDLE_CONNECTIONS = 64
-_HEAD_LINE = 1024  # bytes, more than a line of a head has
-# Every operation reads all rows: at this many it takes about a second. A plan and each of its stages are a row or two.
+_HEAD_LINE = 1024  # bytes, more than any line of a head has
+# Every operation reads all rows: with this many it takes about a second. A plan and each of its stages take a row or two.
 MAX_ROWS = 50_000
 
 Row = tuple[int, str, str, str]
@@ -72,7 +76,7 @@ Row = tuple[int, str, str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """What one ledger counts: costs at `delta`, per unit, under this neighbouring relation, of these records."""
+    """What one ledger counts: costs at `delta`, per unit, under this neighbouring relation, for these records."""
 
     data_set: str
     delta: float
@@ -95,7 +99,7 @@ class Terms:
 class Budget(Terms):
     """What all entries together may cost: epsilon under these terms.
 
-    allow_without_dp: releases without any guarantee are allowed beside; no epsilon holds for the records then.
+    allow_without_dp: whether releases without any guarantee are allowed as well; no epsilon holds for the records then.
     """
 
     epsilon: float
@@ -111,11 +115,15 @@ class Budget(Terms):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One charge or release. state: "reserved" or "committed" of a charge, "free" of a release that costs nothing, "declared" of one
-    without a guarantee, whose epsilon is infinite, "lost" of what the owner says that charges cost which are in no ledger any more.
+    """One charge, release or loss.
 
-    why: of a release, or of a loss. schedule: of a charge. site: by whose settings it was charged, empty where limbeck 0.1 did. training:
-    which of the trainings under this charge was committed, empty where there was one. epsilon: of a loss.
+    state: "reserved" or "committed" for a charge, "free" for a release that costs nothing, "declared" for a release without a
+        guarantee, whose epsilon is infinite, "lost" for what the owner states that charges cost which no ledger holds any more.
+    why: the reason of a release or a loss.
+    schedule: the schedule of a charge.
+    site: the site by whose settings it was charged; empty in entries by limbeck 0.1.
+    training: which of the trainings under this charge was committed; empty if there was only one.
+    epsilon: the epsilon of a loss.
     """
 
     id: int
@@ -132,7 +140,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Book:
-    """A whole ledger as it was read, chain and head checked. head: the hash of its last row."""
+    """A whole ledger as read, with chain and head checked. head: the hash of its last row."""
 
     terms: Terms
     entries: tuple[Entry, ...]
@@ -145,12 +153,14 @@ class Book:
         return tuple(entry.schedule for entry in self.entries if entry.schedule is not None)
 
     def spent(self) -> float:
-        """Epsilon at the ledger's delta of all charges, reserved or committed, whatever later plans depended on
-        (`limbeck.plans.privacy_filter`): what a budget is held to. Infinite where a release had no guarantee."""
+        """Epsilon of all charges, reserved or committed, at the ledger's delta: the value that a budget limits.
+
+        It holds whatever later plans depended on (`limbeck.plans.privacy_filter`), and is infinite after a release without a guarantee.
+        """
         return _spent(self.entries, self.terms.delta)
 
     def spent_if_fixed(self) -> float:
-        """The same had all plans been fixed beforehand: by privacy loss distributions. No budget is held to it."""
+        """The same had all plans been fixed in advance, by privacy loss distributions. No budget limits this value."""
         lost = math.fsum(entry.epsilon or 0.0 for entry in self.entries)
         return math.inf if self.declared else _composed(privacy_filter.if_fixed, self.schedules, lost, self.terms.delta)
 
@@ -161,27 +171,30 @@ class Book:
 
 
 def read(path: Path, *, with_head: bool = True) -> Book:
-    """Read a ledger without writing to it, also where nothing can be written. Raises LedgerError where there is none to be trusted.
+    """Read a ledger without writing to it, even on a read-only file system.
 
-    with_head: compare with the ledger's head too; without it, only the chain is checked, as of a copy whose head was noted elsewhere.
+    with_head: also compare with the ledger's head. Without it only the chain is checked, as for a copy whose head was noted elsewhere.
+
+    Raises: LedgerError if there is no trustworthy ledger.
     """
     if not path.is_file():
         raise LedgerError(f"Expected a privacy ledger at {path}, found none.")
-    head_then = read_head(path) if with_head else None
+    # Read before the rows: whatever it counts is among rows that are read after it.
+    head_before = read_head(path) if with_head else None
     try:
         rows = _read_rows(path)
     except (sqlite3.DatabaseError, OSError) as error:
         raise LedgerError(f"Expected a privacy ledger in {path}: {error}.") from error
     head = verify(rows, path)
     if with_head:
-        _check_head(rows, head_then, path)
+        _check_head(rows, head_before, path)
     if not rows:
         raise LedgerError(f"Expected a privacy ledger in {path}, found one that was never opened.")
     return Book(terms=terms(rows, path), entries=tuple(_entries(rows)), rows=tuple(rows), head=head)
 
 
 def _read_rows(path: Path) -> list[Row]:
-    """All rows. In write-ahead mode even a reader needs a file beside the ledger: where none can be made, a copy is read."""
+    """All rows. In write-ahead mode even a reader needs a file beside the ledger: if none can be created, a copy is read."""
     try:
         return _select(path.resolve())
     except sqlite3.OperationalError:
@@ -200,7 +213,7 @@ def _select(path: Path) -> list[Row]:
 
 
 def begun(path: Path) -> bool:
-    """Whether there is a ledger, good or bad. What a crash left before the first row is none yet."""
+    """Whether there is a ledger, valid or not. What a crash left before the first row does not count."""
     if not path.exists():
         return False
     try:
@@ -212,7 +225,7 @@ def begun(path: Path) -> bool:
 
 
 def intact(path: Path) -> list[Row]:
-    """The first rows of a ledger, as far as the chain of hashes holds, whatever its head says; none where it cannot be read at all."""
+    """The leading rows of a ledger, as far as the chain of hashes holds, whatever its head says; none if it cannot be read at all."""
     try:
         rows = _read_rows(path) if path.is_file() else []
     except (sqlite3.DatabaseError, OSError):
@@ -226,57 +239,61 @@ def intact(path: Path) -> list[Row]:
 
 
 def verify(rows: list[Row], path: Path) -> str:
-    """Check the chain of hashes; returns the last. Raises LedgerError where a row was changed, moved or removed."""
+    """Check the chain of hashes and return the last. Raises LedgerError if a row was changed, moved or removed."""
     previous = ""
-    for index, (row, kind, content, found) in enumerate(rows, start=1):
-        if row != index or found != _link(previous, row, kind, content):
+    for index, (row, kind, content, stored) in enumerate(rows, start=1):
+        if row != index or stored != _link(previous, row, kind, content):
             raise LedgerError(f"Expected row {index} of the ledger in {path} as it was written, found it changed.")
-        previous = found
+        previous = stored
     return previous
 
 
 class Knowledge(Protocol):
-    """What somebody knows of a ledger apart from its files, as `limbeck.client.witness.Witness`."""
+    """What is known about a ledger apart from its files, as by `limbeck.client.witness.Witness`."""
 
     @property
     def site(self) -> str:
-        """By whose settings charges are made."""
+        """The site by whose settings charges are made."""
 
     @property
     def head(self) -> tuple[int, str] | None:
-        """How far the ledger had come when it was noted last, or None."""
+        """How far the ledger had come when it was last noted, or None."""
 
     def check(self, rows: Sequence[Row], path: Path) -> None:
-        """Raise LedgerError unless these rows hold everything that is known of the ledger."""
+        """Raise LedgerError unless these rows contain everything that is known about the ledger."""
 
     def note(self, rows: Sequence[Row], path: Path) -> None:
-        """Know these rows from now on, durably."""
+        """Remember these rows, durably."""
 
 
 class Ledger:
-    """The ledger in a file, as a context manager. known: what must be in it; asked at every opening, and told of every row.
+    """The ledger in a file, as a context manager.
 
-    Raises LedgerError where the file is no ledger, was tampered with or cut, lacks what is known of it, or counts other records, another
-    unit, relation or delta than the budget.
+    path: the file; created if missing.
+    budget: the limit of all charges, and the terms that the ledger must have.
+    known: what must be in the ledger; checked at every opening, and told about every row.
+
+    Raises: LedgerError if the file is not a ledger, was tampered with or truncated, lacks what is known about it, or counts other
+    records, another unit, relation or delta than the budget.
     """
 
     def __init__(self, path: Path, budget: Budget, known: Knowledge | None = None) -> None:
         self.budget = budget
         self._path, self._known = path, known
         if known is not None and not path.exists():
-            # Before a new one is made.
+            # Before a new ledger is created.
             known.check([], path)
         self._db = _connect(path)
         self._opened = _identity(path.absolute())
         try:
-            # Opening one that is there writes nothing, and so waits for nobody.
+            # Opening an existing ledger writes nothing, and so waits for nobody.
             if not (rows := self._rows()):
                 with self._transaction() as rows:
                     if not rows:
                         self._append(rows, "open", _opening(budget))
-            if (found := terms(rows, path)) != (wanted := _only_terms(budget)):
+            if (written := terms(rows, path)) != (wanted := _only_terms(budget)):
                 raise LedgerError(
-                    f"Expected a ledger of {wanted.data_set!r} ({wanted}) in {path}, found {found.data_set!r} ({found})."
+                    f"Expected a ledger of {wanted.data_set!r} ({wanted}) in {path}, found {written.data_set!r} ({written})."
                 )
             if known is not None and known.head is None:
                 with self._transaction() as rows:
@@ -293,15 +310,19 @@ class Ledger:
 
     def charge_of(self, plan_hash: bytes, what: str) -> Entry | None:
         """The newest charge for a plan, or None."""
-        found = [own for own in _entries(self._rows()) if own.schedule and (own.plan_hash, own.what) == (plan_hash, what)]
-        return found[-1] if found else None
+        charges = [
+            entry
+            for entry in _entries(self._rows())
+            if entry.schedule and (entry.plan_hash, entry.what) == (plan_hash, what)
+        ]
+        return charges[-1] if charges else None
 
     def check(self, teaching: Teaching, counts: Counts | None) -> None:
-        """Raise BudgetError if this charge would be refused now; charges nothing."""
+        """Raise BudgetError if this charge would be refused now; nothing is charged."""
         self._require(self._rows(), (teaching, counts))
 
     def reserve(self, plan_hash: bytes, what: str, teaching: Teaching, counts: Counts | None) -> int:
-        """Charge durably, before any record is read; returns the entry's id. Raises BudgetError with nothing charged."""
+        """Charge durably, before any record is read, and return the entry's id. Raises BudgetError, with nothing charged."""
         with self._transaction() as rows:
             self._require(rows, (teaching, counts))
             self._require_room(rows)
@@ -309,27 +330,29 @@ class Ledger:
             return self._append(rows, "reserve", {"plan": plan_hash.hex(), "what": what, "schedule": schedule})
 
     def commit(self, entry: int, training: str = "") -> None:
-        """Note that what was reserved was used, once and for ever; training: by which one. Only then may anything of it be sent.
+        """Record that a reservation was used, once and for all. Only then may anything trained under it be sent.
 
-        Raises LedgerError where there is no open reservation of this id.
+        training: which training used it.
+
+        Raises: LedgerError if there is no open reservation with this id.
         """
         with self._transaction() as rows:
-            states = {own.id: own.state for own in _entries(rows)}
+            states = {each.id: each.state for each in _entries(rows)}
             if states.get(entry) != "reserved":
                 raise LedgerError(f"Expected an open reservation {entry} to commit, found {states.get(entry, 'none')}.")
             self._append(rows, "commit", {"entry": entry, **({"training": training} if training else {})})
 
     def record_free(self, plan_hash: bytes, what: str, why: str) -> int:
-        """Note a release that costs nothing, and why it does not; returns the entry's id. One entry is enough: a second call finds it."""
+        """Record a release that costs nothing, and why; returns the entry's id. One entry is enough: a second call finds it."""
         with self._transaction() as rows:
-            for own in _entries(rows):
-                if (own.state, own.plan_hash, own.what) == ("free", plan_hash, what):
-                    return own.id
+            for entry in _entries(rows):
+                if (entry.state, entry.plan_hash, entry.what) == ("free", plan_hash, what):
+                    return entry.id
             self._require_room(rows)
             return self._append(rows, "free", {"plan": plan_hash.hex(), "what": what, "why": why})
 
     def check_declared(self) -> None:
-        """Raise BudgetError if releases without a guarantee are not allowed; notes nothing."""
+        """Raise BudgetError if releases without a guarantee are not allowed; nothing is recorded."""
         if not self.budget.allow_without_dp:
             raise BudgetError(
                 f"Expected a release within the budget of {self.budget}, got one without a guarantee: its epsilon is infinite. "
@@ -337,26 +360,30 @@ class Ledger:
             )
 
     def declare(self, plan_hash: bytes, what: str, why: str) -> int:
-        """Note, before anything is released, that a run releases answers without any guarantee; returns the entry's id.
+        """Record, before anything is released, that a run releases answers without any guarantee; returns the entry's id.
 
-        From then on no epsilon holds. One entry covers a run: a second call finds it. Raises BudgetError where it is not allowed.
+        From then on no epsilon holds. One entry covers a run: a second call finds it.
+
+        Raises: BudgetError if such releases are not allowed.
         """
         with self._transaction() as rows:
             self.check_declared()
-            for own in _entries(rows):
-                if (own.state, own.plan_hash, own.what) == ("declared", plan_hash, what):
-                    return own.id
+            for entry in _entries(rows):
+                if (entry.state, entry.plan_hash, entry.what) == ("declared", plan_hash, what):
+                    return entry.id
             self._require_room(rows)
             return self._append(rows, "declared", {"plan": plan_hash.hex(), "what": what, "why": why})
 
     def head(self) -> tuple[int, str]:
-        """How many rows there are, and the hash of the last."""
+        """The number of rows, and the hash of the last."""
         rows = self._rows()
         return len(rows), rows[-1][3]
 
     def spent(self) -> float:
-        """Epsilon at the budget's delta of all charges, reserved or committed, by the filter; infinite once something without a guarantee
-        was released."""
+        """Epsilon of all charges, reserved or committed, at the budget's delta, by the filter.
+
+        Infinite once something was released without a guarantee.
+        """
         return _spent(tuple(_entries(self._rows())), self.budget.delta)
 
     def entries(self) -> list[Entry]:
@@ -364,7 +391,7 @@ class Ledger:
         return list(_entries(self._rows()))
 
     def _rows(self, *, alone: bool = False) -> list[Row]:
-        """All rows; chain, head and what is known of them checked. alone: nobody else writes meanwhile."""
+        """All rows, with chain, head and everything known about them checked. alone: nobody else can write meanwhile."""
         rows = self._checked_rows()
         if self._known is None:
             return rows
@@ -373,14 +400,14 @@ class Ledger:
         except LedgerError:
             if alone:
                 raise
-            # Another process may have added rows, and known them, since they were read here.
+            # Another process may have added rows, and noted them, since they were read here.
             with held(self._path):
                 rows = self._checked_rows()
                 self._known.check(rows, self._path)
         return rows
 
     def _checked_rows(self) -> list[Row]:
-        # The head first: whatever it counts is in rows that are read after it.
+        # The head first: whatever it counts is among rows that are read after it.
         head = read_head(self._path)
         try:
             rows: list[Row] = self._db.execute(_SELECT).fetchall()
@@ -391,7 +418,7 @@ class Ledger:
         return rows
 
     def _check_place(self) -> None:
-        """What was moved away is not written to under its old name."""
+        """Raise LedgerError if the file was moved: it must not be written to under its old name."""
         if _identity(self._path.absolute()) != self._opened:
             raise LedgerError(f"Expected the ledger in {self._path} to stay in its place, found it moved or removed.")
 
@@ -400,11 +427,11 @@ class Ledger:
             raise LedgerError(f"Expected a ledger of fewer than {MAX_ROWS} rows in {self._path}, got {len(rows)}.")
 
     def _require(self, rows: list[Row], charge: Schedule) -> None:
-        # With the owner's leave, charges are held to the budget among themselves; without it, what is spent is past any budget.
-        declared = next((own for own in _entries(rows) if own.state == "declared"), None)
+        # With the owner's consent the budget limits the charges alone; without it, what is spent exceeds any budget.
+        declared = next((entry for entry in _entries(rows) if entry.state == "declared"), None)
         if declared is not None and not self.budget.allow_without_dp:
             raise BudgetError(
-                f"Expected a ledger of releases with a guarantee, found entry {declared.id} without one ({declared.what}): "
+                f"Expected a ledger in which every release has a guarantee, found entry {declared.id} without one ({declared.what}): "
                 f"epsilon is infinite, and the budget is {self.budget}."
             )
         charges, lost = (*_schedules(rows), charge), _lost(rows)
@@ -425,10 +452,10 @@ class Ledger:
 
     @contextmanager
     def _transaction(self) -> Iterator[list[Row]]:
-        """The rows, checked. All or nothing, and one process at a time: what is checked is what is charged against.
+        """The rows, checked. All or nothing, and one process at a time: a charge is added to exactly the rows that were checked.
 
-        The head follows the commit. Killed in between, the ledger holds one row more than the head says, which is allowed and mended by
-        the next row; nothing was done because of that row yet.
+        The head follows the commit. If the process is killed in between, the ledger holds one row more than the head says, which
+        is allowed and repaired by the next row; nothing was done because of that row yet.
         """
         self._check_place()
         with head_path(self._path).open("a+b") as head:
@@ -456,7 +483,7 @@ _idle: dict[Path, tuple[_Identity, sqlite3.Connection]] = {}
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    """A connection that nothing else uses: one kept from before if it is to the file that is there now. Raises LedgerError."""
+    """A connection that nothing else uses: a kept one if it is to the file that is there now. Raises LedgerError."""
     path = path.absolute()
     if (kept := _idle.pop(path, None)) is not None:
         identity, db = kept
@@ -480,7 +507,7 @@ def _set_durability(db: sqlite3.Connection) -> None:
 
 
 def _keep(path: Path, identity: _Identity | None, db: sqlite3.Connection) -> None:
-    """Keep a connection for the next time, and close the one kept longest if there are too many."""
+    """Keep a connection for the next opening, and close the one kept longest if there are too many."""
     path = path.absolute()
     if identity is None or identity != _identity(path) or path in _idle:
         db.close()
@@ -492,14 +519,14 @@ def _keep(path: Path, identity: _Identity | None, db: sqlite3.Connection) -> Non
 
 def _identity(path: Path) -> _Identity | None:
     try:
-        own = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         return None
-    return own.st_dev, own.st_ino
+    return status.st_dev, status.st_ino
 
 
 def close_idle() -> None:
-    """Close the connections kept: what they wrote is then in the ledgers' own files. At a fork too: a child must not use its parent's."""
+    """Close the kept connections: what they wrote is then in the ledgers' own files. Also at a fork: a child must not use its parent's."""
     while _idle:
         _idle.popitem()[1][1].close()
 
@@ -510,7 +537,7 @@ atexit.register(close_idle)
 
 @contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Nobody writes to the ledger in this file meanwhile, which may be read."""
+    """Keep others from writing to the ledger in this file, which may be read meanwhile."""
     try:
         head = head_path(path).open("rb")
     except FileNotFoundError:
@@ -527,7 +554,7 @@ def head_path(path: Path) -> Path:
 
 
 def _append_head(descriptor: int, rows: list[Row]) -> None:
-    """One more line. A line torn by a crash counted nothing, and makes way."""
+    """Append a line. A line torn by a crash counted nothing, and is replaced."""
     size = os.fstat(descriptor).st_size
     tail = os.pread(descriptor, _HEAD_LINE, max(0, size - _HEAD_LINE))
     os.ftruncate(descriptor, size - len(tail.rpartition(b"\n")[2]))
@@ -536,7 +563,7 @@ def _append_head(descriptor: int, rows: list[Row]) -> None:
 
 
 def read_head(path: Path) -> tuple[int, str] | None:
-    """How many rows there must be, and the hash of the last of them; None where no line was written yet."""
+    """How many rows there must be, and the hash of the last of them; None if no line was written yet."""
     try:
         with head_path(path).open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 2 * _HEAD_LINE))
@@ -553,7 +580,7 @@ def read_head(path: Path) -> tuple[int, str] | None:
 
 
 def _check_head(rows: list[Row], head: tuple[int, str] | None, path: Path) -> None:
-    """Raise LedgerError unless the ledger goes at least as far as its head says. Only a ledger of one row may lack one: it is new."""
+    """Raise LedgerError unless the ledger goes at least as far as its head says. Only a ledger of one row may lack a head: it is new."""
     if head is None:
         if len(rows) > 1:
             raise LedgerError(f"Expected a head in {head_path(path)} beside a ledger of {len(rows)} rows, found none.")
@@ -566,7 +593,7 @@ def _check_head(rows: list[Row], head: tuple[int, str] | None, path: Path) -> No
 
 
 def next_row(rows: Sequence[Row], kind: str, content: dict[str, object]) -> Row:
-    """The row that follows these, made now."""
+    """The row that follows these, with the present time."""
     row, previous = len(rows) + 1, rows[-1][3] if rows else ""
     text = json.dumps({**content, "time": datetime.now(UTC).isoformat(timespec="milliseconds")}, sort_keys=True)
     return row, kind, text, _link(previous, row, kind, text)
@@ -578,52 +605,52 @@ def first_row(terms: Terms) -> Row:
 
 
 def _opening(terms: Terms) -> dict[str, object]:
-    """What the first row holds: the terms, and what is fixed of the filter that a budget is held to."""
+    """The content of the first row: the terms, and the fixed parameters of the privacy filter."""
     return {**_terms_to_json(terms), "filter": privacy_filter.FIXED}
 
 
 def charge_row(rows: Sequence[Row], plan_hash: bytes, what: str, schedule: Schedule, site: str) -> Row:
-    """A reservation that follows these rows, whatever it costs: of what was spent before."""
+    """A reservation that follows these rows, for something already spent; its cost is not checked."""
     content: dict[str, object] = {"plan": plan_hash.hex(), "what": what, "site": site}
     content["schedule"] = _schedule_to_json(schedule)
     return next_row(rows, "reserve", content)
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:
-    """Make a ledger of these rows, whole or not at all. Raises LedgerError where there is one already.
+    """Create a ledger of these rows, whole or not at all. Raises LedgerError if there is one already.
 
-    The head comes first: a head without its ledger is refused, so a crash in between cannot make a ledger that lacks rows.
+    The head comes first: a head without its ledger is refused, so a crash in between cannot leave a ledger that lacks rows.
     """
     if path.exists():
         raise LedgerError(f"Expected no ledger at {path} yet, found one.")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_durably(head_path(path), _head_line(rows))
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        own = Path(folder) / "ledger"
-        with closing(sqlite3.connect(own, isolation_level=None)) as db:
+        temporary = Path(folder) / "ledger"
+        with closing(sqlite3.connect(temporary, isolation_level=None)) as db:
             db.execute(_TABLE)
             db.execute("BEGIN")
             db.executemany("INSERT INTO ledger VALUES (?, ?, ?, ?)", rows)
             db.execute("COMMIT")
-        with own.open("rb") as file:
+        with temporary.open("rb") as file:
             sync(file.fileno())
         try:
-            os.link(own, path)
+            os.link(temporary, path)
         except FileExistsError:
             raise LedgerError(f"Expected no ledger at {path} yet, found one.") from None
     sync_folder(path.parent)
 
 
 def put_aside(path: Path, why: str) -> Path:
-    """Rename a ledger, its head and what SQLite keeps beside it to NAME.why-TIME; nothing is deleted. Returns the ledger's new place."""
+    """Rename a ledger, its head and SQLite's files beside it to NAME.why-TIME and return the new path; nothing is deleted."""
     close_idle()
     now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     aside = path.with_name(f"{path.name}.{why}-{now}")
-    # The ledger first: what is left without it is refused.
-    for own in ("", "-wal", "-shm", ".head"):
-        source = path.with_name(path.name + own)
+    # The ledger first: whatever remains without it is refused.
+    for suffix in ("", "-wal", "-shm", ".head"):
+        source = path.with_name(path.name + suffix)
         if source.exists():
-            source.rename(aside.with_name(aside.name + own))
+            source.rename(aside.with_name(aside.name + suffix))
     sync_folder(path.parent)
     return aside
 
@@ -633,7 +660,7 @@ def _head_line(rows: Sequence[Row]) -> bytes:
 
 
 def _link(previous: str, row: int, kind: str, content: str) -> str:
-    # Unambiguous: the hash has 64 digits or none, the number and the kind hold no space.
+    # Unambiguous: the hash has 64 digits or none, and neither the number nor the kind contains a space.
     return hashlib.sha256(f"{previous} {row} {kind} {content}".encode()).hexdigest()
 
 
@@ -649,13 +676,17 @@ def _only_terms(budget: Budget) -> Terms:
 
 
 def terms(rows: Sequence[Row], path: Path) -> Terms:
-    own = json.loads(rows[0][2])
-    # A ledger of version 0.1.0 says nothing of a filter: it is held to this one from now on.
-    if (fixed := own.get("filter", privacy_filter.FIXED)) != privacy_filter.FIXED:
+    """What the first row says that this ledger counts. Raises LedgerError if it says nothing of the kind, or names another filter."""
+    opening = json.loads(rows[0][2])
+    # A ledger of version 0.1.0 names no filter: from now on it is held to this one.
+    if (fixed := opening.get("filter", privacy_filter.FIXED)) != privacy_filter.FIXED:
         raise LedgerError(f"Expected a ledger held to the filter {privacy_filter.FIXED} in {path}, found {fixed}.")
     try:
         return Terms(
-            data_set=own["data_set"], delta=own["delta"], unit=Unit(own["unit"]), adjacency=Adjacency(own["adjacency"])
+            data_set=opening["data_set"],
+            delta=opening["delta"],
+            unit=Unit(opening["unit"]),
+            adjacency=Adjacency(opening["adjacency"]),
         )
     except (KeyError, ValueError) as error:
         raise LedgerError(f"Expected the terms of a ledger in the first row of {path}, found {rows[0][2]}.") from error
@@ -663,21 +694,21 @@ def terms(rows: Sequence[Row], path: Path) -> Terms:
 
 def _entries(rows: list[Row]) -> Iterator[Entry]:
     commits = (json.loads(content) for _, kind, content, _ in rows if kind == "commit")
-    committed = {own["entry"]: own.get("training", "") for own in commits}
+    committed = {commit["entry"]: commit.get("training", "") for commit in commits}
     for row, kind, content, _ in rows:
         if kind in {"reserve", "free", "declared", "lost"}:
-            own = json.loads(content)
+            values = json.loads(content)
             yield Entry(
                 id=row,
-                time=own["time"],
-                plan_hash=bytes.fromhex(own.get("plan", "")),
-                what=own["what"],
+                time=values["time"],
+                plan_hash=bytes.fromhex(values.get("plan", "")),
+                what=values["what"],
                 state=kind if kind != "reserve" else "committed" if row in committed else "reserved",
-                why=own.get("why"),
-                schedule=_schedule_from_json(own["schedule"]) if kind == "reserve" else None,
-                site=own.get("site", ""),
+                why=values.get("why"),
+                schedule=_schedule_from_json(values["schedule"]) if kind == "reserve" else None,
+                site=values.get("site", ""),
                 training=committed.get(row, ""),
-                epsilon=float(own["epsilon"]) if kind == "lost" else None,
+                epsilon=float(values["epsilon"]) if kind == "lost" else None,
             )
 
 
@@ -691,9 +722,9 @@ def _spent(entries: tuple[Entry, ...], delta: float) -> float:
 def _composed(
     rule: Callable[[tuple[Schedule, ...], float], float], schedules: tuple[Schedule, ...], lost: float, delta: float
 ) -> float:
-    """Epsilon at delta, by this rule, of these charges and of what the owner says was lost; the latter is meant at half of delta.
+    """Epsilon at delta, by this rule, of these charges and of what the owner states was lost; the latter holds at half of delta.
 
-    The sum holds also where plans depend on what was lost: basic composition is adaptive.
+    The sum also holds if plans depend on what was lost: basic composition is adaptive.
     """
     return rule(schedules, delta) if not lost else lost + rule(schedules, delta / 2)
 
@@ -709,18 +740,18 @@ def _schedules(rows: list[Row]) -> tuple[Schedule, ...]:
 def _schedule_to_json(schedule: Schedule) -> dict[str, object]:
     teaching, counts = schedule
     name = next(name for name, kind in TEACHINGS.items() if isinstance(teaching, kind))
-    found: dict[str, object] = {"teaching": {"kind": name, **asdict(teaching)}, "counts": None}
+    content: dict[str, object] = {"teaching": {"kind": name, **asdict(teaching)}, "counts": None}
     if counts is not None:
         kind = next(name for name, kind in _COUNTS.items() if isinstance(counts, kind))
-        own = {key: value.value if isinstance(value, Enum) else value for key, value in asdict(counts).items()}
-        found["counts"] = {"kind": kind, **own}
-    return found
+        values = {key: value.value if isinstance(value, Enum) else value for key, value in asdict(counts).items()}
+        content["counts"] = {"kind": kind, **values}
+    return content
 
 
 def _schedule_from_json(content: dict[str, Any]) -> Schedule:
     try:
-        own = dict(content["teaching"])
-        teaching = TEACHINGS[own.pop("kind")](**own)
+        constants = dict(content["teaching"])
+        teaching = TEACHINGS[constants.pop("kind")](**constants)
         if content["counts"] is None:
             return teaching, None
         counts = dict(content["counts"])
@@ -731,4 +762,4 @@ def _schedule_from_json(content: dict[str, Any]) -> Schedule:
             counts["noise"] = CountNoise(counts["noise"])
         return teaching, kind(**counts)
     except (KeyError, TypeError, ValueError) as error:
-        raise LedgerError(f"Expected a schedule this version of limbeck knows, found {content}.") from error
+        raise LedgerError(f"Expected a schedule that this version of limbeck knows, found {content}.") from error

@@ -1,8 +1,8 @@
-"""Randomness that privacy rests on: the operating system's entropy through a stream cipher, never a global generator.
+"""The randomness that privacy rests on: the operating system's entropy through a stream cipher, never a global generator.
 
-Gaussian samples are a float64 Box-Muller transform, to be added to float64 sums; rounding to float32 comes after. A finite-precision
-Gaussian is not exactly the ideal one that the accounting assumes; no attack through its low bits is defended against here
-(docs/privacy.md says so).
+Gaussian samples come from a float64 Box-Muller transform and are added to float64 sums; rounding to float32 comes afterwards. A
+finite-precision Gaussian is not exactly the ideal one that the accounting assumes; attacks through its low bits are not defended against
+(docs/privacy.md).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from limbeck.base import check
 log = logging.getLogger(__name__)
 
 CHUNK = 1 << 16
-# One entry for each fork on the way to this process. With its number they name a process, although numbers are used again.
+# One entry for each fork on the way to this process. Process ids are reused; together with the number of forks they are unique.
 _forks: list[None] = []
 os.register_at_fork(after_in_child=lambda: _forks.append(None))
 
@@ -35,7 +35,7 @@ class Noise(Protocol):
     label: str
 
     def gaussian(self, *shape: int, std: float) -> Tensor:
-        """Float64 samples of a normal distribution with mean 0 and this standard deviation > 0."""
+        """Float64 samples of a normal distribution with mean 0 and standard deviation `std` > 0."""
 
     def uniform(self, n: int) -> NDArray[np.float64]:
         """n numbers in [0, 1), multiples of 2^-53."""
@@ -45,7 +45,7 @@ class Noise(Protocol):
 
 
 class _Stream:
-    """AES-256 in counter mode as a generator. Its key is neither shown nor kept anywhere else."""
+    """AES-256 in counter mode as a generator. Its key is neither shown nor stored anywhere else."""
 
     label = "stream"
 
@@ -93,9 +93,9 @@ def _process() -> tuple[int, int]:
 
 
 class SystemEntropy(_Stream):
-    """The source for real privacy: key and nonce from the operating system, different in every run and in every process.
+    """The source for real privacy: key and nonce from the operating system, different in every run and every process.
 
-    A process that was forked with a source in it takes a new key before it draws: two would otherwise add the same noise.
+    A process that was forked with a source in it takes a new key before it draws: otherwise two processes would add the same noise.
     """
 
     label = "system-entropy"
@@ -112,7 +112,7 @@ class SystemEntropy(_Stream):
 
 
 class UnsafeSeeded(_Stream):
-    """Repeatable "noise" for experiments: whoever knows the seed can take it away again, so no guarantee holds."""
+    """Reproducible "noise" for experiments: whoever knows the seed can subtract it, so no guarantee holds."""
 
     label = "UnsafeSeeded"
 
@@ -122,5 +122,5 @@ class UnsafeSeeded(_Stream):
 
 
 def poisson_sample(noise: Noise, n: int, rate: float) -> NDArray[np.intp]:
-    """Indices below n, each with probability `rate` on its own: the Poisson sampling that the accounting assumes."""
+    """Indices below n, each included independently with probability `rate`: the Poisson sampling that the accounting assumes."""
     return np.flatnonzero(noise.uniform(n) < rate)

@@ -1,7 +1,7 @@
 """A site's policy: what a plan may ask of it, whatever the coordinator says. Its own file, written by the data's owner.
 
-A plan is checked before any record is read, and again at every question, so that a policy made stricter holds at once. Every rule has
-a name, `table.key`, which a refusal names in the site's log; the peer gets a sentence of a closed list. A missing or an empty policy
+A plan is checked before any record is read, and again at every question, so that a stricter policy takes effect at once. Every rule has
+a name, `table.key`, which a refusal gives in the site's log; the peer gets a sentence from a closed list. A missing or empty policy
 refuses everything; one that allows everything within the budget must be written as `policy = "UnsafePermissive"`, and is logged.
 """
 
@@ -49,7 +49,7 @@ Author = Annotated[str, AfterValidator(_author)]
 
 
 class BudgetRules(Strict):
-    """What all plans together may cost the records, by the ledger of their data set."""
+    """What all plans together may cost, by the ledger of the data set."""
 
     epsilon: Positive
     delta: Annotated[float, Field(gt=0, lt=1)]
@@ -58,10 +58,13 @@ class BudgetRules(Strict):
 
 
 class PlanRules(Strict):
-    """Which plans. authors: Ed25519 public keys, or "any" (also unsigned). max_answers: public inputs times stages.
+    """Which plans are allowed.
 
-    transfer_sets: SHA-256s, or "held": whatever is in the site's folder. minimum_clients: compared with the plan's own minimum of
-    answering sites, which the coordinator keeps to; a site cannot count the others.
+    authors: Ed25519 public keys, or "any", which includes unsigned plans.
+    transfer_sets: SHA-256s, or "held": whatever is in the site's folder.
+    minimum_clients: compared with the plan's own minimum of answering sites, which the coordinator keeps to; a site cannot count
+        the others.
+    max_answers: public inputs times stages.
     """
 
     authors: list[Author] | Literal["any"]
@@ -72,9 +75,11 @@ class PlanRules(Strict):
 
 
 class AnswerRules(Strict):
-    """How exact an answer may be. max_k, max_draws: 0 forbids this truncation. max_bits: per public input and stage, as encoded, all in.
+    """How exact an answer may be.
 
-    max_tsallis_order: the larger the order, the less "tsallis" softens at one temperature; by default 1, which is power there.
+    max_tsallis_order: the larger the order, the less "tsallis" softens at a given temperature; the default 1 is power softening.
+    max_k, max_draws: 0 forbids this truncation.
+    max_bits: the whole encoding of the answer to one public input in one stage.
     """
 
     families: list[Annotated[str, one_of(*(family.value for family in Family))]]
@@ -86,7 +91,7 @@ class AnswerRules(Strict):
 
 
 class CountRules(Strict):
-    """Noisy counts of the records. max_epsilon: what they may cost alone, at the budget's delta."""
+    """Noisy counts of the records. max_epsilon: what they may cost by themselves, at the budget's delta."""
 
     label_counts: bool
     record_count: bool
@@ -94,14 +99,18 @@ class CountRules(Strict):
 
 
 class TeacherRules(Strict):
-    """Which teachers. allow_without_dp: whether one may answer whose answers no mechanism protects."""
+    """Which teachers are allowed. allow_without_dp: whether one may answer whose answers no mechanism protects."""
 
     kinds: list[Annotated[str, one_of(*TEACHINGS)]]
     allow_without_dp: bool = False
 
 
 class _Common(Strict):
-    """data_set: the identity of the records, a name the owner gives them once. name: of the policy, for the log."""
+    """What every policy has.
+
+    data_set: the identity of the records, a name that the owner gives them once.
+    name: the name of the policy, for the log.
+    """
 
     data_set: str = Field(pattern=r"^[A-Za-z0-9._/-]{1,128}$")
     name: str = Field(pattern=r"^[^\n]{1,128}$")
@@ -109,30 +118,30 @@ class _Common(Strict):
 
     @property
     def allows_without_dp(self) -> bool:
-        """Whether answers may leave that no mechanism protects; only a rule written for it says so."""
+        """Whether answers may leave that no mechanism protects; only an explicit rule allows it."""
         return False
 
     @property
     def ledger_budget(self) -> Budget:
         """What the ledger enforces."""
-        own = self.budget
+        rules = self.budget
         return Budget(
             data_set=self.data_set,
-            epsilon=own.epsilon,
-            delta=own.delta,
-            unit=Unit(own.unit),
-            adjacency=Adjacency(own.adjacency),
+            epsilon=rules.epsilon,
+            delta=rules.delta,
+            unit=Unit(rules.unit),
+            adjacency=Adjacency(rules.adjacency),
             allow_without_dp=self.allows_without_dp,
         )
 
     def check(self, plan: Plan, author: bytes) -> None:
-        """Raise PolicyError, naming every rule that forbids this plan. author: its verified public key, empty where nobody signed it."""
+        """Raise PolicyError, naming every rule that forbids this plan. author: its verified public key, empty if nobody signed it."""
         broken = list(self.broken_rules(plan, author))
         if broken:
             raise PolicyError(f"The policy {self.name!r} forbids the plan {plan.name!r}: {'; '.join(broken)}.")
 
     def broken_rules(self, plan: Plan, author: bytes) -> Iterator[str]:
-        """The rules that forbid this plan, each with what it wants and what the plan asks. The ledger says what is left of the budget."""
+        """The rules that forbid this plan, each with its value and what the plan asks. The ledger knows what is left of the budget."""
         for name in ("unit", "adjacency"):
             wanted, asked = getattr(self.budget, name), getattr(plan.privacy, name).value
             if wanted != asked:
@@ -140,18 +149,18 @@ class _Common(Strict):
 
 
 class UnsafePermissive(_Common):
-    """Everything is allowed that the budget can pay for."""
+    """A policy that allows everything that the budget can pay for."""
 
     policy: Literal["UnsafePermissive"]
 
     def broken_rules(self, plan: Plan, author: bytes) -> Iterator[str]:
-        """None but the terms of the ledger."""
+        """None except the terms of the ledger."""
         log.warning("The policy %r is UnsafePermissive: it allows whatever the budget can pay for.", self.name)
         return super().broken_rules(plan, author)
 
 
 class Policy(_Common):
-    """The whole of `policy.toml`. Every rule has to be written: what is not said is not allowed."""
+    """The whole of `policy.toml`. Every rule must be written: what is not stated is not allowed."""
 
     plans: PlanRules
     answers: AnswerRules
@@ -164,7 +173,7 @@ class Policy(_Common):
         return self.teachers.allow_without_dp
 
     def broken_rules(self, plan: Plan, author: bytes) -> Iterator[str]:
-        """As `_Common.broken_rules`. The author comes first, and alone: what a stranger's plan would cost is not even computed."""
+        """As `_Common.broken_rules`. The author is checked first, and alone: the cost of a stranger's plan is not even computed."""
         if self.plans.authors != "any" and author.hex() not in self.plans.authors:
             yield f"plans.authors: the plan is {f'signed by {author.hex()}' if author else 'not signed'}, which is not listed"
             return
@@ -222,8 +231,7 @@ AnyPolicy = Policy | UnsafePermissive
 def read(path: Path) -> AnyPolicy:
     """The policy in a file.
 
-    Raises PolicyError where the file is missing or empty, which refuses everything; SettingError, naming every problem, where it cannot
-    be meant.
+    Raises: PolicyError if the file is missing or empty, which refuses everything; SettingError, naming every problem, if it is invalid.
     """
     try:
         return _parse(path, path.read_bytes())
@@ -233,7 +241,7 @@ def read(path: Path) -> AnyPolicy:
 
 @lru_cache(maxsize=256)
 def _parse(path: Path, content: bytes) -> AnyPolicy:
-    """Checked once per content: the file is read anew at every question."""
+    """The policy, checked once per content: the file is read again at every question."""
     raw = parse_toml(content, path)
     if not raw:
         raise PolicyError(f"Expected a policy in {path}, found an empty file: everything is refused.")
@@ -244,13 +252,14 @@ def _parse(path: Path, content: bytes) -> AnyPolicy:
 
 
 def explain(policy: AnyPolicy) -> list[str]:
-    """The policy in sentences for people who have to answer for it."""
+    """The policy in sentences, for the people responsible for it."""
     budget = policy.budget
     lines = [
         f"Policy {policy.name!r} for the records {policy.data_set!r}.",
-        f"In all, over all plans and years, answers may cost epsilon = {budget.epsilon:g} at delta = {budget.delta:g}: with or without any"
-        f" one {budget.unit}, whatever leaves is at most e^{budget.epsilon:g} times as likely, but for a chance of {budget.delta:g}.",
-        "A ledger beside the records keeps account and refuses what would go beyond.",
+        f"In total, over all plans and years, answers may cost epsilon = {budget.epsilon:g} at delta = {budget.delta:g}:"
+        f" with or without any one {budget.unit}, any outcome is at most e^{budget.epsilon:g} times as likely, except with probability"
+        f" {budget.delta:g}.",
+        "A ledger beside the records keeps account and refuses whatever would exceed this.",
     ]
     if isinstance(policy, UnsafePermissive):
         return [*lines, "UNSAFE: nothing else is forbidden. Any plan by anybody is accepted while the budget lasts."]
@@ -268,10 +277,11 @@ def explain(policy: AnyPolicy) -> list[str]:
     truncations = [f"the {answers.max_k} likeliest classes"] if answers.max_k else []
     truncations += [f"{answers.max_draws} random draws"] if answers.max_draws else []
     lines += [
-        f"A plan has at most {plans.max_stages} stages and {plans.max_answers} answers, and stops below {plans.minimum_clients} sites.",
+        f"A plan has at most {plans.max_stages} stages and {plans.max_answers} answers, and does not go on with fewer than"
+        f" {plans.minimum_clients} sites.",
         f"An answer to one public input holds at most {' or '.join(truncations) or 'nothing'}, in {answers.max_bits} bits, softened by"
         f" {' or '.join(answers.families) or 'nothing, so no answer leaves'} at a temperature of at least {answers.min_temperature:g}"
-        f"{f', tsallis of an order of at most {answers.max_tsallis_order:g}' if 'tsallis' in answers.families else ''}.",
+        f"{f', tsallis of order {answers.max_tsallis_order:g} at most' if 'tsallis' in answers.families else ''}.",
         _explain_counts(counts),
         f"Teachers may be of kind {', '.join(teachers.kinds) or 'none, so no plan is accepted'}.",
         "Teachers WITHOUT any privacy guarantee may answer."
@@ -282,15 +292,15 @@ def explain(policy: AnyPolicy) -> list[str]:
 
 
 def _explain_counts(counts: CountRules) -> str:
-    allowed = [name for name, on in (("per class", counts.label_counts), ("in all", counts.record_count)) if on]
+    allowed = [name for name, on in (("per class", counts.label_counts), ("in total", counts.record_count)) if on]
     if not allowed:
         return "The number of records never leaves, not even with noise."
     return f"The number of records, {' or '.join(allowed)}, may leave with noise that costs at most epsilon = {counts.max_epsilon:g}."
 
 
 TEMPLATE = """\
-# What a plan may ask of this site, whatever the coordinator says. Every rule must be here: what is not said is not allowed.
-# Check a plan with: limbeck policy check PLAN POLICY. Read it in sentences with: limbeck policy explain POLICY.
+# What a plan may ask of this site, whatever the coordinator says. Every rule must be here: what is not stated is not allowed.
+# Check a plan with: limbeck policy check PLAN POLICY. Read the policy in sentences with: limbeck policy explain POLICY.
 
 name = "a policy"
 # The identity of the records: a name you give them once and never change. Their ledger carries it.
@@ -304,28 +314,28 @@ delta = 1e-5
 [plans]
 # Ed25519 public keys (64 hexadecimal digits) of those whose plans you accept; "any" accepts everybody's, signed or not.
 authors = []
-# SHA-256s of the public inputs you may be asked about; "held" stands for all that you put into the site's folder.
+# SHA-256s of the public inputs you may be asked about; "held" means all that you put into the site's folder.
 transfer_sets = "held"
-# The least number of sites with which a plan may go on.
+# The smallest number of sites with which a plan may go on.
 minimum_clients = 3
 max_stages = 8
 # Public inputs times stages.
 max_answers = 100_000
 
 [answers]
-# Softening: "power", "mixing", "hybrid", "tsallis", "entropy-target" (which leaves as it is what is soft enough already).
+# Softening: "power", "mixing", "hybrid", "tsallis", "entropy-target" (which leaves unchanged what is already soft enough).
 families = ["power", "mixing", "hybrid"]
 min_temperature = 1.0
-# Of "tsallis": the larger, the less it softens at one temperature; 1 is power.
+# For "tsallis": the larger the order, the less it softens at a given temperature; 1 is power.
 max_tsallis_order = 1.0
-# Classes kept of each answer, and random draws from it; 0 forbids.
+# Classes kept from each answer, and random draws from it; 0 forbids.
 max_k = 3
 max_draws = 0
-# Bits of one answer to one public input.
+# Bits of the answer to one public input.
 max_bits = 64
 
 [counts]
-# Whether noisy numbers of records may leave, and what they may cost alone.
+# Whether noisy counts of records may leave, and what they may cost by themselves.
 label_counts = false
 record_count = false
 max_epsilon = 0.1
@@ -333,6 +343,6 @@ max_epsilon = 0.1
 [teachers]
 # "linear", "net": trained under differential privacy. "votes": noisy votes of sub-teachers.
 kinds = ["linear", "net"]
-# Whether a teacher may answer that no mechanism protects.
+# Whether a teacher that no mechanism protects may answer.
 allow_without_dp = false
 """

@@ -1,6 +1,6 @@
-"""What an owner does about a ledger that is not where, or not as far, as it must be: move it, restore it, or declare it lost.
+"""What an owner can do about a ledger that is not where it must be, or behind: move it, restore it, or declare it lost.
 
-None of this gives budget back. Nothing is deleted: what was in the place of a ledger is put aside under another name.
+None of this gives budget back. Nothing is deleted: a file in the place of a ledger is put aside under another name.
 """
 
 from __future__ import annotations
@@ -21,10 +21,14 @@ from limbeck.protos import codec
 
 
 def move(site: Site, source: Path | None = None) -> tuple[Path, Path]:
-    """Bring the ledger of records that were moved to where the site looks for it now; returns where it was and is.
+    """Move the ledger of records that were moved to where the site looks for it now; returns the old and the new path.
 
-    source: where it is; by default where the site knows that it was. Begun again after a crash, it ends what it began. Raises
-    LedgerError, with both as they were, where the source is not to be trusted, lacks what the site knows, or the target holds entries.
+    Called again after a crash, it completes what it began.
+
+    source: where the ledger is; by default where the site last noted it.
+
+    Raises: LedgerError, with both files unchanged, if the source cannot be trusted, lacks what the site knows, or the target holds
+    entries.
     """
     _check_stopped(site)
     noted, target = site.witness.noted(), site.ledger
@@ -56,15 +60,17 @@ def move(site: Site, source: Path | None = None) -> tuple[Path, Path]:
 
 
 def restore(site: Site, backup: Path, head: str) -> Path | None:
-    """Put a backup in the place of a ledger that is lost or broken; returns where what was there was put, None if nothing was.
+    """Put a backup in the place of a ledger that is lost or broken; returns where the old files went, None if there were none.
 
-    head: of the ledger, as noted outside of this machine; the backup must go at least as far, and as far as site and transcript know.
-    Raises LedgerError where it does not, or where the ledger in place holds rows that the backup lacks.
+    backup: a copy of the ledger. It must go at least as far as `head`, and as far as site and transcript know.
+    head: the ledger's head, as noted outside this machine.
+
+    Raises: LedgerError if the backup does not go that far, or if the ledger in place holds rows that the backup lacks.
     """
     _check_stopped(site)
     rows = list(ledgers.read(backup, with_head=False).rows)
     _check_terms(site, rows, backup)
-    if head not in {own[3] for own in rows}:
+    if head not in {row[3] for row in rows}:
         raise LedgerError(
             f"Expected the head {head} among the {len(rows)} rows of {backup}, found none: it is older, or another's."
             " If there is no newer one: limbeck ledger declare-lost SITE --from BACKUP."
@@ -82,8 +88,13 @@ def restore(site: Site, backup: Path, head: str) -> Path | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """What declaring a ledger lost would write. rows: of the whole new ledger. kept: how many of them are old. charged: plans that the site
-    knows and that the ledger lacked. unknown: those of which nobody can say what they cost, as their plan is gone too."""
+    """What declaring a ledger lost would write.
+
+    rows: the whole new ledger.
+    kept: how many of the rows are old.
+    charged: plans that the site knows and that the ledger lacked.
+    unknown: plans whose cost nobody can state, because the plan is missing too.
+    """
 
     rows: list[Row]
     kept: int
@@ -92,10 +103,15 @@ class Loss:
 
 
 def loss(site: Site, epsilon: float, why: str, backup: Path | None = None) -> Loss:
-    """What declaring it lost would come to; writes nothing.
+    """What declaring the ledger lost would write; nothing is written yet.
 
-    Everything that transcript and state name is charged, beside what an intact ledger, or a backup of it, still holds. epsilon: what the
-    owner says that everything else cost, at half of the ledger's delta. Raises LedgerError where epsilon is 0 and a plan's cost unknown.
+    Everything that transcript and state name is charged, in addition to what an intact ledger, or a backup of it, still holds.
+
+    epsilon: what everything else cost, as the owner states, at half of the ledger's delta.
+    why: the owner's reason.
+    backup: an older copy of the ledger.
+
+    Raises: LedgerError if epsilon is 0 and the cost of a plan unknown.
     """
     if not 0 <= epsilon < float("inf"):
         raise SettingError(f"Expected epsilon >= 0 and finite, got {epsilon!r}.")
@@ -117,8 +133,8 @@ def loss(site: Site, epsilon: float, why: str, backup: Path | None = None) -> Lo
         charged.append(codec.plan_hash(plan).hex())
     if unknown and not epsilon:
         raise LedgerError(
-            f"Expected an epsilon for {len(unknown)} plans that {site.name} was charged for and does not hold any more"
-            f" ({', '.join(own[:DIGITS] for own in unknown)}), got 0: say what they can have cost at most."
+            f"Expected an epsilon for {len(unknown)} plans that {site.name} was charged for and no longer holds"
+            f" ({', '.join(plan_hash[:DIGITS] for plan_hash in unknown)}), got 0: say what they can have cost at most."
         )
     last = site.transcript.last()
     content: dict[str, object] = {
@@ -134,16 +150,16 @@ def loss(site: Site, epsilon: float, why: str, backup: Path | None = None) -> Lo
     return Loss(rows=rows, kept=kept_count, charged=charged, unknown=unknown)
 
 
-def declare_lost(site: Site, found: Loss) -> Path | None:
-    """Write what `loss` found in the place of the ledger; returns where what was there was put, None if nothing was."""
+def declare_lost(site: Site, assessed: Loss) -> Path | None:
+    """Write the result of `loss` in the place of the ledger; returns where the old files went, None if there were none."""
     _check_stopped(site)
-    aside = _replace(site.ledger, found.rows, "before-loss")
-    site.witness.note(found.rows, site.ledger)
+    aside = _replace(site.ledger, assessed.rows, "before-loss")
+    site.witness.note(assessed.rows, site.ledger)
     return aside
 
 
 def _best(site: Site, backup: Path | None) -> list[Row]:
-    """The rows that can be trusted: of the ledger in its place or of a backup, whichever goes on from the other."""
+    """The rows that can be trusted: those of the ledger in its place or of a backup, whichever continues the other."""
     there = ledgers.intact(site.ledger)
     if there:
         _check_terms(site, there, site.ledger)
@@ -154,22 +170,22 @@ def _best(site: Site, backup: Path | None) -> list[Row]:
     longer, shorter = (rows, there) if len(rows) >= len(there) else (there, rows)
     if longer[: len(shorter)] != shorter:
         raise LedgerError(
-            f"Expected {backup} and {site.ledger} to be states of one ledger, found other rows: only one can go on."
+            f"Expected {backup} and {site.ledger} to be states of one ledger, found other rows: only one can be continued."
         )
     return longer
 
 
 def _declared(rows: Sequence[Row], content: dict[str, object]) -> bool:
-    """Whether this very loss is in the ledger already, as after a crash."""
+    """Whether this loss is already in the ledger, as after a crash."""
     for _, kind, text, _ in rows:
-        own = json.loads(text)
-        if kind == "lost" and {name: own.get(name) for name in content} == content:
+        written = json.loads(text)
+        if kind == "lost" and {name: written.get(name) for name in content} == content:
             return True
     return False
 
 
 def _charge(rows: list[Row], plan: Plan, named: Named, site: Site) -> None:
-    """What a plan was charged for, once more: its training, a declaration that no guarantee holds, or both."""
+    """Append again what a plan was charged for: its training, a declaration that no guarantee holds, or both."""
     plan_hash = codec.plan_hash(plan)
     if named.kind == DECLARED:
         content: dict[str, object] = {
@@ -186,7 +202,7 @@ def _charge(rows: list[Row], plan: Plan, named: Named, site: Site) -> None:
 
 
 def _plan(site: Site, named: Named) -> Plan | None:
-    """The plan of this hash, if the site still holds it."""
+    """The plan with this hash, if the site still holds it."""
     path = site.states / named.plan[:DIGITS] / PLAN
     try:
         plan = codec.decode_offer(path.read_bytes()).plan
@@ -196,21 +212,23 @@ def _plan(site: Site, named: Named) -> Plan | None:
 
 
 def _terms(site: Site) -> Terms:
-    own = site.budget
-    return Terms(data_set=own.data_set, delta=own.delta, unit=own.unit, adjacency=own.adjacency)
+    budget = site.budget
+    return Terms(data_set=budget.data_set, delta=budget.delta, unit=budget.unit, adjacency=budget.adjacency)
 
 
 def _check_terms(site: Site, rows: Sequence[Row], path: Path) -> None:
-    found, wanted = ledgers.terms(rows, path), _terms(site)
-    if found != wanted:
+    written, wanted = ledgers.terms(rows, path), _terms(site)
+    if written != wanted:
         raise LedgerError(
-            f"Expected a ledger of {wanted.data_set!r} ({wanted}), as the policy says, in {path}, found {found.data_set!r} ({found})."
+            f"Expected a ledger of {wanted.data_set!r} ({wanted}), as the policy says, in {path}, found {written.data_set!r} ({written})."
         )
 
 
 def _replace(path: Path, rows: Sequence[Row], suffix: str) -> Path | None:
-    """Put what is in the place of a ledger aside, and one of these rows there. In between there is a head and no ledger, or nothing: both
-    are refused for a site that knows what was spent."""
+    """Put aside what is in the place of a ledger, and write one with these rows there; returns where the old files went.
+
+    In between there is a head and no ledger, or nothing: a site that knows what was spent refuses both.
+    """
     aside = None
     if path.exists() or ledgers.head_path(path).exists():
         aside = ledgers.put_aside(path, suffix)
@@ -219,7 +237,7 @@ def _replace(path: Path, rows: Sequence[Row], suffix: str) -> Path | None:
 
 
 def _check_stopped(site: Site) -> None:
-    """Raise SettingError where the site's daemon runs: it would go on with the ledger that it has open."""
+    """Raise SettingError if the site's daemon is running: it would continue with the ledger that it has open."""
     if not site.daemon_lock.exists():
         return
     with site.daemon_lock.open("rb") as file:

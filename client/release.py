@@ -16,11 +16,11 @@ from limbeck.plans.schema import LabelCounts, Plan, RecordCount, VotesTeaching
 
 
 def answers(log_p_NK: Tensor, plan: Plan, temperature: float, noise: Noise) -> Truncated:
-    """Soften over all classes first, truncate after: the plan's chain at one stage's temperature.
+    """Soften over all classes, then truncate: the plan's chain of operators at the temperature of one stage.
 
     log_p_NK: (N, K) log-probabilities of a DP-trained teacher on public inputs; the result is post-processing of it. Those of a
-    black-box teacher have no guarantee before, and none after.
-    noise: draws the samples where the plan truncates by sampling.
+        black-box teacher have no guarantee before, and none after.
+    noise: draws the samples if the plan truncates by sampling.
     """
     softening = plan.family.at(temperature, order=plan.tsallis_order)
     match plan.truncation:
@@ -32,18 +32,18 @@ def answers(log_p_NK: Tensor, plan: Plan, temperature: float, noise: Noise) -> T
 
 
 def label_counts(y_N: NDArray[np.int64], classes: int, mechanism: LabelCounts, noise: Noise) -> tuple[int, ...]:
-    """K noisy counts: the discrete Gaussian mechanism on the label histogram, L2 sensitivity 1 under add/remove of one record."""
+    """K noisy counts: the discrete Gaussian mechanism on the label histogram, with L2 sensitivity 1 under add/remove of one record."""
     counts_K = np.bincount(y_N, minlength=classes)
     return tuple(count + discrete.gaussian(noise.below, mechanism.noise_std) for count in counts_K.tolist())
 
 
 def record_count(y_N: NDArray[np.int64], mechanism: RecordCount, noise: Noise) -> int:
-    """A noisy number of records: the discrete Gaussian mechanism, sensitivity 1 under add/remove of one record."""
+    """A noisy number of records: the discrete Gaussian mechanism, with sensitivity 1 under add/remove of one record."""
     return len(y_N) + discrete.gaussian(noise.below, mechanism.noise_std)
 
 
 def why_free(plan: Plan) -> str:
-    """Why an answer costs nothing beyond what teaching was charged for; for the ledger."""
+    """The reason, for the ledger, why an answer costs nothing beyond what was charged for teaching."""
     if isinstance(plan.teaching, VotesTeaching):
         return "post-processing of noisy votes on public inputs, which were paid for at teaching"
     return "post-processing of a DP-trained teacher on public inputs"

@@ -33,6 +33,7 @@ from limbeck.base.printable import printable
 from limbeck.base.references import load_function
 from limbeck.client.noise import SystemEntropy
 from limbeck.client.proxy import is_loopback
+from limbeck.inputs import arrays
 from limbeck.operators import Power, Sampled, TopK
 from limbeck.protos import teacher_codec as codec
 from limbeck.protos.teacher import Answers, Batch, Description, Inputs, Kind
@@ -262,21 +263,16 @@ def as_rows(x_N: Array) -> Array | list[str]:
     if x_N.dtype.kind == "U":
         texts: list[str] = x_N.tolist()
         return texts
-    return _unit(x_N).reshape(len(x_N), -1)
+    return arrays.unit_scale(x_N).reshape(len(x_N), -1)
 
 
 def _as_tensor(x_N: Array, rank: int) -> Array:
-    x_N = _unit(x_N)
+    x_N = arrays.unit_scale(x_N)
     if rank == 2:
         return x_N.reshape(len(x_N), -1)
     if rank == 4:
         return x_N[:, None] if x_N.ndim == 3 else x_N.transpose(0, 3, 1, 2)
     return x_N
-
-
-def _unit(x_N: Array) -> NDArray[np.float32]:
-    """Bytes become [0, 1], as everywhere in limbeck; floats stay."""
-    return x_N.astype(np.float32) / np.float32(255 if x_N.dtype == np.uint8 else 1)
 
 
 # The service

@@ -140,17 +140,17 @@ def serve(
         try:
             names = labels.read_text(encoding="utf-8").splitlines() if labels is not None else None
         except OSError as error:
-            raise DataError(f"Expected labels, one a line, in {labels}: {error}.") from error
-        own = serving.onnx_model(onnx, inputs=wanted, labels=names, logits=logits)
+            raise DataError(f"Expected labels, one per line, in {labels}: {error}.") from error
+        served = serving.onnx_model(onnx, inputs=wanted, labels=names, logits=logits)
     elif labels is not None or logits:
         raise SettingError("Expected --labels and --logits with --onnx only.")
     elif sklearn is not None:
-        own = serving.sklearn_model(sklearn, inputs=wanted or Inputs.ROWS)
+        served = serving.sklearn_model(sklearn, inputs=wanted or Inputs.ROWS)
     elif wanted is not None:
-        raise SettingError("Expected --inputs with --onnx or --sklearn only: your own Model says what it takes.")
+        raise SettingError("Expected --inputs with --onnx or --sklearn only: your own Model declares its inputs.")
     else:
-        own = serving.user_model(str(model))
-    teacher = serving.Teacher(own, labels_only=labels_only, top_k=top_k, max_batch=max_batch)
+        served = serving.user_model(str(model))
+    teacher = serving.Teacher(served, labels_only=labels_only, top_k=top_k, max_batch=max_batch)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -1,15 +1,15 @@
-"""Every byte that left a site, as it left, with the ledger entry that allowed it: written before it is sent.
+"""Every byte that left a site, with the ledger entry that allowed it: written before it is sent.
 
-One JSON object per line. A line torn by a crash is of something that was not sent; it is dropped at the next write. What leaves a second
-time, byte for byte, is noted again without its bytes, which an earlier line holds under the same SHA-256.
+One JSON object per line. A line torn by a crash belongs to something that was not sent; it is dropped at the next write. What leaves a
+second time, byte for byte, is noted again without its bytes, which an earlier line holds under the same SHA-256.
 
-Every line also says how far the privacy ledger had come by then (its rows, and the hash of the last): a ledger that is lost, or older
-than what left, shows by the last line alone.
+Every line also says how far the privacy ledger had come by then (its rows, and the hash of the last): the last line alone reveals a
+ledger that is lost, or older than what left.
 
-Size is bounded by rotation and refusal, never by forgetting: a full file is closed as NAME.000001, NAME.000002 ... and the next one
-begins with its name and SHA-256, so that a file changed or taken out of the middle shows. Where all files together would grow beyond
-their bound, nothing is written and so nothing is sent, until the site's owner has moved the oldest files elsewhere. Only a transcript
-that is made to forget, as that of refusals of plans that a site never accepted, drops its oldest file instead.
+Size is limited by rotation and refusal, never by forgetting: a full file is closed as NAME.000001, NAME.000002 ... and the next one
+begins with its name and SHA-256, so that a file changed or removed from the middle is detected. If all files together would exceed
+their limit, nothing is written and so nothing is sent, until the site's owner has moved the oldest files elsewhere. Only a transcript
+that is set to forget, as for refusals of plans that a site never accepted, drops its oldest file instead.
 """
 
 from __future__ import annotations
@@ -30,15 +30,19 @@ from limbeck.base.files import sync, sync_folder
 FILE_BYTES = 64 << 20
 TOTAL_BYTES = 4 << 30
 
-# Of a ledger: how many rows it had, and the hash of the last of them.
+# The state of a ledger: how many rows it had, and the hash of the last.
 Head = tuple[int, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sent:
-    """One message. time: UTC, ISO 8601. entry: the ledger entry that allowed it, or None where it holds nothing from records.
+    """One message.
 
-    data: the bytes. again: whether the same bytes had left before; they are then empty here if the file that holds them was moved away.
+    time: UTC, ISO 8601.
+    what: the kind of message.
+    entry: the ledger entry that allowed it, or None if it contains nothing derived from records.
+    data: the bytes; empty if `again` and the file that holds them was moved away.
+    again: whether the same bytes had left before.
     """
 
     time: str
@@ -51,7 +55,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """What one line says of the ledger. line: its SHA-256. head: the ledger's by then, None in lines by limbeck 0.1."""
+    """What one line says about the ledger. line: its SHA-256. head: the ledger's head by then, None in lines by limbeck 0.1."""
 
     line: str
     time: str
@@ -62,10 +66,11 @@ class Mark:
 
 
 class Transcript:
-    """The transcript in a file and the rotated ones beside it; made at the first write.
+    """The transcript in a file and the rotated ones beside it; created at the first write.
 
-    file_bytes: size beyond which a file is closed. total_bytes: bound of all files together. forget: drop the oldest file at the bound,
-    instead of refusing to write.
+    file_bytes: the size beyond which a file is closed.
+    total_bytes: the limit for all files together.
+    forget: at the limit, drop the oldest file instead of refusing to write.
     """
 
     def __init__(
@@ -83,9 +88,14 @@ class Transcript:
         again: bool = False,
         head: Head | None = None,
     ) -> None:
-        """Write durably; only after that may `data` be sent. head: the ledger's as it is now, None where there is none yet.
+        """Write a message durably; only after that may `data` be sent.
 
-        Raises TranscriptError where it cannot be written.
+        what: the kind of message.
+        entry: the ledger entry that allows it, or None if it contains nothing derived from records.
+        again: whether the same bytes left before; they are then not written again.
+        head: the ledger's head now, None if there is no ledger yet.
+
+        Raises: TranscriptError if it cannot be written.
         """
         line: dict[str, object] = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -110,12 +120,12 @@ class Transcript:
             raise TranscriptError(f"Expected to write to the transcript {self._path}: {error}.") from error
 
     def files(self) -> list[Path]:
-        """All files that there are, oldest first."""
+        """All existing files, oldest first."""
         rotated = sorted(path for path in self._path.parent.glob(f"{self._path.name}.*") if path.suffix[1:].isdigit())
         return [*rotated, *([self._path] if self._path.exists() else [])]
 
     def marks(self) -> Iterator[Mark]:
-        """What every line says of the ledger, in order; the bytes that left are neither kept nor checked. Raises TranscriptError."""
+        """What every line says about the ledger, in order; the bytes that left are neither kept nor checked. Raises TranscriptError."""
         for path in self.files():
             with path.open("rb") as file:
                 for line in file:
@@ -123,7 +133,7 @@ class Transcript:
                         yield mark
 
     def last(self) -> Mark | None:
-        """What the last whole line says of the ledger, without reading the lines before. Raises TranscriptError."""
+        """What the last whole line says about the ledger, without reading the lines before. Raises TranscriptError."""
         for path in reversed(self.files()):
             with path.open("rb") as file:
                 end = _end_of_lines(file.fileno())
@@ -134,7 +144,7 @@ class Transcript:
         return None
 
     def __iter__(self) -> Iterator[Sent]:
-        """What was sent, in order. Raises TranscriptError where a line is not as it was written, or a file is missing in between."""
+        """What was sent, in order. Raises TranscriptError if a line was changed, or a file in between is missing."""
         known: dict[str, bytes] = {}
         previous: Path | None = None
         moved = False
@@ -144,33 +154,34 @@ class Transcript:
                     if not line.endswith(b"\n"):
                         break
                     try:
-                        own = json.loads(line)
-                        if "previous" in own:
+                        message = json.loads(line)
+                        if "previous" in message:
                             moved = moved or previous is None
-                            _check_previous(own, previous, path)
+                            _check_previous(message, previous, path)
                             continue
-                        if own.get("again"):
-                            data = known.get(own["sha256"], b"") if moved else known[own["sha256"]]
+                        if message.get("again"):
+                            data = known.get(message["sha256"], b"") if moved else known[message["sha256"]]
                         else:
-                            data = base64.b64decode(own["data"], validate=True)
+                            data = base64.b64decode(message["data"], validate=True)
                         sent = Sent(
-                            time=own["time"],
-                            what=own["what"],
-                            plan_hash=bytes.fromhex(own["plan"]),
-                            entry=own["entry"],
+                            time=message["time"],
+                            what=message["what"],
+                            plan_hash=bytes.fromhex(message["plan"]),
+                            entry=message["entry"],
                             data=data,
-                            again=own.get("again", False),
+                            again=message.get("again", False),
                         )
                     except (ValueError, KeyError, TypeError) as error:
                         raise TranscriptError(f"Expected a message in line {number} of {path}: {error!r}.") from error
                     if (data or not sent.again) and (len(data), hashlib.sha256(data).hexdigest()) != (
-                        own["bytes"],
-                        own["sha256"],
+                        message["bytes"],
+                        message["sha256"],
                     ):
                         raise TranscriptError(
-                            f"Expected {own['bytes']} bytes of SHA-256 {own['sha256'][:16]} in line {number} of {path}, found others."
+                            f"Expected {message['bytes']} bytes of SHA-256 {message['sha256'][:16]} in line {number} of {path},"
+                            " found others."
                         )
-                    known[own["sha256"]] = data
+                    known[message["sha256"]] = data
                     yield sent
             previous = path
 
@@ -183,7 +194,7 @@ class Transcript:
                 self._rotate()
         files = self.files()
         if not (self._path.exists() and self._path.stat().st_size) and (
-            closed := [own for own in files if own != self._path]
+            closed := [each for each in files if each != self._path]
         ):
             digest = hashlib.sha256(closed[-1].read_bytes()).hexdigest()
             line = json.dumps({"previous": closed[-1].name, "sha256": digest}).encode() + b"\n" + line
@@ -210,30 +221,33 @@ class Transcript:
         sync_folder(self._path.parent)
 
 
-def _check_previous(own: dict[str, str], previous: Path | None, path: Path) -> None:
-    """The oldest files may have been moved elsewhere, so the first that is left may name one that is not here."""
+def _check_previous(link: dict[str, str], previous: Path | None, path: Path) -> None:
+    """Compare a file's first line with the file before it.
+
+    The oldest files may have been moved elsewhere, so the first remaining one may name a file that is not here.
+    """
     if previous is None:
         return
-    found = (previous.name, hashlib.sha256(previous.read_bytes()).hexdigest())
-    if found != (own["previous"], own["sha256"]):
+    digest = hashlib.sha256(previous.read_bytes()).hexdigest()
+    if (previous.name, digest) != (link["previous"], link["sha256"]):
         raise TranscriptError(
-            f"Expected {own['previous']} of SHA-256 {own['sha256'][:16]} before {path}, found {found[0]}, {found[1][:16]}."
+            f"Expected {link['previous']} of SHA-256 {link['sha256'][:16]} before {path}, found {previous.name}, {digest[:16]}."
         )
 
 
 def _mark(line: bytes, path: Path) -> Mark | None:
-    """What a line says of the ledger; None of a file's first line, which is about the file before. Raises TranscriptError."""
+    """What a line says about the ledger; None for a file's first line, which is about the file before. Raises TranscriptError."""
     try:
-        own = json.loads(line)
-        if "previous" in own:
+        message = json.loads(line)
+        if "previous" in message:
             return None
-        rows_and_hash = own.get("ledger")
+        rows_and_hash = message.get("ledger")
         return Mark(
             line=hashlib.sha256(line).hexdigest(),
-            time=own["time"],
-            what=own["what"],
-            plan_hash=bytes.fromhex(own["plan"]),
-            entry=own["entry"],
+            time=message["time"],
+            what=message["what"],
+            plan_hash=bytes.fromhex(message["plan"]),
+            entry=message["entry"],
             head=(int(rows_and_hash[0]), str(rows_and_hash[1])) if rows_and_hash is not None else None,
         )
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
@@ -241,7 +255,7 @@ def _mark(line: bytes, path: Path) -> Mark | None:
 
 
 def _end_of_lines(descriptor: int, size: int | None = None) -> int:
-    """Where the last whole line among the first `size` bytes of a file ends; 0 where there is none."""
+    """The offset at which the last whole line among the first `size` bytes of a file ends; 0 if there is none."""
     end = os.fstat(descriptor).st_size if size is None else size
     while end and os.pread(descriptor, 1, end - 1) != b"\n":
         block = os.pread(descriptor, min(end, 1 << 16), max(0, end - (1 << 16)))

@@ -149,11 +149,11 @@ def status(
     folder = statuses.locate(run)
     note = superlink_status.read_note(folder)
     superlink = superlink_status.ask(note) if note is not None else None
-    own = statuses.read(folder, statuses.TestData(test) if test is not None else None, superlink)
+    current = statuses.read(folder, statuses.TestData(test) if test is not None else None, superlink)
     if as_json:
-        print(json.dumps(statuses.to_json(own), indent=1))
+        print(json.dumps(statuses.to_json(current), indent=1))
         return
-    _show(plain_console(), own)
+    _show(plain_console(), current)
 
 
 def watch(
@@ -176,7 +176,7 @@ def watch(
         server.serve_forever()
 
 
-def _show(console: Console, own: Status) -> None:
+def _show(console: Console, run: Status) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -186,15 +186,15 @@ def _show(console: Console, own: Status) -> None:
     def say(text: str, style: str = "") -> None:
         console.print(Text(printable_lines(text), style=style), soft_wrap=True)
 
-    say(f"{own.name}  {own.plan_hash[:16]}", "bold")
-    active = own.active
+    say(f"{run.name}  {run.plan_hash[:16]}", "bold")
+    active = run.active
     progress = f": {active.phase.title}, {active.done} of {active.total}" if active is not None and active.total else ""
-    say(f"{own.state}{progress or (f': {active.phase.title}' if active else '')}{': ' + own.why if own.why else ''}")
-    if own.stages:
+    say(f"{run.state}{progress or (f': {active.phase.title}' if active else '')}{': ' + run.why if run.why else ''}")
+    if run.stages:
         table = Table(
             "stage", "sites", "sparse %", "up", "down", "seconds", "loss", "accuracy %", box=SIMPLE_HEAD, pad_edge=False
         )
-        for stage in own.stages:
+        for stage in run.stages:
             table.add_row(
                 str(stage.number),
                 str(stage.clients),
@@ -206,9 +206,9 @@ def _show(console: Console, own: Status) -> None:
                 f"{100 * stage.accuracy:.1f}" if stage.accuracy is not None else "-",
             )
         console.print(table)
-    if own.clients:
+    if run.clients:
         table = Table("site", "state", "stages", "up", "down", "guarantee", "why", box=SIMPLE_HEAD, pad_edge=False)
-        for client in own.clients:
+        for client in run.clients:
             table.add_row(
                 printable(client.name),
                 Text(printable(client.state), style=STATE_STYLES.get(client.state, "")),
@@ -219,10 +219,10 @@ def _show(console: Console, own: Status) -> None:
                 printable(client.reason),
             )
         console.print(table)
-    counted = ", ".join(f"{count} {state}" for state, count in own.counts.items()) or "nobody has replied yet"
-    say(f"Sites: {counted}. Messages: {statuses.size(own.bytes_up)} up, {statuses.size(own.bytes_down)} down.")
-    if own.privacy is not None:
-        cost = own.privacy
+    counted = ", ".join(f"{count} {state}" for state, count in run.counts.items()) or "nobody has replied yet"
+    say(f"Sites: {counted}. Messages: {statuses.size(run.bytes_up)} up, {statuses.size(run.bytes_down)} down.")
+    if run.privacy is not None:
+        cost = run.privacy
         say(
             f"The plan costs each site epsilon = {cost.epsilon:.4g} at delta = {cost.delta:g}, per {cost.unit}, {cost.adjacency};"
             f" {cost.sites} have answered under it."
@@ -233,27 +233,27 @@ def _show(console: Console, own: Status) -> None:
                 " or noise is seeded.",
                 "bold red",
             )
-    if own.superlink is not None:
-        _show_superlink(console, own.superlink)
-    for line in own.log[-LOG_LINES:]:
+    if run.superlink is not None:
+        _show_superlink(console, run.superlink)
+    for line in run.log[-LOG_LINES:]:
         say(f"{statuses.clock(line.time)}  {line.text}", "red" if line.warning else "dim")
 
 
-def _show_superlink(console: Console, own: SuperLinkStatus) -> None:
+def _show_superlink(console: Console, superlink: SuperLinkStatus) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     from limbeck.deployment import status as statuses
 
-    if own.error:
-        console.print(Text(printable(f"The SuperLink does not answer: {own.error}"), style="yellow"), soft_wrap=True)
+    if superlink.error:
+        console.print(Text(printable(f"The SuperLink does not answer: {superlink.error}"), style="yellow"), soft_wrap=True)
         return
-    details = f", {own.details}" if own.details else ""
-    told = f"SuperLink: run {own.run} is {own.state}{details}; {own.online} of {len(own.nodes)} nodes online."
-    console.print(Text(printable(told), style="bold red" if own.failed else ""), soft_wrap=True)
+    details = f", {superlink.details}" if superlink.details else ""
+    line = f"SuperLink: run {superlink.run} is {superlink.state}{details}; {superlink.online} of {len(superlink.nodes)} nodes online."
+    console.print(Text(printable(line), style="bold red" if superlink.failed else ""), soft_wrap=True)
     table = Table("node", "state", "since", box=SIMPLE_HEAD, pad_edge=False)
-    for node in own.nodes:
+    for node in superlink.nodes:
         since = statuses.clock(node.since) if node.since is not None else "-"
         table.add_row(printable(node.name), Text(printable(node.state), style=NODE_STYLES.get(node.state, "")), since)
     console.print(table)

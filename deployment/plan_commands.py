@@ -7,17 +7,20 @@ import io
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from limbeck.base.errors import DataError, SettingError
 from limbeck.base.files import write_durably
 from limbeck.base.printable import plain_console, printable
-from limbeck.plans.schema import Plan, TopK
-from limbeck.plans.settings import PlanSettings
-from limbeck.protos.messages import Offer
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from limbeck.plans.schema import Plan
+    from limbeck.plans.settings import PlanSettings
+    from limbeck.protos.messages import Offer
 
 app = typer.Typer(
     help="""Plans for federations of real sites.
@@ -161,7 +164,7 @@ def describe(offer: Offer) -> Description:
         adjacency=plan.privacy.adjacency.value,
         softening=plan.family.value,
         tsallis_order=plan.tsallis_order,
-        truncation={"kind": "top-k" if isinstance(plan.truncation, TopK) else "sampled", **asdict(plan.truncation)},
+        truncation={"kind": "top-k" if isinstance(plan.truncation, schema.TopK) else "sampled", **asdict(plan.truncation)},
         coding=plan.coding.value,
         pooling=plan.pooling.value,
         stages=tuple(asdict(stage) for stage in plan.stages),
@@ -241,7 +244,7 @@ def _pairs(settings: dict[str, object]) -> str:
 @app.command("show")
 def show_command(
     path: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan's file, plan.pb.")],
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
     """Say what a plan asks of sites, what it costs them, and what the coordinator will do.
 
@@ -268,17 +271,19 @@ def encode_command(
     texts: Annotated[Path, typer.Argument(help="PUBLIC texts: a .csv or .parquet table.")],
     encoder: Annotated[str, typer.Option(help="The folder of a Hugging Face model, or module:factory.")],
     column: Annotated[str, typer.Option(help="The column of texts, in this table and in those of the sites.")] = "text",
-    name: Annotated[str | None, typer.Option(help="What to call the encoder; by default its folder's name.")] = None,
-    tokens: Annotated[int, typer.Option(min=8, help="That a text is cut to.")] = 128,
-    out: Annotated[Path, typer.Option(help="Where the rows go, for --transfer.")] = Path("public.npz"),
-    encoding: Annotated[Path, typer.Option(help="Where the public encoding goes, for --encoding.")] = Path(ENCODING),
+    name: Annotated[str | None, typer.Option(help="The name of the encoder; default: the name of its folder.")] = None,
+    tokens: Annotated[int, typer.Option(min=8, help="Most tokens of a text; longer texts are cut.")] = 128,
+    out: Annotated[Path, typer.Option(help="The file to write the rows to, for --transfer.")] = Path("public.npz"),
+    encoding: Annotated[Path, typer.Option(help="The file to write the public encoding to, for --encoding.")] = Path(
+        ENCODING
+    ),
 ) -> None:
-    """Make rows of public texts by a frozen public encoder, and the encoding by which every site makes rows of its records.
+    """Encode public texts by a frozen public encoder, and write the encoding by which every site encodes its records.
 
     \b
     Examples:
       limbeck plan encode public.csv --encoder all-MiniLM-L6-v2/
-      limbeck plan encode public.csv --encoder encoders:load --column review --out rows.npz
+      limbeck plan encode public.csv --encoder encoders:load --out rows.npz
     """
     import numpy as np
     from rich.console import Console
@@ -313,28 +318,29 @@ def encode_command(
 def make_command(
     settings: Annotated[Path, typer.Argument(metavar="SETTINGS", help="The plan's settings, a TOML file.")],
     transfer: Annotated[Path, typer.Option(help="An NPZ file with the public inputs as array x.")],
-    key: Annotated[Path, typer.Option(help="The author's private key, as `limbeck keys plan` made it.")],
-    out: Annotated[Path, typer.Option(help="Where the plan goes.")] = Path("plan.pb"),
+    key: Annotated[Path, typer.Option(help="The author's private key, which `limbeck keys plan` made.")],
+    out: Annotated[Path, typer.Option(help="The file to write the plan to.")] = Path("plan.pb"),
     publish: Annotated[
         Path,
-        typer.Option(help="The folder for the inputs under their hash, to be given to the coordinator and to all sites."),
+        typer.Option(help="The folder for the public inputs, named by their hash, for the coordinator and all sites."),
     ] = Path("transfer-sets"),
     encoding: Annotated[
         Path | None,
-        typer.Option(help="The public encoding that made rows of tables or texts; sites read their records by it."),
+        typer.Option(help="The public encoding that made these rows of tables or texts; sites encode their records by it."),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as privacy.epsilon=1.")
     ] = None,
 ) -> None:
-    """Make and sign a plan: the noise is calibrated to the epsilon of its settings, and the public inputs are bound by their hash.
+    """Make and sign a plan. Its noise is calibrated to the epsilon of the settings; it names the public inputs by their hash.
 
     `limbeck plan settings SCENARIO` writes settings to start from.
 
     \b
     Examples:
       limbeck plan make plan.toml --transfer public.npz --key plan.key
-      limbeck plan make plan.toml --transfer rows.npz --encoding encoding.json --key plan.key --set privacy.epsilon=1
+      limbeck plan make plan.toml --transfer rows.npz --key plan.key \\
+        --encoding encoding.json --set privacy.epsilon=1
     """
     from limbeck.plans import accounting
     from limbeck.plans.settings import load

@@ -45,7 +45,7 @@ from limbeck.server.record import TEXT_LENGTH, ClientRecord, RunRecord, StageRec
 from limbeck.server.states import AGREE, EXPORT, TEACH, Phase, RunState, SiteState, Step
 
 EVENTS, RECORD, PLAN = "events.jsonl", "record.json", "plan.pb"
-# Of a long run's events, the last so many bytes are read.
+# Only this many bytes at the end of a long run's events are read.
 EVENT_BYTES = 4 << 20
 LOG_LINES = 200
 
@@ -176,8 +176,8 @@ class Status:
 
 def to_json(run: Status) -> dict[str, object]:
     """Everything but the plan itself, as JSON values."""
-    found = {field.name: _plain(getattr(run, field.name)) for field in fields(run) if field.name != "plan"}
-    return {**found, "counts": _plain(run.counts), "bytes_up": run.bytes_up, "bytes_down": run.bytes_down}
+    values = {field.name: _plain(getattr(run, field.name)) for field in fields(run) if field.name != "plan"}
+    return {**values, "counts": _plain(run.counts), "bytes_up": run.bytes_up, "bytes_down": run.bytes_down}
 
 
 def _plain(value: object) -> object:
@@ -215,18 +215,18 @@ class TestData:
         self._known: dict[tuple[str, int], float] = {}
 
     def accuracy(self, folder: Path, plan: Plan, stage: int) -> float | None:
-        """Of a stage's student, in [0, 1]; None where its checkpoint cannot be read. Measured once per checkpoint."""
+        """The accuracy of a stage's student, in [0, 1]; None if its checkpoint cannot be read. Measured once per checkpoint."""
         path = checkpoint.path_of(folder / "checkpoints", stage)
         try:
             key = (str(path), path.stat().st_mtime_ns)
         except OSError:
             return None
         if key not in self._known:
-            found = checkpoint.load(path)
-            if found is None:
+            stored = checkpoint.load(path)
+            if stored is None:
                 return None
             model = student.build(plan.student.architecture, tuple(self._x.shape[1:]), plan.classes, plan.public_seed)
-            model.load_state_dict(found.weights)
+            model.load_state_dict(stored.weights)
             with torch.no_grad():
                 self._known[key] = float((distil.predict(model, self._x).argmax(1) == self._y).double().mean())
         return self._known[key]
@@ -236,10 +236,10 @@ def locate(folder: Path) -> Path:
     """The folder with a run's events: `folder` itself, or the newest in it. Raises RunError where there is none."""
     if any((folder / name).exists() for name in (EVENTS, RECORD, NOTE)):
         return folder
-    found = [path for name in (EVENTS, NOTE) for pattern in (f"*/{name}", f"*/*/{name}") for path in folder.glob(pattern)]
-    if not found:
+    newest = [path for name in (EVENTS, NOTE) for pattern in (f"*/{name}", f"*/*/{name}") for path in folder.glob(pattern)]
+    if not newest:
         raise RunError(f"Expected the folder of a run, with {EVENTS} and {RECORD}, at {folder}, found none.")
-    return max(found, key=lambda path: path.stat().st_mtime).parent
+    return max(newest, key=lambda path: path.stat().st_mtime).parent
 
 
 def read(folder: Path, test: TestData | None = None, superlink: SuperLinkStatus | None = None) -> Status:

@@ -1,4 +1,4 @@
-"""What a SuperLink says of a run and of its nodes, for those who watch: asked by Flower's own command, only read, not waited for long.
+"""What a SuperLink says of a run and of its nodes, for those who watch. Flower's own command asks it, read-only and in bounded time.
 
 The run's folder holds a note, written by `limbeck flower run`, of the SuperLink that carries it. What is in the folder says what the
 coordinator did; what is here says what carries it: a server app that was killed leaves no event, but its SuperLink knows.
@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from limbeck.base.errors import RunError, SettingError
 from limbeck.base.files import write_durably
@@ -51,7 +50,7 @@ class SuperLinkStatus:
     @property
     def online(self) -> int:
         """Nodes that are there."""
-        return sum(own.state == "online" for own in self.nodes)
+        return sum(node.state == "online" for node in self.nodes)
 
     @property
     def failed(self) -> bool:
@@ -73,10 +72,10 @@ class Note:
 
 
 def read_note(out: Path) -> Note | None:
-    """The note in a run's folder; None where there is none. Raises RunError where it is none."""
+    """The note in a run's folder; None if absent. Raises RunError if it cannot be read."""
     try:
-        found = json.loads((out / NOTE).read_text(encoding="utf-8"))
-        return Note(folder=Path(found["folder"]), run=int(found["run"]))
+        described = json.loads((out / NOTE).read_text(encoding="utf-8"))
+        return Note(folder=Path(described["folder"]), run=int(described["run"]))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
@@ -96,16 +95,18 @@ def ask(note: Note, *, now: Callable[[], float] = time.time) -> SuperLinkStatus:
     return SuperLinkStatus(run=note.run, state=state, details=details, nodes=nodes, asked=now())
 
 
-def parse_nodes(found: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> tuple[Node, ...]:
+def parse_nodes(listed: Sequence[Mapping[str, object]], names: Mapping[str, str]) -> tuple[Node, ...]:
     """Nodes as `flwr supernode list` gives them, those that are away first; without those that were unregistered."""
     nodes = []
-    for own in found:
-        state = str(own["status"])
+    for described in listed:
+        state = str(described["status"])
         if state != "unregistered":
-            since = {"online": own["online-at"], "offline": own["offline-at"]}.get(state, own["created-at"])
-            node_id = str(own["node-id"])
+            since = {"online": described["online-at"], "offline": described["offline-at"]}.get(
+                state, described["created-at"]
+            )
+            node_id = str(described["node-id"])
             nodes.append(Node(name=names.get(node_id, node_id), state=state, since=_time(str(since))))
-    return tuple(sorted(nodes, key=lambda own: (own.state == "online", own.name)))
+    return tuple(sorted(nodes, key=lambda node: (node.state == "online", node.name)))
 
 
 def _time(text: str) -> float | None:
@@ -118,7 +119,7 @@ class Asker:
     def __init__(self, ask: Callable[[Note], SuperLinkStatus] = ask, *, period: float = PERIOD_SECONDS) -> None:
         self._ask, self._period = ask, period
         self._lock = threading.Lock()
-        self._found: dict[Note, SuperLinkStatus] = {}
+        self._answers: dict[Note, SuperLinkStatus] = {}
         self._busy: set[Note] = set()
         self._next: dict[Note, float] = {}
 
@@ -131,13 +132,13 @@ class Asker:
             if note not in self._busy and time.monotonic() >= self._next.get(note, 0.0):
                 self._busy.add(note)
                 threading.Thread(target=self._refresh, args=(note,), daemon=True).start()
-            return self._found.get(note, SuperLinkStatus(run=note.run))
+            return self._answers.get(note, SuperLinkStatus(run=note.run))
 
     def _refresh(self, note: Note) -> None:
         try:
-            found = self._ask(note)
+            answer = self._ask(note)
             with self._lock:
-                self._found[note] = found
+                self._answers[note] = answer
         finally:
             with self._lock:
                 self._busy.discard(note)

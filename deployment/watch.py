@@ -87,7 +87,7 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
         self._lock = threading.Lock()
         # Connections, and since when each is waited for; those that are being answered last.
-        self._waiting: dict[Any, float] = {}
+        self._waiting: dict[socket.socket, float] = {}
         # One at a time: many that ask at once get no more of this machine than one.
         self.rendering = threading.Lock()
         super().__init__(address, handler)
@@ -96,7 +96,7 @@ class _Server(ThreadingHTTPServer):
         """A new connection, in the place of another if need be."""
         with self._lock:
             if len(self._waiting) >= CONNECTIONS:
-                longest = min(self._waiting, key=lambda own: self._waiting[own])
+                longest = min(self._waiting, key=lambda connection: self._waiting[connection])
                 del self._waiting[longest]
                 with contextlib.suppress(OSError):
                     longest.shutdown(socket.SHUT_RDWR)
@@ -109,7 +109,7 @@ class _Server(ThreadingHTTPServer):
             self._waiting.pop(request, None)
         super().shutdown_request(request)
 
-    def waits_for(self, request: Any, since: float) -> None:
+    def waits_for(self, request: socket.socket, since: float) -> None:
         """A connection has been waited for since then; infinity: it is not."""
         with self._lock:
             if request in self._waiting:
@@ -163,26 +163,26 @@ def page(folder: Path, test: TestData | None = None, asker: Asker | None = None,
 def fragment(folder: Path, test: TestData | None = None, asker: Asker | None = None, *, now: float) -> str:
     """The part that changes. An error in reading the run is shown, not raised: the run may be about to begin."""
     try:
-        own = _read(folder, test, asker)
+        run = _read(folder, test, asker)
     except LimbeckError as error:
         return _templates.get_template("watch-error.html.j2").render(error=str(error))
-    counts = own.counts
+    counts = run.counts
     replied = counts.get(SiteState.ANSWERED, 0)
     return _templates.get_template("watch-now.html.j2").render(
-        s=own,
+        s=run,
         now=now,
-        look=RUN_LOOKS.get(own.state, ""),
+        look=RUN_LOOKS.get(run.state, ""),
         looks=LOOKS,
         node_looks=NODE_LOOKS,
         without=(Guarantee.NONE, Guarantee.SEEDED),
-        quiet=own.state is RunState.RUNNING and own.newest is not None and now - own.newest > QUIET_SECONDS,
+        quiet=run.state is RunState.RUNNING and run.newest is not None and now - run.newest > QUIET_SECONDS,
         replied=replied,
-        share=Markup(_shares(own)),
-        chart=Markup(_chart(own.stages)),
-        traffic=Markup(_traffic(own.stages)),
-        measured=any(stage.accuracy is not None for stage in own.stages),
-        nodes=own.superlink.nodes[:SITES_SHOWN] if own.superlink is not None else (),
-        clients=sorted(own.clients, key=lambda client: (client.state in IN, client.name))[:SITES_SHOWN],
+        share=Markup(_shares(run)),
+        chart=Markup(_chart(run.stages)),
+        traffic=Markup(_traffic(run.stages)),
+        measured=any(stage.accuracy is not None for stage in run.stages),
+        nodes=run.superlink.nodes[:SITES_SHOWN] if run.superlink is not None else (),
+        clients=sorted(run.clients, key=lambda client: (client.state in IN, client.name))[:SITES_SHOWN],
     )
 
 
@@ -256,11 +256,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _json(self) -> None:
         try:
             with self.server.rendering:
-                found = status.to_json(_read(self.folder, self.test, self.asker))
+                answer = status.to_json(_read(self.folder, self.test, self.asker))
         except LimbeckError as error:
             self._answer(HTTPStatus.NOT_FOUND, "application/json", json.dumps({"error": str(error)}))
             return
-        self._answer(HTTPStatus.OK, "application/json", json.dumps(found, indent=1))
+        self._answer(HTTPStatus.OK, "application/json", json.dumps(answer, indent=1))
 
     def _answer(self, code: HTTPStatus, kind: str, text: str, **more: str) -> None:
         data = text.encode()
@@ -280,12 +280,12 @@ class _Handler(BaseHTTPRequestHandler):
 # Pictures: numbers only, so nothing has to be escaped. Colours and fonts are the style sheet's.
 
 
-def _shares(own: Status) -> str:
+def _shares(run: Status) -> str:
     """Sites by state, as parts of one bar."""
     parts = []
-    at, total = 0.0, max(1, len(own.clients))
+    at, total = 0.0, max(1, len(run.clients))
     for look in ("good", "warn", "bad", ""):
-        count = sum(LOOKS.get(client.state, "") == look for client in own.clients)
+        count = sum(LOOKS.get(client.state, "") == look for client in run.clients)
         width = 100 * count / total
         if count:
             parts.append(f'<rect class="fill {look}" x="{at:.2f}" y="0" width="{width:.2f}" height="6"/>')
@@ -299,8 +299,8 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 190, 58, 18, 20, 28
 
 def _chart(stages: tuple[StageStatus, ...]) -> str:
     """The student along its path: accuracy in per cent if it was measured, else the last loss."""
-    accuracies = [(own.number, 100 * own.accuracy) for own in stages if own.accuracy is not None]
-    points = accuracies or [(own.number, own.loss) for own in stages if own.loss is not None]
+    accuracies = [(stage.number, 100 * stage.accuracy) for stage in stages if stage.accuracy is not None]
+    points = accuracies or [(stage.number, stage.loss) for stage in stages if stage.loss is not None]
     if not points:
         return ""
     values = [value for _, value in points]
@@ -334,7 +334,7 @@ def _traffic(stages: tuple[StageStatus, ...]) -> str:
     """Bytes from all sites, stage by stage."""
     if not stages:
         return ""
-    high = max(1, *(own.bytes_up for own in stages))
+    high = max(1, *(stage.bytes_up for stage in stages))
     slot = (WIDTH - LEFT - RIGHT) / len(stages)
 
     def x(number: float) -> float:
@@ -345,12 +345,12 @@ def _traffic(stages: tuple[StageStatus, ...]) -> str:
 
     width = min(34.0, slot * 0.7)
     bars = [
-        f'<rect class="bar" x="{x(own.number) - width / 2:.1f}" y="{y(own.bytes_up):.1f}" width="{width:.1f}"'
-        f' height="{HEIGHT - BOTTOM - y(own.bytes_up):.1f}" rx="2"/>'
-        for own in stages
+        f'<rect class="bar" x="{x(stage.number) - width / 2:.1f}" y="{y(stage.bytes_up):.1f}" width="{width:.1f}"'
+        f' height="{HEIGHT - BOTTOM - y(stage.bytes_up):.1f}" rx="2"/>'
+        for stage in stages
     ]
     grid = _grid(0, high, y, label=status.size)
-    return _picture("Bytes from all sites per stage", [grid, _stage_numbers([own.number for own in stages], x), *bars])
+    return _picture("Bytes from all sites per stage", [grid, _stage_numbers([stage.number for stage in stages], x), *bars])
 
 
 def _grid(low: float, high: float, y: Scale, label: Callable[[float], str] | None = None) -> str:

@@ -1,9 +1,17 @@
 """Arrays of inputs: their scale and the order of their axes, the same for sites, the coordinator and whoever uses the student.
 
+One rule holds for whoever brings records to the form of public inputs: what becomes of a record depends on that record and on the public
+inputs alone, whatever array it comes in.
+
 Shape legend: N samples, C channels, H and W height and width, D features.
 """
 
 from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,19 +19,142 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from limbeck.base.errors import DataError
+from limbeck.inputs import tables
+from limbeck.inputs.transfer_set import KINDS
+
+log = logging.getLogger(__name__)
+
+# Inputs whose type is converted at a time.
+CHUNK = 4096
+Scale = Literal["bytes", "unit"]
+
+
+def unit_scale(x_N: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Bytes become [0, 1]; other numbers stay, as float32. A number too large for it becomes infinite."""
+    scale = np.float32(255 if x_N.dtype == np.uint8 else 1)
+    with np.errstate(over="ignore"):
+        return (x_N.astype(np.float32) / scale).astype(np.float32)
 
 
 def tensors(x_N: NDArray[np.generic]) -> Tensor:
     """Inputs as nets take them: bytes become [0, 1], floats stay; grey images get a channel, colour images channels first.
 
-    (N, D) rows stay; (N, H, W) becomes (N, 1, H, W), (N, H, W, C) becomes (N, C, H, W). Raises DataError for another shape.
+    (N, D) rows stay; (N, H, W) becomes (N, 1, H, W), (N, H, W, C) becomes (N, C, H, W).
+
+    Raises: DataError for any other shape.
     """
     if x_N.ndim not in {2, 3, 4}:
         raise DataError(f"Expected rows (N, D) or images (N, H, W) or (N, H, W, C), got shape {x_N.shape}.")
-    scale = 255 if x_N.dtype == np.uint8 else 1
     # A number too large for float32 becomes infinite, and the gradient of its record zero.
-    with np.errstate(over="ignore"):
-        found = torch.from_numpy(x_N.astype(np.float32) / np.float32(scale))
+    values = torch.from_numpy(unit_scale(x_N))
     if x_N.ndim == 3:
-        return found.unsqueeze(1)
-    return found.permute(0, 3, 1, 2).contiguous() if x_N.ndim == 4 else found
+        return values.unsqueeze(1)
+    return values.permute(0, 3, 1, 2).contiguous() if x_N.ndim == 4 else values
+
+
+def check_shape(shape: Sequence[int], public_x: NDArray[np.generic], what: str) -> None:
+    if tuple(shape) != public_x.shape[1:]:
+        raise DataError(
+            f"Expected inputs of shape {public_x.shape[1:]} like the transfer set's, got {tuple(shape)} by {what}."
+        )
+
+
+def like_public(
+    x_N: NDArray[np.generic], scale: Scale | None, public_x: NDArray[np.generic], source: str
+) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+    """The inputs as numbers like the public ones, and which of them are valid, (n,).
+
+    If the public inputs are bytes, an input is valid if it consists of whole numbers from 0 to 255; otherwise every input is valid and
+    becomes float32.
+
+    x_N: any numbers or texts of numbers; what a number means does not depend on the array's type.
+    scale: of the numbers if it differs from that of the public inputs: "bytes" (0 to 255) or "unit" (0 to 1).
+    source: the origin of the records, for messages.
+
+    Raises: DataError if their shape differs from that of the public inputs.
+    """
+    if not len(x_N):
+        return np.zeros((0, *public_x.shape[1:]), dtype_like(public_x)), np.zeros(0, np.bool_)
+    check_shape(x_N.shape[1:], public_x, source)
+    if x_N.dtype == dtype_like(public_x) and scale != ("unit" if x_N.dtype == np.uint8 else "bytes"):
+        return x_N, np.ones(len(x_N), np.bool_)
+    converted_N, valid_N = np.zeros(x_N.shape, dtype_like(public_x)), np.zeros(len(x_N), np.bool_)
+    for first in range(0, len(x_N), CHUNK):
+        rows = slice(first, first + CHUNK)
+        converted_N[rows], valid_N[rows] = _converted(numbers(x_N[rows]), scale, public_x.dtype == np.uint8)
+    if not valid_N.all() and scale is None:
+        log.warning(
+            "Expected whole numbers from 0 to 255 in %s like the transfer set's, found others in %d of %d records: they are left "
+            'out. If all numbers are from 0 to 1, set scale = "unit" under [records].',
+            source,
+            int((~valid_N).sum()),
+            len(valid_N),
+        )
+    return converted_N, valid_N
+
+
+def dtype_like(public_x: NDArray[np.generic]) -> type[np.uint8] | type[np.float32]:
+    return np.uint8 if public_x.dtype == np.uint8 else np.float32
+
+
+def _converted(
+    value_N: NDArray[np.float64], scale: Scale | None, to_bytes: bool
+) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+    """The numbers as the public inputs have them, and which records are valid; each number is converted by itself."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if not to_bytes:
+            # As features do with public bytes, to the last bit.
+            float_N = value_N.astype(np.float32)
+            return (float_N / np.float32(255) if scale == "bytes" else float_N), np.ones(len(value_N), np.bool_)
+        whole_N = np.rint(value_N * 255) if scale == "unit" else value_N
+        is_byte_N = (whole_N >= 0) & (whole_N <= 255) & (whole_N == np.rint(whole_N))
+        valid_N = is_byte_N.reshape(len(value_N), -1).all(1)
+        return np.where(is_byte_N, whole_N, 0).astype(np.uint8), valid_N
+
+
+def numbers(x_N: NDArray[np.generic]) -> NDArray[np.float64]:
+    """The numbers as float64, which holds the values of any smaller type: an array's type is that of its largest record."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if x_N.dtype.kind == "c":
+            return np.where(x_N.imag == 0, x_N.real, np.nan).astype(np.float64)
+        if x_N.dtype.kind in "US":
+            return np.array([_number(cell) for cell in x_N.ravel()], np.float64).reshape(x_N.shape)
+        return x_N.astype(np.float64)
+
+
+def _number(cell: object) -> float:
+    text = to_text(cell)
+    with suppress(ValueError):
+        return tables.to_number(text)
+    with suppress(ValueError):
+        number = complex(text)
+        return number.real if number.imag == 0 else np.nan
+    return np.nan
+
+
+def to_text(cell: object) -> str:
+    return cell.decode("utf-8", errors="replace") if isinstance(cell, bytes) else str(cell)
+
+
+def like_public_one_by_one(
+    inputs: Iterable[object], scale: Scale | None, public_x: NDArray[np.generic], source: str
+) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+    """The same for records in a list or an array of objects, where one of another shape or kind forms no array with the rest."""
+    values, valid = [], []
+    for row, each in enumerate(inputs, start=1):
+        value = np.zeros(public_x.shape[1:], dtype_like(public_x))
+        is_valid = False
+        try:
+            raw_1 = np.asarray(each)[None]
+            if raw_1.dtype.kind in KINDS and raw_1.shape[1:] == value.shape:
+                x_1, valid_1 = _converted(numbers(raw_1), scale, public_x.dtype == np.uint8)
+                value, is_valid = np.asarray(x_1[0], value.dtype), bool(valid_1[0])
+        except Exception:  # whatever an object that is not a record may raise
+            log.warning("Expected an input in record %d from %s.", row, source, exc_info=True)
+        if not is_valid:
+            log.warning("Expected an input like the transfer set's in record %d from %s: it is left out.", row, source)
+        values.append(value)
+        valid.append(is_valid)
+    if not values:
+        return np.zeros((0, *public_x.shape[1:]), dtype_like(public_x)), np.zeros(0, np.bool_)
+    return np.stack(values), np.array(valid, np.bool_)

@@ -1,14 +1,14 @@
-"""Frozen public encoders: what turns a text into a row by a model that was trained elsewhere, on public data, and is not trained here.
+"""Frozen public encoders: models trained elsewhere, on public data, that turn a text into a row and are not trained here.
 
-The public encoding (`limbeck.inputs.encodings.EncoderEncoding`) names the model's files by their SHA-256, and rows that it gave on fixed
-texts. A site holds the model itself: a folder as Hugging Face's libraries write it, or a function of the site's own. Whether it is the one
-meant shows before a record is read. Nothing is ever fetched.
+The public encoding (`limbeck.inputs.encodings.EncoderEncoding`) names the model's files by their SHA-256, and the rows that it gave for
+fixed texts. A site holds the model itself: a folder as written by Hugging Face's libraries, or a function of the site's own. Whether it is
+the right one is checked before a record is read. Nothing is ever fetched.
 
-Every text goes through the model alone. In a batch, padding and the blocks of a matrix product would let one record move the last bits of
-another's row; alone, a row is a function of its record, so one record more changes one row [D]. Texts as long as reviews take no longer
-for it on a CPU.
+Every text goes through the model alone. In a batch, padding and the blocks of a matrix product would let one record change the last bits of
+another's row; alone, a row is a function of its record, so one additional record changes one row [D]. For texts as long as reviews this
+takes no longer on a CPU.
 
-What was encoded is kept in a folder of the site's own, so that a run that is stopped goes on, and the next has nothing to do.
+Rows are cached in a folder of the site's own, so that an interrupted run continues where it was, and the next has nothing to do.
 
 Shape legend: N texts, D numbers per row.
 """
@@ -40,9 +40,9 @@ log = logging.getLogger(__name__)
 FILES = ENCODER_FILES
 # Rows have norm 1. Versions of libraries and processors differ by about 1e-6, other weights or tokens by far more.
 TOLERANCE = 1e-3
-# Decimals of the rows that an encoding names.
+# Decimals of the rows in an encoding.
 DECIMALS = 4
-# Texts after which what is done so far is kept.
+# Texts between two writes to the cache.
 BATCH = 32
 BUSY_SECONDS = 120.0
 
@@ -53,7 +53,10 @@ Encoder = Callable[[str], Row]
 def describe(reference: str, folder: Path, *, column: str, name: str, tokens: int = 128) -> EncoderEncoding:
     """The public encoding of a column of texts by the encoder that `reference` names, as `open_encoder` reads it.
 
-    name: what to call it where it is missing. tokens: that a text is cut to. Raises DataError or SettingError.
+    name: what messages call the model where it is missing.
+    tokens: the length to which a text is cut.
+
+    Raises: DataError or SettingError.
     """
     path = folder / reference
     files = {file: _sha256(path / file) for file in FILES} if path.is_dir() else {}
@@ -63,10 +66,13 @@ def describe(reference: str, folder: Path, *, column: str, name: str, tokens: in
 
 
 def open_encoder(encoding: EncoderEncoding, reference: str | None, folder: Path) -> Encoder:
-    """The site's encoder, which is the one that `encoding` means; reads no record.
+    """The site's encoder, checked to be the one that `encoding` names; reads no record.
 
-    reference: records.encoder of the site's settings: the folder of a Hugging Face model, or "module:factory", a function without arguments
-    that returns a function from a text to its row (D,). folder: the site's. Raises DataError naming what is missing or differs.
+    reference: records.encoder of the site's settings: the folder of a Hugging Face model, or "module:factory", a function without
+        arguments that returns a function from a text to its row (D,).
+    folder: the site's folder.
+
+    Raises: DataError naming what is missing or differs.
     """
     reference = check_files(encoding, reference, folder)
     try:
@@ -74,8 +80,8 @@ def open_encoder(encoding: EncoderEncoding, reference: str | None, folder: Path)
     except SettingError as error:
         raise DataError(f"records.encoder: {error}") from error
     for text, row in zip(PROBES, encoding.probe, strict=True):
-        found_D = _one(encoder, text, len(row))
-        if not np.abs(found_D - np.array(row)).max() <= TOLERANCE:
+        encoded_D = _one(encoder, text, len(row))
+        if not np.abs(encoded_D - np.array(row)).max() <= TOLERANCE:
             raise DataError(
                 f"Expected the rows of {encoding.model} from {reference}, got others: that of {text[:40]!r} differs by more than"
                 f" {TOLERANCE:g}."
@@ -84,14 +90,14 @@ def open_encoder(encoding: EncoderEncoding, reference: str | None, folder: Path)
 
 
 def check_files(encoding: EncoderEncoding, reference: str | None, folder: Path) -> str:
-    """The reference, once the files of the folder that it names are those meant; loads no model, runs no code. Raises DataError."""
+    """The reference, after a check that its folder holds the right files; loads no model, runs no code. Raises DataError."""
     if reference is None:
         raise DataError(f"Expected records.encoder to name {encoding.model}, its folder or 'module:factory', got none.")
     path = folder / reference
     if path.is_dir():
         for file, sha256 in encoding.files.items():
-            if (found := _sha256(path / file)) != sha256:
-                raise DataError(f"Expected SHA-256 {sha256} of {path / file}, a file of {encoding.model}, got {found}.")
+            if (actual := _sha256(path / file)) != sha256:
+                raise DataError(f"Expected SHA-256 {sha256} of {path / file}, a file of {encoding.model}, got {actual}.")
     elif ":" not in reference:
         raise DataError(f"Expected the encoder {encoding.model} in the folder {path}, found no folder.")
     return reference
@@ -105,10 +111,14 @@ def encode(
     kept: Path,
     progress: Progress | None = None,
 ) -> NDArray[np.float32]:
-    """(N, D) rows of texts, a missing one as an empty one; those that were encoded before are not encoded again.
+    """(N, D) rows of texts, with a missing text as an empty one; texts encoded before are not encoded again.
 
-    A text of which the encoder makes nothing gets a row of NaN, which has no say in training, and only the log says so. kept: a private
-    folder for rows by content hash. progress: texts done, texts to do. Raises DataError where the folder cannot be used.
+    A text that the encoder cannot handle gets a row of NaN, which has no influence on training, and only the log says so.
+
+    kept: a private folder that caches rows by content hash.
+    progress: receives the number of texts done and to do.
+
+    Raises: DataError if the folder cannot be used.
     """
     keys = [hashlib.sha256((text or "").encode("utf-8", "surrogatepass")).digest() for text in texts]
     wanted = dict(zip(keys, (text or "" for text in texts), strict=True))
@@ -117,9 +127,9 @@ def encode(
         rows.update(store.read(wanted))
         missing = [key for key in wanted if key not in rows]
         for first in range(0, len(missing), BATCH):
-            made = {key: _one(encoder, wanted[key], encoding.dimensions) for key in missing[first : first + BATCH]}
-            store.write({key: row for key, row in made.items() if np.isfinite(row).all()})
-            rows.update(made)
+            encoded = {key: _one(encoder, wanted[key], encoding.dimensions) for key in missing[first : first + BATCH]}
+            store.write({key: row for key, row in encoded.items() if np.isfinite(row).all()})
+            rows.update(encoded)
             if progress is not None:
                 progress(min(first + BATCH, len(missing)), len(missing))
     if not keys:
@@ -128,26 +138,26 @@ def encode(
 
 
 def log_progress(done: int, total: int) -> None:
-    """Say about ten times how far it is, in the site's log."""
+    """Log the progress about ten times in total."""
     if (10 * done) // total > (10 * (done - BATCH)) // total:
         log.info("Encoded %d of %d records.", done, total)
 
 
 def _one(encoder: Encoder, text: str, dimensions: int) -> Row:
-    """A text's row, or NaN where the encoder fails on it: an error would become a refusal, and that would tell of a single record."""
+    """A text's row, or NaN if the encoder fails on it: an error would become a refusal, and that would reveal a single record."""
     try:
         row = np.asarray(encoder(text), np.float32)
         if row.shape != (dimensions,):
             raise ValueError(f"Expected a row of {dimensions} numbers, got {row.shape}")
         return row
     except Exception:  # whatever an encoder of the site's own raises
-        log.warning("The encoder made nothing of a text; it has no say in training.", exc_info=True)
+        log.warning("The encoder failed on a text; it has no influence on training.", exc_info=True)
         return np.full(dimensions, np.nan, np.float32)
 
 
 @lru_cache(maxsize=2)
 def _loaded(reference: str, folder: Path, files: tuple[tuple[str, str], ...], tokens: int) -> Encoder:
-    """Once per process. files: their hashes, so that another model in the same place is another entry."""
+    """The encoder, loaded once per process. files: their hashes, so that another model in the same place is a separate entry."""
     if (folder / reference).is_dir():
         return _hugging_face(folder / reference, tokens)
     factory: Callable[..., Any] = load_function(reference, folder, expected="a function () -> encoder")
@@ -161,8 +171,8 @@ def _loaded(reference: str, folder: Path, files: tuple[tuple[str, str], ...], to
 
 
 def _hugging_face(path: Path, tokens: int) -> Encoder:
-    """The mean of the last layer over a text's tokens, of norm 1, by a model on disk."""
-    # Read when the libraries are first imported. Paths of files that are there need no network; this forbids it besides.
+    """An encoder from a model on disk: the mean of the last layer over a text's tokens, scaled to norm 1."""
+    # Read when the libraries are first imported. Local paths need no network; this forbids it explicitly.
     os.environ["HF_HUB_OFFLINE"] = "1"
     try:
         from tokenizers import Tokenizer
@@ -184,10 +194,10 @@ def _hugging_face(path: Path, tokens: int) -> Encoder:
         raise DataError(f"Expected a model in {path}: {type(error).__name__}: {error}.") from error
 
     def encode_one(text: str) -> Row:
-        found = tokenizer.encode(text)
+        tokenised = tokenizer.encode(text)
         with torch.inference_mode():
             hidden_1LD = model(
-                input_ids=torch.tensor([found.ids]), attention_mask=torch.tensor([found.attention_mask])
+                input_ids=torch.tensor([tokenised.ids]), attention_mask=torch.tensor([tokenised.attention_mask])
             ).last_hidden_state
             row_D = torch.nn.functional.normalize(hidden_1LD[0].mean(0), dim=0)
         return np.asarray(row_D.numpy(), np.float32)
@@ -196,7 +206,7 @@ def _hugging_face(path: Path, tokens: int) -> Encoder:
 
 
 class _Kept:
-    """Rows by content hash, in one SQLite file per encoding: what was written is whole, and several processes may read and write."""
+    """Rows by content hash, in one SQLite file per encoding: writes are atomic, and several processes may read and write."""
 
     def __init__(self, folder: Path, encoding: EncoderEncoding) -> None:
         self.bytes = 4 * encoding.dimensions
@@ -215,27 +225,27 @@ class _Kept:
             return self.database.execute(sql, parameters)
         except sqlite3.Error as error:
             raise DataError(
-                f"Expected encoded records in {self.path}: {error}; without the file they are encoded anew."
+                f"Expected encoded records in {self.path}: {error}; without the file they are encoded again."
             ) from error
 
     def read(self, keys: Iterable[bytes]) -> dict[bytes, Row]:
-        """Those rows that are there."""
-        found = {}
+        """The rows that are stored."""
+        rows = {}
         for key in keys:
             cell = self._do("SELECT value FROM rows WHERE key = ?", key).fetchone()
             if cell is not None and len(cell[0]) == self.bytes:
-                found[key] = np.frombuffer(cell[0], "<f4").astype(np.float32)
-        return found
+                rows[key] = np.frombuffer(cell[0], "<f4").astype(np.float32)
+        return rows
 
     def write(self, rows: dict[bytes, Row]) -> None:
-        """All of them or none."""
+        """Store all of these rows, or none."""
         self._do("BEGIN IMMEDIATE")
         for key, row in rows.items():
             self._do("INSERT OR REPLACE INTO rows VALUES (?, ?)", key, row.astype("<f4").tobytes())
         self._do("COMMIT")
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self.database.close()
 
 

@@ -1,8 +1,8 @@
 """Public encodings: what turns tables and texts into rows of numbers, the same way at every site.
 
-An encoding is fitted on public data only: means, deviations, levels, a vocabulary and its document frequencies are public constants; or
-it names a public encoder, by its files' SHA-256, that every site holds itself. It travels beside the transfer set in a JSON file, whose
-SHA-256 the plan names. Texts and tables themselves never leave a site; a transfer set holds rows.
+An encoding is fitted on public data only: means, standard deviations, levels, a vocabulary and its document frequencies are public
+constants. Or it names a public encoder, by the SHA-256 of its files, that every site holds itself. It travels beside the transfer set in a
+JSON file, whose SHA-256 the plan names. Texts and tables themselves never leave a site; a transfer set holds rows.
 
 Shape legend: N records, D numbers per record.
 """
@@ -25,11 +25,11 @@ from limbeck.base.errors import DataError, SettingError
 from limbeck.base.files import write_durably
 from limbeck.inputs.tables import Names, Table
 
-# A standardised number beyond this says no more than that it is extreme; also what keeps a slip of the pen from ruling a row.
+# The bound for standardised numbers: beyond it a number only says that it is extreme, and a typing error cannot dominate a row.
 LARGEST = 5.0
-# All of an encoder's folder that decides on a row. Weights in this format are numbers and nothing else; a pickle could run code.
+# The files in an encoder's folder that determine a row. Weights in this format are numbers only; a pickle could run code.
 ENCODER_FILES = ("config.json", "model.safetensors", "tokenizer.json")
-# Fixed texts, whose rows an encoding by a public encoder names: long and short, with what tokenizers differ in.
+# Fixed texts, whose rows an encoding by a public encoder contains: long and short, with details in which tokenisers differ.
 PROBES = (
     "",
     "A good film.",
@@ -41,9 +41,12 @@ PROBES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Number:
-    """A numeric column: (value - mean) / deviation, cut to [-5, 5], and a column that is 1 where it is missing.
+    """A numeric column: (value - mean) / deviation, clipped to [-5, 5], and a column that is 1 where the value is missing.
 
-    A missing value takes the public mean. zero_is_missing: for quantities that cannot be zero, such as a blood pressure.
+    A missing value is replaced by the public mean.
+
+    deviation: the public standard deviation.
+    zero_is_missing: for quantities that cannot be zero, such as a blood pressure.
     """
 
     name: str
@@ -55,7 +58,7 @@ class Number:
         """(N, 2)."""
         value_N = table.numbers(self.name)
         missing_N = np.isnan(value_N) | ((value_N == 0) & self.zero_is_missing)
-        # A number too large for the difference becomes infinite, and is cut like any other.
+        # A number too large for the difference becomes infinite, and is clipped like any other.
         with np.errstate(over="ignore", invalid="ignore"):
             standard_N = np.clip((value_N - self.mean) / self.deviation, -LARGEST, LARGEST)
         return np.stack([np.where(missing_N, 0, standard_N), missing_N], 1).astype(np.float32)
@@ -63,9 +66,9 @@ class Number:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Category:
-    """A column of names: one column per level, 1 where it is that level. Missing and unknown names have a 1 nowhere.
+    """A column of names, one-hot: one column per level. Missing and unknown names have no 1 at all.
 
-    A cell is a level as it is written, or as `tables.plain` has both: "1.0" is the level "1".
+    A cell matches a level as written, or if the `tables.plain` forms of both agree: "1.0" is the level "1".
     """
 
     name: str
@@ -74,17 +77,17 @@ class Category:
     def __call__(self, table: Table) -> NDArray[np.float32]:
         """(N, levels)."""
         values, places = table.texts(self.name), Names((level, place) for place, level in enumerate(self.levels))
-        found_NL = np.zeros((len(values), len(self.levels)), np.float32)
+        one_hot_NL = np.zeros((len(values), len(self.levels)), np.float32)
         for row, value in enumerate(values):
             place = None if value is None else places[value]
             if place is not None:
-                found_NL[row, place] = 1
-        return found_NL
+                one_hot_NL[row, place] = 1
+        return one_hot_NL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableEncoding:
-    """Columns of a table, one after the other."""
+    """Columns of a table, concatenated."""
 
     columns: tuple[Number | Category, ...]
 
@@ -99,7 +102,7 @@ class TableEncoding:
         return sum(2 if isinstance(column, Number) else len(column.levels) for column in self.columns)
 
     def __call__(self, table: Table) -> NDArray[np.float32]:
-        """(N, D) rows; record by record, no record touches another. Raises DataError naming a column that is not there."""
+        """(N, D) rows; no record affects another's row. Raises DataError naming a missing column."""
         return np.concatenate([column(table) for column in self.columns], 1)
 
     def to_json(self) -> dict[str, object]:
@@ -130,7 +133,7 @@ class TextEncoding:
         return len(self.words)
 
     def __call__(self, table: Table) -> NDArray[np.float32]:
-        """(N, D) rows; a missing text is an empty one. Raises DataError naming a column that is not there."""
+        """(N, D) rows; a missing text counts as an empty one. Raises DataError naming a missing column."""
         texts = [text or "" for text in table.texts(self.column)]
         if not texts:
             return np.zeros((0, len(self.words)), np.float32)
@@ -147,8 +150,11 @@ class TextEncoding:
 class EncoderEncoding:
     """A column of texts through a frozen public encoder that every site holds itself (`limbeck.inputs.encoders`); rows of L2 norm 1.
 
-    model: its name, to say what is missing. files: SHA-256 (hex) of the files of its folder. tokens: that a text is cut to. probe: rows
-    of PROBES, which a site's encoder must give too, whatever computes it.
+    column: the table's column of texts.
+    model: the encoder's name, for messages.
+    files: SHA-256 (hex) of the files in its folder.
+    tokens: the length to which a text is cut.
+    probe: its rows for PROBES, which a site's encoder must reproduce, however it is implemented.
     """
 
     column: str
@@ -169,9 +175,9 @@ class EncoderEncoding:
 
     @property
     def fingerprint(self) -> str:
-        """What decides on a row, in 32 hexadecimal digits, to name the rows that are kept; without files, an encoder's name."""
-        own = [self.files or self.model, self.tokens]
-        return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:32]
+        """32 hexadecimal digits for what determines a row, to name the cache: the files, or the encoder's name if there are none."""
+        identity = [self.files or self.model, self.tokens]
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
 
     def to_json(self) -> dict[str, object]:
         """For `save`."""
@@ -184,7 +190,10 @@ Encoding = TableEncoding | TextEncoding | EncoderEncoding
 def fit_table(
     public: Table, *, numbers: Sequence[str], categories: Sequence[str], zero_is_missing: Sequence[str] = ()
 ) -> TableEncoding:
-    """Means, deviations and levels of PUBLIC records. Raises DataError where a column is not there or a numeric one is all missing."""
+    """Means, standard deviations and levels of PUBLIC records.
+
+    Raises: DataError if a column does not exist, or has no value at all.
+    """
     columns: list[Number | Category] = []
     for name in numbers:
         value_N = public.numbers(name)
@@ -204,7 +213,7 @@ def fit_table(
 
 
 def fit_text(public: Table, column: str, *, words: int) -> TextEncoding:
-    """The `words` words that are in most PUBLIC documents, ties in alphabetical order, and their document frequencies."""
+    """The `words` words that occur in the most PUBLIC documents, ties in alphabetical order, and their document frequencies."""
     texts = [text or "" for text in public.texts(column)]
     split = _vectoriser().build_analyzer()
     frequency = Counter(word for text in texts for word in set(split(text)))
@@ -221,7 +230,7 @@ def save(encoding: Encoding, path: Path) -> None:
 
 
 def digest(encoding: Encoding) -> bytes:
-    """SHA-256 (32 bytes) of the file that `save` writes: what a plan names."""
+    """SHA-256 (32 bytes) of the file that `save` writes, which a plan names."""
     return hashlib.sha256(_to_bytes(encoding)).digest()
 
 
@@ -230,27 +239,27 @@ def _to_bytes(encoding: Encoding) -> bytes:
 
 
 def load(path: Path) -> Encoding:
-    """What `save` wrote. Raises DataError, and nothing else, where `path` holds no encoding."""
+    """What `save` wrote. Raises DataError, and nothing else, if `path` holds no encoding."""
     try:
-        own: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        match own["kind"]:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        match content["kind"]:
             case "table":
-                return _table(own)
+                return _table(content)
             case "text":
-                return _text(own)
+                return _text(content)
             case "encoder":
-                return _encoder(own)
+                return _encoder(content)
             case _:
-                raise ValueError(f"expected a kind out of table, text, encoder, got {own['kind']!r}")
+                raise ValueError(f"expected a kind out of table, text, encoder, got {content['kind']!r}")
     except FileNotFoundError as error:
         raise DataError(f"Expected a public encoding at {path}, found none.") from error
-    except Exception as error:  # what JSON and its values can be wrong in is of many kinds
+    except Exception as error:  # JSON and its values can be wrong in many ways
         raise DataError(f"Expected a public encoding in {path}: {type(error).__name__}: {error}.") from error
 
 
-def _table(own: dict[str, Any]) -> TableEncoding:
+def _table(content: dict[str, Any]) -> TableEncoding:
     columns: list[Number | Category] = []
-    for column in own["columns"]:
+    for column in content["columns"]:
         kind, name = column["kind"], str(column["name"])
         if kind == "number":
             mean, deviation, zero = float(column["mean"]), float(column["deviation"]), column.get("zero_is_missing", False)
@@ -266,39 +275,39 @@ def _table(own: dict[str, Any]) -> TableEncoding:
     return TableEncoding(columns=tuple(columns))
 
 
-def _text(own: dict[str, Any]) -> TextEncoding:
-    words, idf = _names(own["words"], "words"), tuple(float(value) for value in own["idf"])
+def _text(content: dict[str, Any]) -> TextEncoding:
+    words, idf = _names(content["words"], "words"), tuple(float(value) for value in content["idf"])
     if len(words) != len(idf) or not all(map(math.isfinite, idf)):
         raise ValueError(f"expected a finite idf of each of {len(words)} words, got {len(idf)}")
-    return TextEncoding(column=str(own["column"]), words=words, idf=idf)
+    return TextEncoding(column=str(content["column"]), words=words, idf=idf)
 
 
-def _names(found: Any, what: str) -> tuple[str, ...]:
-    if not isinstance(found, list) or not found or not all(isinstance(name, str) for name in found):
-        raise ValueError(f"expected a list of {what}, got {str(found)[:60]}")
-    if len(set(found)) != len(found):
+def _names(names: Any, what: str) -> tuple[str, ...]:
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"expected a list of {what}, got {str(names)[:60]}")
+    if len(set(names)) != len(names):
         raise ValueError(f"expected distinct {what}")
-    return tuple(found)
+    return tuple(names)
 
 
-def _encoder(own: dict[str, Any]) -> EncoderEncoding:
-    probe = np.array(own["probe"], np.float64)
+def _encoder(content: dict[str, Any]) -> EncoderEncoding:
+    probe = np.array(content["probe"], np.float64)
     if (
         probe.ndim != 2
         or len(probe) != len(PROBES)
         or not probe.size
         or not np.isfinite(probe).all()
-        or not int(own["tokens"]) > 0
+        or not int(content["tokens"]) > 0
     ):
         raise ValueError(f"expected finite rows of {len(PROBES)} texts and a positive number of tokens")
-    # Names of files in the encoder's own folder, and never a path to elsewhere.
-    if not set(own["files"]) <= set(ENCODER_FILES):
-        raise ValueError(f"expected files out of {', '.join(ENCODER_FILES)}, got {', '.join(own['files'])}")
+    # Names of files in the encoder's own folder, never a path to another place.
+    if not set(content["files"]) <= set(ENCODER_FILES):
+        raise ValueError(f"expected files out of {', '.join(ENCODER_FILES)}, got {', '.join(content['files'])}")
     return EncoderEncoding(
-        column=str(own["column"]),
-        model=str(own["model"]),
-        files={str(file): str(sha256) for file, sha256 in own["files"].items()},
-        tokens=int(own["tokens"]),
+        column=str(content["column"]),
+        model=str(content["model"]),
+        files={str(file): str(sha256) for file, sha256 in content["files"].items()},
+        tokens=int(content["tokens"]),
         probe=tuple(map(tuple, probe.tolist())),
     )
 

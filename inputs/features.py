@@ -1,6 +1,6 @@
-"""Public features of inputs: fixed functions, nothing is learnt from private records.
+"""Public features of inputs: fixed functions; nothing is learnt from private records.
 
-Features of public inputs are kept in a cache folder by content hash, so that many clients on one machine compute them once.
+Features of public inputs are cached in a folder by content hash, so that many clients on one machine compute them only once.
 """
 
 from __future__ import annotations
@@ -18,39 +18,33 @@ from numpy.typing import NDArray
 
 from limbeck.base.errors import DataError, SettingError
 from limbeck.base.files import write_durably
+from limbeck.inputs.arrays import unit_scale
 from limbeck.inputs.scattering import scatter
 from limbeck.inputs.transfer_set import digest
 
 VERSION = 3
 SMALL = 16
-# Of the root mean square deviation: what a feature that hardly varies on public inputs is counted with, lest it rule a private record.
+# A fraction of the root mean square deviation. A feature that hardly varies on public inputs is given this deviation, so that it cannot
+# dominate a private record.
 LEAST_DEVIATION = 0.1
 
 Rows = NDArray[np.float32]
 
 
-def _unit_scale(x_N: NDArray[np.generic]) -> Rows:
-    """Bytes become [0, 1]; floats stay."""
-    scale = np.float32(255 if x_N.dtype == np.uint8 else 1)
-    # A number too large for a feature becomes infinite, of which `normalise` makes zeros.
-    with np.errstate(over="ignore"):
-        return (x_N.astype(np.float32) / scale).astype(np.float32)
-
-
 def _pixels(x_N: NDArray[np.generic]) -> Rows:
-    return _unit_scale(x_N).reshape(len(x_N), math.prod(x_N.shape[1:]))
+    return unit_scale(x_N).reshape(len(x_N), math.prod(x_N.shape[1:]))
 
 
 def _hog(x_N: NDArray[np.generic]) -> Rows:
     from skimage.feature import hog
 
-    images = _unit_scale(_images(x_N))
+    images = unit_scale(_images(x_N))
     side = min(images.shape[1:])
-    # Four cells a side of a small image: with fewer, hardly anything is left of it. Cells of 7 cost Fashion-MNIST two to three points.
+    # Four cells per side of a small image: fewer leave hardly anything of it. Cells of 7 pixels cost two to three points on Fashion-MNIST.
     cell = max(2, side // 4) if side <= SMALL else 4
 
     def one(image: Rows) -> Rows:
-        # A broken image has broken features, of which `normalise` makes zeros: no reason to warn.
+        # An image that is not finite has features that are not, and `normalise` turns them into zeros: no reason to warn.
         with np.errstate(invalid="ignore", over="ignore"):
             return np.asarray(hog(image, orientations=9, pixels_per_cell=(cell, cell), cells_per_block=(2, 2)), np.float32)
 
@@ -59,7 +53,7 @@ def _hog(x_N: NDArray[np.generic]) -> Rows:
 
 
 def _scattering(x_N: NDArray[np.generic]) -> Rows:
-    images = _unit_scale(_images(x_N))
+    images = unit_scale(_images(x_N))
     coefficients = scatter(images, scales=1 if images.shape[1] <= SMALL else 2)
     return coefficients.reshape(len(images), math.prod(coefficients.shape[1:]))
 
@@ -90,8 +84,9 @@ BALANCED = ("scattering", "hog")
 def compute(name: str, x_N: NDArray[np.generic], *, cache: Path | None = None) -> Rows:
     """(N, D) features of N inputs.
 
-    cache: a folder for features of PUBLIC inputs; give none for private ones. Two processes that want the same wait for one
-    another. Raises SettingError for an unknown name, DataError for inputs it cannot be computed of.
+    cache: a folder for features of PUBLIC inputs; None for private ones. Processes that want the same features wait for each other.
+
+    Raises: SettingError for an unknown name, DataError for inputs from which the features cannot be computed.
     """
     if name not in FEATURES:
         raise SettingError(f"Expected features out of {', '.join(FEATURES)}, got {name!r}.")
@@ -112,19 +107,19 @@ def compute(name: str, x_N: NDArray[np.generic], *, cache: Path | None = None) -
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Balance:
-    """What is done to features before a linear head, known from public inputs alone: subtract a mean, multiply by a weight."""
+    """The transform of features before a linear head, from public inputs alone: subtract a mean, multiply by a weight."""
 
     mean_D: Rows
     weight_D: Rows
 
 
 def balance(name: str, public_ND: Rows) -> Balance:
-    """From the features of public inputs.
+    """The balance for features with the given name, from those of public inputs.
 
-    Scattering and HOG features are divided by the square root of their deviations [D]. Undivided, a few strong ones take most of a
-    row's norm, which is what the noise is measured against; divided by the whole deviation, as whitening would, weak ones are mostly
-    noise. Of the powers 0, 1/4, 1/2 and 1 the square root is best at every epsilon on Fashion-MNIST, MNIST and digits (docs/decisions.md).
-    Pixels gain nothing, and the encodings of tables and texts have scales of their own: for these all weights are 1.
+    Scattering and HOG features are divided by the square root of their standard deviations [D]. Undivided, a few strong ones take up most
+    of a row's norm, to which the noise is relative; divided by the whole deviation, as in whitening, weak ones are mostly noise. Of the
+    powers 0, 1/4, 1/2 and 1 the square root is best at every epsilon on Fashion-MNIST, MNIST and digits (docs/decisions.md). Pixels gain
+    nothing, and the encodings of tables and texts have scales of their own: for these all weights are 1.
     """
     mean_D = public_ND.mean(0)
     weight_D = np.ones_like(mean_D)
@@ -137,13 +132,13 @@ def balance(name: str, public_ND: Rows) -> Balance:
 
 
 def normalise(f_ND: Rows, norm: float, balance: Balance) -> Rows:
-    """Centre and weigh features, then scale every row to this L2 norm.
+    """Centre and weight features, then scale every row to this L2 norm.
 
-    Row by row, so no record touches another. A row that is not finite becomes zero: harmless, and its presence does not show.
+    Row by row, so no record affects another. A row that is not finite becomes zero: harmless, and its presence does not show.
     """
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         balanced = (f_ND - balance.mean_D) * balance.weight_D
         length = np.sqrt(np.einsum("nd,nd->n", balanced, balanced, dtype=np.float64))[:, None]
         scaled = balanced * np.where(length > 0, norm / length, 0)
-    good = np.isfinite(length) & np.isfinite(scaled).all(1, keepdims=True)
-    return np.where(good, scaled, 0).astype(np.float32)
+    finite = np.isfinite(length) & np.isfinite(scaled).all(1, keepdims=True)
+    return np.where(finite, scaled, 0).astype(np.float32)

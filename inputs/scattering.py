@@ -1,7 +1,7 @@
-"""Scattering transform of images: fixed wavelets, moduli, low-pass; public features with no training.
+"""Scattering transform of images: fixed wavelets, moduli, low-pass; public features without training.
 
-Second-order scattering with Morlet wavelets [F: arXiv 1203.1513], the features under which DP learning of small
-images works best [F: arXiv 2011.11660]. Own and small: the known library for it is barely kept.
+Second-order scattering with Morlet wavelets [F: arXiv 1203.1513], the features with which DP learning of small
+images works best [F: arXiv 2011.11660]. A small implementation of our own: the known library is barely maintained.
 
 Shape legend: N images, H and W their padded height and width, P paths, h and w output height and width.
 """
@@ -24,7 +24,7 @@ BATCH = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bank:
-    """Filters in the frequency domain. low_HW: the low-pass. bands: for each scale j and angle, its scale and (H, W) wavelet."""
+    """Filters in the frequency domain. low_HW: the low-pass. bands: for each scale j and angle, the scale and an (H, W) wavelet."""
 
     low_HW: Tensor
     bands: tuple[tuple[int, Tensor], ...]
@@ -33,9 +33,10 @@ class Bank:
 def scatter(x_NHW: NDArray[np.float32], *, scales: int = 2, angles: int = 8) -> NDArray[np.float32]:
     """Scattering coefficients up to second order, (N, P, h, w) with h = H / 2^scales of the padded image.
 
-    x_NHW: images in [0, 1]. Zero-padded to a multiple of 2^scales with room for the widest filter. P = 1 + scales * angles +
-    angles^2 * scales * (scales - 1) / 2: 81 for 2 scales and 8 angles. Guarantees: the energy of the output is at most
-    that of the input; nearly unchanged by shifts well below 2^scales pixels.
+    P = 1 + scales * angles + angles^2 * scales * (scales - 1) / 2: 81 for 2 scales and 8 angles. Guarantees: the energy of the output is at
+    most that of the input; shifts well below 2^scales pixels hardly change it.
+
+    x_NHW: images in [0, 1]; zero-padded to a multiple of 2^scales with room for the widest filter.
     """
     check.within(1, 5, scales=scales)
     height, width = x_NHW.shape[1:]
@@ -61,7 +62,7 @@ def _scatter_batch(image_NHW: Tensor, bank: Bank, scales: int) -> Tensor:
     orders = [_low_pass(spectrum, bank.low_HW, scales, 0)]
     second = []
     for scale, band_HW in bank.bands:
-        # A wavelet of scale j has nothing above frequency 2^-j, so its modulus is computed on a grid that much coarser.
+        # A wavelet of scale j contains nothing above frequency 2^-j, so its modulus is computed on a grid coarser by 2^j.
         modulus = torch.fft.fft2(torch.fft.ifft2(_fold(spectrum * band_HW, scale)).abs())
         orders.append(_low_pass(modulus, bank.low_HW, scales, scale))
         for other, other_HW in bank.bands:
@@ -103,7 +104,7 @@ def _bank(height: int, width: int, scales: int, angles: int) -> Bank:
         for scale in range(scales)
         for angle in range(angles)
     ]
-    # Scale the wavelets so that all filters together pass no frequency more than once: then energy cannot grow.
+    # Scale the wavelets so that all filters together pass no frequency more than once: energy cannot grow then.
     energy = torch.stack([band.abs() ** 2 for _, band in bands]).sum(0)
     mirrored = torch.flip(torch.roll(energy, (-1, -1), (0, 1)), (0, 1))
     both = (energy + mirrored) / 2
@@ -124,7 +125,7 @@ def _gaussian(height: int, width: int, sigma: float) -> Tensor:
 
 
 def _morlet(height: int, width: int, scale: int, theta: float, angles: int) -> Tensor:
-    """A Morlet wavelet of zero mean: a Gaussian bump at frequency 3 pi / 4 / 2^scale in direction theta, less one at zero."""
+    """A Morlet wavelet with zero mean: a Gaussian bump at frequency 3 pi / 4 / 2^scale in direction theta, minus one at zero."""
     sigma, centre, slant = 0.8 * 2**scale, 3 * math.pi / 4 / 2**scale, 4 / angles
     bump = torch.zeros(height, width)
     base = torch.zeros(height, width)

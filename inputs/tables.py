@@ -1,10 +1,10 @@
 """Tables as sites hold them, CSV or Parquet, column by column.
 
-The header, or the file's schema, decides on columns; of the rest, every record is parsed on its own, by a function of nothing but its own
-bytes. A cell that cannot be read counts as missing and a line that is no CSV has all cells missing; the log names them: an error
-would become a refusal, and that would tell the coordinator of a single record.
+The header, or the file's schema, determines the columns; every record after it is parsed by itself, from nothing but its own bytes. A
+cell that cannot be read counts as missing, and in a line that is not valid CSV all cells count as missing; the log names them. An error
+would become a refusal, and that would tell the coordinator about a single record.
 
-So a record of a CSV file is one line. Where quotation marks may span lines, as RFC 4180 allows, one that is never closed swallows the
+So a record of a CSV file is one line. If quotation marks may span lines, as RFC 4180 allows, one that is never closed swallows the
 records after it; only public tables are read like that.
 """
 
@@ -27,7 +27,7 @@ from limbeck.base.errors import DataError
 
 log = logging.getLogger(__name__)
 
-# Bytes. Texts can be long; the csv module's own limit is 131,072 characters a cell.
+# The limit for a line, in bytes. Texts can be long; the csv module's own limit is 131,072 characters per cell.
 LONGEST_LINE = 1 << 24
 MISSING = frozenset({"", "NA", "NaN", "nan", "null", "NULL", "None", "?"})
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -41,7 +41,7 @@ Cell = str | None
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Table:
-    """columns: cells as text, None where missing; all as long as one another. source: what to call it in an error."""
+    """A table. columns: cells as text, None where missing, all of the same length. source: its name in messages."""
 
     columns: Mapping[str, Sequence[Cell]]
     source: str
@@ -50,32 +50,34 @@ class Table:
         return len(next(iter(self.columns.values()), ()))
 
     def texts(self, name: str) -> Sequence[Cell]:
-        """A column's cells. Raises DataError where there is no such column."""
+        """A column's cells. Raises DataError if there is no such column."""
         require(self.columns, [name], self.source)
         return self.columns[name]
 
     def numbers(self, name: str) -> NDArray[np.float64]:
-        """A column's cells as numbers, NaN where missing or no number; true and false are 1 and 0.
+        """A column's cells as numbers, NaN where missing or not a number; true and false are 1 and 0.
 
-        An infinite one is a number, and harmless: see `teachers`. Raises DataError where there is no such column.
+        An infinite value is a number, and harmless: see `limbeck.client.teachers`.
+
+        Raises: DataError if there is no such column.
         """
-        found, strange = np.full(len(self), np.nan), []
+        numbers, unreadable = np.full(len(self), np.nan), []
         for row, cell in enumerate(self.texts(name)):
             try:
-                found[row] = np.nan if cell is None else to_number(cell)
+                numbers[row] = np.nan if cell is None else to_number(cell)
             except ValueError:
-                strange.append((row + 1, cell))
-        if strange:
-            row, cell = strange[0]
+                unreadable.append((row + 1, cell))
+        if unreadable:
+            row, cell = unreadable[0]
             log.warning(
                 "Expected a number in column %r, row %d of %s, got %.60r: it counts as missing, as do %d more.",
                 name,
                 row,
                 self.source,
                 cell,
-                len(strange) - 1,
+                len(unreadable) - 1,
             )
-        return found
+        return numbers
 
     def rows(self, chosen: Iterable[int]) -> Table:
         """The table of these rows, in this order."""
@@ -85,7 +87,7 @@ class Table:
         )
 
     def to_csv(self) -> bytes:
-        """As a CSV file, a line a row; missing cells are empty, and a space stands for a line break within a cell."""
+        """The table as a CSV file, one line per row; missing cells are empty, and a space replaces a line break within a cell."""
         out = io.StringIO(newline="")
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(self.columns)
@@ -96,24 +98,24 @@ class Table:
 
 
 def require(columns: Iterable[str], names: Iterable[str], source: str) -> None:
-    """Raise DataError naming the first of `names` that is no column."""
-    there = list(columns)
+    """Raise DataError naming the first of `names` that is not a column."""
+    present = list(columns)
     for name in names:
-        if name not in there:
-            hint = "; commas separate columns" if len(there) == 1 and SEPARATORS.search(there[0]) else ""
-            raise DataError(f"Expected a column {name!r} in {source}, found {', '.join(there) or 'none'}{hint}.")
+        if name not in present:
+            hint = "; commas separate columns" if len(present) == 1 and SEPARATORS.search(present[0]) else ""
+            raise DataError(f"Expected a column {name!r} in {source}, found {', '.join(present) or 'none'}{hint}.")
 
 
 def to_number(cell: str) -> float:
-    """What a cell says; true and false are 1 and 0. Raises ValueError where it is no number."""
+    """A cell as a number; true and false are 1 and 0. Raises ValueError if it is not a number."""
     truth = {"true": 1.0, "false": 0.0}.get(cell.strip().lower())
     return float(cell) if truth is None else truth
 
 
 def plain(cell: str) -> str:
-    """A cell's name without blanks around it, and of a whole number without its fraction of zeros: "1.0" is "1".
+    """A cell without surrounding blanks, and a whole number without a fraction of zeros: "1.0" becomes "1".
 
-    A data frame writes a whole column of "1" as "1.0" once a single cell of it is missing.
+    A data frame writes a whole column of "1" as "1.0" as soon as a single cell of it is missing.
     """
     name = cell.strip()
     whole = WHOLE.fullmatch(name)
@@ -121,64 +123,68 @@ def plain(cell: str) -> str:
 
 
 class Names:
-    """Which number a cell's name has: the name as it is written, or else as `plain` makes it, where that is one number's alone."""
+    """From names to numbers: by the name as written, or else by its `plain` form, if that form belongs to one number only."""
 
     def __init__(self, numbers: Iterable[tuple[str, int]]) -> None:
         self.exact = dict(numbers)
         alike: dict[str, set[int]] = {}
         for name, number in self.exact.items():
             alike.setdefault(plain(name), set()).add(number)
-        self.plain = {name: min(found) for name, found in alike.items() if len(found) == 1}
+        self.plain = {name: min(candidates) for name, candidates in alike.items() if len(candidates) == 1}
 
     def __getitem__(self, cell: str) -> int | None:
         return self.exact[cell] if cell in self.exact else self.plain.get(plain(cell))
 
 
 def from_csv(data: bytes, source: str, *, public: bool = False) -> Table:
-    """A CSV file in UTF-8 with a header line, a record a line. Row 1 is the first after the header; blank lines are none.
+    """The table in a CSV file: UTF-8, a header line, one record per line. Row 1 is the first after the header; blank lines do not count.
 
-    A line of another number of cells or that is no CSV on its own, as where a quotation mark is left open, counts as all missing;
-    bytes that are no UTF-8 become replacement characters. public: of a table that is nobody's secret: quoted cells may hold line
-    breaks, and what is no CSV is an error. Raises DataError for a header that is none.
+    In a line with another number of cells, or that is not valid CSV by itself, as with an open quotation mark, all cells count as missing;
+    bytes that are not UTF-8 become replacement characters.
+
+    source: the name of the table in messages.
+    public: the table contains nothing private: quoted cells may hold line breaks, and invalid CSV is an error.
+
+    Raises: DataError for an invalid header.
     """
     if public:
         return _with_line_breaks(data, source)
     lines = _lines(data)
     header = _header(next(lines, b""), source)
     cells: list[list[Cell]] = [[] for _ in header]
-    odd: list[tuple[int, int | None]] = []
+    invalid: list[tuple[int, int | None]] = []
     for number, line in enumerate((line for line in lines if line.strip()), start=1):
         row = _cells(line)
         if row is None or len(row) != len(header):
-            odd.append((number, None if row is None else len(row)))
+            invalid.append((number, None if row is None else len(row)))
             row = [""] * len(header)
         for column, cell in zip(cells, row, strict=True):
             column.append(_cell(cell))
-    if odd:
-        row_number, count = odd[0]
-        got = f"{count}" if count is not None else "a line that is no CSV on its own"
+    if invalid:
+        row_number, count = invalid[0]
+        got = f"{count}" if count is not None else "a line that is not CSV by itself"
         log.warning(
             "Expected %d cells in row %d of %s, got %s: all count as missing, as do those of %d more rows.",
             len(header),
             row_number,
             source,
             got,
-            len(odd) - 1,
+            len(invalid) - 1,
         )
     return Table(columns=dict(zip(header, cells, strict=True)), source=source)
 
 
 def _lines(data: bytes) -> Iterator[bytes]:
-    """Physical lines, of which each ends by LF or CR LF."""
+    """Physical lines, each ended by LF or CR LF."""
     return (line.removesuffix(b"\r") for line in data.removeprefix(BYTE_ORDER_MARK).split(b"\n"))
 
 
 def _cells(line: bytes) -> list[str] | None:
-    """The cells of one line, by nothing but its own bytes; None where it is no CSV on its own."""
-    # Marks that do not balance: of a cell that goes on in another line, both the first part and the last.
+    """The cells of one line, from nothing but its own bytes; None if it is not valid CSV by itself."""
+    # Unbalanced marks: the first and the last part of a cell that spans lines.
     if len(line) > LONGEST_LINE or line.count(b'"') % 2:
         return None
-    # No cell is longer than its line.
+    # A cell is never longer than its line.
     csv.field_size_limit(LONGEST_LINE)
     try:
         rows = list(csv.reader([line.decode("utf-8", errors="replace")], strict=True))
@@ -248,22 +254,22 @@ def _open_parquet(path: Path) -> Any:
         ) from error
     try:
         return parquet.ParquetFile(path)
-    except Exception as error:  # pyarrow's own, of many kinds
+    except Exception as error:  # pyarrow raises errors of many kinds
         raise DataError(f"Expected a Parquet file at {path}: {type(error).__name__}: {error}.") from error
 
 
 def _parquet(path: Path) -> Table:
     names, file = read_header(path), _open_parquet(path)
     try:
-        found = file.read()
-        columns = {name: [_parquet_cell(cell) for cell in found.column(place)] for place, name in enumerate(names)}
-    except Exception as error:  # likewise; of a page that cannot be read, not of a cell
+        content = file.read()
+        columns = {name: [_parquet_cell(cell) for cell in content.column(place)] for place, name in enumerate(names)}
+    except Exception as error:  # likewise, about an unreadable page, not about a cell
         raise DataError(f"Expected a Parquet file at {path}: {type(error).__name__}: {error}.") from error
     return Table(columns=columns, source=str(path))
 
 
 def _parquet_cell(scalar: Any) -> Cell:
-    """One cell as text, by nothing but itself: a text that is no UTF-8 or a date that is none concerns no other record."""
+    """One cell as text, from nothing but itself: a text that is not UTF-8, or an invalid date, affects no other record."""
     try:
         value = scalar.as_py()
     except UnicodeDecodeError:

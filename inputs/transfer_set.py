@@ -1,7 +1,7 @@
-"""The transfer set: public inputs that both sides hold under one hash, so that an answer is to a known question.
+"""The transfer set: public inputs that both sides hold under one hash, so that every answer refers to a known question.
 
-NPZ files are archives that expand, up to a thousand times, and headers in them can say anything. So the archive's directory and the arrays'
-headers are read first, and nothing is inflated or allocated that they do not agree on or that is larger than the caller allows.
+NPZ files are archives that expand up to a thousand times, and their headers can say anything. So the archive's directory and the arrays'
+headers are read first, and nothing is inflated or allocated unless they agree and it is no larger than the caller allows.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from numpy.typing import NDArray
 
 from limbeck.base.errors import DataError
 
-# Bytes of one array, inflated, where a caller says nothing else.
+# The default limit for one array, inflated, in bytes.
 LARGEST = 4 << 30
-# Bytes of one public input: 512 x 512 float32 numbers. A transfer set may take as much as a plan's number of samples times this.
+# The limit for one public input, in bytes: 512 x 512 float32 numbers. A transfer set may take this times the plan's number of samples.
 LARGEST_INPUT = 1 << 20
 # Numbers, truth values and texts; no objects (pickles), no records of several fields, no times.
 KINDS = "biufcUS"
 MOST_AXES = 32
-# Bytes of an array's header, which takes about 100.
+# The limit for an array's header, in bytes; it takes about 100.
 LONGEST_HEADER = 10_000
-# Deflate makes at most 1,032 bytes of one.
+# Deflate expands one byte to at most 1,032.
 LARGEST_RATIO = 1_100
 CHUNK = 1 << 20
 
@@ -42,7 +42,7 @@ def digest(x_N: NDArray[np.generic]) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """What an array's header says. start: where its values begin within the member of the archive."""
+    """An array's header. start: the offset of its values within the member of the archive."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[np.generic]
@@ -51,7 +51,7 @@ class Header:
 
     @property
     def bytes(self) -> int:
-        """Of all values, inflated."""
+        """The size of all values, inflated."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
@@ -61,10 +61,11 @@ def read_headers(path: Path, *names: str, largest: int = LARGEST) -> list[Header
 
 
 def read_arrays(path: Path, *names: str, largest: int = LARGEST) -> list[NDArray[np.generic]]:
-    """Arrays by name out of an NPZ file.
+    """Arrays from an NPZ file, by name; memory stays within what `largest` allows.
 
-    largest: bytes that each may take, inflated. Raises DataError, and nothing else, where the file or an array is missing, broken, too
-    large or of objects; memory stays within what `largest` allows.
+    largest: the limit for each array, inflated, in bytes.
+
+    Raises: DataError, and nothing else, if the file or an array is missing, broken, too large, or holds objects.
     """
     return [values for _, values in _read(path, names, largest, values=True) if values is not None]
 
@@ -84,16 +85,16 @@ def _read(
         raise
     except FileNotFoundError as error:
         raise DataError(f"Expected an NPZ file with {', '.join(names)} at {path}, found none.") from error
-    except Exception as error:  # what zipfile, zlib and numpy raise on hostile bytes is of many kinds
+    except Exception as error:  # zipfile, zlib and numpy raise errors of many kinds on hostile bytes
         raise DataError(f"Expected a readable NPZ file at {path}: {type(error).__name__}: {error}.") from error
 
 
 def _only(members: list[ZipInfo], name: str, path: Path) -> ZipInfo:
-    found = [member for member in members if member.filename == f"{name}.npy"]
-    if len(found) != 1:
-        there = ", ".join(sorted(member.filename.removesuffix(".npy") for member in members)[:20]) or "none"
-        raise DataError(f"Expected one array {name} in {path}, found {len(found)}; there are: {there}.")
-    return found[0]
+    matching = [member for member in members if member.filename == f"{name}.npy"]
+    if len(matching) != 1:
+        present = ", ".join(sorted(member.filename.removesuffix(".npy") for member in members)[:20]) or "none"
+        raise DataError(f"Expected one array {name} in {path}, found {len(matching)}; there are: {present}.")
+    return matching[0]
 
 
 def _member(
@@ -102,7 +103,7 @@ def _member(
     if member.compress_type not in {ZIP_STORED, ZIP_DEFLATED}:
         raise DataError(f"Expected {what} to be stored or deflated, got compression {member.compress_type}.")
     with archive.open(member) as stream:
-        # Magic, version and the header's length; then so much. Values are read only where they are wanted.
+        # Magic, version and the header's length; then the header. Values are read only if they are wanted.
         head = stream.read(12)
         size = int.from_bytes(head[8:10] if head[6:7] == b"\1" else head[8:], "little")
         head += stream.read(min(size, LONGEST_HEADER))
@@ -121,7 +122,7 @@ def _member(
                 raise DataError(f"Expected {len(room)} bytes of {what}, got {at}.")
             room[at : at + len(piece)] = np.frombuffer(piece, np.uint8)
             at += len(piece)
-        # Beyond the last byte the checksum is looked at.
+        # The checksum is verified only by reading past the last byte.
         if stream.read(1):
             raise DataError(f"Expected {len(room)} bytes of {what}, got more.")
     return header, flat.reshape(header.shape, order="F" if header.fortran else "C")
@@ -130,7 +131,7 @@ def _member(
 def _header(head: bytes, what: str) -> Header:
     buffer = io.BytesIO(head)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on dtypes and headers of old; they are refused or read, and no more
+        warnings.simplefilter("ignore")  # about outdated dtypes and headers, which are read or refused without a comment
         version = npy.read_magic(buffer)
         if version not in {(1, 0), (2, 0)}:
             raise DataError(f"Expected {what} in version 1.0 or 2.0 of NumPy's format, got {version}.")
@@ -144,7 +145,7 @@ def _header(head: bytes, what: str) -> Header:
 
 
 def _check_size(header: Header, member: ZipInfo, what: str, largest: int) -> None:
-    """What the header, the archive's directory and the caller say must agree, before memory is taken for it."""
+    """Raise DataError unless header, archive directory and the caller's limit agree; no memory is allocated before that."""
     if math.prod(max(size, 1) for size in header.shape) * header.dtype.itemsize > largest:
         raise DataError(f"Expected at most {largest} bytes of {what}, got shape {header.shape} of {header.dtype}.")
     if member.file_size != header.start + header.bytes:
@@ -152,4 +153,6 @@ def _check_size(header: Header, member: ZipInfo, what: str, largest: int) -> Non
             f"Expected {header.start + header.bytes} bytes of {what} for shape {header.shape} of {header.dtype}, got {member.file_size}."
         )
     if member.file_size > LARGEST_RATIO * member.compress_size + CHUNK:
-        raise DataError(f"Expected {member.file_size} bytes of {what} out of {member.compress_size}: more than can be.")
+        raise DataError(
+            f"Expected {member.file_size} bytes of {what} from {member.compress_size}: more than deflate can give."
+        )

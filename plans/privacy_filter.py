@@ -2,7 +2,7 @@
 
 Composing privacy loss distributions (`limbeck.plans.accounting.epsilon`) is right only for plans that were all fixed beforehand. A
 coordinator that waits for the first student and then picks the second plan by it can do better: with sampled nets a sum of 3 became 3.15
-(`tests/protos/test_privacy_filter.py` plays that attack). That natural filter is invalid for trade-off functions in general
+(`tests/plans/test_privacy_filter.py` plays that attack). That natural filter is invalid for trade-off functions in general
 [F: arXiv 2602.06756]. For Gaussian mechanisms it is valid [F: arXiv 2210.17520, and 2209.15596], and the proof carries over to anything
 that a fixed process dominates, which is how this filter counts.
 

@@ -47,16 +47,16 @@ def path_of(folder: Path, stage: int) -> Path:
 
 
 def load_last(folder: Path) -> Checkpoint | None:
-    """The last stage that can be read; a broken file is passed over with a warning, for the one before it."""
+    """The last stage that can be read. A broken file is skipped with a warning, and the one before it taken."""
     for path in sorted(folder.glob("stage-*.safetensors"), reverse=True):
-        found = load(path)
-        if found is not None:
-            return found
+        checkpoint = load(path)
+        if checkpoint is not None:
+            return checkpoint
     return None
 
 
 def load(path: Path) -> Checkpoint | None:
-    """One checkpoint, or None with a warning where it is broken."""
+    """One checkpoint, or None with a warning if it is broken."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -70,7 +70,7 @@ def load(path: Path) -> Checkpoint | None:
             targets_NK=tensors["targets"],
         )
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        log.warning("Passed over the checkpoint %s: %s.", path, error)
+        log.warning("Skipped the checkpoint %s: %s.", path, error)
         return None
 
 

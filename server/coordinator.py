@@ -291,14 +291,15 @@ class Coordinator:
             if time.monotonic() >= deadline:
                 raise self._too_few(phase, have())
             now = time.monotonic()
-            if nodes := [node for node in candidates() if node.may_answer_now(self._connections(node), now)]:
-                ask(nodes)
-                continue
-            if not paused:
+            nodes = [node for node in candidates() if node.may_answer_now(self._connections(node), now)]
+            if not paused and all(node.asked is not None for node in nodes):
                 paused = True
                 self._save()
                 self.events(Paused(phase=phase, sites=have(), minimum=self.plan.minimum_clients))
                 log.warning("Paused in '%s': %d of at least %d sites.", phase, have(), self.plan.minimum_clients)
+            if nodes:
+                ask(nodes)
+                continue
             self._let_in()
             self._save_now_and_then()
             time.sleep(POLL_SECONDS)

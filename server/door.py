@@ -27,25 +27,25 @@ from limbeck.base.errors import SettingError
 
 log = logging.getLogger(__name__)
 
-# Of descriptors: never taken by connections, since a run needs files. Nothing needs more than so many in all.
+# Descriptors that connections never take, since a run needs files; and the most that this process asks for.
 RESERVE, ENOUGH = 128, 1 << 16
 PER_CONNECTION = 3
-# Guests at once, in all, beside as many as there are sites; half of them of one address.
+# The most guests at once, besides one for each site. At most half of them may come from one address.
 GUESTS = 256
 GUEST_SECONDS = 30.0
-# For what was still said to a connection that is to end.
+# A connection that is to end has so long for what was still said to it.
 LINGER_SECONDS = 2.0
-# Where no connection can be taken for want of descriptors.
+# How long no connection is accepted where there is no descriptor for it.
 PAUSE_SECONDS = 0.2
 BACKLOG = 1024
 BUFFER = 1 << 18
-# An address of IPv6 is one of 2^64 that a single subscriber has.
+# Bits of an IPv6 address that are a subscriber's; the other 64 the subscriber can choose.
 SUBSCRIBER = 64
 PREFIX = "limbeck-"
 
 
 def raise_descriptor_limit() -> int:
-    """Let this process have as many descriptors as it may; how many that are."""
+    """Let this process have as many descriptors as it may, and return how many that are."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = ENOUGH if hard == resource.RLIM_INFINITY else min(hard, ENOUGH)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -72,7 +72,7 @@ class Door:
         self.most_per_address = max(1, self.most_guests // 2)
         self._guests: dict[str, _Connection] = {}
         self._admitted: dict[str, _Connection] = {}
-        # How many guests there are from where.
+        # How many guests there are from each group of addresses.
         self._crowd: Counter[str] = Counter()
         self._full = False
         self._listeners = _listen(listen)
@@ -99,15 +99,15 @@ class Door:
             connection.end()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    # Of a connection that gRPC names by `peer`
+    # About the connection that gRPC calls `peer`
 
     def address_of(self, peer: str) -> str:
-        """Where it comes from, for a log."""
+        """Where it comes from, for the log."""
         connection = self._of(peer)
         return connection.address if connection is not None else "a connection that has ended"
 
     def admit(self, peer: str) -> None:
-        """It is a site's, and stays until it ends or is dismissed."""
+        """It belongs to a site, and stays until it ends or is dismissed."""
         connection = self._guests.get(_name(peer))
         if connection is not None:
             self.gone(connection)
@@ -226,7 +226,7 @@ class _Connection:
         self._loop.call_later(LINGER_SECONDS, self.end)
 
     def end(self) -> None:
-        """At once."""
+        """End the connection at once."""
         if self._ended:
             return
         self._ended = True
@@ -242,8 +242,8 @@ class _End(asyncio.Protocol):
 
     other: _End
 
-    def __init__(self, connection: _Connection, own: socket.socket | None) -> None:
-        self._connection, self.socket = connection, own
+    def __init__(self, connection: _Connection, end: socket.socket | None) -> None:
+        self._connection, self.socket = connection, end
         self._transport: asyncio.Transport | None = None
         self.lost = False
 
@@ -286,7 +286,7 @@ class _End(asyncio.Protocol):
 def _listen(listen: str) -> list[socket.socket]:
     host, _, port = listen.rpartition(":")
     host = host.strip("[]")
-    found = dict.fromkeys(
+    addresses = dict.fromkeys(
         (family, address)
         for family, _, _, _, address in socket.getaddrinfo(
             host or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -295,7 +295,7 @@ def _listen(listen: str) -> list[socket.socket]:
     listeners: list[socket.socket] = []
     missing: OSError | None = None
     try:
-        for family, address in found:
+        for family, address in addresses:
             both = host == "::" and socket.has_dualstack_ipv6()
             # A name may stand for several addresses, which then share the port that the first one got.
             where = (address[0], listeners[0].getsockname()[1] if listeners else int(port), *address[2:])

@@ -161,6 +161,8 @@ def _facts(event: Event) -> dict[str, object]:
     if isinstance(event, Progress | LeftOut):
         # For people, and for readers of 0.1.0.
         facts["reason"] = None if event.why is None else str(event.why)
+        if event.why is None:
+            del facts["why"]
     return facts
 
 
@@ -168,16 +170,16 @@ def parse(line: bytes) -> Line | None:
     """The event that a line holds, of this version or of 0.1.0, or None where it holds none: the last one may be torn while it is written,
     and a crash may leave a torn one in the middle."""
     try:
-        found = read_json(line)
-        if not isinstance(found, dict) or not isinstance(found.get("kind"), str):
+        fields = read_json(line)
+        if not isinstance(fields, dict) or not isinstance(fields.get("kind"), str):
             return None
-        when = _TIME.validate_python(found.get("time"))
-        if found["kind"] not in _KINDS:
-            facts = {key: value for key, value in found.items() if key not in {"kind", "time"}}
-            return Line(time=when, event=Unknown(kind=found["kind"], facts=facts))
-        if found.get("why") is None and "reason" in found:
-            found["why"] = found["reason"]
-        return Line(time=when, event=_ADAPTERS[EventKind(found["kind"])].validate_python(found))
+        when = _TIME.validate_python(fields.get("time"))
+        if fields["kind"] not in _KINDS:
+            facts = {key: value for key, value in fields.items() if key not in {"kind", "time"}}
+            return Line(time=when, event=Unknown(kind=fields["kind"], facts=facts))
+        if fields.get("why") is None and "reason" in fields:
+            fields["why"] = fields["reason"]
+        return Line(time=when, event=_ADAPTERS[EventKind(fields["kind"])].validate_python(fields))
     except (ValueError, RecursionError):
         return None
 

@@ -88,5 +88,5 @@ def _compare(onnx: bytes, model: nn.Module, inputs: Tensor) -> float:
     session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
     with torch.no_grad():
         expected = model(inputs).softmax(-1).numpy()
-    (found,) = session.run(None, {"inputs": inputs.numpy()})
-    return float(np.abs(found - expected).max())
+    (outputs,) = session.run(None, {"inputs": inputs.numpy()})
+    return float(np.abs(outputs - expected).max())

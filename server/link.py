@@ -1,6 +1,6 @@
 """The coordinator's end of the link: a gRPC service to which sites dial in, and Flower's Grid over it.
 
-A site is whom its certificate names, and that must be one of the sites that the coordinator was told of. Questions to a site
+A site is identified by its certificate, which must name one of the sites in the coordinator's settings. Questions to a site
 wait here until they are answered or their time is over; after every reconnection all that are open are offered again, and a
 site that has one already says so. What sites send is only bytes here until the caller pulls it, and then decoded strictly:
 what is malformed becomes an error of that site.
@@ -12,11 +12,11 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import grpc
 from flwr.app import Error, Message, RecordDict
@@ -46,11 +46,13 @@ log = logging.getLogger(__name__)
 
 HELLO_SECONDS = 30.0
 GRACE_SECONDS = 2.0
-# Questions that a site may have open.
+# How many questions a site may have open.
 OPEN = 64
 STREAMS_PER_CONNECTION = 4
 
 T = TypeVar("T")
+Read = Callable[[], Awaitable[Frame | None]]
+Write = Callable[[Frame], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,10 +76,9 @@ class Keys:
 
 
 class Access:
-    """Who may connect: these sites, with certificates that are not in the list of revoked serial numbers, one hexadecimal a line.
+    """Who may connect: these sites, with certificates that are not in the list of revoked serial numbers (hexadecimal, one per line).
 
-    The list is read anew whenever its file changes. One that cannot be read lets nobody in: it may hold the number that
-    matters.
+    The list is read again whenever its file changes. If it cannot be read, nobody may connect: it may hold the number that matters.
     """
 
     def __init__(self, sites: Iterable[str], revoked: Path | None = None) -> None:
@@ -86,7 +87,7 @@ class Access:
         self.revoked()
 
     def revoked(self) -> frozenset[int]:
-        """Serial numbers that are no longer good. Raises SettingError where the list cannot be read."""
+        """The serial numbers of revoked certificates. Raises SettingError if the list cannot be read."""
         if self._revoked is None:
             return frozenset()
         try:
@@ -133,7 +134,7 @@ class _Current:
 
 
 class _Session:
-    """A site since it first connected: the station of its connections."""
+    """A site since it first connected: what its connections, one after the other, have in common."""
 
     def __init__(self, name: str, limit: int, arrived: Callable[[bytes, bytes], None]) -> None:
         self.name, self.node, self.limit, self._arrived = name, flower_messages.node_of(name), limit, arrived
@@ -192,7 +193,9 @@ class _Session:
 class _Health(health.aio.HealthServicer):  # type: ignore[misc]
     """gRPC's health service, which tells the coordinator's clock too: `limbeck doctor` compares it with the site's."""
 
-    async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802 - as gRPC names it
+    async def Check(  # noqa: N802 - as gRPC names it
+        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext
+    ) -> health_pb2.HealthCheckResponse:
         """Whether the service serves."""
         await context.send_initial_metadata(((link.CLOCK, f"{time.time():.3f}"),))
         return await super().Check(request, context)
@@ -289,8 +292,8 @@ class LinkGrid(Grid):
 
         Raises ValueError where a node is unknown, RunError where too much is open for one; then none is queued.
         """
-        found = [(flower_messages.name_by_content(message), message) for message in messages]
-        for _, message in found:
+        named = [(flower_messages.name_by_content(message), message) for message in messages]
+        for _, message in named:
             if message.metadata.dst_node_id not in self._sessions:
                 raise ValueError(f"Expected a node id out of {len(self._sessions)}, got {message.metadata.dst_node_id}.")
         now = time.monotonic()
@@ -301,17 +304,17 @@ class LinkGrid(Grid):
                 until=now + message.metadata.ttl,
                 limit=self._answer_limit,
             )
-            for message_id, message in found
+            for message_id, message in named
         ]
         self._in_loop(self._push(questions))
-        return [message_id for message_id, _ in found]
+        return [message_id for message_id, _ in named]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Replies that have come to these messages; each is given once. A malformed one is given as an error."""
         with self._changed:
             ids = [message_id for message_id in map(bytes.fromhex, message_ids) if message_id in self._answers]
-            found = [(self._asked.pop(message_id), self._answers.pop(message_id)) for message_id in ids]
-        return [_reply(question, data) for question, data in found]
+            answered = [(self._asked.pop(message_id), self._answers.pop(message_id)) for message_id in ids]
+        return [_reply(question, data) for question, data in answered]
 
     def wait(self, seconds: float) -> None:
         """Sleep until a reply comes, at most this long."""
@@ -343,7 +346,7 @@ class LinkGrid(Grid):
 
     # In the loop's thread
 
-    def _in_loop(self, work: Coroutine[Any, Any, T]) -> T:
+    def _in_loop(self, work: Coroutine[object, None, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     async def _push(self, questions: Sequence[_Open]) -> None:
@@ -351,13 +354,13 @@ class LinkGrid(Grid):
         for question in questions:
             node = question.message.metadata.dst_node_id
             if node not in sizes:
-                sizes[node] = [len(own.transfer.data) for own in self._sessions[node].open.values()]
+                sizes[node] = [len(question.transfer.data) for question in self._sessions[node].open.values()]
             sizes[node].append(len(question.transfer.data))
-        for node, own in sizes.items():
-            if len(own) > OPEN or sum(own) > self._limit:
+        for node, lengths in sizes.items():
+            if len(lengths) > OPEN or sum(lengths) > self._limit:
                 raise RunError(
                     f"Expected at most {OPEN} open questions of {self._limit} bytes in all to {self._sessions[node].name}, "
-                    f"got {len(own)} of {sum(own)}."
+                    f"got {len(lengths)} of {sum(lengths)}."
                 )
         for question in questions:
             with self._changed:
@@ -413,16 +416,16 @@ class LinkGrid(Grid):
             await asyncio.sleep(1)
             now = time.monotonic()
             for session in self._sessions.values():
-                self._withdraw([message_id for message_id, own in session.open.items() if own.until < now])
+                self._withdraw([message_id for message_id, question in session.open.items() if question.until < now])
 
-    async def _connect(self, _: object, context: Any) -> None:
-        """One connection of a site, or of somebody else, whose it does not stay."""
+    async def _connect(self, _: object, context: grpc.aio.ServicerContext) -> None:
+        """One connection, of a site or of somebody else, who is refused."""
         try:
             await self._greet(context)
         finally:
             self._door.dismiss(context.peer())
 
-    async def _greet(self, context: Any) -> None:
+    async def _greet(self, context: grpc.aio.ServicerContext) -> None:
         async def read() -> Frame | None:
             data = await context.read()
             return None if data is grpc.aio.EOF else link_codec.decode_frame(data)
@@ -439,19 +442,21 @@ class LinkGrid(Grid):
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, printable(error))
         try:
             async with asyncio.timeout(HELLO_SECONDS):
-                found = await read()
-            if not isinstance(found, Hello):
+                first = await read()
+            if not isinstance(first, Hello):
                 raise WireError("Expected a hello first, got something else.")
             self._door.admit(context.peer())
             # Before anything more is said, which the other end may keep from leaving here.
-            await self._speak(name, pem, found, read, write, over=lambda: self._door.dismiss(context.peer()))
+            await self._speak(name, pem, first, read, write, over=lambda: self._door.dismiss(context.peer()))
         except TimeoutError:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"no hello within {HELLO_SECONDS:g} s")
         except WireError as error:
             log.warning("%s breaks the protocol: %s", name, error)
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, printable(error))
 
-    async def _speak(self, name: str, pem: bytes, found: Hello, read: Any, write: Any, *, over: Callable[[], None]) -> None:
+    async def _speak(
+        self, name: str, pem: bytes, greeting: Hello, read: Read, write: Write, *, over: Callable[[], None]
+    ) -> None:
         """After the site's hello, until the connection ends. A site has one: a new one ends the one before, which may be half dead.
 
         Nothing here waits for the other end alone: it may have stopped reading.
@@ -472,7 +477,7 @@ class LinkGrid(Grid):
                     await write(link.hello(self._heartbeat))
             except TimeoutError:
                 raise Disconnected(f"it took no greeting within {HELLO_SECONDS:g} s") from None
-            log.info("%s is connected (limbeck %s there).", name, found.limbeck)
+            log.info("%s is connected (limbeck %s there).", name, greeting.limbeck)
             await Connection(session, read, write, heartbeat=self._heartbeat).run()
 
         try:
@@ -501,7 +506,7 @@ class LinkGrid(Grid):
         raise WireError("Expected one connection of a site, got a newer one.")
 
     async def _while_good(self, pem: bytes) -> None:
-        """A site that is revoked while it is connected does not stay so. Raises WireError then."""
+        """Check again and again that the site may be connected. Raises WireError when it is revoked."""
         while True:
             await asyncio.sleep(self._heartbeat)
             self.access.check(pem)
@@ -510,8 +515,8 @@ class LinkGrid(Grid):
 def _reply(question: _Open, data: bytes) -> Message:
     try:
         reply = flower_messages.decode(data, limit=question.limit)
-        own, asked = reply.metadata, question.message.metadata
-        if (own.reply_to_message_id, own.src_node_id) != (asked.message_id, asked.dst_node_id):
+        answer, asked = reply.metadata, question.message.metadata
+        if (answer.reply_to_message_id, answer.src_node_id) != (asked.message_id, asked.dst_node_id):
             raise WireError("Expected a reply of the node that was asked, to the message that was sent, got another.")
     except WireError as error:
         return Message(Error(CLIENT_RAISED, printable(error)), reply_to=question.message)

@@ -18,9 +18,9 @@ from limbeck.operators import Truncated
 ROWS = 1024
 SCALE = 1 << 32
 LARGEST_WEIGHT = 1e6
-# Sites of a federation differ in size, by this much and more; the larger, the more a site gains that lies about its own.
+# A claim counts up to this many times the median. Honest sites differ in size by as much; a larger bound lets a liar gain more.
 MOST_TIMES_MEDIAN = 3.0
-# Of the weight in a class: far below what matters, far above the resolution of sums (2^-32).
+# The least share of the weight in a class: far below what matters, far above the resolution of sums (2^-32).
 LEAST_SHARE = 1e-5
 
 
@@ -78,7 +78,7 @@ def class_weights(claims: Sequence[Sequence[int]]) -> list[Tensor]:
     MOST_TIMES_MEDIAN sites in the middle, and never more than one half; with fewer than half of the sites lying, the median is an honest
     one's or between two of them. Every site is heard a little, so that any of them can answer alone.
     """
-    counts_CK = torch.tensor([list(own) for own in claims], dtype=torch.float64).clamp(min=0)
+    counts_CK = torch.tensor([list(claim) for claim in claims], dtype=torch.float64).clamp(min=0)
     counts_CK = counts_CK * _within_median(counts_CK.sum(1))[:, None]
     total_K = counts_CK.sum(0)
     counts_CK = torch.where(total_K > 0, torch.maximum(counts_CK, LEAST_SHARE * total_K), 1.0)
@@ -90,7 +90,7 @@ def record_weights(claims: Sequence[float]) -> list[float]:
     """Weights in (0, 1] of every site from the noisy number of records that it claims, bounded as those of `class_weights`."""
     counts_C = torch.tensor(list(claims), dtype=torch.float64).clamp(min=1)
     counts_C = _within_half((counts_C * _within_median(counts_C))[:, None])[:, 0]
-    return [float(own) for own in (counts_C / counts_C.max()).clamp(min=LEAST_SHARE)]
+    return [float(weight) for weight in (counts_C / counts_C.max()).clamp(min=LEAST_SHARE)]
 
 
 def _within_median(total_C: Tensor) -> Tensor:

@@ -179,12 +179,12 @@ def read(path: Path) -> RunRecord:
 
 def parse(data: bytes) -> RunRecord:
     """The record that these bytes are, of this version or of 0.1.0. Raises ValueError or RecursionError where they are none."""
-    found = _ON_DISK.validate_python(read_json(data))
+    stored = _ON_DISK.validate_python(read_json(data))
     return RunRecord(
-        plan_hash=found.plan_hash,
-        clients={name: _client(client) for name, client in found.clients.items()},
-        stages=list(found.stages),
-        seconds=found.seconds,
+        plan_hash=stored.plan_hash,
+        clients={name: _client(client) for name, client in stored.clients.items()},
+        stages=list(stored.stages),
+        seconds=stored.seconds,
     )
 
 
@@ -217,9 +217,9 @@ class _OnDisk:
 _ON_DISK = TypeAdapter(_OnDisk)
 
 
-def _client(found: _ClientOnDisk) -> ClientRecord:
-    exclusion = _exclusion(found)
-    state = found.status
+def _client(stored: _ClientOnDisk) -> ClientRecord:
+    exclusion = _exclusion(stored)
+    state = stored.status
     if state is SiteState.LEFT_OUT and exclusion is not None:
         state = exclusion.state
     if exclusion is not None and isinstance(exclusion.why, WrongName):
@@ -228,23 +228,23 @@ def _client(found: _ClientOnDisk) -> ClientRecord:
     return ClientRecord(
         state=state,
         exclusion=exclusion,
-        bytes_up=found.bytes_up,
-        bytes_down=found.bytes_down,
-        label_counts=found.label_counts,
-        record_count=found.record_count,
-        guarantee=found.guarantee,
+        bytes_up=stored.bytes_up,
+        bytes_down=stored.bytes_down,
+        label_counts=stored.label_counts,
+        record_count=stored.record_count,
+        guarantee=stored.guarantee,
     )
 
 
-def _exclusion(found: _ClientOnDisk) -> Exclusion | None:
+def _exclusion(stored: _ClientOnDisk) -> Exclusion | None:
     """Where the text is another than that of the data, 0.1.0 has gone on with the run, and the text is newer."""
-    if found.reason is None:
+    if stored.reason is None:
         return None
-    if found.exclusion is not None:
-        exclusion = Exclusion(_phase(found.exclusion.get("phase")), why_from_json(found.exclusion))
-        if str(exclusion) == found.reason:
+    if stored.exclusion is not None:
+        exclusion = Exclusion(_phase(stored.exclusion.get("phase")), why_from_json(stored.exclusion))
+        if str(exclusion) == stored.reason:
             return exclusion
-    return Exclusion.of_0_1_0(found.reason)
+    return Exclusion.of_0_1_0(stored.reason)
 
 
 def _to_json(record: RunRecord) -> dict[str, object]:
@@ -254,8 +254,7 @@ def _to_json(record: RunRecord) -> dict[str, object]:
 
 
 def _client_to_json(client: ClientRecord) -> dict[str, object]:
-    exclusion = client.exclusion
-    return {
+    fields: dict[str, object] = {
         "status": client.status,
         "reason": client.reason,
         "bytes_up": client.bytes_up,
@@ -263,5 +262,7 @@ def _client_to_json(client: ClientRecord) -> dict[str, object]:
         "label_counts": client.label_counts,
         "record_count": client.record_count,
         "guarantee": None if client.guarantee is None else client.guarantee.value,
-        "exclusion": None if exclusion is None else {"phase": str(exclusion.phase), **why_to_json(exclusion.why)},
     }
+    if client.exclusion is not None:
+        fields["exclusion"] = {"phase": str(client.exclusion.phase), **why_to_json(client.exclusion.why)}
+    return fields

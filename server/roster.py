@@ -16,7 +16,7 @@ LONGEST_RETRY_SECONDS = 3600.0
 
 
 class NodeState(StrEnum):
-    """What a node is in. Those that come late, when others are being taught or have been, take a way of their own."""
+    """What a node is in. Those that come late, when others are being taught or have been, have states of their own."""
 
     KNOWN = "known"
     OFFERED = "offered"
@@ -38,7 +38,7 @@ class NodeEvent(StrEnum):
     """What happens to a node: the coordinator asks it, it replies or does not, a phase begins or ends."""
 
     OFFER = "offer"
-    OFFER_LATE = "offer, late"
+    OFFER_LATE = "offer late"
     ACCEPT = "accepts"
     TEACH = "teach"
     TAUGHT = "taught"
@@ -115,7 +115,7 @@ def after(state: NodeState, event: NodeEvent) -> NodeState:
         return TRANSITIONS[state][event]
     except KeyError:
         raise IllegalTransition(
-            f"Expected one of {[str(own) for own in TRANSITIONS[state]]} in state {state}, got {event}."
+            f"Expected one of {[legal.value for legal in TRANSITIONS[state]]} in state {state}, got {event}."
         ) from None
 
 

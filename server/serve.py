@@ -45,7 +45,7 @@ class CoordinatorSettings(Strict):
 
 
 def read(path: Path) -> CoordinatorSettings:
-    """The settings in a file. Raises DataError where there is none, SettingError where they cannot be meant."""
+    """The settings in a file. Raises DataError if there is none, SettingError if they are invalid."""
     try:
         return validate(CoordinatorSettings, read_toml(path))
     except FileNotFoundError as error:

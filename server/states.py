@@ -91,7 +91,10 @@ class Phase:
     def parse(cls, text: str) -> Phase:
         """The phase with this text. Raises ValueError where there is none."""
         step, space, number = text.partition(" ")
-        phase = cls(Step(step), int(number) - 1 if space else None)
+        try:
+            phase = cls(Step(step), int(number) - 1 if space else None)
+        except ValueError:
+            raise ValueError(f"Expected a phase, got {text!r}.") from None
         if str(phase) != text:
             raise ValueError(f"Expected a phase, got {text!r}.")
         return phase

@@ -85,23 +85,25 @@ def rehearse(plan: Plan, x_N: NDArray[np.generic]) -> None:
     x_N: the plan's public inputs. Raises SettingError, naming the field where one is to blame.
     """
     check_inputs(plan, x_N)
-    own = plan.student
+    settings = plan.student
     try:
-        model = build(own.architecture, x_N.shape[1:], plan.classes, plan.public_seed)
-        optimiser = torch.optim.AdamW(model.parameters(), lr=own.learning_rate, weight_decay=own.weight_decay)
-        batch = prepare(torch.from_numpy(np.array(x_N[: own.batch])))
-        if own.augment and batch.ndim == 3:
+        model = build(settings.architecture, x_N.shape[1:], plan.classes, plan.public_seed)
+        optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        batch = prepare(torch.from_numpy(np.array(x_N[: settings.batch])))
+        if settings.augment and batch.ndim == 3:
             batch = augment.affine(batch.unsqueeze(1), torch.Generator().manual_seed(plan.public_seed))
         target_NK = torch.full((len(batch), plan.classes), 1 / plan.classes)
-        loss = losses.by_name(own.loss, target_NK, model(batch), max(stage.temperature for stage in plan.stages))
+        loss = losses.by_name(settings.loss, target_NK, model(batch), max(stage.temperature for stage in plan.stages))
         loss.backward()
         optimiser.step()
     except (RuntimeError, ValueError, MemoryError) as error:
         raise SettingError(
-            f"Expected a student ({own.architecture!r}, {own.loss.value!r}) for the public inputs: {error}."
+            f"Expected a student ({settings.architecture!r}, {settings.loss.value!r}) for the public inputs: {error}."
         ) from error
     if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
-        raise SettingError(f"Expected student.loss = {own.loss.value!r} to leave finite weights after a step, got others.")
+        raise SettingError(
+            f"Expected student.loss = {settings.loss.value!r} to leave finite weights after a step, got others."
+        )
 
 
 def prepare(x_N: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,9 +22,18 @@ if TYPE_CHECKING:
 CLIENTS_SHOWN = 20
 
 
+def _complete_scenario(incomplete: str) -> list[str]:
+    """Names of scenarios that begin like what was typed. Their files are not read, so that completion is quick."""
+    names = (path.stem for path in (Path(__file__).parent / "scenarios").glob("*.toml"))
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
 def simulate(
     scenario: Annotated[
-        str | None, typer.Argument(help="A scenario's name, or a TOML file; default: the scenario named default.")
+        str | None,
+        typer.Argument(
+            help="A scenario's name, or a TOML file; default: the scenario named default.", autocompletion=_complete_scenario
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as privacy.epsilon=1.")
@@ -56,6 +64,7 @@ def simulate(
     from rich.console import Console
 
     from limbeck.simulations import run
+    from limbeck.simulations.finished import new_folder
     from limbeck.simulations.scenario import load
 
     console = Console()
@@ -68,7 +77,7 @@ def simulate(
             metrics = run.resume(out, carrier=carrier, console=console)
     else:
         settings = load(scenario or "default", set_ or [])
-        out = out or Path("runs") / f"{settings.name}-{datetime.now():%Y%m%d-%H%M%S}"
+        out = out or new_folder(settings)
         console.print(f"[bold]{escape(settings.name)}[/bold]: {escape(settings.description)}", highlight=False)
         if prepare_only:
             bundle = run.prepare_only(settings, out, sites=sites, console=console)

@@ -20,7 +20,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
-from limbeck.client.child import CLIENT_APP, load_app, process_context
+from limbeck.client.child import CLIENT_APP, load_app, process_context, without_main
 from limbeck.protos.flower_messages import (
     CLIENT_CRASHED,
     CLIENT_RAISED,
@@ -73,7 +73,8 @@ class _Worker(threading.Thread):
     def _start_process(self) -> None:
         self.connection, theirs = self.grid.processes.Pipe()
         self.process = self.grid.processes.Process(target=_work, args=(theirs, self.reference, self.threads), daemon=True)
-        self.process.start()
+        with without_main():
+            self.process.start()
         theirs.close()
 
     def run(self) -> None:

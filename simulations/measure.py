@@ -22,7 +22,7 @@ from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
 from limbeck.client.teachers.votes import Votes
 from limbeck.client.witness import SEEDED
-from limbeck.inputs.transfer_set import read_arrays
+from limbeck.inputs.transfer_set import read_arrays, read_headers
 from limbeck.plans import privacy_filter
 from limbeck.plans.schema import Plan
 from limbeck.protos import codec
@@ -264,13 +264,18 @@ def _accuracy(scores_NK: Tensor, y_N: NDArray[np.generic]) -> float:
     return float((scores_NK.argmax(1).numpy() == y_N).mean())
 
 
-def load_student(folder: Path) -> tuple[nn.Module, Plan]:
-    """The finished student of a run and its plan."""
+def load_student(folder: Path, stage: int | None = None) -> tuple[nn.Module, Plan]:
+    """The student of a run after a stage, counted from 0, or after the last one; and the run's plan."""
     from limbeck.simulations.prepare import read_prepared
 
     _, plan, _ = read_prepared(folder)
-    last = _checkpoint(folder, len(plan.stages) - 1)
-    (x_N,) = read_arrays(folder / "truth.npz", "test_x")
-    model = student.build(plan.student.architecture, x_N.shape[1:], plan.classes, plan.public_seed)
-    model.load_state_dict(last.weights)
+    saved = _checkpoint(folder, len(plan.stages) - 1 if stage is None else stage)
+    model = student.build(plan.student.architecture, input_shape(folder), plan.classes, plan.public_seed)
+    model.load_state_dict(saved.weights)
     return model.eval(), plan
+
+
+def input_shape(folder: Path) -> tuple[int, ...]:
+    """The shape of one input of a run's student."""
+    (header,) = read_headers(folder / "truth.npz", "test_x")
+    return header.shape[1:]

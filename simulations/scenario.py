@@ -80,7 +80,7 @@ class RunSettings(settings.RunSettings):
 
 
 class Scenario(settings.PlanTables):
-    """All settings of a simulation: those of a plan, and what is simulated."""
+    """All settings of a simulation: those of a plan, and what is simulated. `Scenario.load` reads one."""
 
     data: DataSettings
     partition: PartitionSettings
@@ -89,6 +89,17 @@ class Scenario(settings.PlanTables):
     privacy: PrivacySettings
     student: StudentSettings = StudentSettings()
     run: RunSettings = RunSettings()
+
+    @classmethod
+    def load(cls, which: str | Path, overrides: Sequence[str] = ()) -> Scenario:
+        """A scenario that comes with limbeck, by its name, or a TOML file.
+
+        - which: a name, or the path of a file; a `Path` is always a file.
+        - overrides: settings to replace, such as "privacy.epsilon=1"; a value is a TOML literal, a bare word is a string.
+
+        Raises: SettingError, naming every problem.
+        """
+        return load(which if isinstance(which, str) else str(which.absolute()), overrides)
 
     @property
     def black_box_draws(self) -> int | None:

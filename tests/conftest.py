@@ -11,21 +11,8 @@ import torch
 from hypothesis import HealthCheck, settings
 
 import limbeck.protos.tls  # noqa: F401 - before gRPC is loaded, as the command does
-from limbeck.plans.schema import (
-    Adjacency,
-    Coding,
-    Family,
-    LabelCounts,
-    LinearTeaching,
-    Loss,
-    Plan,
-    Pooling,
-    Privacy,
-    Stage,
-    Student,
-    TopK,
-    Unit,
-)
+from helpers.plans import PLAN
+from limbeck.plans.schema import Plan
 
 torch.set_num_threads(1)
 logging.getLogger("limbeck").setLevel(logging.ERROR)
@@ -33,44 +20,6 @@ logging.getLogger("limbeck").setLevel(logging.ERROR)
 TIMELESS = [HealthCheck.too_slow]
 settings.register_profile("limbeck", deadline=None, max_examples=50, derandomize=True, suppress_health_check=TIMELESS)
 settings.load_profile("limbeck")
-
-LINEAR = LinearTeaching(
-    features="pixels",
-    feature_norm=4.0,
-    steps=30,
-    learning_rate=4.0,
-    momentum=0.9,
-    clip=1.0,
-    noise_multiplier=11.06,
-    normaliser=300.0,
-    average_last=10,
-)
-PLAN = Plan(
-    name="a test",
-    transfer_set=bytes(range(32)),
-    samples=20,
-    classes=10,
-    family=Family.POWER,
-    truncation=TopK(k=3),
-    coding=Coding.PACKED,
-    pooling=Pooling.MEAN,
-    stages=(Stage(sparsity=0.5, temperature=2.0), Stage(sparsity=0.9, temperature=2.0)),
-    teaching=LINEAR,
-    label_counts=LabelCounts(noise_std=6.2),
-    privacy=Privacy(epsilon=3.0, delta=1e-5, unit=Unit.RECORD, adjacency=Adjacency.ADD_REMOVE_ONE),
-    student=Student(
-        architecture="mlp",
-        loss=Loss.TTM,
-        epochs=2,
-        batch=16,
-        learning_rate=1e-3,
-        weight_decay=0.0,
-        augment=False,
-        relabel=0.0,
-    ),
-    minimum_clients=2,
-    public_seed=1,
-)
 
 
 @pytest.fixture

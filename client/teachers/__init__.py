@@ -1,4 +1,7 @@
-"""Teachers: trained on private records under a plan's public schedule. What is kept of them is DP: weights, or noisy votes."""
+"""Teachers: trained on private records under a plan's public schedule. What is kept of one is DP: weights, or noisy votes.
+
+References in this package: [P] the founding paper (arXiv 2601.03195), [F] another paper, named; [D] derived here.
+"""
 
 from __future__ import annotations
 
@@ -42,9 +45,11 @@ class Backend(Protocol):
 
 
 def check(teaching: Teaching, public_x: NDArray[np.generic], *, classes: int, factory: Factory | None = None) -> None:
-    """Raise SettingError or DataError where no teacher of this kind can be trained for such inputs; needs no record.
+    """Raise SettingError or DataError if no teacher of this kind can be trained for such inputs; needs no record.
 
-    A site asks before it is charged. factory: the site's own net, for "custom"; it is examined as `limbeck teacher check` does.
+    A site asks before it is charged.
+
+    factory: makes the site's own net, for "custom"; the net is examined as `limbeck teacher check` does.
     """
     match teaching:
         case LinearTeaching() | VotesTeaching():
@@ -75,9 +80,13 @@ def train(
 ) -> Teacher:
     """Train under a schedule; (epsilon, delta)-DP in the records as `limbeck.plans.accounting` counts it.
 
-    x_N, y_N: private records and labels in [0, classes). public_x: public inputs, for public statistics and the inputs' shape. cache:
-    for features of public inputs. factory: the site's own net. opacus: limbeck's own nets take per-record gradients from Opacus.
-    Raises DataError where records cannot be used.
+    x_N, y_N: private records and labels in [0, classes).
+    public_x: public inputs, for public statistics and the shape of inputs.
+    cache: a folder for features of public inputs.
+    factory: makes the site's own net.
+    opacus: take per-record gradients of limbeck's own nets from Opacus.
+
+    Raises: DataError if the records cannot be used.
     """
     from limbeck.client.teachers import linear, net, votes
 
@@ -107,7 +116,7 @@ def train(
 
 
 def load(path: Path, *, factory: Factory | None = None) -> Teacher:
-    """The teacher that `save` wrote. factory: the site's own, where its net is custom. Raises DataError where there is none."""
+    """The teacher that `save` wrote. factory: makes the site's own net, if it is custom. Raises DataError if there is no teacher."""
     from limbeck.client.teachers import linear, net, votes
     from limbeck.client.teachers.stored import read
 
@@ -122,6 +131,6 @@ def load(path: Path, *, factory: Factory | None = None) -> Teacher:
                 return votes.Votes.restore(settings, tensors)
     except LimbeckError:
         raise
-    except Exception as error:  # whatever settings and tensors that do not fit one another end in
+    except Exception as error:  # whatever settings and tensors raise that do not fit each other
         raise DataError(f"Expected a {kind} teacher in {path}: {type(error).__name__}: {error}.") from error
-    raise DataError(f"Expected a teacher of a kind this version knows in {path}, got {kind!r}.")
+    raise DataError(f"Expected a teacher of a kind that this version knows in {path}, got {kind!r}.")

@@ -1,7 +1,7 @@
 """Nets that a plan can name, and the site's own by `module:factory`.
 
-No layer may mix records or keep a state about them, so there is no batch normalisation: GroupNorm stands where a residual net
-usually has it. Initial weights come from a fixed public seed: they are constants of the plan, the same at every site.
+No layer may mix records or keep state about them, so there is no batch normalisation: GroupNorm replaces it in the residual net.
+Initial weights come from a fixed public seed: they are constants of the plan, the same at every site.
 
 Shape legend: N samples, C channels, H and W height and width, D features, K classes.
 """
@@ -28,14 +28,15 @@ SMALL = 16
 
 
 def build(name: str, shape: Shape, classes: int, factory: Factory | None = None) -> nn.Module:
-    """The net of this name for inputs of this shape (without N), on weights from the public seed.
+    """The net with this name for inputs of this shape (without N), with weights from the public seed.
 
-    factory: makes the net where `name` is "custom". Raises SettingError for an unknown name, a net that does not fit the shape or a
-    factory that is missing or makes no net.
+    factory: makes the net if `name` is "custom".
+
+    Raises: SettingError for an unknown name, a net that does not fit the shape, or a factory that is missing or returns no net.
     """
     if name not in ARCHITECTURES:
         raise SettingError(f"Expected an architecture out of {', '.join(ARCHITECTURES)}, got {name!r}.")
-    # Layers draw from torch's global generator when they are made. It is put back as it was.
+    # Layers draw from torch's global generator when they are made; its state is restored afterwards.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(INITIAL_SEED)
         if name == CUSTOM:
@@ -67,7 +68,7 @@ def _mlp(shape: Shape, classes: int) -> nn.Module:
 
 
 def _cnn(shape: Shape, classes: int) -> nn.Module:
-    """About 26,000 parameters on 28 x 28 grey images: the usual net of DP-SGD on MNIST [F: arXiv 2007.14191]."""
+    """About 26,000 parameters on 28 x 28 grey images: the usual net for DP-SGD on MNIST [F: arXiv 2007.14191]."""
     channels, height, width = _image(shape)
     if min(height, width) > SMALL:
         layers: list[nn.Module] = [nn.Conv2d(channels, 16, 8, 2, padding=3), nn.Tanh(), nn.MaxPool2d(2, 1)]
@@ -81,7 +82,7 @@ def _cnn(shape: Shape, classes: int) -> nn.Module:
 
 
 class _Residual(nn.Module):
-    """x + f(x) with GroupNorm in f; the shortcut is pooled and padded with zero channels, so it has no weights of its own."""
+    """x + f(x) with GroupNorm in f; the shortcut is pooled and padded with zero channels, so it has no weights."""
 
     def __init__(self, inside: int, outside: int, stride: int) -> None:
         super().__init__()

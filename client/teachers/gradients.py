@@ -1,16 +1,19 @@
 """Sums of clipped per-record gradients: the one place where a net meets private records.
 
-Three engines with one contract. `BookKeeping` is for the nets that limbeck builds: one forward and one backward pass that stops
-at the outputs of layers; a record's gradient of a layer is made of what went into it and what came back [F: arXiv 2210.00038,
-whose linear layers need no gradient at all, only its norm |a| |g|]. `Opacus` gives the same sums for the same nets by that
-library's hooks, at more than twice the time: for a site that would rather trust a kept library (`gradients = "opacus"` in its
-settings). `Functional` is for any other net: vmap over the gradient of one record's loss, right by construction whatever the
-forward pass does with its weights, or an error.
+Three engines with one contract:
+
+- `BookKeeping` is for the nets that limbeck builds: one forward pass and one backward pass that stops at the outputs of layers; a
+  record's gradient for a layer follows from the layer's input and the gradient of its output [F: arXiv 2210.00038; linear layers need
+  no gradient at all, only its norm |a| |g|].
+- `Opacus` gives the same sums for the same nets through that library's hooks and takes more than twice as long: for a site that would
+  rather trust a maintained library (`gradients = "opacus"` in its settings).
+- `Functional` is for any other net: vmap over the gradient of one record's loss, correct by construction whatever the forward pass does
+  with its weights, or an error.
 
 Gradients are float32; their norms, the scales and the sums are float64, so that no norm overflows or underflows and rounding cannot make
 a record's share of a sum larger than the clip.
 
-Shape legend: N records, O and I outputs and inputs of a layer, L positions, G gradients of all a layer's weights in a row.
+Shape legend: N records, O and I outputs and inputs of a layer, L positions, G all gradients of a layer's weights, flattened.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from limbeck.base.errors import SettingError
 
 log = logging.getLogger(__name__)
 
-# Numbers that are turned to float64 at a time: 1 MB.
+# Numbers that are converted to float64 at a time: 1 MB.
 CACHED = 1 << 17
 
 
@@ -40,20 +43,24 @@ class Engine(Protocol):
     parameters: list[nn.Parameter]
 
     def clipped_sums(self, x_N: Tensor, y_N: Tensor, clip: float) -> list[Tensor]:
-        """Per parameter, the float64 sum over records of cross-entropy gradients, each record's scaled to at most `clip` in L2 norm
-        over all parameters together. A record whose gradient is not finite counts as zero."""
+        """Per parameter, the float64 sum over records of clipped cross-entropy gradients.
+
+        Each record's gradient is scaled to an L2 norm of at most `clip` over all parameters together. One that is not finite counts as
+        zero.
+        """
 
 
 def scales(norm_N: Tensor, clip: float) -> Tensor:
-    """(N,) factors that bring gradients of these norms (float64) down to `clip`, which may be infinite; zero where a norm is not finite."""
+    """(N,) factors that scale gradients with these norms (float64) down to `clip`, which may be infinite; zero if a norm is not finite."""
     return torch.where(norm_N.isfinite(), torch.where(norm_N > clip, clip / norm_N, 1), 0)
 
 
 def engine(net: nn.Module, *, trusted: bool, opacus: bool = False) -> Engine:
-    """The fastest engine for a net, or Opacus where it is asked for and safe.
+    """The fastest engine for a net, or Opacus if it is requested and safe.
 
-    trusted: limbeck built it, so each weight is used once, by its own layer, and nowhere else. Of other nets Opacus would miss a use of a
-    weight outside its layer, and so clip too little: they are mapped over records whatever is asked.
+    trusted: limbeck built the net, so each weight is used once, by its own layer, and nowhere else. In other nets Opacus would miss the
+        use of a weight outside its layer, and so clip too little: they are always mapped over records.
+    opacus: whether Opacus is requested.
     """
     if not trusted:
         return Functional(net)
@@ -61,8 +68,8 @@ def engine(net: nn.Module, *, trusted: bool, opacus: bool = False) -> Engine:
 
 
 @dataclass(slots=True)
-class _Seen:
-    """What a layer was given and gave in the last forward pass."""
+class _Pass:
+    """The input and the output of a layer in the last forward pass."""
 
     given: Tensor
     gave: Tensor
@@ -79,24 +86,24 @@ class BookKeeping:
         self.layers: list[nn.Module] = []
         self.parameters: list[nn.Parameter] = []
         for name, layer in net.named_modules():
-            own = list(layer.parameters(recurse=False))
-            if not own:
+            parameters = list(layer.parameters(recurse=False))
+            if not parameters:
                 continue
             if not _supported(layer):
                 raise SettingError(
                     f"Expected Linear, Conv2d without groups or GroupNorm, got {name}: {type(layer).__name__}."
                 )
             self.layers.append(layer)
-            self.parameters += own
+            self.parameters += parameters
 
     def clipped_sums(self, x_N: Tensor, y_N: Tensor, clip: float) -> list[Tensor]:
-        """As the protocol says."""
-        seen: dict[nn.Module, _Seen] = {}
+        """See `Engine`."""
+        seen: dict[nn.Module, _Pass] = {}
 
         def remember(layer: nn.Module, given: tuple[Tensor, ...], gave: Tensor) -> None:
             if layer in seen:
                 raise SettingError(f"Expected each layer once in a forward pass, got {type(layer).__name__} twice.")
-            seen[layer] = _Seen(given[0].detach(), gave)
+            seen[layer] = _Pass(given[0].detach(), gave)
 
         hooks = [layer.register_forward_hook(remember) for layer in self.layers]
         try:
@@ -108,7 +115,7 @@ class BookKeeping:
         parts = [_part(layer, seen[layer].given, g) for layer, g in zip(self.layers, back, strict=True)]
         norm_N = torch.stack([square for square, _ in parts]).sum(0).sqrt()
         scale_N, good_N = scales(norm_N, clip), norm_N.isfinite()
-        # Zero times a value that is not finite is not zero, so broken records are taken out before they are summed over.
+        # Zero times a value that is not finite is not zero, so such records are taken out before the sum.
         rows = None if bool(good_N.all()) else good_N
         return [total for _, sums in parts for total in sums(scale_N, rows)]
 
@@ -116,8 +123,8 @@ class BookKeeping:
 class Functional:
     """Any net that torch can map over records.
 
-    A forward pass that draws random numbers is an error: torch would draw those of all records from one generator, by their places, and one
-    record more would change everybody's gradient.
+    A forward pass that draws random numbers is an error: torch would draw those of all records from one generator, by position, and one
+    additional record would change everybody's gradient.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -136,13 +143,13 @@ class Functional:
     def gradients(self, x_N: Tensor, y_N: Tensor) -> list[Tensor]:
         """Per parameter, (N, ...) gradients of each record's cross-entropy."""
         trained = {name: value.detach() for name, value in zip(self.names, self.parameters, strict=True)}
-        found = self._gradients(trained, {name: value.detach() for name, value in self.fixed.items()}, x_N, y_N)
-        return [found[name] for name in self.names]
+        by_name = self._gradients(trained, {name: value.detach() for name, value in self.fixed.items()}, x_N, y_N)
+        return [by_name[name] for name in self.names]
 
     def clipped_sums(self, x_N: Tensor, y_N: Tensor, clip: float) -> list[Tensor]:
-        """As the protocol says. A record on which the forward pass fails counts as zero too, and keeps no other from its share."""
+        """See `Engine`. A record on which the forward pass fails also counts as zero, and does not affect the others' shares."""
         try:
-            found = self.gradients(x_N, y_N)
+            gradients = self.gradients(x_N, y_N)
         except Exception as error:  # whatever a site's own net raises
             totals = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in self.parameters]
             if len(x_N) > 1:
@@ -152,18 +159,18 @@ class Functional:
             else:
                 log.warning("A record has no gradient and counts as zero: %s: %s", type(error).__name__, error)
             return totals
-        return _sums_of(found, self.parameters, clip)
+        return _sums_of(gradients, self.parameters, clip)
 
 
 class Opacus:
-    """Per-record gradients from the hooks of Opacus's GradSampleModule. Sampling, noise and the schedule stay ours."""
+    """Per-record gradients from the hooks of Opacus's GradSampleModule. Sampling, noise and the schedule remain ours."""
 
     def __init__(self, net: nn.Module) -> None:
         self.net = net
         self.parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
 
     def clipped_sums(self, x_N: Tensor, y_N: Tensor, clip: float) -> list[Tensor]:
-        """As the protocol says."""
+        """See `Engine`."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             from opacus import GradSampleModule
@@ -171,13 +178,13 @@ class Opacus:
             hooked = GradSampleModule(self.net, loss_reduction="sum")
             try:
                 functional.cross_entropy(hooked(x_N), y_N, reduction="sum").backward()
-                found = [parameter.grad_sample for parameter in self.parameters]  # type: ignore[attr-defined]
+                gradients = [parameter.grad_sample for parameter in self.parameters]  # type: ignore[attr-defined]
             finally:
                 hooked.remove_hooks()
                 for parameter in self.parameters:
                     parameter.grad = None
                     del parameter.grad_sample  # type: ignore[attr-defined]
-        return _sums_of(found, self.parameters, clip)
+        return _sums_of(gradients, self.parameters, clip)
 
 
 def _sums_of(gradients: list[Tensor], parameters: list[nn.Parameter], clip: float) -> list[Tensor]:
@@ -187,11 +194,11 @@ def _sums_of(gradients: list[Tensor], parameters: list[nn.Parameter], clip: floa
     scale_N, good_N = scales(norm_N, clip), norm_N.isfinite()
     if not bool(good_N.all()):
         flat = [torch.where(good_N[:, None], gradient, 0) for gradient in flat]
-    return [_weighted(scale_N, gradient).view_as(own) for gradient, own in zip(flat, parameters, strict=True)]
+    return [_weighted(scale_N, gradient).view_as(parameter) for gradient, parameter in zip(flat, parameters, strict=True)]
 
 
 def _squares(row_NG: Tensor) -> Tensor:
-    """(N,) squared norms in float64, where the square of no float32 overflows or vanishes."""
+    """(N,) squared norms in float64, in which the square of a float32 neither overflows nor underflows."""
     return torch.cat([row_nG.double().square_().sum(1) for row_nG in row_NG.split(_at_once(row_NG))])
 
 
@@ -205,7 +212,7 @@ def _weighted(scale_N: Tensor, row_NG: Tensor) -> Tensor:
 
 
 def _at_once(row_NG: Tensor) -> int:
-    """How many rows become float64 at a time: as many as stay in a processor's cache."""
+    """How many rows are converted to float64 at a time: as many as stay in a processor's cache."""
     return max(1, CACHED // max(1, row_NG.shape[1]))
 
 
@@ -219,7 +226,7 @@ _Sums = Callable[[Tensor, "Tensor | None"], list[Tensor]]
 
 
 def _part(layer: nn.Module, given: Tensor, back: Tensor) -> tuple[Tensor, _Sums]:
-    """Of one layer: squared norms (N,) of each record's gradient, and a function from scales to scaled sums per parameter."""
+    """For one layer: squared norms (N,) of each record's gradient, and a function from scales to scaled sums per parameter."""
     if isinstance(layer, nn.Linear):
         return _linear(layer, given, back)
     rows: list[Tensor]
@@ -236,27 +243,27 @@ def _part(layer: nn.Module, given: Tensor, back: Tensor) -> tuple[Tensor, _Sums]
     def sums(scale_N: Tensor, good_N: Tensor | None) -> list[Tensor]:
         kept = rows if good_N is None else [torch.where(good_N[:, None], row, 0) for row in rows]
         parameters = layer.parameters(recurse=False)
-        return [_weighted(scale_N, row).view_as(own) for row, own in zip(kept, parameters, strict=True)]
+        return [_weighted(scale_N, row).view_as(parameter) for row, parameter in zip(kept, parameters, strict=True)]
 
     return square_N, sums
 
 
 def _convolution(layer: nn.Conv2d, given: Tensor, back: Tensor) -> Tensor:
-    """(N, G) gradients of the weights: what came back, times the patches that went in."""
+    """(N, G) gradients of the weights: the gradient of the output, times the patches of the input."""
     if layer.in_channels > 1:
         patches = functional.unfold(given, layer.kernel_size, layer.dilation, layer.padding, layer.stride)  # type: ignore[arg-type]
         return torch.bmm(back.flatten(2), patches.transpose(1, 2)).flatten(1)
-    # On one channel this is a convolution of each image with its own gradient, stride and dilation swapped: four times faster.
+    # For one channel this is a convolution of each image with its gradient, with stride and dilation swapped: four times faster.
     height, width = (int(side) for side in layer.padding)
     images = functional.pad(given, (width, width, height, height)).transpose(0, 1)
     filters = back.reshape(-1, 1, *back.shape[2:])
-    found = functional.conv2d(images, filters, stride=layer.dilation, dilation=layer.stride, groups=len(given))
+    gradients = functional.conv2d(images, filters, stride=layer.dilation, dilation=layer.stride, groups=len(given))
     rows, columns = layer.kernel_size
-    return found[..., :rows, :columns].reshape(len(given), -1)
+    return gradients[..., :rows, :columns].reshape(len(given), -1)
 
 
 def _linear(layer: nn.Linear, given_NI: Tensor, back_NO: Tensor) -> tuple[Tensor, _Sums]:
-    """The gradient of a record is the outer product of what came back and what went in: norm and sum without making it."""
+    """Norms and sums for a linear layer without its gradients, which are outer products of output gradient and input."""
     bias = layer.bias is not None
     given_NI, back_NO = given_NI.double(), back_NO.double()
     square_N = back_NO.square().sum(1) * (given_NI.square().sum(1) + bias)

@@ -1,10 +1,10 @@
-"""The test kit for a site's own net: what would break its privacy or its training, in words, before any record is read.
+"""The test kit for a site's own net: what would break its privacy or its training, in sentences, before any record is read.
 
-A net passes where each record's gradient is its own: no layer mixes records, no random number is drawn, nothing is remembered between
-forward passes but weights, and per-record gradients agree with a loop over records one at a time.
+A net passes if each record's gradient depends on that record alone: no layer mixes records, no random number is drawn, nothing but weights
+is remembered between forward passes, and per-record gradients agree with a loop over records one at a time.
 
-Why no random numbers: torch, numpy and Python draw those of all records from one generator, by their places in the batch. One record more
-would move the masks of every other, and with them the sum of gradients by far more than one record's clip.
+Why no random numbers: torch, numpy and Python draw those of all records from one generator, by position in the batch. One additional
+record would change the masks of all others, and with them the sum of gradients by far more than one record's clip.
 """
 
 from __future__ import annotations
@@ -30,22 +30,23 @@ from limbeck.client.teachers.gradients import Functional
 
 RECORDS = 5
 TOLERANCE = 1e-3
-# How often the same records are passed through.
+# Forward passes over the same records.
 PASSES = 4
-# How deep a layer's attributes are looked into for what it remembers.
+# How deep a layer's attributes are searched for what it remembers.
 DEPTH = 4
 
 TEMPLATE = '''"""A net for limbeck. In site.toml:  teacher = "{module}:build". To try it:  limbeck teacher check {module}:build
 
-No layer may mix records: use GroupNorm or LayerNorm, never BatchNorm. No dropout, nothing random: the noise of training is regularisation
-enough. Tanh often trains better than ReLU under clipping.
+No layer may mix records: use GroupNorm or LayerNorm, never BatchNorm. No dropout, nothing random: the noise of training is enough
+regularisation. Tanh often trains better than ReLU under clipping.
 """
 
 from torch import nn
 
 
 def build(shape: tuple[int, ...], classes: int) -> nn.Module:
-    """shape: of one input, (channels, height, width) for images in [0, 1], (features,) for rows. Gives `classes` logits per record."""
+    """A net that returns `classes` logits per record. shape: of one input, (channels, height, width) for images in [0, 1], (features,)
+    for rows."""
     if len(shape) == 1:
         return nn.Sequential(nn.Linear(shape[0], 32), nn.LayerNorm(32), nn.Tanh(), nn.Linear(32, classes))
     return nn.Sequential(
@@ -60,16 +61,16 @@ def build(shape: tuple[int, ...], classes: int) -> nn.Module:
 
 
 def examine(net: nn.Module, shape: Shape, classes: int) -> list[str]:
-    """All that is wrong with a net, one sentence each; empty where it can be trained.
+    """Everything that is wrong with a net, one sentence each; empty if it can be trained.
 
-    Inputs are random numbers in [0, 1) from a seed of their own; global generators and the net's weights are left as they were.
+    Inputs are random numbers in [0, 1) with a separate seed; global generators and the net's weights are left unchanged.
     """
     with _generators_kept(), warnings.catch_warnings():
         torch.manual_seed(0)
         warnings.simplefilter("ignore")
         inputs = torch.rand(RECORDS, *shape, generator=torch.Generator().manual_seed(1))
         labels = torch.arange(RECORDS) % classes
-        # The first complaint about layers explains what follows from it, so each group of checks ends the examination.
+        # A problem with layers explains those that follow from it, so the examination ends with the first group that finds one.
         for check in (_layers, _outputs, _randomness, _memory, _independence, _gradients):
             try:
                 problems = check(copy.deepcopy(net).train(), inputs, labels, classes)
@@ -102,18 +103,18 @@ def _layers(net: nn.Module, inputs: Tensor, labels: Tensor, classes: int) -> lis
             problems.append(f"{what} with running statistics, which remember records; set track_running_stats=False.")
         elif isinstance(layer, nn.RNNBase):
             problems.append(
-                f"{what}, whose gradients cannot be had record by record; use opacus.layers.Dp{type(layer).__name__}."
+                f"{what}, whose gradients are not available per record; use opacus.layers.Dp{type(layer).__name__}."
             )
         elif random_by := _random_by(layer):
             problems.append(
-                f"{what} with {random_by}: it draws for all records from one generator, so that one record more would change"
-                " everybody's gradient. Leave it out: the noise of training is regularisation enough."
+                f"{what} with {random_by}: it draws for all records from one generator, so that one additional record would change"
+                " everybody's gradient. Leave it out: the noise of training is enough regularisation."
             )
     if not any(parameter.requires_grad for parameter in net.parameters()):
-        problems.append("It has no weight that can be trained.")
+        problems.append("It has no trainable weight.")
     for name, parameter in net.named_parameters():
         if parameter.dtype != torch.float32:
-            problems.append(f"Weight {name!r} is {parameter.dtype}; float32 is wanted.")
+            problems.append(f"Weight {name!r} is {parameter.dtype}; float32 is required.")
     return problems
 
 
@@ -126,9 +127,9 @@ def _outputs(net: nn.Module, inputs: Tensor, labels: Tensor, classes: int) -> li
         except Exception as error:
             return [f"A forward pass over {n} records of shape {tuple(inputs.shape[1:])} fails: {_short(error)}."]
         if not isinstance(logits, Tensor):
-            return [f"A forward pass gives {type(logits).__name__}; a tensor of logits is wanted."]
+            return [f"A forward pass returns {type(logits).__name__}; a tensor of logits is required."]
         if tuple(logits.shape) != (n, classes):
-            return [f"{n} records give an output of shape {tuple(logits.shape)}; ({n}, {classes}) logits are wanted."]
+            return [f"{n} records give an output of shape {tuple(logits.shape)}; ({n}, {classes}) logits are required."]
         if not bool(logits.isfinite().all()):
             return ["Its output on numbers in [0, 1) is not finite."]
     changed = [name for name, value in net.named_buffers() if not torch.equal(value, before[name])]
@@ -138,7 +139,7 @@ def _outputs(net: nn.Module, inputs: Tensor, labels: Tensor, classes: int) -> li
 
 
 def _randomness(net: nn.Module, inputs: Tensor, labels: Tensor, classes: int) -> list[str]:
-    """Nothing is drawn at random, whether the net is told to train or to answer."""
+    """Nothing may be drawn at random, in training mode or evaluation mode."""
     problems = []
     for mode in (True, False):
         net.train(mode)
@@ -154,18 +155,18 @@ def _randomness(net: nn.Module, inputs: Tensor, labels: Tensor, classes: int) ->
             problems.append("Two forward passes over the same records differ.")
     if problems:
         problems.append(
-            "What is random moves with one record more, for everybody: make the net a function of its input alone."
+            "One additional record changes what is random for all others: make the net a function of its input alone."
         )
     return list(dict.fromkeys(problems))
 
 
 def _memory(net: nn.Module, inputs: Tensor, labels: Tensor, classes: int) -> list[str]:
-    """No attribute of a layer, and nothing that its forward function holds on to, changes from pass to pass or with the records."""
+    """No attribute of a layer, and nothing that its forward function holds on to, may change from pass to pass or with the records."""
 
-    def passed(own: nn.Module, x_N: Tensor) -> dict[str, object]:
+    def passed(copied: nn.Module, x_N: Tensor) -> dict[str, object]:
         for n in (RECORDS, 1):
-            own(x_N[:n])
-        return _remembered(own)
+            copied(x_N[:n])
+        return _remembered(copied)
 
     one, other = copy.deepcopy(net), copy.deepcopy(net)
     first, again, others = passed(one, inputs), passed(one, inputs), passed(other, inputs.square())
@@ -177,7 +178,7 @@ def _memory(net: nn.Module, inputs: Tensor, labels: Tensor, classes: int) -> lis
 
 
 def _independence(net: nn.Module, inputs: Tensor, labels: Tensor, classes: int) -> list[str]:
-    """In place of one record another: the outputs of the others must not move."""
+    """If one record is replaced by another, the outputs of the rest must not change."""
     other = inputs.clone()
     other[0] = other[0].square()
     if not torch.allclose(net(inputs)[1:], net(other)[1:], atol=1e-5, rtol=1e-4):
@@ -188,25 +189,27 @@ def _independence(net: nn.Module, inputs: Tensor, labels: Tensor, classes: int) 
 def _gradients(net: nn.Module, inputs: Tensor, labels: Tensor, classes: int) -> list[str]:
     engine = Functional(net)
     try:
-        found = engine.gradients(inputs, labels)
+        gradients = engine.gradients(inputs, labels)
     except Exception as error:
         return [
-            f"Gradients cannot be had record by record: {_short(error)}. Avoid in-place operations, .item() and branches on values."
+            f"Gradients are not available per record: {_short(error)}. Avoid in-place operations, .item() and branches on values."
         ]
     problems = []
     for row in range(RECORDS):
         loss = functional.cross_entropy(net(inputs[row : row + 1]), labels[row : row + 1])
         expected = torch.autograd.grad(loss, engine.parameters, allow_unused=True, materialize_grads=True)
-        for name, gradient, own in zip(engine.names, found, expected, strict=True):
-            if not torch.allclose(gradient[row], own, atol=TOLERANCE * (1 + float(own.abs().max()))):
-                problems.append(f"The gradient of {name!r} for one record differs from the one computed alone.")
-    unused = [name for name, gradient in zip(engine.names, found, strict=True) if not bool(gradient.any())]
+        for name, gradient, alone in zip(engine.names, gradients, expected, strict=True):
+            if not torch.allclose(gradient[row], alone, atol=TOLERANCE * (1 + float(alone.abs().max()))):
+                problems.append(
+                    f"The gradient of {name!r} for one record differs from the one computed for that record alone."
+                )
+    unused = [name for name, gradient in zip(engine.names, gradients, strict=True) if not bool(gradient.any())]
     problems += [f"Weight {name!r} gets no gradient; remove it or set requires_grad = False." for name in unused]
     return list(dict.fromkeys(problems))
 
 
 def _random_by(layer: nn.Module) -> str:
-    """What makes a layer of torch random while it trains, or nothing."""
+    """What makes a torch layer random during training, or an empty text."""
     if isinstance(layer, nn.modules.dropout._DropoutNd):
         return f"p = {layer.p}" if layer.p > 0 else ""
     if isinstance(layer, nn.MultiheadAttention):
@@ -217,7 +220,7 @@ def _random_by(layer: nn.Module) -> str:
 
 
 class _Draws(TorchDispatchMode):
-    """Notes every operation of torch that draws from a generator, a global one or not."""
+    """Records every torch operation that draws from a generator, global or not."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -226,7 +229,7 @@ class _Draws(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if torch.Tag.nondeterministic_seeded in function.tags:
-            # Attention could draw, and says by its dropout whether it does.
+            # Attention may draw: its dropout says whether it does.
             names = [argument.name for argument in function._schema.arguments]
             given = dict(zip(names, args, strict=False)) | kwargs
             if "dropout_p" not in names or given.get("dropout_p"):
@@ -242,7 +245,7 @@ def _generators() -> dict[str, object]:
 
 @contextmanager
 def _generators_kept() -> Iterator[None]:
-    """Puts the global generators back."""
+    """Restore the global generators at the end."""
     numpy_state, python_state = np.random.get_state(), random.getstate()
     try:
         with torch.random.fork_rng(devices=[]):
@@ -253,17 +256,17 @@ def _generators_kept() -> Iterator[None]:
 
 
 def _remembered(net: nn.Module) -> dict[str, object]:
-    """By name: all that layers hold besides weights and buffers, and what the functions of their classes hold on to."""
-    found: dict[str, object] = {}
+    """By name: everything that layers hold besides weights and buffers, and what the functions of their classes hold on to."""
+    remembered: dict[str, object] = {}
     for name, layer in net.named_modules():
         for key, value in vars(layer).items():
             if key not in {"_parameters", "_buffers", "_modules"}:
-                found[f"Attribute {key!r} of layer {name!r}"] = _plain(value)
+                remembered[f"Attribute {key!r} of layer {name!r}"] = _plain(value)
         for kind in type(layer).__mro__:
             if kind.__module__.partition(".")[0] not in {"torch", "builtins"}:
                 for key, value in vars(kind).items():
-                    found[f"What {kind.__name__}.{key} holds on to"] = _plain(value)
-    return found
+                    remembered[f"What {kind.__name__}.{key} holds on to"] = _plain(value)
+    return remembered
 
 
 def _held(function: FunctionType, depth: int) -> object:
@@ -275,7 +278,7 @@ def _held(function: FunctionType, depth: int) -> object:
 
 
 def _plain(value: object, depth: int = DEPTH) -> object:
-    """A value to compare later; None for what cannot be looked into."""
+    """A comparable copy of a value; None for what cannot be inspected."""
     match value:
         case None | bool() | int() | float() | complex() | str() | bytes() | np.generic():
             return repr(value)

@@ -1,10 +1,10 @@
 """A linear head on fixed public features, trained by full-batch DP gradient descent.
 
 Every record takes part in every step, so there is no sampling to trust and each step is exactly a Gaussian mechanism on a
-sum of clipped gradients. For softmax regression the gradient of a record is an outer product, (p - y) (x, 1), and its norm
-|p - y| sqrt(|x|^2 + 1) [D]: clipping costs nothing. The constant 1 is a last feature here, so the bias is a last column of weights.
-Features are float32; weights, errors and sums are float64 while training, so that one record more moves others' shares in no digit that
-counts.
+sum of clipped gradients. For softmax regression the gradient of a record is an outer product, (p - y) (x, 1), with norm
+|p - y| sqrt(|x|^2 + 1) [D]: clipping costs nothing. The constant 1 is the last feature here, so the bias is the last column of weights.
+Features are float32; weights, errors and sums are float64 during training, so that an additional record changes the shares of others in no
+significant digit.
 
 Shape legend: N records, D features, K classes.
 """
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from limbeck.client.noise import Noise
     from limbeck.client.teachers import Progress
 
-# Records that are turned to float64 at a time.
+# Records that are converted to float64 at a time.
 CHUNK = 64
-# Where weights end that a schedule drives out of all bounds: far above any that mean something, far below what would overflow an answer.
+# The bound at which weights saturate: far above any meaningful weight, far below what would overflow an answer.
 LARGEST = 1e9
 
 
 class Linear:
-    """softmax(f(x) W + b) with f the named features, balanced by what public inputs say and scaled to a norm."""
+    """softmax(f(x) W + b) with f the named features, balanced by public statistics and scaled to a norm."""
 
     def __init__(self, name: str, norm: float, balance: features.Balance, weight_KD: Tensor, bias_K: Tensor) -> None:
         self.features, self.norm, self.balance, self.weight_KD, self.bias_K = name, norm, balance, weight_KD, bias_K
@@ -102,9 +102,12 @@ def train(
 
 
 def clipped_sum(weight_KD: Tensor, x_ND: Tensor, norm_N: Tensor, y_N: Tensor, clip: float) -> Tensor:
-    """(K, D) the float64 sum over records of cross-entropy gradients, each scaled to at most `clip` (or inf) in L2 norm.
+    """(K, D) the float64 sum over records of cross-entropy gradients, each scaled to an L2 norm of at most `clip`, which may be infinite.
 
-    weight_KD: float64, of any value. norm_N: `norms` of the rows of x_ND. A record whose features or error are not finite counts as zero.
+    A record whose features or error are not finite counts as zero.
+
+    weight_KD: float64, of any value.
+    norm_N: `norms` of the rows of x_ND.
     """
     total, room = torch.zeros_like(weight_KD), torch.empty(CHUNK, x_ND.shape[1], dtype=torch.float64)
     for part_nD, norm_n, y_n in zip(x_ND.split(CHUNK), norm_N.split(CHUNK), y_N.split(CHUNK), strict=True):
@@ -122,7 +125,7 @@ def clipped_sum(weight_KD: Tensor, x_ND: Tensor, norm_N: Tensor, y_N: Tensor, cl
 
 
 def norms(x_ND: Tensor) -> Tensor:
-    """(N,) float64 norms of rows, the constant 1 for the bias among them."""
+    """(N,) float64 norms of rows, including the constant 1 for the bias."""
     return torch.cat([x_nD.double().norm(dim=1) for x_nD in x_ND.split(CHUNK)])
 
 
@@ -132,5 +135,5 @@ def with_one(f_ND: NDArray[np.float32]) -> Tensor:
 
 
 def saturated(values: Tensor) -> Tensor:
-    """Post-processing of noisy sums: what is not a number becomes 0, and what is beyond `LARGEST` that."""
+    """Post-processing of noisy sums: NaN becomes 0, and values are clamped to [-LARGEST, LARGEST]."""
     return values.nan_to_num(0, LARGEST, -LARGEST).clamp(-LARGEST, LARGEST)

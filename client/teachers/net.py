@@ -1,7 +1,7 @@
 """A net trained by DP-SGD: limbeck's own (mlp, cnn, resnet-gn) or the site's ("custom").
 
-The sampler, the noise, the number of steps and the normaliser are public and ours; `gradients` gives sums of clipped per-record
-gradients, and nothing else of a record reaches the weights.
+Sampler, noise, number of steps and normaliser are public and ours; `gradients` gives sums of clipped per-record gradients, and nothing
+else about a record reaches the weights.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ PREDICT_BATCH = 512
 
 
 class Net:
-    """A trained net. No layer mixes records. shape: of one input, as `arrays.tensors` gives it."""
+    """A trained net, no layer of which mixes records. shape: of one input, as `inputs.arrays.tensors` returns it."""
 
     def __init__(self, architecture: str, shape: Shape, classes: int, net: nn.Module) -> None:
         self.architecture, self.shape, self.classes, self.net = architecture, shape, classes, net
 
     def log_probabilities(self, x_N: NDArray[np.generic], *, cache: Path | None = None) -> Tensor:
-        """(N, K) float32 log-probabilities, uniform where the net's output is not finite; there is nothing to cache."""
+        """(N, K) float32 log-probabilities, uniform if the net's output is not finite; there is nothing to cache."""
         inputs = _fitting(x_N, self.shape)
         self.net.eval()
         with torch.no_grad():
@@ -66,17 +66,17 @@ class Net:
 
     @classmethod
     def restore(cls, settings: dict[str, object], tensors: dict[str, Tensor], factory: Factory | None = None) -> Net:
-        """From what `save` wrote. factory: the site's own, where the net is custom. Raises DataError for another net's weights."""
+        """From what `save` wrote. factory: makes the site's own net, if it is custom. Raises DataError for another net's weights."""
         name, shape, classes = str(settings["architecture"]), settings["shape"], int(str(settings["classes"]))
         if not isinstance(shape, list):
             raise DataError(f"Expected the shape of a teacher's inputs, got {shape!r}.")
-        own = tuple(int(side) for side in shape)
-        net = architectures.build(name, own, classes, factory)
+        sides = tuple(int(side) for side in shape)
+        net = architectures.build(name, sides, classes, factory)
         try:
             net.load_state_dict(tensors)
         except RuntimeError as error:
             raise DataError(f"Expected the weights of the net {name!r}, got others: {error}.") from error
-        return cls(name, own, classes, net)
+        return cls(name, sides, classes, net)
 
 
 def train(
@@ -94,9 +94,12 @@ def train(
     """DP-SGD with momentum.
 
     Formal guarantee: `teaching.steps` Gaussian mechanisms with noise multiplier `teaching.noise_multiplier`, each on a Poisson sample
-    at `teaching.sampling_rate`, sensitivity `teaching.clip` under add/remove of one record. An empty sample is a step like any
-    other; a gradient that is not finite counts as zero. public_x: says what shape the net is for, so no record does.
-    opacus: per-record gradients by Opacus, where the net is limbeck's own.
+    at `teaching.sampling_rate`, with sensitivity `teaching.clip` under add/remove of one record. An empty sample is a step like any
+    other; a gradient that is not finite counts as zero.
+
+    public_x: determines the shape of the net's inputs, so that no record does.
+    factory: makes the site's own net.
+    opacus: take per-record gradients from Opacus, if the net is limbeck's own.
     """
     shape = tuple(tensors(public_x[:1]).shape[1:])
     inputs, labels = _fitting(x_N, shape), torch.from_numpy(y_N)
@@ -131,7 +134,7 @@ def _descend(
 
 
 def _fitting(x_N: NDArray[np.generic], shape: Shape) -> Tensor:
-    found = tensors(x_N)
-    if tuple(found.shape[1:]) != shape:
-        raise DataError(f"Expected inputs of shape {shape} like the transfer set, got {tuple(found.shape[1:])}.")
-    return found
+    inputs = tensors(x_N)
+    if tuple(inputs.shape[1:]) != shape:
+        raise DataError(f"Expected inputs of shape {shape} like the transfer set, got {tuple(inputs.shape[1:])}.")
+    return inputs

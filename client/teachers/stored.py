@@ -20,7 +20,7 @@ def write(path: Path, kind: str, settings: dict[str, object], tensors: dict[str,
 
 
 def read(path: Path) -> tuple[str, dict[str, object], dict[str, Tensor]]:
-    """Kind, settings and tensors. Raises DataError, and nothing else, where `path` holds no teacher."""
+    """Kind, settings and tensors. Raises DataError, and nothing else, if `path` holds no teacher."""
     try:
         if not path.is_file():
             raise FileNotFoundError("no such file")
@@ -31,5 +31,5 @@ def read(path: Path) -> tuple[str, dict[str, object], dict[str, Tensor]]:
         if not isinstance(settings, dict):
             raise ValueError(f"expected a table of settings, got {type(settings).__name__}")
         return metadata["kind"], settings, tensors
-    except Exception as error:  # what safetensors, JSON and torch raise on broken bytes is of many kinds
+    except Exception as error:  # safetensors, JSON and torch raise errors of many kinds on broken bytes
         raise DataError(f"Expected a teacher in {path}: {type(error).__name__}: {error}.") from error

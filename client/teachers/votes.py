@@ -1,7 +1,7 @@
 """Noisy votes of disjoint sub-teachers: a release for owners whose teacher cannot be trained under DP [F: PATE, arXiv 1802.08908].
 
-Nothing about training is private here: each sub-teacher sees its own shard of the records only, and only noisy counts of their votes
-are kept. What is kept is the answer to every public input of the plan, noise and all; softening and truncation come after and are free.
+Training itself is not private here: each sub-teacher sees only its own shard of the records, and only noisy counts of their votes are
+kept: the answers to all public inputs of the plan, noise included. Softening and truncation come afterwards and are free.
 
 Shape legend: N public inputs, K classes, n private records, S sub-teachers.
 """
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Votes:
-    """Noisy votes on the public inputs with this digest; it knows no other input."""
+    """Noisy votes on the public inputs with this digest, and on no others."""
 
     def __init__(self, inputs: bytes, noise_std: float, votes_NK: Tensor) -> None:
         self.inputs, self.noise_std, self.votes_NK = inputs, noise_std, votes_NK
@@ -39,8 +39,9 @@ class Votes:
     def log_probabilities(self, x_N: NDArray[np.generic], *, cache: Path | None = None) -> Tensor:
         """(N, K) float32: the logarithm of max(votes - noise_std, 0) + 1, normalised [D].
 
-        A count within one standard deviation of zero says little, so it is taken as none; the 1 keeps every class possible. Raises
-        DataError for other inputs than those voted on: no further vote can be had without a further charge.
+        A count within one standard deviation of zero says little, so it counts as zero; the 1 keeps every class possible.
+
+        Raises: DataError for inputs other than those voted on: a further vote would need a further charge.
         """
         if digest(x_N) != self.inputs:
             raise DataError("Expected the public inputs that were voted on, got others.")
@@ -72,10 +73,10 @@ def train(
     """Split the records, train a head per shard, count votes, add noise.
 
     Formal guarantee: `teaching.queries` Gaussian mechanisms with noise multiplier `teaching.noise_multiplier` under add/remove of one
-    record [D]. Each record's shard is drawn on its own, so with the draws of all others fixed one record more or less changes one
+    record [D]. Each record's shard is drawn independently, so with the draws of all others fixed one record more or less changes one
     shard; that shard's single vote per input can at most move from one class to another, (-1, +1): L2 sensitivity sqrt(2), and the
-    mixture over draws keeps the bound. Dealing records out by position would not do: one record less would shift all after it. Under
-    replace-one the old and the new record may sit in two shards: sensitivity 2 sqrt(2), which is not offered.
+    mixture over draws preserves the bound. Dealing records out by position would not work: one record less would shift all after it.
+    Under replace-one the old and the new record may be in two shards: sensitivity 2 sqrt(2), which is not offered.
     """
     public_ND = features.compute(teaching.features, public_x, cache=cache)
     balance = features.balance(teaching.features, public_ND)
@@ -95,12 +96,12 @@ def train(
 
 
 def shards(noise: Noise, records: int, teachers: int) -> NDArray[np.int64]:
-    """(n,) the shard of each record, drawn uniformly and independently of every other record."""
+    """(n,) the shard of each record, drawn uniformly and independently of all other records."""
     return (noise.uniform(records) * teachers).astype(np.int64)
 
 
 def vote(teaching: VotesTeaching, x_nD: Tensor, y_n: Tensor, public_ND: Tensor, classes: int) -> Tensor:
-    """(N, K) one vote per public input of a head trained on one shard, a function of nothing else; an empty shard votes for class 0."""
+    """(N, K) one vote per public input by a head trained on one shard, a function of that shard alone; an empty shard votes for class 0."""
     weight = torch.zeros(classes, x_nD.shape[1], dtype=torch.float64)
     velocity, norm_n = torch.zeros_like(weight), norms(x_nD)
     for _ in range(teaching.steps if len(y_n) else 0):

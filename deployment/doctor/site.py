@@ -24,7 +24,9 @@ from limbeck.inputs import encoders
 
 BUDGET_NEARLY_SPENT = 0.9
 PLACEHOLDER_DATA_SET = "our-records"
-_INCIDENT_ADVICE = "Stop, keep the files as they are, and find out what happened: docs/operate.md, incidents."
+_INCIDENT_ADVICE = (
+    "Stop, keep the files as they are, and find out what happened: docs/operate.md, 'When something is wrong'."
+)
 
 
 @check("certificate")

@@ -15,11 +15,11 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
-import sites
 import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers import sites
 from limbeck.base.errors import DataError, LedgerError, SettingError, TranscriptError
 from limbeck.client import app as client_app
 from limbeck.client import ledger as ledgers

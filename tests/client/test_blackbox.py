@@ -16,8 +16,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import PLAN
 
+from helpers.plans import PLAN
 from limbeck.base.errors import TeacherError
 from limbeck.client import blackbox
 from limbeck.client.blackbox import BlackBox, Link, Remote
@@ -25,7 +25,7 @@ from limbeck.plans.schema import BlackBoxTeaching, Family, Plan, Stage
 
 N = 20
 PERMITTED = replace(PLAN, classes=4, samples=N, black_box=BlackBoxTeaching(draws=8))
-CHILD = Path(__file__).parent.parent / "teacher_child.py"
+CHILD = Path(__file__).parents[1] / "helpers" / "teacher_child.py"
 # Row i is (i % 9, 0): its answer says which row it was.
 X = np.stack([np.arange(N) % 9, np.zeros(N)], 1).astype(np.float32)
 Start = Callable[..., tuple[subprocess.Popen[str], int]]

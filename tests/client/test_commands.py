@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import sites
-from owner import limbeck, write
 
+from helpers import sites
+from helpers.owner import limbeck, write
+from helpers.plans import NET
 from limbeck.base.errors import LedgerError, SettingError, TranscriptError
 from limbeck.client import ledger as ledgers
 from limbeck.client import policy
@@ -15,7 +16,7 @@ from limbeck.client.app import respond
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
 from limbeck.plans import privacy_filter
-from limbeck.plans.schema import NetTeaching, TopK
+from limbeck.plans.schema import TopK
 from limbeck.protos import codec
 from limbeck.protos.messages import Ask, Teach
 
@@ -71,20 +72,9 @@ def test_the_ledger_is_shown_with_cost_and_reason(site: Site) -> None:
 
 def test_the_ledger_shows_what_holds_whatever_plans_depend_on_and_what_would_had_they_been_fixed(tmp_path: Path) -> None:
     site = sites.make(tmp_path, budget__epsilon=20.0)
-    teaching = NetTeaching(
-        architecture="cnn",
-        sampling_rate=0.1,
-        steps=20,
-        learning_rate=1,
-        momentum=0,
-        clip=1,
-        noise_multiplier=1.2,
-        normaliser=64,
-        physical_batch=64,
-    )
     with Ledger(site.ledger, site.budget) as ledger:
         for noise in (1.2, 1.3):
-            ledger.reserve(bytes(32), "teacher", replace(teaching, noise_multiplier=noise), None)
+            ledger.reserve(bytes(32), "teacher", replace(NET, noise_multiplier=noise), None)
     book = ledgers.read(site.ledger)
     said = limbeck("ledger", "show", site.folder)
     terms = "at delta = 1e-05, per record, add-remove-one"

@@ -17,13 +17,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from odd_images import FORMATS, NO_IMAGES, animated, mutated, of_16_bits, pipe, saved
 from PIL import Image
 from pyarrow import parquet
 
+from helpers.odd_images import FORMATS, NO_IMAGES, animated, mutated, of_16_bits, pipe, saved
 from limbeck.client import records
 from limbeck.client.records import RecordSettings
 from limbeck.inputs import encodings, tables
+from limbeck.inputs import images as image_files
 
 Arrays = tuple[NDArray[np.generic], NDArray[np.int64]]
 BYTES, FLOATS = np.zeros((0, 8, 8), np.uint8), np.zeros((0, 8, 8), np.float32)
@@ -120,7 +121,7 @@ def test_only_the_listed_kinds_of_images_are_read(kind: str, images: Path) -> No
 
 @pytest.mark.parametrize("kind", ["PNG", "PPM", "TIFF"])
 def test_of_16_bits_a_pixel_the_upper_eight_are_taken(kind: str) -> None:
-    assert (records._grey(of_16_bits(kind), 8, 8) == 0x43).all()
+    assert (image_files.grey(of_16_bits(kind), 8, 8) == 0x43).all()
 
 
 @pytest.mark.parametrize(
@@ -139,7 +140,7 @@ def test_what_is_no_file_is_left_out_alone(write: Callable[[Path], object], imag
 def test_what_is_no_regular_file_is_never_read(tmp_path: Path) -> None:
     (tmp_path / "m.png").symlink_to("/dev/null")
     with pytest.raises(ValueError, match="no regular file"):
-        records._contents(tmp_path / "m.png")
+        image_files.contents(tmp_path / "m.png")
 
 
 def test_a_pipe_is_left_out_alone_and_not_waited_for(images: Path) -> None:
@@ -162,13 +163,13 @@ def test_a_link_to_an_image_and_a_name_that_is_no_text_are_records_like_others(i
 def test_an_image_that_takes_too_much_memory_is_left_out_alone(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for limit in ("LARGEST_IMAGE", "LARGEST_IMAGE_FILE"):
         with monkeypatch.context() as patch:
-            patch.setattr(records, limit, 98)
+            patch.setattr(image_files, limit, 98)
             assert read_images(images)[1].tolist() == []
-            patch.setattr(records, limit, 1 << 16)
+            patch.setattr(image_files, limit, 1 << 16)
             assert len(read_images(images)[1]) == 5
     # Not cut to the limit either, with which it would be an image.
     data = saved("PNG")
-    monkeypatch.setattr(records, "LARGEST_IMAGE_FILE", len(data) + 5000)
+    monkeypatch.setattr(image_files, "LARGEST_IMAGE_FILE", len(data) + 5000)
     for more, kept in [(5000, 1), (5001, 0)]:
         assert with_file(images, "m.png", lambda path, more=more: path.write_bytes(data + bytes(more))) == kept  # type: ignore[misc]
 

@@ -16,8 +16,9 @@ from types import FrameType
 from typing import Any
 
 import pytest
-import sites
 
+from helpers import sites
+from helpers.sites import charges
 from limbeck.base import files
 from limbeck.base.errors import WireError
 from limbeck.client import account, app, holdings, ledger, replies, stored, teachers, training, transcript, witness
@@ -102,7 +103,7 @@ def make(folder: Path, failed: bool) -> Site:
             patch.setattr(teachers, "train", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("no memory")))
             for question in QUESTIONS[:2]:
                 app.respond(site, codec.encode_request(question))
-        assert charges(site) == 1
+        assert len(charges(site.folder)) == 1
     return site
 
 
@@ -127,13 +128,6 @@ def kill_at(last: int) -> Callable[[int], None]:
     return lambda line: os.kill(os.getpid(), signal.SIGKILL) if line == last else None
 
 
-def charges(site: Site) -> int:
-    """Read without opening: an opening would mend what a crash left."""
-    if not ledger.begun(site.ledger):
-        return 0
-    return sum(entry.state != "free" for entry in ledger.read(site.ledger).entries)
-
-
 @pytest.mark.parametrize("failed", [False, True], ids=["first", "after a training that came to nothing"])
 def test_killed_at_any_point_no_charge_is_lost_and_nothing_leaves_unwritten(failed: bool, tmp_path: Path) -> None:
     run(sites.make(tmp_path / "warm-up"))
@@ -142,7 +136,7 @@ def test_killed_at_any_point_no_charge_is_lost_and_nothing_leaves_unwritten(fail
         folder = tmp_path / str(line)
         site = make(folder, failed)
         assert in_a_child(folder, kill_at(line))
-        read, before = (folder / "read").exists(), charges(site)
+        read, before = (folder / "read").exists(), len(charges(site.folder))
         assert before <= 1, line
         assert before == 1 or not read, line
         sent = (folder / "sent").read_text().splitlines() if (folder / "sent").exists() else []
@@ -154,7 +148,7 @@ def test_killed_at_any_point_no_charge_is_lost_and_nothing_leaves_unwritten(fail
         answers = list(zip(run(site), QUESTIONS, strict=True))
         replies = [codec.decode_reply(data, plan=OFFER.plan, expecting=question) for data, question in answers]
         assert not any(isinstance(reply, Declined) for reply in replies), line
-        assert charges(site) == 1, line
+        assert len(charges(site.folder)) == 1, line
         assert [own.data.hex() for own in site.transcript][: len(written)] == written, line
         assert trained in {None, (folder / "state" / HASH.hex()[:16] / TEACHER).read_bytes()}, line
         # Whatever left before and after, it was one teacher's reply, and one answer to each input.

@@ -14,17 +14,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import sites
-from conftest import LINEAR
-from ledger_child import BUDGET, RUN, TEACHING
 
+from helpers import sites
+from helpers.ledger_child import BUDGET, RUN, TEACHING
+from helpers.plans import LINEAR, NET
 from limbeck.base.errors import BudgetError, LedgerError, SettingError
 from limbeck.base.files import outliving_power_cuts
 from limbeck.client import ledger as ledgers
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
 from limbeck.plans import accounting, privacy_filter
-from limbeck.plans.schema import Counts, LabelCounts, NetTeaching, RecordCount, Teaching, VotesTeaching
+from limbeck.plans.schema import Counts, LabelCounts, RecordCount, Teaching, VotesTeaching
 
 
 @pytest.fixture
@@ -56,17 +56,6 @@ def test_charges_compose_by_the_filter_not_by_addition(path: Path) -> None:
 
 # What is held to the budget holds although later plans are chosen by what earlier ones released
 
-NET = NetTeaching(
-    architecture="cnn",
-    sampling_rate=0.1,
-    steps=20,
-    learning_rate=1,
-    momentum=0,
-    clip=1,
-    noise_multiplier=1.2,
-    normaliser=64,
-    physical_batch=64,
-)
 # Both fit a budget of 3 had they been fixed beforehand, and an attacker that chooses the second by the answers of the first gets past 3.1.
 SECOND = replace(NET, sampling_rate=0.01, steps=100, noise_multiplier=0.71)
 
@@ -174,7 +163,7 @@ def test_a_reservation_that_was_never_committed_stays_spent(path: Path) -> None:
 
 
 def test_a_process_killed_between_reserve_and_commit_leaves_the_charge(path: Path) -> None:
-    code = "import sys; from ledger_child import reserve_and_die; reserve_and_die(sys.argv[1])"
+    code = "import sys; from helpers.ledger_child import reserve_and_die; reserve_and_die(sys.argv[1])"
     found = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(found)}
     child = subprocess.run([sys.executable, "-c", code, str(path)], check=False, env=environment)

@@ -15,11 +15,11 @@ from zipfile import ZipFile
 
 import numpy as np
 import pytest
-import sites
 import tomli_w
-from odd_images import saved
 from PIL import Image
 
+from helpers import sites
+from helpers.odd_images import saved
 from limbeck.client import ledger as ledgers
 from limbeck.client import records
 from limbeck.client.app import respond

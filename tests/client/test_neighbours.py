@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sites
 import tomli_w
-from odd_images import FORMATS, NO_IMAGES, pipe
 from PIL import Image
 
+from helpers import sites
+from helpers.odd_images import FORMATS, NO_IMAGES, pipe
 from limbeck.client import app
 from limbeck.client.site import Site
 from limbeck.inputs.transfer_set import digest

@@ -9,19 +9,19 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-import sites
 import torch
-from conftest import PLAN
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from scipy import fft
 
+from helpers import sites
+from helpers.plans import NET, PLAN
 from limbeck.base.errors import SettingError, WireError
 from limbeck.client.app import respond
 from limbeck.client.holdings import TransferSets
 from limbeck.client.site import Site
 from limbeck.inputs.transfer_set import digest
 from limbeck.plans import accounting, checks, composition
-from limbeck.plans.schema import Counts, LinearTeaching, Loss, NetTeaching, Plan, RecordCount, Teaching, VotesTeaching
+from limbeck.plans.schema import Counts, LinearTeaching, Loss, Plan, RecordCount, Teaching, VotesTeaching
 from limbeck.protos import codec, signing
 from limbeck.protos import limbeck_pb2 as pb
 from limbeck.protos.messages import Accepted, Declined, Offer, Reason, Reply, Teach
@@ -39,17 +39,7 @@ VOTES = VotesTeaching(
     momentum=0.0,
     noise_multiplier=40.0,
 )
-NET = NetTeaching(
-    architecture="mlp",
-    sampling_rate=0.1,
-    steps=5,
-    learning_rate=1.0,
-    momentum=0.0,
-    clip=0.1,
-    noise_multiplier=3.0,
-    normaliser=64.0,
-    physical_batch=32,
-)
+MLP = replace(NET, architecture="mlp", steps=5, clip=0.1, noise_multiplier=3.0, physical_batch=32)
 
 
 def raw(plan: Plan) -> bytes:
@@ -76,7 +66,7 @@ def impossible() -> Iterator[tuple[str, Plan]]:
     assert isinstance(plan.teaching, LinearTeaching)
     yield "teaching.features", replace(plan, teaching=replace(VOTES, features="sift"))
     yield "teaching.features", replace(plan, teaching=replace(plan.teaching, features="sift"))
-    yield "teaching.architecture", replace(plan, teaching=replace(NET, architecture="vit"))
+    yield "teaching.architecture", replace(plan, teaching=replace(MLP, architecture="vit"))
     yield "student.architecture", replace(plan, student=replace(plan.student, architecture="vit"))
     # The plan of the issue, by which one record made every weight NaN.
     extreme = replace(plan.teaching, normaliser=1e-24, learning_rate=1e9, feature_norm=1e6)
@@ -117,7 +107,7 @@ def unfit() -> Iterator[tuple[str, Plan, bool]]:
             yield "teaching.features", replace(rows, teaching=replace(teaching, features=name)), True
         yield "teaching.features", replace(plan, teaching=replace(teaching, features="rows")), False
     for architecture in checks.IMAGE_TEACHERS:
-        yield "teaching.architecture", replace(rows, teaching=replace(NET, architecture=architecture)), True
+        yield "teaching.architecture", replace(rows, teaching=replace(MLP, architecture=architecture)), True
 
 
 UNFIT = [pytest.param(*each, id=f"{n}-{each[0]}") for n, each in enumerate(unfit())]
@@ -142,7 +132,7 @@ def test_a_site_declines_a_plan_that_does_not_go_with_its_public_inputs_before_a
     assert not site.ledger.exists()
 
 
-@pytest.mark.parametrize("teaching", [VOTES, NET, sites.plan().teaching])
+@pytest.mark.parametrize("teaching", [VOTES, MLP, sites.plan().teaching])
 def test_a_plan_that_goes_with_rows_is_accepted(teaching: Teaching, tmp_path: Path) -> None:
     plan = replace(sites.plan(), transfer_set=digest(ROWS), teaching=teaching, privacy=replace(PLAN.privacy, epsilon=40.0))
     assert isinstance(ask(of_rows(tmp_path), plan), Accepted)
@@ -220,7 +210,7 @@ def dearest() -> Iterator[tuple[Teaching, Counts]]:
     for rate in (1.0, least):
         for steps in (fewest, most):
             for noise in (accounting.SMALLEST_SAMPLED_NOISE, checks.REALS["teaching.noise_multiplier"][1]):
-                net = replace(NET, sampling_rate=rate, steps=steps, noise_multiplier=noise)
+                net = replace(MLP, sampling_rate=rate, steps=steps, noise_multiplier=noise)
                 yield net, RecordCount(noise_std=noises[steps == most])
     # Just below what is reported as infinite without being computed.
     yield replace(linear, steps=10, noise_multiplier=10**0.5 / 29.9), RecordCount(noise_std=noises[1])

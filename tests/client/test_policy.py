@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import sites
 import tomli_w
 
+from helpers import sites
 from limbeck.base.errors import PolicyError, SettingError, WireError
 from limbeck.client import policy
 from limbeck.client.app import respond

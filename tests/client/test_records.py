@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sites
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
+from helpers import sites
 from limbeck.base.errors import DataError, SettingError
 from limbeck.client import holdings, records
 from limbeck.client.records import RecordSettings
@@ -81,7 +81,7 @@ def test_what_a_table_lacks_is_named(text: str, message: str, tmp_path: Path) ->
             [1],
         ),
         ("age,sick\n61,\n40,no\n", r"column 'sick', row 1 of .*patients.csv, got None", [[40]], [0]),
-        ('age,sick\n"61,yes\n40,no\n', r"row 1 of .*patients.csv, got a line that is no CSV on its own", [[40]], [0]),
+        ('age,sick\n"61,yes\n40,no\n', r"row 1 of .*patients.csv, got a line that is not CSV by itself", [[40]], [0]),
         ("age,sick\n61\n40,no\n", r"Expected 2 cells in row 1 of .*patients.csv, got 1", [[40]], [0]),
         ("age,sick\n61,no\n40,\xff\xff\n", r"row 2 of .*patients.csv, got '..'", [[61]], [0]),
     ],
@@ -106,7 +106,7 @@ def test_records_whose_labels_are_no_whole_numbers_below_the_classes_are_left_ou
         x_N, y_N = read(own, tmp_path, 2)
     assert (x_N.ravel().tolist(), y_N.tolist()) == ([61, 5], [1, 0])
     assert re.search(
-        r"Expected labels in \[0, 2\) in .*: 4 of 6 records have others, .* and are left out; the first is row 2",
+        r"Expected labels in \[0, 2\) in .*: 4 of 6 records have other labels .* and are left out; the first is row 2",
         caplog.text,
     )
     assert read(own, tmp_path, 3)[1].tolist() == [1, 2, 0]

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-import sites
 import torch
-from owner import limbeck, write
 
+from helpers import sites
+from helpers.owner import limbeck, write
 from limbeck.base.errors import BudgetError, LedgerError, LimbeckError, SettingError
 from limbeck.client import blackbox, recovery, teachers
 from limbeck.client import ledger as ledgers

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import LINEAR
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from teacher_conformance import Silent
 from torch import Tensor, nn
 
+from helpers.plans import LINEAR
+from helpers.teacher_conformance import Silent
 from limbeck.client import teachers
 from limbeck.client.noise import UnsafeSeeded
 from limbeck.client.teachers import architectures, gradients, linear, votes

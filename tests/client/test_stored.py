@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from odd_images import mutated
 from safetensors.torch import save
 
+from helpers.odd_images import mutated
 from limbeck.base.errors import DataError, LimbeckError
 from limbeck.client import teachers
 from limbeck.client.teachers import architectures

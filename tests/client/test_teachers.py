@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import LINEAR
-from teacher_conformance import Case, Conformance, Silent
 from torch import Tensor, nn
 from torch.nn import functional
 
+from helpers.plans import LINEAR
+from helpers.teacher_conformance import Case, Conformance, Silent
 from limbeck.base.errors import DataError, SettingError
 from limbeck.client import teachers
 from limbeck.client.noise import SystemEntropy, UnsafeSeeded, poisson_sample
@@ -280,11 +280,11 @@ def _frozen() -> nn.Module:
         (_Mixing, "depends on the other records"),
         (_Remembering, "Buffer 'seen' changes in a forward pass"),
         (_Unused, "Weight 'idle.weight' gets no gradient"),
-        (_Branching, "Gradients cannot be had record by record"),
-        (_frozen, "no weight that can be trained"),
-        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 9)), r"\(5, 10\) logits are wanted"),
+        (_Branching, "Gradients are not available per record"),
+        (_frozen, "no trainable weight"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 9)), r"\(5, 10\) logits are required"),
         (lambda: nn.Linear(63, 10), "A forward pass over 5 records of shape"),
-        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10).double()), "float32 is wanted"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10).double()), "float32 is required"),
     ],
 )
 def test_the_kit_says_what_is_wrong_with_a_net(make: Callable[[], nn.Module], message: str) -> None:

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
-import sites
 
+from helpers import sites
 from limbeck.base.errors import TranscriptError
 from limbeck.client import transcript as transcripts
 from limbeck.client.app import respond

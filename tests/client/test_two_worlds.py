@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import LINEAR
 from numpy.typing import NDArray
 from scipy import optimize, stats
 from torch import Tensor, nn
 
+from helpers.plans import LINEAR
+from helpers.teacher_conformance import weights
 from limbeck.client import teachers
 from limbeck.client.noise import SystemEntropy
 from limbeck.client.teachers import architectures, gradients, linear
-from limbeck.client.teachers.net import Net
 from limbeck.plans import accounting
 from limbeck.plans.schema import LinearTeaching, NetTeaching
 
@@ -85,15 +85,8 @@ def trained(teaching: LinearTeaching | NetTeaching, runs: int, canary: bool, noi
     if canary:
         x_N, y_N = np.concatenate([x_N, CANARY]), np.append(y_N, 1)
     options: dict[str, Any] = {"classes": CLASSES, "public_x": PUBLIC}
-    found = [flat(teachers.train(teaching, x_N, y_N, noise=noise(), **options)) for _ in range(runs)]
+    found = [weights(teachers.train(teaching, x_N, y_N, noise=noise(), **options)) for _ in range(runs)]
     return torch.stack(found).double().numpy()
-
-
-def flat(teacher: teachers.Teacher) -> Tensor:
-    if isinstance(teacher, linear.Linear):
-        return torch.cat([teacher.weight_KD.flatten(), teacher.bias_K])
-    assert isinstance(teacher, Net)
-    return torch.cat([parameter.detach().flatten() for parameter in teacher.net.parameters()])
 
 
 def epsilon_of(mu: float) -> float:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-import sites
 from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid
 
+from helpers import sites
 from limbeck.base import files
 from limbeck.base.errors import SettingError
 from limbeck.client.ledger import Ledger, close_idle

@@ -15,10 +15,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-import sites
 import tomli_w
 from typer.testing import CliRunner
 
+from helpers import sites
 from limbeck.base.errors import SettingError
 from limbeck.cli.main import app
 from limbeck.client.ledger import Ledger

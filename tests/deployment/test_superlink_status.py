@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import recorded_runs
-from test_watch import CHROMIUM, FLAGS, get
 from typer.testing import CliRunner
 
+from helpers import recorded_runs
+from helpers.pages import CHROMIUM, FLAGS, get
 from limbeck.base.errors import CertificateError, DataError, RunError, SettingError
 from limbeck.cli.main import app
 from limbeck.deployment import flower, keys, status, superlink_status, watch

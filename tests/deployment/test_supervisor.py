@@ -51,7 +51,7 @@ def test_what_ends_is_started_again_after_the_delay_and_what_runs_is_left_alone(
         thread.join()
     assert len(pids(tmp_path / "runs")) == 1
     assert not alive(pids(tmp_path / "runs")[0])
-    assert "ends ended with status 3; again in 0.3 s" in caplog.text
+    assert "ends ended with status 3 and is started again in 0.3 s" in caplog.text
     assert (tmp_path / "logs" / "ends.log").read_text().count("here") == len(pids(tmp_path / "ends"))
 
 

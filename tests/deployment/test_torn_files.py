@@ -13,9 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-import recorded_runs
-import sites
 
+from helpers import recorded_runs, sites
 from limbeck.base.errors import LimbeckError, RunError
 from limbeck.base.printable import plain_console
 from limbeck.client.ledger import Ledger, close_idle

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import html.parser
-import http.client
 import json
 import re
 import shutil
@@ -20,14 +19,15 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-import recorded_runs
 import torch
-from conftest import PLAN
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.image import imread
 from typer.testing import CliRunner
 
+from helpers import recorded_runs
+from helpers.pages import CHROMIUM, FLAGS, get
+from helpers.plans import PLAN
 from limbeck.base.errors import DataError, RunError, SettingError, TooFewClients
 from limbeck.cli.main import app
 from limbeck.deployment import status, watch
@@ -41,11 +41,6 @@ from limbeck.server.events import Continued, Events, Joined, Progress, Resumed, 
 from limbeck.server.pruning import Masks
 from limbeck.server.states import AGREE, TEACH, Phase, RefusedReply, Step
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--mute-audio"),
-]
 THIRD = Phase(Step.ANSWERS, 2)
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\" ' & {{ 7*7 }}"
 
@@ -251,16 +246,6 @@ def served(folder: Path) -> Iterator[int]:
         finally:
             server.shutdown()
             thread.join()
-
-
-def get(port: int, path: str = "/", method: str = "GET", **headers: str) -> tuple[int, dict[str, str], str]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=HANG_SECONDS)
-    try:
-        connection.request(method, path, headers=headers)
-        reply = connection.getresponse()
-        return reply.status, {name.lower(): value for name, value in reply.getheaders()}, reply.read().decode()
-    finally:
-        connection.close()
 
 
 def test_the_page_is_read_only_and_only_for_this_machine(folder: Path) -> None:

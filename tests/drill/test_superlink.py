@@ -13,32 +13,27 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import capture
 import pytest
 
+from helpers import capture
+from helpers.students import QUICK
 from limbeck.base.errors import LedgerError, RunError
 from limbeck.client import ledger
 from limbeck.client.site import Site
 from limbeck.deployment import flower, keys
+from limbeck.experiments.faults.linked import until
 from limbeck.protos import codec
 from limbeck.server import bundle
 
 UNCAPTURED = capture.why_not()
 SITES = ("site-00", "site-01", "site-02")
-SETTINGS = (
-    "data.private=300",
-    "data.public=80",
-    "student.epochs=2",
-    "student.dense_control=false",
-    "privacy.noise=UnsafeSeeded",
-)
 
 
 def limbeck(*arguments: object) -> list[str]:
@@ -49,13 +44,6 @@ def free_port() -> int:
     with socket.socket() as own:
         own.bind(("127.0.0.1", 0))
         return int(own.getsockname()[1])
-
-
-def until(true: Callable[[], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def listening(port: int) -> bool:
@@ -71,7 +59,7 @@ class Federation:
         self.port = free_port()
         self.runtime_ports = {name: free_port() for name in SITES}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        settings = [part for setting in SETTINGS for part in ("--set", setting)]
+        settings = [part for setting in QUICK for part in ("--set", setting)]
         subprocess.run(
             limbeck("simulate", "digits-tiny", "--prepare-only", "--out", self.run, *settings), check=True, timeout=120
         )
@@ -144,7 +132,7 @@ def federation(tmp_path: Path) -> Iterator[Federation]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The student of the same plan over the local carrier."""
     out = tmp_path_factory.mktemp("local") / "run"
-    settings = [part for setting in SETTINGS for part in ("--set", setting)]
+    settings = [part for setting in QUICK for part in ("--set", setting)]
     subprocess.run(limbeck("simulate", "digits-tiny", "--out", out, *settings), check=True, timeout=240)
     return student(out / "server")
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
 
-import capture
 import grpc
 import pytest
 
+from helpers import capture
 from limbeck.experiments.faults.linked import Federation
 from limbeck.protos import codec, link_codec
 from limbeck.protos.link import Chunk, Transfer

@@ -8,12 +8,11 @@ import sys
 import time
 from pathlib import Path
 
-import measured
 import pytest
 from flwr.app import Message
-from test_grid import ask, listen, pull
-from test_site import Running, make_site, port_of
 
+from helpers import measured
+from helpers.links import Running, ask, listen, make_site, port_of, pull
 from limbeck.client.child import NO_QUESTION
 from limbeck.experiments.faults import bombs
 from limbeck.experiments.faults.linked import until

@@ -16,15 +16,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import coordinating
 import pytest
 from flwr.app import Message
-from test_grid import RawSite
 
+from helpers import coordinating
+from helpers.links import RawSite
 from limbeck.base.errors import SettingError
 from limbeck.base.files import write_durably
 from limbeck.experiments.faults.linked import until
-from limbeck.experiments.faults.throwaway_keys import SERVER, Authority
+from limbeck.experiments.faults.throwaway_keys import Authority
 from limbeck.protos import carry, flower_messages, link
 from limbeck.protos.link import Ack, Announce, Chunk
 from limbeck.server import door
@@ -33,16 +33,6 @@ from limbeck.server.events import Events, Started
 
 LONG = 40.0
 DESCRIPTORS, FLOOD = 200, 400
-
-
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    authority = Authority(tmp_path_factory.mktemp("keys"))
-    authority.server()
-    assert SERVER == "coordinator"
-    for name in ("a", "b", "mallory"):
-        authority.site(name)
-    return authority
 
 
 class Answering(RawSite):

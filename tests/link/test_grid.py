@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import queue
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -14,19 +13,20 @@ from pathlib import Path
 import grpc
 import pytest
 import torch
-from conftest import PLAN
 from flwr.app import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from helpers.links import SITES, RawSite, ask, listen, pull
+from helpers.plans import PLAN
 from limbeck.base.errors import DataError, RunError, SettingError
 from limbeck.experiments.faults import fuzz
 from limbeck.experiments.faults.linked import HANG_SECONDS, until
 from limbeck.experiments.faults.throwaway_keys import SERVER, Authority
 from limbeck.protos import carry, codec, flower_messages, link, link_codec
 from limbeck.protos import link_pb2 as pb
-from limbeck.protos.link import Ack, Announce, Chunk, Frame, Hello, Problem, Transfer
+from limbeck.protos.link import Ack, Announce, Chunk, Frame, Problem
 from limbeck.protos.messages import Ask, Offer, Teach
 from limbeck.server import link as server_link
 from limbeck.server.coordinator import Coordinator, Patience
@@ -34,98 +34,12 @@ from limbeck.server.link import Access, Keys, LinkGrid
 from limbeck.server.roster import Node, NodeState
 from limbeck.server.states import TEACH, Phase, Step
 
-SITES = ["a", "b"]
-LIMIT = 1 << 25
-
-
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    authority = Authority(tmp_path_factory.mktemp("keys"))
-    authority.server()
-    for name in (*SITES, "mallory"):
-        authority.site(name)
-    return authority
-
-
-def listen(keys: Authority, revoked: Path | None = None, **options: int) -> LinkGrid:
-    own = Keys(ca=keys.folder / "ca.pem", certificate=keys.folder / f"{SERVER}.pem", key=keys.folder / f"{SERVER}.key")
-    return LinkGrid("127.0.0.1:0", own, Access(SITES, revoked), **options)
-
 
 @pytest.fixture
 def grid(keys: Authority) -> Iterator[LinkGrid]:
     found = listen(keys, limit=4 << 20)
     yield found
     found.close()
-
-
-class RawSite:
-    """A site that does what a test wants, frame by frame."""
-
-    def __init__(self, grid: LinkGrid, keys: Authority, name: str, *, ca: str = "ca", greet: bool = True) -> None:
-        self.channel = self.dial(grid.address, keys, name, ca)
-        self.to_send: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self.call = self.channel.stream_stream(link_codec.CONNECT)(iter(self.to_send.get, None), timeout=120)
-        if greet:
-            self.send(link.hello())
-            assert isinstance(self.next(), Hello)
-
-    @staticmethod
-    def dial(address: str, keys: Authority, name: str, ca: str = "ca") -> grpc.Channel:
-        pem = [(keys.folder / file).read_bytes() for file in (f"{ca}.pem", f"{name}.key", f"{name}.pem")]
-        options = [("grpc.use_local_subchannel_pool", 1)]
-        return grpc.secure_channel(address, grpc.ssl_channel_credentials(*pem), options=options)
-
-    def send(self, frame: Frame | bytes) -> None:
-        self.to_send.put(frame if isinstance(frame, bytes) else link_codec.encode_frame(frame))
-
-    def next(self) -> Frame:
-        while isinstance(frame := link_codec.decode_frame(next(self.call)), link.Heartbeat):
-            pass
-        return frame
-
-    def take(self) -> Message:
-        """The next question, acknowledged."""
-        announce, chunk = self.next(), self.next()
-        assert isinstance(announce, Announce)
-        assert isinstance(chunk, Chunk)
-        self.send(Ack(id=announce.id, received=announce.total))
-        return flower_messages.decode(chunk.data, limit=LIMIT)
-
-    def answer(self, message: Message, data: bytes | None = None, *, message_id: str | None = None) -> None:
-        """Send an answer, to this question unless told otherwise, and wait until it is acknowledged."""
-        if data is None:
-            data = flower_messages.encode(Message(carry.pack(b"answer"), reply_to=message))
-        own = Transfer(id=bytes.fromhex(message_id or message.metadata.message_id), data=data)
-        self.send(own.announcement)
-        for offset in range(0, len(data), link.CHUNK):
-            self.send(Chunk(id=own.id, offset=offset, data=data[offset : offset + link.CHUNK]))
-        while True:
-            frame = self.next()
-            if isinstance(frame, Ack) and frame.id == own.id and frame.received == len(data):
-                return
-
-    def end(self) -> grpc.StatusCode:
-        """How the coordinator ends the connection."""
-        with pytest.raises(grpc.RpcError) as ended:
-            for _ in self.call:
-                pass
-        self.close()
-        return ended.value.code()
-
-    def close(self) -> None:
-        self.to_send.put(None)
-        self.call.cancel()
-        self.channel.close()
-
-
-def ask(grid: LinkGrid, name: str, content: bytes = b"question", ttl: float = 60.0) -> str:
-    (message_id,) = grid.push_messages([Message(carry.pack(content), flower_messages.node_of(name), "query.agree", ttl=ttl)])
-    return message_id
-
-
-def pull(grid: LinkGrid, message_id: str) -> Message:
-    return until(lambda: next(iter(grid.pull_messages([message_id])), None))
 
 
 # Who may connect

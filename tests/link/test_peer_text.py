@@ -8,9 +8,9 @@ from types import SimpleNamespace
 from typing import cast
 
 from flwr.app import Error, Message
-from test_grid import RawSite
 from typer.testing import CliRunner
 
+from helpers.links import RawSite
 from limbeck.base.printable import LIMIT
 from limbeck.cli.main import INTERRUPTED, app
 from limbeck.deployment import watch

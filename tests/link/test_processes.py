@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from limbeck.client.ledger import Ledger
-from limbeck.client.site import Site
+from helpers.sites import charges
+from helpers.students import exported
 from limbeck.experiments.faults.linked import HANG_SECONDS, Federation, free_port
 from limbeck.experiments.faults.relay import Relay
 from limbeck.simulations import run
@@ -17,16 +17,6 @@ from limbeck.simulations.scenario import Scenario, load
 
 # Seeded noise, so that two runs can be compared to the last bit.
 SETTINGS = ["privacy.noise=UnsafeSeeded", "student.epochs=4", "data.public=120", "run.workers=1"]
-
-
-def student(folder: Path) -> bytes:
-    return (folder / "server" / "student" / "student.safetensors").read_bytes()
-
-
-def charges(site: Path) -> list[str]:
-    own = Site(site)
-    with Ledger(own.ledger, own.budget) as ledger:
-        return [entry.state for entry in ledger.entries() if entry.schedule is not None]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +29,7 @@ def undisturbed(scenario: Scenario, tmp_path_factory: pytest.TempPathFactory) ->
     """The student of the local carrier."""
     folder = tmp_path_factory.mktemp("local") / "run"
     run.simulate(scenario, folder)
-    return student(folder)
+    return exported(folder)
 
 
 def test_cut_off_and_killed_as_it_goes_a_run_ends_with_the_student_of_an_undisturbed_one(
@@ -67,7 +57,7 @@ def test_cut_off_and_killed_as_it_goes_a_run_ends_with_the_student_of_an_undistu
         assert coordinator.wait(HANG_SECONDS) == 0, (tmp_path / "run" / "serve.log").read_text()
         own.send_signal(signal.SIGTERM)
         assert own.wait(HANG_SECONDS) == 0
-    assert student(tmp_path / "run") == undisturbed
+    assert exported(tmp_path / "run") == undisturbed
     assert (tmp_path / "run" / "server" / "checkpoints" / "stage-000.safetensors").stat().st_mtime_ns == first
     assert [charges(site) for site in federation.sites.values()] == [["committed"]] * 3
     _nothing_secret(tmp_path / "run", bytes(relay.seen))
@@ -107,4 +97,4 @@ def test_below_the_minimum_a_run_pauses_until_a_late_site_comes(
     assert kinds.index("paused") < kinds.index("continued") < kinds.index("end")
     record = json.loads((tmp_path / "run" / "server" / "record.json").read_text())
     assert [stage["clients"] for stage in record["stages"]] == [list(federation.sites)] * 2
-    assert student(tmp_path / "run") == undisturbed
+    assert exported(tmp_path / "run") == undisturbed

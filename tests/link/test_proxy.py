@@ -9,16 +9,14 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_grid import SITES, ask, listen, pull
-from test_site import Running, make_site, port_of
 
+from helpers.links import Running, ask, make_site, port_of, pull
 from limbeck.base.errors import SettingError
 from limbeck.client import proxy
 from limbeck.client.proxy import EXCEPTIONS, PROXIES, Route, route
@@ -75,22 +73,6 @@ class ConnectProxy:
 
     def close(self) -> None:
         self._listening.close()
-
-
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    authority = Authority(tmp_path_factory.mktemp("keys"))
-    authority.server()
-    for name in SITES:
-        authority.site(name)
-    return authority
-
-
-@pytest.fixture
-def grid(keys: Authority) -> Iterator[LinkGrid]:
-    found = listen(keys, heartbeat=1)
-    yield found
-    found.close()
 
 
 @pytest.fixture(autouse=True)

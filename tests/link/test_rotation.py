@@ -8,9 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from test_grid import ask
-from test_site import Running
 
+from helpers.links import Running, ask
 from limbeck.base.errors import WireError
 from limbeck.client.site import Site
 from limbeck.deployment import keys

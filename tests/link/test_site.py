@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, tzinfo
 from pathlib import Path
 
 import grpc
 import pytest
-from answering import megabytes
 from flwr.app import Error, Message
-from test_grid import LIMIT, SITES, ask, listen, pull
 
+from helpers.answering import megabytes
+from helpers.links import APP, LIMIT, Running, ask, listen, make_site, port_of, pull
 from limbeck.base.errors import SettingError, WireError
 from limbeck.client import link as client_link
 from limbeck.client.child import DIED, FAILED, LATE, MAX_QUESTION, NO_QUESTION, Child, Question
@@ -28,60 +26,6 @@ from limbeck.protos import carry, flower_messages
 from limbeck.protos.link import Announce, Disconnected
 from limbeck.server import link as server_link
 from limbeck.server.link import LinkGrid
-
-APP = "answering:app"
-
-
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    authority = Authority(tmp_path_factory.mktemp("keys"))
-    authority.server()
-    for name in SITES:
-        authority.site(name)
-    return authority
-
-
-@pytest.fixture
-def grid(keys: Authority) -> Iterator[LinkGrid]:
-    found = listen(keys, heartbeat=1)
-    yield found
-    found.close()
-
-
-def make_site(folder: Path, keys: Authority, port: int, *, name: str = "a", certificate: str = "a", **link: object) -> Site:
-    folder.mkdir(exist_ok=True)
-    table = {"memory_mb": 2048, "grace_seconds": HANG_SECONDS, **link}
-    (folder / "site.toml").write_text(
-        f'name = "{name}"\ntransfer_sets = "t"\n[link]\naddress = "127.0.0.1:{port}"\nca = "{keys.folder}/ca.pem"\n'
-        f'certificate = "{keys.folder}/{certificate}.pem"\nkey = "{keys.folder}/{certificate}.key"\n'
-        + "".join(f"{key} = {value}\n" for key, value in table.items())
-    )
-    return Site(folder)
-
-
-class Running:
-    """A daemon in a thread of this process; its answers come from child processes as always."""
-
-    def __init__(self, site: Site) -> None:
-        ready = threading.Event()
-
-        async def main() -> None:
-            self.daemon, self.loop = Daemon(site, client_app=APP), asyncio.get_running_loop()
-            ready.set()
-            await self.daemon.run()
-
-        self.thread = threading.Thread(target=lambda: asyncio.run(main()))
-        self.thread.start()
-        assert ready.wait(HANG_SECONDS)
-
-    def stop(self) -> None:
-        self.loop.call_soon_threadsafe(self.daemon.stop)
-        self.thread.join(HANG_SECONDS)
-        assert not self.thread.is_alive()
-
-
-def port_of(grid: LinkGrid) -> int:
-    return int(grid.address.rpartition(":")[2])
 
 
 def calls(site: Site) -> int:

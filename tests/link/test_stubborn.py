@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from flwr.app import Message
-from http2 import Stubborn
-from test_grid import SITES, RawSite, ask, listen, pull
 
+from helpers.http2 import Stubborn
+from helpers.links import RawSite, ask, listen, pull
 from limbeck.experiments.faults.linked import until
 from limbeck.experiments.faults.throwaway_keys import Authority
 from limbeck.protos import carry
@@ -18,22 +17,6 @@ from limbeck.protos.flower_messages import node_of
 from limbeck.server.link import LinkGrid
 
 LONG = 40.0  # for what takes a second or four, on whatever machine
-
-
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    authority = Authority(tmp_path_factory.mktemp("keys"))
-    authority.server()
-    for name in SITES:
-        authority.site(name)
-    return authority
-
-
-@pytest.fixture
-def grid(keys: Authority) -> Iterator[LinkGrid]:
-    found = listen(keys, heartbeat=1)
-    yield found
-    found.close()
 
 
 @pytest.mark.parametrize("window", [0, 1000])

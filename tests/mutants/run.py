@@ -187,7 +187,7 @@ def exists(test: str, root: Path) -> bool:
     path, *names = test.partition("[")[0].split("::")
     if not (root / path).is_file():
         return (root / path).is_dir() and not names
-    sources = [root / path, *(root / "tests").glob("*.py")]
+    sources = [root / path, *(root / "tests" / "helpers").glob("*.py")]
     return all(
         any(re.search(rf"\b(def|class) {re.escape(name)}\b", source.read_text()) for source in sources) for name in names
     )
@@ -315,9 +315,9 @@ def copy_tree(root: Path, tree: Path) -> None:
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / name, tree / name)
     (tree / ".types" / "limbeck").mkdir(parents=True)
-    for package in PACKAGES:
-        if (tree / package).is_dir():
-            (tree / ".types" / "limbeck" / package).symlink_to(tree / package)
+    for name in (*PACKAGES, "limbeck/__init__.py"):
+        if (tree / name).exists():
+            (tree / ".types" / "limbeck" / Path(name).name).symlink_to(tree / name)
 
 
 def wait(pid: int, deadline: float) -> int | None:

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import broken
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from helpers import broken
 from limbeck.base.errors import SettingError
 from limbeck.operators import EntropyTarget, Hybrid, Mixing, Power, Separable, Tsallis
 from limbeck.operators.axioms import Axiom, check, majorisation, search

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import sites
 import torch
-from conftest import LINEAR, PLAN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from helpers import sites
+from helpers.plans import LINEAR, NET, PLAN
 from limbeck import operators
 from limbeck.base.errors import WireError
 from limbeck.plans.schema import (
@@ -20,7 +20,6 @@ from limbeck.plans.schema import (
     Coding,
     Family,
     LabelCounts,
-    NetTeaching,
     Plan,
     RecordCount,
     Sampled,
@@ -82,17 +81,7 @@ def test_a_plan_survives_the_wire_and_keeps_its_hash(make_plan: PlanMaker, chang
 
 
 def test_a_plan_for_convolutional_teachers_survives_the_wire(make_plan: PlanMaker) -> None:
-    teaching = NetTeaching(
-        architecture="cnn",
-        sampling_rate=0.1,
-        steps=5,
-        learning_rate=1,
-        momentum=0,
-        clip=0.1,
-        noise_multiplier=1,
-        normaliser=64,
-        physical_batch=32,
-    )
+    teaching = replace(NET, steps=5, clip=0.1, noise_multiplier=1.0, physical_batch=32)
     plan = make_plan(teaching=teaching)
     assert codec.decode_request(codec.encode_request(Offer(plan=plan))) == Offer(plan=plan)
 
@@ -128,17 +117,7 @@ def test_every_field_of_a_plan_changes_its_hash(make_plan: PlanMaker) -> None:
 
 
 def test_a_plan_names_features_and_nets_from_closed_lists_and_never_code(make_plan: PlanMaker) -> None:
-    net = NetTeaching(
-        architecture="custom",
-        sampling_rate=0.1,
-        steps=5,
-        learning_rate=1,
-        momentum=0,
-        clip=0.1,
-        noise_multiplier=1,
-        normaliser=64,
-        physical_batch=32,
-    )
+    net = replace(NET, architecture="custom", steps=5, clip=0.1, noise_multiplier=1.0, physical_batch=32)
     codec.encode_request(Offer(plan=make_plan(teaching=net)))
     for teaching in (replace(net, architecture="os:system"), replace(LINEAR, features="os:system")):
         with pytest.raises(WireError, match=r"out of .*got 'os:system'"):

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import sites
 import tomli_w
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from helpers import sites
 from limbeck.base.errors import SettingError, WireError
 from limbeck.client import policy
 from limbeck.protos import codec, signing

@@ -4,84 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
-import torch
-from flwr.app import Message
-from students import same_student
 
+from helpers.carriers import SETTINGS, A, B, C, Consortium, Strangers, participants, run
+from helpers.sites import charges
+from helpers.students import same_student
 from limbeck.base.errors import DataError, TooFewClients
-from limbeck.client import ledger
-from limbeck.client.app import respond
 from limbeck.client.holdings import Records
 from limbeck.client.site import Site
-from limbeck.inputs.transfer_set import read_arrays
-from limbeck.protos import carry, codec
-from limbeck.protos.flower_messages import SERVER_NODE, identify, name_by_content, node_of
 from limbeck.server import checkpoint, export
-from limbeck.server.coordinator import Coordinator, Patience
 from limbeck.simulations import prepare, scenario
 
-SETTINGS = [
-    "data.private=400",
-    "data.public=60",
-    "student.epochs=2",
-    "teacher.steps=10",
-    "pooling.kind=class-counts",
-    "privacy.noise=UnsafeSeeded",
-]
-A, B, C = "site-00", "site-01", "site-02"
 Prepared = Callable[[Path], Path]
-
-
-class Strangers:
-    """A carrier that knows its nodes by number: real sites, asked in this process.
-
-    present: sites by name to how often they have connected. silent: sites that do not reply. hook: called with every
-    question's kind and site, before it is answered.
-    """
-
-    def __init__(self, folder: Path, *present: str, hook: Callable[[str, str], None] = lambda kind, site: None) -> None:
-        identify(SERVER_NODE, 1)
-        self.present = dict.fromkeys(present, 1)
-        self.silent: set[str] = set()
-        self.asked: list[tuple[str, str]] = []
-        self._sites, self._hook = folder / "sites", hook
-        self._names = {node_of(site): site for site in (A, B, C)}
-        self._replies: dict[str, Message] = {}
-
-    def get_node_ids(self) -> list[int]:
-        return [node_of(site) for site in self.present]
-
-    def push_messages(self, messages: list[Message]) -> list[str]:
-        ids = [name_by_content(message) for message in messages]
-        for message_id, message in zip(ids, messages, strict=True):
-            kind, site = message.metadata.message_type.partition(".")[2], self._names[message.metadata.dst_node_id]
-            self.asked.append((kind, site))
-            self._hook(kind, site)
-            if site in self.silent:
-                continue
-            reply = respond(Site(self._sites / site), carry.unpack(message.content))
-            identify(message.metadata.dst_node_id, 1)
-            self._replies[message_id] = Message(carry.pack(reply), reply_to=message)
-            identify(SERVER_NODE, 1)
-        return ids
-
-    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        return [self._replies.pop(own) for own in message_ids if own in self._replies]
-
-
-class Consortium(Strangers):
-    """As the link: a carrier that knows the names of its nodes."""
-
-    def site_of(self, node: int) -> str:
-        return self._names[node]
-
-    def connections_of(self, node: int) -> int:
-        return self.present[self._names[node]]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -98,22 +36,6 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     base = tmp_path_factory.mktemp("prepared") / "run"
     prepare.prepare(scenario.load("digits-tiny", SETTINGS), base)
     return lambda folder: Path(shutil.copytree(base, folder))
-
-
-def run(folder: Path, grid: Strangers, **patience: float) -> None:
-    offer = codec.decode_offer((folder / "plan.pb").read_bytes())
-    (x_N,) = read_arrays(folder / "transfer" / f"{offer.plan.transfer_set.hex()}.npz", "x")
-    waits = Patience(expected=0, **{"join": 0.0, "look": 0.0, **patience})
-    Coordinator(cast(Any, grid), offer, torch.from_numpy(x_N), folder / "server", waits).run()
-
-
-def participants(folder: Path) -> list[list[str]]:
-    return [stage["clients"] for stage in json.loads((folder / "server" / "record.json").read_text())["stages"]]
-
-
-def charges(folder: Path, site: str) -> list[str]:
-    path = Site(folder / "sites" / site).ledger
-    return [entry.state for entry in ledger.read(path).entries if entry.schedule is not None] if path.exists() else []
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +69,7 @@ def test_a_site_that_comes_in_a_stage_is_taught_once_and_takes_part_from_the_nex
     run(folder, grid, join=5.0)
     assert participants(folder) == [[A, B], [A, B, C]]
     assert [kind for kind, site in grid.asked if site == C] == ["agree", "teach", "share"]
-    assert [charges(folder, site) for site in (A, B, C)] == [["committed"]] * 3
+    assert [charges(folder / "sites" / site) for site in (A, B, C)] == [["committed"]] * 3
     assert same_student(folder, joined_by_c)
     clients = json.loads((folder / "server" / "record.json").read_text())["clients"]
     assert {name: own["status"] for name, own in clients.items()} == dict.fromkeys((A, B, C), "answered")
@@ -158,7 +80,7 @@ def test_a_site_that_comes_while_others_are_taught_is_in_from_the_first_stage_on
     grid = joined(Consortium, folder, at=("teach", B))
     run(folder, grid, join=5.0)
     assert participants(folder) == [[A, B, C]] * 2
-    assert charges(folder, C) == ["committed"]
+    assert charges(folder / "sites" / C) == ["committed"]
 
 
 def test_a_site_that_comes_in_the_last_stage_is_not_charged_for_nothing(fresh: Prepared, tmp_path: Path) -> None:
@@ -172,10 +94,10 @@ def test_a_site_that_comes_in_the_last_stage_is_not_charged_for_nothing(fresh: P
     run(folder, grid, join=5.0)
     assert C in grid.present
     assert participants(folder) == [[A, B]] * 2
-    assert (C not in {site for _, site in grid.asked}, charges(folder, C)) == (True, [])
+    assert (C not in {site for _, site in grid.asked}, charges(folder / "sites" / C)) == (True, [])
     # Nor is it when what is finished is finished once more.
     run(folder, grid, join=5.0)
-    assert (C not in {site for _, site in grid.asked}, charges(folder, C)) == (True, [])
+    assert (C not in {site for _, site in grid.asked}, charges(folder / "sites" / C)) == (True, [])
 
 
 def test_a_run_that_a_late_site_joined_resumes_with_it_and_charges_it_once(
@@ -192,10 +114,10 @@ def test_a_run_that_a_late_site_joined_resumes_with_it_and_charges_it_once(
     grid = Consortium(folder, A, B, hook=hook)
     with pytest.raises(KeyboardInterrupt):
         run(folder, grid, join=5.0)
-    assert (participants(folder), charges(folder, C)) == ([[A, B]], ["committed"])
+    assert (participants(folder), charges(folder / "sites" / C)) == ([[A, B]], ["committed"])
     run(folder, Consortium(folder, A, B, C))
     assert participants(folder) == [[A, B], [A, B, C]]
-    assert [charges(folder, site) for site in (A, B, C)] == [["committed"]] * 3
+    assert [charges(folder / "sites" / site) for site in (A, B, C)] == [["committed"]] * 3
     assert same_student(folder, joined_by_c)
 
 
@@ -210,7 +132,7 @@ def test_in_a_pause_a_new_site_helps_the_stage_that_waits_also_the_last(fresh: P
     grid = Consortium(folder, A, B, hook=hook)
     run(folder, grid, join=5.0, answer=1.0, pause=60.0)
     assert participants(folder) == [[A, B], [A, C]]
-    assert [charges(folder, site) for site in (A, B, C)] == [["committed"]] * 3
+    assert [charges(folder / "sites" / site) for site in (A, B, C)] == [["committed"]] * 3
     # Another way to the same: all three are there in the last stage, and B falls silent.
     other = fresh(tmp_path / "other")
     run(other, Consortium(other, A, B))
@@ -248,7 +170,7 @@ def test_a_late_site_that_declines_is_asked_again_only_when_it_has_connected_ane
     run(folder, grid, join=5.0)
     assert participants(folder) == [[A, B], [A, B, C]]
     assert [kind for kind, site in grid.asked if site == C] == ["agree", "agree", "teach", "share"]
-    assert charges(folder, C) == ["committed"]
+    assert charges(folder / "sites" / C) == ["committed"]
 
 
 def test_a_late_site_that_declines_and_stays_connected_is_asked_once(fresh: Prepared, tmp_path: Path) -> None:
@@ -303,7 +225,7 @@ def test_a_pause_ends_when_the_owner_of_a_site_that_declined_has_mended_what_was
     assert len(asked) == 3
     clients = json.loads((folder / "server" / "record.json").read_text())["clients"]
     assert [(own["status"], own["reason"]) for own in clients.values()] == [("answered", None)] * 2
-    assert [charges(folder, site) for site in (A, B)] == [["committed"]] * 2
+    assert [charges(folder / "sites" / site) for site in (A, B)] == [["committed"]] * 2
 
 
 def test_a_run_that_ended_below_its_minimum_goes_on_when_the_site_that_declined_is_mended(
@@ -314,7 +236,7 @@ def test_a_run_that_ended_below_its_minimum_goes_on_when_the_site_that_declined_
         patch.setattr(Records, "read", lambda *_: (_ for _ in ()).throw(DataError("no column 'label'")))
         with pytest.raises(TooFewClients, match="could not read its records"):
             run(folder, Consortium(folder, A, B))
-    assert [charges(folder, site) for site in (A, B)] == [["reserved"]] * 2
+    assert [charges(folder / "sites" / site) for site in (A, B)] == [["reserved"]] * 2
     run(folder, Consortium(folder, A, B))
     assert participants(folder) == [[A, B]] * 2
-    assert [charges(folder, site) for site in (A, B)] == [["committed"]] * 2
+    assert [charges(folder / "sites" / site) for site in (A, B)] == [["committed"]] * 2

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PLAN
 from torch import Tensor, nn
 
+from helpers.plans import PLAN
 from limbeck.base.errors import SettingError
 from limbeck.plans.schema import Student
 from limbeck.server import augment, checkpoint, distil, export, student

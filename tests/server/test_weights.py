@@ -7,11 +7,11 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-import sites
 import torch
-from conftest import PLAN
 from flwr.app import Context, RecordDict
 
+from helpers import sites
+from helpers.plans import PLAN
 from limbeck.base.errors import DataError, RunError
 from limbeck.plans.schema import Pooling, RecordCount
 from limbeck.protos import codec

@@ -12,17 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from helpers.students import QUICK, exported
 from limbeck.experiments.faults.linked import HANG_SECONDS
 from limbeck.simulations.flower import OFFLINE
 
 BIN = Path(sys.executable).parent
-SETTINGS = (
-    "data.private=300",
-    "data.public=80",
-    "student.epochs=2",
-    "student.dense_control=false",
-    "privacy.noise=UnsafeSeeded",
-)
 
 
 def limbeck(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -31,11 +25,7 @@ def limbeck(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def overrides() -> list[str]:
-    return [part for setting in SETTINGS for part in ("--set", setting)]
-
-
-def student(folder: Path) -> bytes:
-    return (folder / "server" / "student" / "student.safetensors").read_bytes()
+    return [part for setting in QUICK for part in ("--set", setting)]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +40,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_flowers_engine_gives_the_same_student_as_the_local_carrier(local: Path, tmp_path: Path) -> None:
     found = limbeck("digits-tiny", "--carrier", "flower", "--out", str(tmp_path / "run"), *overrides())
     assert found.returncode == 0, found.stderr
-    assert student(tmp_path / "run") == student(local)
+    assert exported(tmp_path / "run") == exported(local)
     metrics, expected = (json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path / "run", local))
     for ours, theirs in zip(metrics["clients"], expected["clients"], strict=True):
         assert ours == theirs
@@ -81,7 +71,7 @@ def test_flwr_run_starts_the_thin_bundle_and_limbeck_goes_on_from_there(
     found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=2 * HANG_SECONDS, check=False)
     runs = subprocess.run(["flwr", "ls", "--format", "json"], env=environment, capture_output=True, text=True, check=True)
     assert json.loads(runs.stdout)["runs"][0]["status"] == "finished:completed", found.stdout
-    assert student(folder) == student(local)
+    assert exported(folder) == exported(local)
     measured = limbeck("--resume", "--out", str(folder))
     assert measured.returncode == 0, measured.stderr
     assert (folder / "report.html").exists()

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flwr.app import Message, RecordDict
-from students import same_student
 
+from helpers.students import same_student
 from limbeck.base.errors import DataError, RunError, SettingError, TooFewClients
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
@@ -214,7 +214,7 @@ def test_more_public_inputs_make_votes_noisier_not_dearer(tmp_path: Path) -> Non
     ],
 )
 def test_a_run_goes_on_without_a_site_that_sends(app: str, reason: str, tmp_path: Path) -> None:
-    measured = run.simulate(tiny("data.public=40"), tmp_path / "run", client_app=f"misbehaving:{app}")
+    measured = run.simulate(tiny("data.public=40"), tmp_path / "run", client_app=f"helpers.misbehaving:{app}")
     spoilt, *others = measured.clients
     assert reason in str(spoilt.reason)
     assert [client.status for client in others] == ["answered", "answered"]
@@ -224,7 +224,7 @@ def test_a_run_goes_on_without_a_site_that_sends(app: str, reason: str, tmp_path
 def test_below_the_minimum_a_run_stops_saying_why_and_can_go_on(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with pytest.raises(TooFewClients, match="Expected at least 3 sites after 'answers 1', got 2"):
-        run.simulate(tiny("run.minimum_clients=3"), folder, client_app="misbehaving:garbage")
+        run.simulate(tiny("run.minimum_clients=3"), folder, client_app="helpers.misbehaving:garbage")
     measured = run.resume(folder)
     assert [stage.clients for stage in measured.stages] == [3, 3]
     with Ledger((site := Site(folder / "sites" / "site-00")).ledger, site.budget) as ledger:

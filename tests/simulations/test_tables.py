@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_encoder
 
+from helpers import tiny_encoder
 from limbeck.base.errors import DataError, SettingError
 from limbeck.client.site import Site
 from limbeck.experiments import sweep

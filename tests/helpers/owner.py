@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sites import offer
 from typer.testing import CliRunner
 
+from helpers.sites import offer
 from limbeck.cli.main import app
 from limbeck.plans.schema import Plan
 from limbeck.protos import codec

@@ -11,12 +11,12 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from conftest import PLAN
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plan_strategies import linear, plans, votes
 
+from helpers.plan_strategies import linear, plans, votes
+from helpers.plans import NET, PLAN
 from limbeck.base.errors import LimbeckError, SettingError, WireError
 from limbeck.client.teachers import architectures
 from limbeck.client.teachers import linear as linear_teacher
@@ -32,7 +32,6 @@ from limbeck.plans.schema import (
     Family,
     LabelCounts,
     LinearTeaching,
-    NetTeaching,
     Plan,
     Pooling,
     RecordCount,
@@ -48,17 +47,7 @@ from limbeck.protos.messages import Ask, Offer
 from limbeck.server import student
 
 LINEAR: LinearTeaching = cast(LinearTeaching, PLAN.teaching)
-NET = NetTeaching(
-    architecture="mlp",
-    sampling_rate=0.1,
-    steps=5,
-    learning_rate=1.0,
-    momentum=0.0,
-    clip=0.1,
-    noise_multiplier=1.0,
-    normaliser=64.0,
-    physical_batch=32,
-)
+MLP = replace(NET, architecture="mlp", steps=5, clip=0.1, noise_multiplier=1.0, physical_batch=32)
 VOTES = VotesTeaching(
     teachers=9,
     queries=20,
@@ -93,17 +82,17 @@ def spoilt() -> Iterator[tuple[str, Plan]]:
     for name in ("sift", "", "Scattering"):
         yield "teaching.features", replace(PLAN, teaching=replace(LINEAR, features=name))
         yield "teaching.features", replace(PLAN, teaching=replace(VOTES, features=name))
-        yield "teaching.architecture", replace(PLAN, teaching=replace(NET, architecture=name))
+        yield "teaching.architecture", replace(PLAN, teaching=replace(MLP, architecture=name))
     yield "teaching.average_last", replace(PLAN, teaching=replace(LINEAR, average_last=LINEAR.steps + 1))
     yield "teaching.average_last", replace(PLAN, teaching=replace(LINEAR, average_last=0))
     yield "teaching.queries", replace(PLAN, teaching=replace(VOTES, queries=19))
     yield "teaching.queries", replace(PLAN, teaching=replace(VOTES, queries=21))
-    yield "teaching.noise_multiplier", replace(PLAN, teaching=replace(NET, noise_multiplier=0.29))
+    yield "teaching.noise_multiplier", replace(PLAN, teaching=replace(MLP, noise_multiplier=0.29))
     yield "teaching.learning_rate", replace(PLAN, teaching=replace(VOTES, learning_rate=1001.0))
     # The step by which the plan of the issue told every record: each value alone is within its bounds.
     gain = r"teaching.learning_rate \* clip / normaliser"
     yield gain, replace(PLAN, teaching=replace(LINEAR, learning_rate=301.0, clip=10.0))
-    yield gain, replace(PLAN, teaching=replace(NET, learning_rate=641.0, clip=1.0))
+    yield gain, replace(PLAN, teaching=replace(MLP, learning_rate=641.0, clip=1.0))
     yield "samples \\* classes", replace(PLAN, samples=1 << 20, classes=1 << 16)
     for k in (0, 11):
         yield "truncation.k", replace(PLAN, truncation=TopK(k=k))
@@ -158,7 +147,7 @@ def _with(path: str, value: float) -> Iterator[Plan]:
         case "student", _:
             yield _student(**{name: value})
         case _:
-            for teaching in (LINEAR, NET, VOTES):
+            for teaching in (LINEAR, MLP, VOTES):
                 if name in {each.name for each in fields(teaching)}:
                     yield replace(PLAN, teaching=replace(teaching, **{name: value}))  # type: ignore[arg-type]
 
@@ -303,7 +292,7 @@ COLOUR = np.zeros((20, 8, 8, 3), np.uint8)
             for teaching in (LINEAR, VOTES)
         ),
         *(
-            ({"teaching": replace(NET, architecture=name)}, x_N, f"teaching.architecture = '{name}'")
+            ({"teaching": replace(MLP, architecture=name)}, x_N, f"teaching.architecture = '{name}'")
             for name in checks.IMAGE_TEACHERS
             for x_N in (ROWS, GREY[:, :3], COLOUR[:, :, :3])
         ),
@@ -362,7 +351,7 @@ def test_what_goes_with_public_inputs_by_these_checks_can_be_made_for_them(shape
         if fits(replace(PLAN, teaching=replace(LINEAR, features=name))):
             assert features.compute(name, x_N).shape[1] > 0
     for name in set(ARCHITECTURES) - {CUSTOM}:
-        if fits(replace(PLAN, teaching=replace(NET, architecture=name))):
+        if fits(replace(PLAN, teaching=replace(MLP, architecture=name))):
             tensor = arrays.tensors(x_N)
             assert architectures.build(name, tuple(tensor.shape[1:]), 10)(tensor).shape == (20, 10)
 

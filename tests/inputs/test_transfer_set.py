@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from odd_images import mutated
 from PIL import Image
 
+from helpers.odd_images import mutated
 from limbeck.base.errors import DataError
 from limbeck.inputs import transfer_set
 from limbeck.inputs.transfer_set import read_arrays, read_headers
@@ -191,7 +191,7 @@ def test_more_than_can_come_out_of_so_few_bytes_is_refused_before_memory_is_take
     data[entry + 24 : entry + 28] = struct.pack("<I", size)
     path.write_bytes(data)
     monkeypatch.setattr(np, "empty", lambda *_: pytest.fail("memory was taken"))
-    with pytest.raises(DataError, match="more than can be"):
+    with pytest.raises(DataError, match="more than deflate can give"):
         read_arrays(path, "x")
 
 

@@ -8,26 +8,16 @@ from dataclasses import replace
 import dp_accounting as dp
 import numpy as np
 import pytest
-from conftest import LINEAR
 from dp_accounting.pld import PLDAccountant, pld_pmf
 from dp_accounting.pld import privacy_loss_distribution as pld
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.plans import LINEAR, NET
 from limbeck.plans import accounting, composition
-from limbeck.plans.schema import NetTeaching, Teaching
+from limbeck.plans.schema import Teaching
 
-SAMPLED = NetTeaching(
-    architecture="cnn",
-    sampling_rate=0.1,
-    steps=100,
-    learning_rate=1,
-    momentum=0,
-    clip=1,
-    noise_multiplier=1.2,
-    normaliser=64,
-    physical_batch=64,
-)
+SAMPLED = replace(NET, steps=100)
 Parts = list[tuple[list[float], int, int, float]]
 
 parts = st.lists(

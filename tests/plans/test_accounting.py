@@ -4,26 +4,16 @@ import math
 from dataclasses import replace
 
 import pytest
-from conftest import LINEAR
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
+from helpers.plans import LINEAR, NET
 from limbeck.base.errors import SettingError
 from limbeck.plans import accounting, composition
 from limbeck.plans.schema import Counts, LabelCounts, NetTeaching, RecordCount, Teaching, VotesTeaching
 
-CNN = NetTeaching(
-    architecture="cnn",
-    sampling_rate=0.1,
-    steps=100,
-    learning_rate=1,
-    momentum=0,
-    clip=1,
-    noise_multiplier=1.2,
-    normaliser=64,
-    physical_batch=64,
-)
+CNN = replace(NET, steps=100)
 VOTES = VotesTeaching(
     teachers=20, queries=50, features="pixels", feature_norm=4, steps=5, learning_rate=1, momentum=0, noise_multiplier=8
 )

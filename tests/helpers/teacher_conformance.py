@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_encoder
 import torch
 from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor, nn
 
+from helpers import tiny_encoder
 from limbeck.client import teachers
 from limbeck.client.noise import Noise, SystemEntropy, UnsafeSeeded
 from limbeck.client.teachers import architectures, gradients, linear

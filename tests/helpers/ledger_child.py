@@ -5,8 +5,7 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
-from conftest import LINEAR
-
+from helpers.plans import LINEAR
 from limbeck.client.ledger import Budget, Ledger
 from limbeck.plans.schema import Adjacency, Unit
 

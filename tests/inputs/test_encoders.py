@@ -16,14 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sites
-import tiny_encoder
 import tomli_w
 import torch
 from tokenizers import Tokenizer
 from transformers import AutoModel
 from typer.testing import CliRunner
 
+from helpers import sites, tiny_encoder
 from limbeck.base.errors import DataError, SettingError
 from limbeck.cli.main import app
 from limbeck.client.app import respond
@@ -182,7 +181,7 @@ def test_a_text_that_an_encoder_fails_on_has_no_say_and_only_the_log_tells(
         found = encoders.encode(PLAIN, ["a", "broken", "long"], picky, kept=tmp_path)
     assert np.isnan(found).all(1).tolist() == [False, True, True]
     assert "broken" not in " ".join(record.getMessage() for record in caplog.records)
-    assert caplog.text.count("made nothing of a text") == 2
+    assert caplog.text.count("The encoder failed on a text") == 2
     mended = encoders.encode(PLAIN, ["broken"], lambda _: np.zeros(2, np.float32), kept=tmp_path)
     assert mended.tolist() == [[0, 0]]
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from conftest import PLAN
-
+from helpers.plans import PLAN
 from limbeck.plans.schema import LinearTeaching, Plan, Stage
 from limbeck.protos import codec
 from limbeck.protos.messages import Guarantee, Offer, Reason

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import tomli_w
-from conftest import PLAN
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from helpers.plans import PLAN
+from limbeck.client import ledger as ledgers
 from limbeck.client.site import Site
 from limbeck.inputs.transfer_set import digest
 from limbeck.plans.schema import LinearTeaching, Plan
@@ -70,3 +71,16 @@ def make(folder: Path, **changes: object) -> Site:
     (folder / "site.toml").write_text('name = "site"\nrecords = "records.npz"\ntransfer_sets = "transfer"\n')
     (folder / "policy.toml").write_text(tomli_w.dumps(rules(**changes)))
     return Site(folder)
+
+
+def charges(folder: Path) -> list[str]:
+    """The states of what the ledger of the site in `folder` was charged for.
+
+    It is read without being opened, which would mend what a crash left.
+    """
+    ledger = Site(folder).ledger
+    return (
+        [entry.state for entry in ledgers.read(ledger).entries if entry.schedule is not None]
+        if ledgers.begun(ledger)
+        else []
+    )

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import LINEAR
 from dp_accounting.pld import pld_pmf
 from dp_accounting.pld import privacy_loss_distribution as pld
 from hypothesis import given, settings
@@ -16,23 +15,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import integrate, optimize, stats
 
+from helpers.plans import LINEAR, NET
 from limbeck.base.errors import SettingError
 from limbeck.plans import accounting, composition, privacy_filter
 from limbeck.plans.accounting import Schedule
 from limbeck.plans.schema import LabelCounts, LinearTeaching, NetTeaching, RecordCount, VotesTeaching
 
 DELTA = 1e-5
-NET = NetTeaching(
-    architecture="cnn",
-    sampling_rate=0.1,
-    steps=20,
-    learning_rate=1,
-    momentum=0,
-    clip=1,
-    noise_multiplier=1.2,
-    normaliser=64,
-    physical_batch=64,
-)
 VOTES = VotesTeaching(
     teachers=20, queries=50, features="pixels", feature_norm=4, steps=5, learning_rate=1, momentum=0, noise_multiplier=60
 )

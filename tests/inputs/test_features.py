@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import LINEAR
 from numpy.typing import NDArray
 from torch import Tensor
 
+from helpers.plans import LINEAR
 from limbeck.base.errors import DataError, SettingError
 from limbeck.client.noise import UnsafeSeeded
 from limbeck.client.teachers import linear
