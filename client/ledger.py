@@ -57,10 +57,11 @@ from limbeck.plans.accounting import Schedule
 from limbeck.plans.schema import TEACHINGS, Adjacency, CountNoise, Counts, LabelCounts, RecordCount, Teaching, Unit
 
 _COUNTS: dict[str, type[LabelCounts] | type[RecordCount]] = {"label_counts": LabelCounts, "record_count": RecordCount}
-_TABLE = """
+KINDS = ("open", "reserve", "commit", "free", "declared", "lost")
+_TABLE = f"""
 CREATE TABLE IF NOT EXISTS ledger (
     id INTEGER PRIMARY KEY,
-    kind TEXT NOT NULL CHECK (kind IN ('open', 'reserve', 'commit', 'free', 'declared', 'lost')),
+    kind TEXT NOT NULL CHECK (kind IN ({", ".join(f"'{kind}'" for kind in KINDS)})),
     content TEXT NOT NULL,
     hash TEXT NOT NULL
 )
@@ -239,9 +240,17 @@ def intact(path: Path) -> list[Row]:
 
 
 def verify(rows: list[Row], path: Path) -> str:
-    """Check the chain of hashes and return the last. Raises LedgerError if a row was changed, moved or removed."""
+    """Check the chain of hashes and return the last.
+
+    Raises LedgerError if a row was changed, moved or removed, or is of a kind that this version does not know and may be a charge.
+    """
     previous = ""
     for index, (row, kind, content, stored) in enumerate(rows, start=1):
+        if kind not in KINDS:
+            raise LedgerError(
+                f"Expected row {index} of the ledger in {path} to be of a kind out of {', '.join(KINDS)}, got {kind!r}: a newer"
+                " version of limbeck may have written it."
+            )
         if row != index or stored != _link(previous, row, kind, content):
             raise LedgerError(f"Expected row {index} of the ledger in {path} as it was written, found it changed.")
         previous = stored

@@ -263,6 +263,24 @@ def test_a_row_written_anew_shows_in_those_after_it(path: Path) -> None:
         ledgers.read(path)
 
 
+def test_a_row_of_an_unknown_kind_is_refused_since_it_may_be_a_charge(path: Path) -> None:
+    """As a newer version could write it, in a chain and with a head that are right."""
+    with Ledger(path, BUDGET) as ledger:
+        ledger.commit(ledger.reserve(RUN, "teacher", TEACHING, None))
+    ledgers.close_idle()
+    rows = ledgers.read(path).rows
+    content = json.dumps({"epsilon": 1.0})
+    newer = ledgers._link(rows[-1][3], 4, "reserve-client", content)
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA ignore_check_constraints = ON")
+        db.execute("INSERT INTO ledger VALUES (4, 'reserve-client', ?, ?)", (content, newer))
+    ledgers.head_path(path).write_text(json.dumps({"rows": 4, "hash": newer}) + "\n")
+    with pytest.raises(LedgerError, match=r"row 4 .* got 'reserve-client': a newer version"):
+        ledgers.read(path)
+    with pytest.raises(LedgerError, match="reserve-client"):
+        Ledger(path, BUDGET)
+
+
 def test_rows_that_begin_again_show(path: Path) -> None:
     """Numbers that leave a gap, in a chain and with a head that are right."""
     with Ledger(path, BUDGET) as ledger:
