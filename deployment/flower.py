@@ -40,6 +40,8 @@ NAMES = "nodes.json"
 _RUNTIME_DAYS = 3650
 _LOOPBACK = "127.0.0.1"
 FINISHED = "finished:"
+# What Flower's command prints as JSON.
+Json = dict[str, Any]
 COMPLETED = f"{FINISHED}completed"
 
 
@@ -187,12 +189,12 @@ def names(folder: Path) -> dict[str, str]:
         raise RunError(f"Expected names of nodes in {folder / NAMES}: {error}.") from error
 
 
-def nodes(folder: Path, *, seconds: float) -> list[dict[str, Any]]:
+def nodes(folder: Path, *, seconds: float) -> list[Json]:
     """Every node that the SuperLink knows, as Flower's command reports it. Raises RunError if there is no answer within `seconds`."""
     return list(_flwr(folder, "supernode", "list", CONNECTION, seconds=seconds)["nodes"])
 
 
-def run_of(folder: Path, run: int, *, seconds: float | None = None) -> dict[str, Any]:
+def run_of(folder: Path, run: int, *, seconds: float | None = None) -> Json:
     """A run, as Flower's command reports it. Raises RunError if there is none, or no answer within `seconds`."""
     (reported,) = _flwr(folder, "ls", CONNECTION, "--run-id", str(run), seconds=seconds)["runs"]
     return dict(reported)
@@ -231,7 +233,7 @@ def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, **OFFLINE, **here, "FLWR_HOME": str(folder.resolve() / "home"), "PATH": path}
 
 
-def _flwr(folder: Path, *arguments: str, seconds: float | None = None) -> dict[str, Any]:
+def _flwr(folder: Path, *arguments: str, seconds: float | None = None) -> Json:
     check_connected(folder)
     command: Sequence[str] = [_program("flwr"), *arguments, "--format", "json"]
     described = f"`flwr {' '.join(arguments[:2])}`"
@@ -248,7 +250,7 @@ def _flwr(folder: Path, *arguments: str, seconds: float | None = None) -> dict[s
     except subprocess.TimeoutExpired:
         raise RunError(f"Expected {described} to answer within {seconds:g} s, got nothing.") from None
     try:
-        answer: dict[str, Any] = json.loads(process.stdout[process.stdout.index("{") :])
+        answer: Json = json.loads(process.stdout[process.stdout.index("{") :])
     except ValueError:
         answer = {"success": False, "error-message": (process.stderr or process.stdout).strip()}
     if not answer.get("success"):

@@ -150,9 +150,9 @@ def _result(options: argparse.Namespace, runs: dict[str, dict[str, float]]) -> d
     scenario = load(options.scenario, options.set)
     which = " ".join([options.scenario, *(["--set", *options.set] if options.set else [])])
     seeds, epsilons = " ".join(map(str, options.seeds)), " ".join(f"{value:g}" for value in options.epsilons)
-    found: dict[str, list[dict[str, float]]] = {}
+    by_key: dict[str, list[dict[str, float]]] = {}
     for key, row in sorted(runs.items()):
-        found.setdefault(key.partition(", ")[2], []).append(row)
+        by_key.setdefault(key.partition(", ")[2], []).append(row)
     return {
         "command": f"python -m limbeck.experiments.sweep {which} --epsilons {epsilons} --seeds {seeds} --out {options.out}",
         "what": "test accuracy in per cent, mean and spread (standard deviation) over seeds; the pool also on the public inputs",
@@ -168,7 +168,7 @@ def _result(options: argparse.Namespace, runs: dict[str, dict[str, float]]) -> d
                 }
                 for name in NAMES
             }
-            for key, rows in found.items()
+            for key, rows in by_key.items()
         },
         "runs": dict(sorted(runs.items())),
     }

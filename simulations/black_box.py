@@ -1,6 +1,6 @@
-"""Simulated sites whose teacher is a black box: a scikit-learn model made from the site's records, served on loopback while a run lasts.
+"""Simulated sites whose teacher is a black box: a scikit-learn model of the site's records, served on loopback while a run lasts.
 
-A random forest, the kind of model that no DP schedule of limbeck's could have trained.
+It is a random forest, a kind of model that none of limbeck's DP schedules can train.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import joblib
 import numpy as np
@@ -23,13 +22,13 @@ from limbeck.inputs.transfer_set import read_arrays
 from limbeck.protos.teacher import kind_of
 
 MODEL = "model.joblib"
-# Until a run starts there is nobody to ask.
+# The address until a run starts: nobody listens there.
 NOWHERE = "127.0.0.1:1"
 TREES = 100
 
 
 def train(site: Path, seed: int) -> None:
-    """Make the model of the site in this folder from its records; seed: of its trees."""
+    """Train and store the model of the site in this folder. seed: of its trees."""
     from sklearn.ensemble import RandomForestClassifier
 
     x_N, y_N = read_arrays(site / "records.npz", "x", "y")
@@ -38,7 +37,7 @@ def train(site: Path, seed: int) -> None:
 
 
 def model(site: Path) -> serving.Model:
-    """The model that `train` made."""
+    """The model that `train` stored."""
     (x_N,) = read_arrays(site / "records.npz", "x")
     inputs = kind_of(x_N)
     if inputs is None:
@@ -46,17 +45,17 @@ def model(site: Path) -> serving.Model:
     return serving.estimator_model(joblib.load(site / MODEL), name=f"random forest of {site.name}", inputs=inputs)
 
 
-def probabilities(site: Path, x_N: NDArray[np.generic], classes: int) -> NDArray[np.floating[Any]]:
-    """(N, K) what the site's model says of inputs; a class that it never saw has probability 0."""
-    own, p_NK = model(site), np.zeros((len(x_N), classes))
-    if own.probabilities is not None:
-        p_NK[:, [int(label) for label in own.labels]] = own.probabilities(x_N)
+def probabilities(site: Path, x_N: NDArray[np.generic], classes: int) -> NDArray[np.float64]:
+    """(N, K): the answers of the site's model to inputs; a class that it never saw has probability 0."""
+    estimator, p_NK = model(site), np.zeros((len(x_N), classes))
+    if estimator.probabilities is not None:
+        p_NK[:, [int(label) for label in estimator.labels]] = estimator.probabilities(x_N)
     return p_NK
 
 
 @contextmanager
 def served(sites: Path, *, labels_only: bool) -> Iterator[None]:
-    """Serve the model of every black-box site in `sites` on a free loopback port, and tell the site where, as its owner would."""
+    """Serve the model of every black-box site in `sites` on a free loopback port, and enter its address in site.toml."""
     with ExitStack() as stack:
         for path in sorted(sites.glob("*/site.toml")):
             settings = tomllib.loads(path.read_text(encoding="utf-8"))

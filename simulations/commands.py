@@ -118,13 +118,13 @@ def scenarios() -> None:
 
 
 def plan_settings(
-    scenario: Annotated[str, typer.Argument(help="A scenario's name or a TOML file.")],
-    out: Annotated[Path, typer.Option(help="Where the settings go.")] = Path("plan.toml"),
+    scenario: Annotated[str, typer.Argument(help="A scenario's name, or a TOML file.", autocompletion=_complete_scenario)],
+    out: Annotated[Path, typer.Option(help="The file to write the settings to.")] = Path("plan.toml"),
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as privacy.epsilon=1.")
     ] = None,
 ) -> None:
-    """Write the part of a scenario that is a plan, as settings for `limbeck plan make`, with the classes of the scenario's data.
+    """Write settings for `limbeck plan make`: the part of a scenario that is a plan, and the classes of its data. Never overwrites a file.
 
     \b
     Examples:
@@ -148,7 +148,7 @@ def plan_settings(
     )
 
 
-def report(folder: Annotated[Path, typer.Argument(help="A finished run's folder.")]) -> None:
+def report(folder: Annotated[Path, typer.Argument(help="The folder of a finished run.")]) -> None:
     """Make the report of a finished run again.
 
     \b

@@ -33,12 +33,18 @@ def list_() -> None:
     from limbeck.simulations.data import KNOWN, artefacts
 
     table = Table("name", "private / public / test", "licence", "source", "at hand")
-    for name, own in KNOWN.items():
+    for name, description in KNOWN.items():
         artefact = artefacts.ARTEFACTS.get(name)
         at_hand = (
             "yes" if artefact is None or (artefacts.default_cache() / artefact.file).exists() else f"limbeck data get {name}"
         )
-        table.add_row(name, f"{own.private} / {own.public} / {own.test}", own.licence, own.source, at_hand)
+        table.add_row(
+            name,
+            f"{description.private} / {description.public} / {description.test}",
+            description.licence,
+            description.source,
+            at_hand,
+        )
     for name in artefacts.ENCODERS:
         artefact = artefacts.ARTEFACTS[name]
         at_hand = "yes" if (artefacts.default_cache() / artefact.file).exists() else f"limbeck data get {name}"

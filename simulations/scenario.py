@@ -1,4 +1,4 @@
-"""A scenario: a small TOML file read into strict settings. Whatever cannot be meant is an error naming key, value and what was wanted."""
+"""A scenario: a small TOML file read into strict settings. Anything invalid is an error that names key, value and what was wanted."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Progress bars: follows the events that the coordinator writes, so it works with every carrier."""
+"""Progress bars of a run. They follow the events that the coordinator writes, and so work with every carrier."""
 
 from __future__ import annotations
 
-import json
 import threading
 from pathlib import Path
 from types import TracebackType
@@ -11,25 +10,28 @@ from rich.console import Console
 from rich.progress import TaskID
 
 from limbeck.base.progress import bars
+from limbeck.server import events
+from limbeck.server.states import Phase, Step
 
 TITLES = {
-    "agree": "Sites agree to the plan",
-    "teach": "Sites train their teachers",
-    "answers": "Stage {}: sites answer",
-    "distil": "Stage {}: student",
+    Step.AGREE: "Sites agree to the plan",
+    Step.TEACH: "Sites train their teachers",
+    Step.ANSWERS: "Stage {}: sites answer",
+    Step.DISTIL: "Stage {}: student",
+    Step.EXPORT: "Export",
 }
 
 
 class Watch:
-    """A context that shows one bar per phase of a run on the console while it lasts."""
+    """A context that shows a bar for each phase of a run on the console. file: of the run's events."""
 
-    def __init__(self, events: Path, console: Console) -> None:
-        self._events = events
+    def __init__(self, file: Path, console: Console) -> None:
+        self._file = file
         self._progress = bars(console)
-        self._tasks: dict[str, TaskID] = {}
+        self._tasks: dict[Phase, TaskID] = {}
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
-        self._offset = events.stat().st_size if events.exists() else 0
+        self._offset = file.stat().st_size if file.exists() else 0
 
     def __enter__(self) -> Watch:
         self._progress.start()
@@ -47,22 +49,21 @@ class Watch:
             self._read()
 
     def _read(self) -> None:
-        if not self._events.exists():
+        if not self._file.exists():
             return
-        with self._events.open("rb") as file:
-            file.seek(self._offset)
-            lines = file.read()
+        with self._file.open("rb") as stream:
+            stream.seek(self._offset)
+            lines = stream.read()
         whole = lines[: lines.rfind(b"\n") + 1]
         self._offset += len(whole)
-        for line in whole.splitlines():
-            event = json.loads(line)
-            if event["kind"] == "progress":
-                self._show(event["phase"], event["done"], event["total"])
+        for line in events.read(whole.splitlines()):
+            if isinstance(line.event, events.Progress):
+                self._show(line.event.phase, line.event.done, line.event.total)
 
-    def _show(self, phase: str, done: int, total: int) -> None:
+    def _show(self, phase: Phase, done: int, total: int) -> None:
         if phase not in self._tasks:
-            kind, _, stage = phase.partition(" ")
-            self._tasks[phase] = self._progress.add_task(TITLES.get(kind, kind).format(stage), total=total)
+            title = TITLES[phase.step].format(phase.stage + 1 if phase.stage is not None else "")
+            self._tasks[phase] = self._progress.add_task(title, total=total)
         task = self._tasks[phase]
         self._progress.update(task, completed=done, total=total)
         if done == total:

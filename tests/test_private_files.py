@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from limbeck.experiments.faults.linked import COORDINATOR, Federation
+from limbeck.server.events import StageFinished
 from limbeck.simulations.scenario import load
 
 # Runs what follows with a umask that forbids nothing.
@@ -40,7 +41,7 @@ def test_a_site_and_its_coordinator_leave_nothing_that_others_can_read(tmp_path:
             [*folder.rglob("*"), folder, folder / "serve.log", *(folder / f"{name}.log" for name in federation.sites)]
         )
         site, coordinator = federation.site("site-00"), federation.serve()
-        federation.wait_for(lambda event: event["kind"] == "stage")
+        federation.wait_for(StageFinished)
         # A database that is open has its log and its index beside it.
         open_now = open_to_others(folder, known)
         assert coordinator.wait(120) == 0, (folder / "serve.log").read_text()

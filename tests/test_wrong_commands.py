@@ -1,4 +1,4 @@
-"""Commands in the wrong order, about files that are not there, are folders, are garbage or are taken: one message, and nothing is lost."""
+"""Commands in the wrong order, or about files that are missing, unreadable, folders or taken: one message, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-# Each line is run in one process, which says of each: the exit status, and what it wrote to standard error; and after the first ones, which
-# files there are.
+# Runs each line in one process. Prints the exit status of each and what it wrote to standard error, and the files that the first ones left.
 EACH = """
 import contextlib, hashlib, io, json, sys, traceback
 from pathlib import Path
 from limbeck.cli.main import main
-found, files = {}, {}
+outcomes, files = {}, {}
 first, *lines = sys.argv[1:]
 for number, line in enumerate(lines):
     if number == int(first):
@@ -30,10 +29,10 @@ for number, line in enumerate(lines):
             status = end.code
         except BaseException:
             status = "raised " + traceback.format_exc()
-    found[line] = (status, errors.getvalue())
-print(json.dumps([found, files]))
+    outcomes[line] = (status, errors.getvalue())
+print(json.dumps([outcomes, files]))
 """
-# With what the message has to name.
+# Each with what the message must name.
 LINES = {
     "site run nowhere": "nowhere/site.toml",
     "site run folder": "folder/site.toml",
@@ -115,7 +114,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def said(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, tuple[object, str]], bool]:
-    """What each line said, and whether all that was there before is there as it was."""
+    """What each line printed, and whether every file that existed before is unchanged."""
     folder = tmp_path_factory.mktemp("wrong")
     (folder / "garbage").write_bytes(bytes(range(256)))
     for name in ("folder", "half", "coordinator"):
@@ -127,15 +126,15 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, tuple[obje
     first = ["keys init authority --server localhost", "policy init policy.toml"]
     run = [sys.executable, "-c", EACH, str(len(first)), *first, *LINES]
     done = subprocess.run(run, cwd=folder, check=True, capture_output=True, text=True)
-    found, before = json.loads(done.stdout)
-    assert {found[line][0] for line in first} == {0}
+    outcomes, before = json.loads(done.stdout)
+    assert {outcomes[line][0] for line in first} == {0}
     assert "authority/ca.key" in before
     after = contents(folder)
-    return found, {name: after.get(name) for name in before} == before
+    return outcomes, {name: after.get(name) for name in before} == before
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_a_command_that_cannot_be_meant_is_one_message(line: str, said: tuple[dict[str, tuple[object, str]], bool]) -> None:
+def test_an_invalid_command_is_answered_by_one_message(line: str, said: tuple[dict[str, tuple[object, str]], bool]) -> None:
     status, errors = said[0][line]
     assert status == 1, (status, errors)
     assert "Traceback" not in errors
@@ -144,5 +143,5 @@ def test_a_command_that_cannot_be_meant_is_one_message(line: str, said: tuple[di
     assert LINES[line] in errors
 
 
-def test_no_wrong_command_changes_what_was_there(said: tuple[dict[str, tuple[object, str]], bool]) -> None:
+def test_no_invalid_command_changes_a_file(said: tuple[dict[str, tuple[object, str]], bool]) -> None:
     assert said[1]

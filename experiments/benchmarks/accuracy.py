@@ -65,7 +65,7 @@ NET = (
 def teaching(kind: str, records: int, epsilon: float) -> Teaching:
     """A schedule for a site of about so many records at this epsilon, its noise still to be calibrated."""
     if kind == "cnn":
-        net = next(own for most, own in NET if records * epsilon <= most)
+        net = next(schedule for most, schedule in NET if records * epsilon <= most)
         return NetTeaching(
             architecture="cnn",
             sampling_rate=net.sampling_rate,
@@ -96,8 +96,8 @@ def _digits(seed: int) -> Split:
     from PIL import Image
     from sklearn.datasets import load_digits
 
-    found = load_digits()
-    x_N, y_N = (found.images * 255 / 16).round().astype(np.uint8), found.target.astype(np.int64)
+    bundled = load_digits()
+    x_N, y_N = (bundled.images * 255 / 16).round().astype(np.uint8), bundled.target.astype(np.int64)
     order = np.random.default_rng(seed).permutation(len(y_N))
     private, test = order[:1347], order[1347:]
     middle = data.load("mnist", private=1, public=PUBLIC).public_x[:, 4:24, 4:24]
@@ -106,8 +106,8 @@ def _digits(seed: int) -> Split:
 
 
 def _images(name: str, private: int) -> Split:
-    found = data.load(name, private=private, public=PUBLIC)
-    return found.private_x, found.private_y, found.public_x, found.test_x, found.test_y  # type: ignore[return-value]
+    loaded = data.load(name, private=private, public=PUBLIC)
+    return loaded.private_x, loaded.private_y, loaded.public_x, loaded.test_x, loaded.test_y  # type: ignore[return-value]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,11 +127,11 @@ SETS = {
 }
 
 
-def accuracy(kind: str, epsilon: float, own: Set, split: Split, cache: Path) -> float:
+def accuracy(kind: str, epsilon: float, data_set: Set, split: Split, cache: Path) -> float:
     """In per cent, of one teacher with real noise."""
     x_N, y_N, public_x, test_x, test_y = split
     schedule, _ = accounting.calibrate(
-        teaching(kind, len(y_N), epsilon), epsilon=epsilon, delta=own.delta, label_counts_fraction=None
+        teaching(kind, len(y_N), epsilon), epsilon=epsilon, delta=data_set.delta, label_counts_fraction=None
     )
     options = {"classes": 10, "public_x": public_x, "noise": SystemEntropy(), "cache": cache}
     teacher = teachers.train(schedule, x_N, y_N.astype(np.int64), **options)  # type: ignore[arg-type]
@@ -149,18 +149,18 @@ def main() -> None:
     table: dict[str, dict[str, dict[str, float]]] = {}
     if options.out is not None and options.out.exists():
         table = json.loads(options.out.read_text(encoding="utf-8"))["table"]
-    for name, own in SETS.items():
+    for name, data_set in SETS.items():
         if not name.startswith(options.only):
             continue
         with tempfile.TemporaryDirectory() as folder:
-            splits = [own.read(seed) for seed in own.seeds]
+            splits = [data_set.read(seed) for seed in data_set.seeds]
             for kind in options.kinds:
                 for epsilon in EPSILONS:
                     started = time.perf_counter()
-                    found = statistics.mean(accuracy(kind, epsilon, own, split, Path(folder)) for split in splits)
-                    table.setdefault(name, {}).setdefault(kind, {})[f"epsilon {epsilon:g}"] = round(found, 1)
+                    mean = statistics.mean(accuracy(kind, epsilon, data_set, split, Path(folder)) for split in splits)
+                    table.setdefault(name, {}).setdefault(kind, {})[f"epsilon {epsilon:g}"] = round(mean, 1)
                     seconds = time.perf_counter() - started
-                    print(name, kind, epsilon, f"{found:.1f} % in {seconds:.0f} s", file=sys.stderr, flush=True)
+                    print(name, kind, epsilon, f"{mean:.1f} % in {seconds:.0f} s", file=sys.stderr, flush=True)
                     if options.out is not None:
                         _write(table, options.out)
     print(json.dumps(table, indent=1))

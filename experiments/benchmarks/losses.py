@@ -27,7 +27,7 @@ from limbeck.experiments.benchmarks import runner
 from limbeck.operators import Power, SoftenThenTruncate, TopK, Truncated, concatenate, losses
 
 CASES = ((50_000, 10, 3), (50_000, 100, 8), (50_000, 1000, 16), (2_000, 32_000, 32))
-WAYS = ("eager kl_div", "own", "own in place")
+WAYS = ("eager kl_div", "limbeck", "limbeck in place")
 TEMPERATURE = 2.0
 TURNS = 9
 
@@ -59,13 +59,13 @@ def step(way: str, logits_NK: Tensor, target: Truncated, q_NK: Tensor | None) ->
         logits_NK.grad = None
         functional.kl_div(functional.log_softmax(logits_NK / TEMPERATURE, -1), q_NK, reduction="batchmean").backward()  # type: ignore[arg-type]
 
-    def own() -> None:
+    def limbeck() -> None:
         logits_NK.grad = None
         # A view, because a leaf is not overwritten; after the first turn the logits are a gradient, which takes the same time.
-        z_NK = logits_NK.view_as(logits_NK) if way == "own in place" else logits_NK
-        losses.hinton(target, z_NK, TEMPERATURE, in_place=way == "own in place").backward()
+        z_NK = logits_NK.view_as(logits_NK) if way == "limbeck in place" else logits_NK
+        losses.hinton(target, z_NK, TEMPERATURE, in_place=way == "limbeck in place").backward()
 
-    return eager if way == "eager kl_div" else own
+    return eager if way == "eager kl_div" else limbeck
 
 
 def error(samples: int, classes: int, k: int) -> dict[str, float]:
@@ -73,7 +73,7 @@ def error(samples: int, classes: int, k: int) -> dict[str, float]:
     logits_NK, target = inputs(samples, classes, k)
     loss = losses.hinton(target, logits_NK, TEMPERATURE)
     (gradient_NK,) = torch.autograd.grad(loss, logits_NK)
-    own = float(loss.detach())
+    value = float(loss.detach())
     z_NK = logits_NK.detach().double().requires_grad_()
     s_NK = (z_NK / TEMPERATURE).softmax(-1)
     kept_Nk = s_NK.gather(1, target.ids_Nk)
@@ -82,7 +82,7 @@ def error(samples: int, classes: int, k: int) -> dict[str, float]:
     exact = TEMPERATURE**2 * (torch.xlogy(t_Nb, t_Nb) - torch.xlogy(t_Nb, s_Nb)).sum(-1).mean()
     (wanted_NK,) = torch.autograd.grad(exact, z_NK)
     return {
-        "loss": abs(own / float(exact.detach()) - 1),
+        "loss": abs(value / float(exact.detach()) - 1),
         "gradient": float((gradient_NK - wanted_NK).abs().max() / wanted_NK.abs().max()),
     }
 
@@ -135,8 +135,8 @@ def row(case: int) -> dict[str, object]:
         "k": k,
         "ms": {name: round(value, 2) for name, value in ms.items()},
         "copy_GB_per_s": round(2 * size / ms["copy"] / 1e6, 1),
-        "loss_times_faster": ratio("eager kl_div", "own"),
-        "loss_in_place_times_faster": ratio("eager kl_div", "own in place"),
+        "loss_times_faster": ratio("eager kl_div", "limbeck"),
+        "loss_in_place_times_faster": ratio("eager kl_div", "limbeck in place"),
         "soften_and_truncate_over_topk": ratio("soften and truncate", "topk"),
         "error_against_float64": error(min(samples, 2**21 // classes), classes, k),
     }

@@ -7,7 +7,6 @@ last answer; training is left out. The site's own work, some milliseconds, is in
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import tempfile
@@ -20,22 +19,21 @@ from limbeck.deployment import flower
 from limbeck.experiments.benchmarks import runner
 from limbeck.experiments.faults.linked import Federation, free_port, until
 from limbeck.experiments.faults.throwaway_keys import SERVER
-from limbeck.server import bundle
+from limbeck.server import bundle, events
+from limbeck.server.states import Phase, Step
 from limbeck.simulations.scenario import load
 
 SETTINGS = ["data.private=300", "data.public=80", "student.epochs=2", "stages.count=4", "student.dense_control=false"]
-TRAINING = "teach"
 NODE_SECONDS = 120.0
 
 
-def seconds(events: Path) -> list[float]:
-    """Of every question to all sites but that to train, in their order."""
-    sent: dict[str, float] = {}
-    answered: dict[str, float] = {}
-    for line in events.read_text(encoding="utf-8").splitlines():
-        own = json.loads(line)
-        if own["kind"] == "progress" and (own["phase"] == "agree" or own["phase"].startswith("answers")):
-            (sent if own["done"] == 0 else answered)[own["phase"]] = own["time"]
+def seconds(file: Path) -> list[float]:
+    """Seconds of every question to all sites, in their order; training is left out."""
+    sent: dict[Phase, float] = {}
+    answered: dict[Phase, float] = {}
+    for line in events.read(file.read_bytes().splitlines()):
+        if isinstance(line.event, events.Progress) and line.event.phase.step in (Step.AGREE, Step.ANSWERS):
+            (sent if line.event.done == 0 else answered)[line.event.phase] = line.time
     return [answered[phase] - time for phase, time in sent.items()]
 
 
@@ -43,7 +41,7 @@ def over_link(folder: Path) -> list[float]:
     """Over the link."""
     with Federation(folder, load("digits-tiny", SETTINGS), settings={"join_seconds": 60.0}) as federation:
         if federation.start().wait(NODE_SECONDS):
-            raise OSError(f"Expected the coordinator to end well, see {folder / 'serve.log'}.")
+            raise OSError(f"Expected the coordinator to end with status 0, see {folder / 'serve.log'}.")
     return seconds(folder / "server" / "events.jsonl")
 
 
@@ -66,8 +64,8 @@ def over_supernodes(folder: Path) -> list[float]:
             )
             for name, path in federation.sites.items()
         ]
-        # Not daemons: the process does not end before they have stopped what they started.
-        threads = [threading.Thread(target=own.run, args=(stop,)) for own in supervisors]
+        # They are no daemon threads, so that the process does not end before they have stopped what they started.
+        threads = [threading.Thread(target=supervisor.run, args=(stop,)) for supervisor in supervisors]
         running.callback(stop.set)
         threads[0].start()
         for name in federation.sites:
@@ -85,7 +83,7 @@ def over_supernodes(folder: Path) -> list[float]:
 
 
 def _registered(link: Path, certificate: Path) -> bool:
-    """Whether the SuperLink, which may not be there yet, took a site's key."""
+    """Whether the SuperLink, which may not have started yet, accepted the key of a site."""
     try:
         return bool(flower.register(link, certificate))
     except RunError:

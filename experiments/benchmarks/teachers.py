@@ -64,8 +64,8 @@ def nets(architecture: str) -> dict[str, Step]:
 
     steps: dict[str, Step] = {"plain SGD": _plain(build(), inputs, labels)}
     for name, engine in (("book-keeping (ours)", gradients.BookKeeping), ("vmap (ours)", gradients.Functional)):
-        own: gradients.Engine = engine(build())
-        steps[name] = _private(own.parameters, lambda own=own: own.clipped_sums(inputs, labels, CLIP))  # type: ignore[misc]
+        made: gradients.Engine = engine(build())
+        steps[name] = _private(made.parameters, lambda made=made: made.clipped_sums(inputs, labels, CLIP))  # type: ignore[misc]
     steps["vmap, compiled"] = _compiled(build(), inputs, labels)
     for mode in ("hooks", "functorch", "ew"):
         steps[f"Opacus {mode}"] = _opacus(build(), mode, inputs, labels)
@@ -84,8 +84,8 @@ def noise_share(rounds: int) -> dict[str, float]:
 
     steps: dict[str, Step] = {}
     for name, noise in (("noise from AES", SystemEntropy()), ("no noise", Zeros())):
-        own = gradients.BookKeeping(architectures.build("cnn", SHAPE, CLASSES))
-        steps[name] = _private(own.parameters, lambda own=own: own.clipped_sums(inputs, labels, CLIP), noise)  # type: ignore[misc]
+        engine = gradients.BookKeeping(architectures.build("cnn", SHAPE, CLASSES))
+        steps[name] = _private(engine.parameters, lambda engine=engine: engine.clipped_sums(inputs, labels, CLIP), noise)  # type: ignore[misc]
     fastest = _time(steps, rounds)
     with_noise, without = fastest.values()
     return {
@@ -132,10 +132,10 @@ def _compiled(net: nn.Module, inputs: Tensor, labels: Tensor) -> Step:
         return functional.cross_entropy(functional_call(net, trained, (x.unsqueeze(0),)), y.unsqueeze(0))
 
     def sums(trained: dict[str, Tensor], x_N: Tensor, y_N: Tensor) -> list[Tensor]:
-        found = vmap(grad(loss), in_dims=(None, 0, 0))(trained, x_N, y_N)
-        flat = [gradient.flatten(1) for gradient in found.values()]
+        gradients_of = vmap(grad(loss), in_dims=(None, 0, 0))(trained, x_N, y_N)
+        flat = [gradient.flatten(1) for gradient in gradients_of.values()]
         scale_N = gradients.scales(torch.stack([gradient.square().sum(1) for gradient in flat]).sum(0), CLIP)
-        return [(scale_N @ gradient).view_as(own) for gradient, own in zip(flat, trained.values(), strict=True)]
+        return [(scale_N @ gradient).view_as(parameter) for gradient, parameter in zip(flat, trained.values(), strict=True)]
 
     compiled = torch.compile(sums)
     trained = {name: parameter.detach() for name, parameter in parameters.items()}
@@ -158,7 +158,7 @@ def _opacus(net: nn.Module, mode: str, inputs: Tensor, labels: Tensor) -> Step:
         scale_N = gradients.scales(torch.stack([gradient.square().sum(1) for gradient in flat]).sum(0), CLIP)
         for parameter in parameters:
             parameter.grad_sample = parameter.grad = None
-        return [(scale_N @ gradient).view_as(own) for gradient, own in zip(flat, parameters, strict=True)]
+        return [(scale_N @ gradient).view_as(parameter) for gradient, parameter in zip(flat, parameters, strict=True)]
 
     return _private(parameters, sums)
 

@@ -1,11 +1,11 @@
-"""Break a federation of real processes on loopback, fault by fault, and say what came of it: `python -m limbeck.experiments.faults.drill`.
+"""Break a federation of real processes on loopback, one fault after the other: `python -m limbeck.experiments.faults.drill`.
 
-Every fault is put to a fresh federation of three sites with convolutional teachers, which take long enough to be hit while they train.
-Noise is seeded, so that the student can be compared, to the last bit, with an undisturbed run's. Exit status 1 if anything was lost.
+Each fault is applied to a new federation of three sites with convolutional teachers, which train long enough to be hit meanwhile. Noise is
+seeded, so that the student can be compared bit by bit with that of an undisturbed run. Exit status 1 if anything was lost.
 
-Full disks are small file systems in memory, bad links are wires between network namespaces: where an ordinary user may make these
-(`unshare --map-root-user`), the drill makes its own and they vanish with it. Clocks are set by `faketime`. What cannot be had here is not
-run, and the table says so.
+Full disks are small file systems in memory, and bad links are wires between network namespaces: if an ordinary user may create these
+(`unshare --map-root-user`), the drill uses its own, which vanish when it ends. Clocks are set by `faketime`. A fault that this machine does
+not permit is not run, and the table says so.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from rich.console import Console
 from rich.table import Table
@@ -40,6 +40,8 @@ from limbeck.experiments.faults.linked import COORDINATOR, Federation, free_port
 from limbeck.experiments.faults.relay import Relay
 from limbeck.experiments.faults.wire import Wire
 from limbeck.server import checkpoint
+from limbeck.server.events import Joined, Paused, Progress, StageFinished
+from limbeck.server.states import Phase, Step
 from limbeck.simulations import run
 from limbeck.simulations.scenario import Scenario, load
 
@@ -59,6 +61,7 @@ PATIENCE_SECONDS = 300.0
 COMMITTED, RESERVED = ["committed"], ["reserved"]
 ALL_COMMITTED = (COMMITTED, COMMITTED, COMMITTED)
 A, B, C = "site-00", "site-01", "site-02"
+TEACHING, FIRST_ANSWERS = Phase(Step.TEACH), Phase(Step.ANSWERS, 0)
 RESULTS = Path(__file__).parents[1] / "results" / "link-drill.json"
 # Set where the drill has namespaces of its own: of mounts, and of the network too.
 MOUNTS, NETWORK = "LIMBECK_DRILL_MOUNTS", "LIMBECK_DRILL_NETWORK"
@@ -67,53 +70,61 @@ HOUR = 3600
 
 
 class Wrong(Exception):
-    """Something is not as it should be; the text says what."""
+    """Something is not as expected; the text says what."""
 
 
-# What a fault may need
+# What a fault may require of the machine
 
 
 def nothing_special() -> str | None:
-    """Everything that is needed is here."""
+    """Nothing is required."""
     return None
 
 
 def own_mounts() -> str | None:
-    """Why no file system can be mounted."""
+    """Why no file system can be mounted; None if one can."""
     return None if MOUNTS in os.environ else "unshare --map-root-user --mount is not permitted here"
 
 
 def own_network() -> str | None:
-    """Why there can be no wire between namespaces."""
+    """Why there can be no wire between namespaces; None if there can."""
     if NETWORK not in os.environ:
-        return "unshare --map-root-user --net, or iproute2's ip, is not to be had here"
+        return "unshare --map-root-user --net, or iproute2's ip, is not available here"
     return None if os.access(wire.TUN, os.R_OK | os.W_OK) else f"{wire.TUN} cannot be opened"
 
 
 def another_clock() -> str | None:
-    """Why a process cannot be given a clock of its own."""
+    """Why a process cannot get a clock of its own; None if it can."""
     return None if shutil.which("faketime") else "it needs the command faketime"
 
 
 def clock(who: str, seconds: int) -> dict[str, str]:
-    """The environment of a process whose clock is ahead by so much. Durations stay as they are."""
+    """The environment of a process whose clock is ahead by so many seconds. Durations stay as they are."""
     asked = ["faketime", "-f", "+0s", sys.executable, "-c", "import os; print(os.environ['LD_PRELOAD'])"]
     library = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
-    # Not by the command itself: it would stay between the drill and the process that is to be killed.
-    own = {"LD_PRELOAD": library, "FAKETIME": f"{seconds:+d}s"}
-    # Time that only passes is left alone at a site. The coordinator sleeps, which faketime 0.9.10 refuses to do then: there it is moved
-    # as well, by the same constant.
-    return own if who == COORDINATOR else {**own, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    # The command itself is not used: its process would stand between the drill and the process to be killed.
+    faked = {"LD_PRELOAD": library, "FAKETIME": f"{seconds:+d}s"}
+    # A site keeps its monotonic clock. The coordinator sleeps, which faketime 0.9.10 cannot do then, so that its monotonic clock is moved
+    # by the same constant.
+    return faked if who == COORDINATOR else {**faked, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One thing to break. break_it: of a federation whose processes are started by it.
+    """One thing that breaks.
 
-    charged: states of each site's charges afterwards, site by site. lost: sites that must be left out. late: that must be in from the
-    second stage on only. settings: of coordinator.toml. minimum: of sites, in the plan. rate: of a relay before site-00, bytes a second.
-    wire: makes one to site-00. clocks: how many seconds ahead, by site or COORDINATOR. small: the same, whose folder is on a small
-    file system. absent: who is not started at once. needs: says why the fault cannot be had here.
+    - break_it: what is done to the federation, whose processes have been started.
+    - charged: states of each site's charges afterwards, site by site.
+    - lost: sites that must be left out.
+    - late: sites that must take part from the second stage on only.
+    - settings: of coordinator.toml.
+    - minimum: number of sites that the plan requires.
+    - rate: bytes a second through a relay to site-00, 0 for no limit; None for no relay.
+    - wire: makes a wire to site-00.
+    - clocks: seconds that a clock is ahead, by site or COORDINATOR.
+    - small: sites or COORDINATOR whose folder is on a small file system.
+    - absent: sites that are not started at once.
+    - needs: says why the fault cannot be applied on this machine; None if it can.
     """
 
     name: str
@@ -140,32 +151,30 @@ class Drill:
         self.coordinator = federation.serve()
 
     def taught(self, count: int = 1) -> None:
-        """Wait until so many sites have trained; the others are at it."""
-        self.federation.wait_for(
-            lambda event: event.get("phase") == "teach" and event["kind"] == "progress" and event["done"] == count
-        )
+        """Wait until so many sites have trained, while the others are still training."""
+        self.federation.wait_for(Progress, lambda event: event.phase == TEACHING and event.done == count)
 
     def teaching(self, site: str) -> None:
-        """Wait until a site trains: its ledger holds a reservation."""
+        """Wait until a site is training: its ledger has a reservation."""
         self.charged(site, RESERVED)
 
     def charged(self, site: str, states: Sequence[str]) -> None:
-        """Wait until a site's charges are in these states."""
+        """Wait until the charges of a site are in these states."""
 
-        def found() -> bool:
-            # A ledger may be read in the moment when it is made.
+        def reached() -> bool:
+            # The ledger may just be being made.
             with contextlib.suppress(LedgerError):
                 return charges(self.federation.sites[site]) == states
             return False
 
-        until(found)
+        until(reached)
 
-    def staged(self) -> dict[str, Any]:
+    def staged(self) -> None:
         """Wait until a stage is finished."""
-        return self.federation.wait_for(lambda event: event["kind"] == "stage")
+        self.federation.wait_for(StageFinished)
 
     def kill(self, site: str, *, whole: bool = False) -> None:
-        """Kill a site's daemon, or it and all of its processes."""
+        """Kill the daemon of a site, or with `whole` all of its processes."""
         process = self.sites[site]
         if whole:
             os.killpg(process.pid, signal.SIGKILL)
@@ -174,11 +183,11 @@ class Drill:
         process.wait()
 
     def hold(self, site: str) -> None:
-        """Stop a site in its tracks; its connection stays open, and silent."""
+        """Suspend a site; its connection stays open and silent."""
         os.killpg(self.sites[site].pid, signal.SIGSTOP)
 
     def release(self, site: str) -> None:
-        """Let it go on."""
+        """Let a suspended site continue."""
         os.killpg(self.sites[site].pid, signal.SIGCONT)
 
     def start(self, site: str) -> None:
@@ -192,12 +201,12 @@ class Drill:
         self.coordinator = self.federation.serve()
 
     def log(self, who: str) -> str:
-        """What a site, or "serve", has said so far."""
+        """The log of a site, or of "serve", so far."""
         path = self.federation.folder / f"{who}.log"
         return path.read_text() if path.exists() else ""
 
     def says(self, who: str, text: str, seconds: float = 90.0) -> None:
-        """Wait until a site, or "serve", has said this."""
+        """Wait until the log of a site, or of "serve", contains this."""
         until(lambda: text in self.log(who), seconds)
 
     def room(self, who: str) -> Path:
@@ -205,13 +214,13 @@ class Drill:
         return folder_of(self.federation, who)
 
     def fill(self, who: str) -> None:
-        """Leave no room on the file system of a folder."""
+        """Fill the file system of a folder."""
         with contextlib.suppress(OSError), (self.room(who) / "ballast").open("wb", buffering=0) as file:
             while file.write(bytes(4096)):
                 pass
 
     def make_room(self, who: str) -> None:
-        """There is room again."""
+        """Free the room that `fill` took."""
         (self.room(who) / "ballast").unlink()
 
 
@@ -222,7 +231,7 @@ def folder_of(federation: Federation, who: str) -> Path:
 
 @contextlib.contextmanager
 def small(folder: Path) -> Iterator[None]:
-    """A folder, with what is in it, on a file system of ROOM_BYTES."""
+    """Put a folder and its content on a file system of ROOM_BYTES."""
     before = folder.with_name(f"{folder.name}-before")
     folder.mkdir(exist_ok=True)
     shutil.copytree(folder, before)
@@ -235,11 +244,11 @@ def small(folder: Path) -> Iterator[None]:
 
 
 def charges(site: Path) -> list[str]:
-    """States of what a site's ledger was charged for."""
-    own = Site(site)
-    if not own.ledger.exists():
+    """States of the charges in the ledger of a site."""
+    ledger = Site(site).ledger
+    if not ledger.exists():
         return []
-    return [entry.state for entry in ledgers.read(own.ledger).entries if entry.schedule is not None]
+    return [entry.state for entry in ledgers.read(ledger).entries if entry.schedule is not None]
 
 
 # Faults
@@ -250,40 +259,40 @@ def nothing(drill: Drill) -> None:
 
 
 def daemon_killed_in_training(drill: Drill) -> None:
-    """Its child goes on; the daemon that follows finds the answer."""
+    """Its child continues; the next daemon finds the answer."""
     drill.teaching("site-00")
     drill.kill("site-00")
     drill.start("site-00")
 
 
 def site_killed_in_training(drill: Drill) -> None:
-    """As by a power cut: what is reserved stays spent, and the site trains again under that charge."""
+    """As in a power cut: the reservation stays spent, and the site trains again under that charge."""
     drill.teaching("site-00")
     drill.kill("site-00", whole=True)
     drill.start("site-00")
 
 
 def site_killed_in_release(drill: Drill) -> None:
-    """Between the stages, all of it."""
+    """All of its processes, between stages."""
     drill.taught(3)
     drill.kill("site-00", whole=True)
     drill.start("site-00")
 
 
 def coordinator_killed_in_training(drill: Drill) -> None:
-    """Nothing of the run is on its disk but the record."""
+    """Only the record of the run is on its disk."""
     drill.teaching("site-00")
     drill.restart_coordinator()
 
 
 def coordinator_killed_between_stages(drill: Drill) -> None:
-    """One checkpoint is there."""
+    """There is one checkpoint."""
     drill.staged()
     drill.restart_coordinator()
 
 
 def connections_cut(drill: Drill) -> None:
-    """One site's, several times, all the way."""
+    """Those of one site, several times during the whole run."""
     for _ in range(4):
         time.sleep(1.0)
         if drill.relay is not None:
@@ -291,40 +300,40 @@ def connections_cut(drill: Drill) -> None:
 
 
 def site_never_answers(drill: Drill) -> None:
-    """Stopped in training, not ended: its connection stays open, and silent."""
+    """It is suspended in training: its connection stays open and silent."""
     drill.teaching(A)
     drill.hold(A)
 
 
 def site_comes_late(drill: Drill) -> None:
-    """One of three that the plan needs here is started only when the run has paused."""
+    """One of the three that this plan requires is started only after the run has paused."""
     drill.kill("site-00", whole=True)
-    drill.federation.wait_for(lambda event: event["kind"] == "paused")
+    drill.federation.wait_for(Paused)
     drill.start("site-00")
 
 
 def site_comes_between_stages(drill: Drill) -> None:
-    """When two are taught and the first stage is under way: one of the two is held until the third is taught too."""
+    """It comes when two are taught and the first stage has begun; one of the two is suspended until the third is taught too."""
     drill.teaching(C)
     drill.hold(C)
     drill.taught(1)
     drill.hold(B)
     drill.release(C)
-    drill.federation.wait_for(lambda event: event.get("phase") == "answers 1")
+    drill.federation.wait_for(Progress, lambda event: event.phase == FIRST_ANSWERS)
     drill.start(A)
     drill.charged(A, COMMITTED)
     drill.release(B)
 
 
 def site_comes_between_stages_and_coordinator_killed(drill: Drill) -> None:
-    """The coordinator is killed in the stage that the late site takes part in, if it is quick enough, or at its end."""
+    """The coordinator is killed during the first stage with the late site, or just after it."""
     site_comes_between_stages(drill)
-    drill.federation.wait_for(lambda event: event["kind"] == "joined")
+    drill.federation.wait_for(Joined)
     drill.restart_coordinator()
 
 
 def coordinators_disk_full(drill: Drill) -> None:
-    """While the sites train: it ends and says why, they stay up; with room again the same command goes on."""
+    """While the sites train: it ends and says why, and the sites stay up; with room again the same command continues."""
     drill.taught(1)
     drill.fill(COORDINATOR)
     if drill.coordinator.wait(PATIENCE_SECONDS) != 1 or "Expected room on the disk" not in drill.log("serve"):
@@ -345,14 +354,14 @@ def _without_room(drill: Drill) -> None:
 
 
 def sites_disk_full_before_it_agrees(drill: Drill) -> None:
-    """Nothing is charged, nothing sent, until there is room."""
+    """Nothing is charged and nothing sent until there is room."""
     os.kill(drill.coordinator.pid, signal.SIGSTOP)
     until((drill.federation.sites[A] / "state" / "link" / "daemon.lock").exists)
     _without_room(drill)
 
 
 def sites_disk_full_in_release(drill: Drill) -> None:
-    """Taught and charged; what it is asked for then cannot be written down, so it is not sent until there is room."""
+    """It is taught and charged; its next answer cannot be stored, so that it is not sent until there is room."""
     drill.teaching(B)
     drill.hold(B)
     drill.taught(2)
@@ -362,17 +371,17 @@ def sites_disk_full_in_release(drill: Drill) -> None:
 
 
 def sites_clock_set(drill: Drill) -> None:
-    """Three days behind, a site ends and says why; once its clock is set it takes part."""
+    """A site three days behind ends and says why; once its clock is set, it takes part."""
     drill.says(A, "this machine's clock says")
     if drill.sites[A].wait(60) != 1:
         raise Wrong(f"{A} does not end with status 1")
     drill.federation.environment = {}
-    drill.federation.wait_for(lambda event: event["kind"] == "paused")
+    drill.federation.wait_for(Paused)
     drill.start(A)
 
 
 def coordinators_clock_set(drill: Drill) -> None:
-    """Three days behind, it ends and says why."""
+    """A coordinator three days behind ends and says why."""
     drill.says("serve", "this machine's clock says")
     if drill.coordinator.wait(60) != 1:
         raise Wrong("the coordinator does not end with status 1")
@@ -381,7 +390,7 @@ def coordinators_clock_set(drill: Drill) -> None:
 
 
 def partition(drill: Drill) -> None:
-    """While a site trains, for longer than both ends take to notice: nobody gets as much as a reset."""
+    """While a site trains, for longer than both ends need to notice: neither receives even a reset."""
     assert drill.wire is not None
     drill.teaching(A)
     drill.wire.down = True
@@ -456,7 +465,7 @@ FAULTS = [
 
 
 def student(folder: Path) -> bytes:
-    """The student's file."""
+    """The content of the student's file."""
     return (folder / "server" / "student" / "student.safetensors").read_bytes()
 
 
@@ -464,32 +473,34 @@ Expected = Callable[[Sequence[str], Sequence[str]], bytes]
 
 
 def undergo(fault: Fault, scenario: Scenario, folder: Path, expected: Expected) -> list[str]:
-    """Put a fault to a fresh federation; returns what is not as it should be. expected: the undisturbed student without some sites, and
-    with some from the second stage on only."""
+    """Apply a fault to a new federation; returns what is not as expected.
+
+    expected: gives the undisturbed student without some sites, and with some from the second stage on only.
+    """
     scenario = scenario.model_copy(update={"run": scenario.run.model_copy(update={"minimum_clients": fault.minimum})})
     settings: dict[str, object] = {"join_seconds": 60.0, **fault.settings}
     through: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
-        relay = own_wire = None
+        relay = link_wire = None
         port = free_port()
         if fault.rate is not None:
             through[A] = f"127.0.0.1:{port}"
         environment = {who: clock(who, ahead) for who, ahead in fault.clocks.items()}
         if fault.wire is not None:
-            own_wire = fault.wire()
-            stack.callback(own_wire.close)
+            link_wire = fault.wire()
+            stack.callback(link_wire.close)
             through = {A: f"{wire.NEAR}:{port}", B: f"127.0.0.1:{port}", C: f"127.0.0.1:{port}"}
             settings["listen"] = f"0.0.0.0:{port}"
         federation = Federation(folder, scenario, through=through, settings=settings, environment=environment)
         for who in fault.small:
             stack.enter_context(small(folder_of(federation, who)))
-        if own_wire is not None:
-            federation.before = {A: own_wire.command}
+        if link_wire is not None:
+            federation.before = {A: link_wire.command}
         stack.enter_context(federation)
         if fault.rate is not None:
             relay = Relay(federation.port, port=port, rate=fault.rate, record=False)
             stack.callback(relay.close)
-        drill = Drill(federation, relay, own_wire, fault.absent)
+        drill = Drill(federation, relay, link_wire, fault.absent)
         stack.callback(end, drill)
         fault.break_it(drill)
         status = drill.coordinator.wait(PATIENCE_SECONDS)
@@ -500,7 +511,7 @@ def undergo(fault: Fault, scenario: Scenario, folder: Path, expected: Expected) 
 
 
 def end(drill: Drill) -> None:
-    """Kill all sites, their children too."""
+    """Kill all processes of all sites."""
     for process in drill.sites.values():
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -508,28 +519,29 @@ def end(drill: Drill) -> None:
 
 
 def judge(fault: Fault, federation: Federation, expected: Expected) -> Iterator[str]:
-    """What is not as it should be."""
-    found = [charges(site) for site in federation.sites.values()]
-    if found != list(map(list, fault.charged)):
-        yield f"charges are {found}"
-    stages = {event["stage"]: event for event in federation.events() if event["kind"] == "stage"}
+    """What is not as expected."""
+    charged = [charges(site) for site in federation.sites.values()]
+    if charged != list(map(list, fault.charged)):
+        yield f"charges are {charged}"
+    # A stage that was repeated after a restart counts as it was the last time.
+    stages = {event.stage: event for event in federation.events() if isinstance(event, StageFinished)}
     for stage, event in stages.items():
-        out = {*fault.lost, *(fault.late if stage == 0 else ())}
-        if (left := set(federation.sites) - set(event["clients"])) != out:
-            yield f"left out of stage {stage + 1} are {sorted(left)}"
+        expected_out = {*fault.lost, *(fault.late if stage == 0 else ())}
+        if (left_out := set(federation.sites) - set(event.clients)) != expected_out:
+            yield f"left out of stage {stage + 1} are {sorted(left_out)}"
     if student(federation.folder) != expected(fault.lost, fault.late):
         yield "the student is another"
 
 
 class Undisturbed:
-    """Students over the local carrier, with the same sites in them: others hold a policy that forbids everything."""
+    """Students of runs over the local carrier with the same sites; the policies of the others do not allow the plan."""
 
     def __init__(self, scenario: Scenario, base: Path) -> None:
         self._scenario, self._base = scenario, base
         self._known: dict[tuple[Sequence[str], Sequence[str]], bytes] = {}
 
     def __call__(self, lost: Sequence[str], late: Sequence[str]) -> bytes:
-        """Without those that are lost, and with those that are late from the second stage on."""
+        """The student without the lost sites, and with the late ones from the second stage on."""
         key = (tuple(lost), tuple(late))
         if key not in self._known:
             folder = self._base / f"undisturbed-{len(self._known)}"
@@ -549,7 +561,7 @@ class Undisturbed:
 
 
 def in_namespaces() -> None:
-    """Go on in namespaces of one's own, where that is permitted: mounts and devices then vanish with the drill."""
+    """Continue in new namespaces if that is permitted, so that mounts and devices vanish with the drill."""
     if MOUNTS in os.environ:
         if NETWORK in os.environ:
             wire.loopback_up()
@@ -567,18 +579,18 @@ def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--only", nargs="+", metavar="WORD", help="faults with one of these in their name; the record keeps the others"
+        "--only", nargs="+", metavar="WORD", help="faults whose name contains one of these; the record keeps the others"
     )
-    parser.add_argument("--resume", action="store_true", help="go on with the record: not the faults that it holds as good")
+    parser.add_argument("--resume", action="store_true", help="do not repeat the faults that the record says are passed")
     options = parser.parse_args()
     in_namespaces()
-    # Noise is seeded and sites refuse here on purpose: the outcome is what matters.
+    # Noise is seeded and sites refuse on purpose here: only the outcome matters.
     logging.getLogger("limbeck").setLevel(logging.ERROR)
     console, scenario = Console(), load("digits-tiny", SETTINGS)
     rows = recorded() if options.only or options.resume else {}
     todo = [fault for fault in FAULTS if not options.only or any(word in fault.name for word in options.only)]
     if options.resume:
-        todo = [fault for fault in todo if not rows.get(fault.name, {"outcome": NOT_RUN})["outcome"].startswith(GOOD)]
+        todo = [fault for fault in todo if fault.name not in rows or not rows[fault.name]["outcome"].startswith(GOOD)]
     if not rows:
         write({})
     with tempfile.TemporaryDirectory() as base:
@@ -586,14 +598,15 @@ def main() -> int:
         for fault in todo:
             started, when = time.monotonic(), datetime.now(UTC)
             outcome = outcome_of(fault, scenario, Path(base) / f"fault-{FAULTS.index(fault)}", expected)
-            rows[fault.name] = row = {
+            row: Row = {
                 "fault": fault.name,
                 "outcome": outcome,
                 "seconds": round(time.monotonic() - started),
                 "begun": f"{when:%Y-%m-%d %H:%M} UTC",
             }
+            rows[fault.name] = row
             console.print(f"{fault.name}: {outcome}", highlight=False, soft_wrap=True)
-            # Another drill of other faults may have written meanwhile.
+            # Another drill may have recorded other faults meanwhile.
             write({**recorded(), fault.name: row})
     table = Table("fault", "outcome", "seconds")
     for fault in todo:
@@ -606,7 +619,7 @@ GOOD, NOT_RUN = "nothing lost", "not run"
 
 
 def outcome_of(fault: Fault, scenario: Scenario, folder: Path, expected: Expected) -> str:
-    """Put a fault, and say in words what came of it."""
+    """Apply a fault, and say in words what came of it."""
     if (missing := fault.needs()) is not None:
         return f"{NOT_RUN}: {missing}"
     try:
@@ -618,23 +631,33 @@ def outcome_of(fault: Fault, scenario: Scenario, folder: Path, expected: Expecte
     return "; ".join(wrong) or f"{GOOD}: charged once, the undisturbed student{out}{late}"
 
 
-def recorded() -> dict[str, dict[str, Any]]:
-    """What the record holds of faults that there are, by name."""
+class Row(TypedDict):
+    """What came of a fault, in words. seconds: that it took. begun: date and time in UTC."""
+
+    fault: str
+    outcome: str
+    seconds: int
+    begun: str
+
+
+def recorded() -> dict[str, Row]:
+    """The rows of the record, by the names of the faults that still exist."""
     if not RESULTS.exists():
         return {}
-    rows = {row["fault"]: row for row in json.loads(RESULTS.read_text(encoding="utf-8"))["faults"] if "outcome" in row}
+    stored: list[Row] = json.loads(RESULTS.read_text(encoding="utf-8"))["faults"]
+    rows = {row["fault"]: row for row in stored if "outcome" in row}
     return {fault.name: rows[fault.name] for fault in FAULTS if fault.name in rows}
 
 
-def write(rows: Mapping[str, dict[str, Any]]) -> None:
-    """The record, in the order of the faults."""
+def write(rows: Mapping[str, Row]) -> None:
+    """Write the record, in the order of the faults."""
     about = {
         "command": "python -m limbeck.experiments.faults.drill",
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, load {os.getloadavg()[2]:.1f} at the end",
         "noise": "UnsafeSeeded",
     }
-    found = [rows[fault.name] for fault in FAULTS if fault.name in rows]
-    write_durably(RESULTS, json.dumps({**about, "faults": found}, indent=1).encode() + b"\n")
+    in_order = [rows[fault.name] for fault in FAULTS if fault.name in rows]
+    write_durably(RESULTS, json.dumps({**about, "faults": in_order}, indent=1).encode() + b"\n")
 
 
 if __name__ == "__main__":

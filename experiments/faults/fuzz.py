@@ -27,7 +27,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from limbeck.protos import tls  # noqa: F401 - before gRPC is loaded
 
@@ -45,6 +44,7 @@ from limbeck.base.files import outliving_power_cuts, write_durably
 from limbeck.base.progress import bars
 from limbeck.client.app import respond
 from limbeck.client.site import Site
+from limbeck.experiments import memory
 from limbeck.experiments.faults import bombs, mutations
 from limbeck.experiments.faults.mutations import Mutator
 from limbeck.operators import Truncated
@@ -279,9 +279,9 @@ def teachers(_: Path) -> Target:
         4: (gives, Answers(first=0, answers=truncated), 0),
         5: (draws, Answers(first=0, answers=torch.zeros(4, 2, dtype=torch.int64)), 2),
     }
-    good = [b"\0" + teacher_codec.encode_description(own) for own in (gives, draws, reads)]
+    good = [b"\0" + teacher_codec.encode_description(description) for description in (gives, draws, reads)]
     good += [bytes([kind]) + teacher_codec.encode_batch(batch) for kind, (_, batch) in batches.items()]
-    good += [bytes([kind]) + teacher_codec.encode_answers(own, about) for kind, (about, own, _) in answers.items()]
+    good += [bytes([kind]) + teacher_codec.encode_answers(given, about) for kind, (about, given, _) in answers.items()]
     good += [b"\6" + teacher_codec.encode_describe_request()]
 
     def read(data: bytes) -> str:
@@ -298,8 +298,8 @@ def teachers(_: Path) -> Target:
             _same(teacher_codec.encode_batch(teacher_codec.decode_batch(again, about)), again, "a batch")
         else:
             about, _, count = answers[kind]
-            own = teacher_codec.decode_answers(rest, about, first=0, count=4, draws=count)
-            again = teacher_codec.encode_answers(own, about)
+            given = teacher_codec.decode_answers(rest, about, first=0, count=4, draws=count)
+            again = teacher_codec.encode_answers(given, about)
             teacher_codec.decode_answers(again, about, first=0, count=4, draws=count)
         return ACCEPTED
 
@@ -311,7 +311,7 @@ def teachers(_: Path) -> Target:
 
 def site(folder: Path) -> Target:
     """A real site, which has accepted a plan and trained: whatever comes, it answers or says that it is no request."""
-    own = Site(folder / "sites" / SITE)
+    real = Site(folder / "sites" / SITE)
     offer = (folder / "plan.pb").read_bytes()
     plan = codec.decode_offer(offer).plan
     plan_hash = codec.plan_hash(plan)
@@ -319,12 +319,12 @@ def site(folder: Path) -> Target:
     for first, count in ((0, plan.samples), (3, 5)):
         good += [codec.encode_request(Ask(plan_hash=plan_hash, stage=stage, first=first, count=count)) for stage in (0, 1)]
     for request in good:
-        respond(own, request)
+        respond(real, request)
     failed = Reason.FAILED.name.encode()
 
     def read(data: bytes) -> str:
         with outliving_power_cuts(False):
-            reply = respond(own, data)
+            reply = respond(real, data)
         codec.implied_request(reply, plan)
         if failed in reply:
             raise Fault("the site met an error of its own")
@@ -368,8 +368,8 @@ class SameAnswer(Grid):
         return list(asked)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        found = [self._asked.pop(message_id) for message_id in message_ids if message_id in self._asked]
-        return [Message(carry.pack(self.answer), reply_to=message) for message in found]
+        answered = [self._asked.pop(message_id) for message_id in message_ids if message_id in self._asked]
+        return [Message(carry.pack(self.answer), reply_to=message) for message in answered]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         return self.pull_messages(self.push_messages(messages))
@@ -422,9 +422,10 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
 
 
 def _plans(folder: Path) -> list[Plan]:
-    """Plans that code answers in every way: packed and in bytes, top k and drawn, all classes and ids of two bytes, each kind of counts."""
+    """Plans that encode answers in every way: packed and in bytes, top k and drawn, all classes and ids of two bytes, all counts."""
     plan = replace(codec.decode_offer((folder / "plan.pb").read_bytes()).plan, samples=24)
-    few = replace(plan, label_counts=None, record_count=None, pooling=Pooling.MEAN)
+    # The first plan keeps the names of its classes; the others have other numbers of classes.
+    few = replace(plan, label_counts=None, record_count=None, pooling=Pooling.MEAN, class_names=())
     return [
         plan,
         replace(few, coding=Coding.BYTES, record_count=RecordCount(noise_std=4.0), pooling=Pooling.RECORD_COUNTS),
@@ -488,18 +489,13 @@ def bounded() -> Iterator[None]:
 
     limits = resource.getrlimit(resource.RLIMIT_DATA)
     before = signal.signal(signal.SIGALRM, hang)
-    resource.setrlimit(resource.RLIMIT_DATA, (_memory("VmData") + MEMORY, limits[1]))
+    resource.setrlimit(resource.RLIMIT_DATA, (memory.used("VmData") + MEMORY, limits[1]))
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
         resource.setrlimit(resource.RLIMIT_DATA, limits)
-
-
-def _memory(what: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(what))
 
 
 def fuzz(
@@ -519,9 +515,8 @@ def fuzz(
     for data in target.good:
         target.read(data)
     with suppress(OSError):
-        # The peak of memory begins anew.
-        Path("/proc/self/clear_refs").write_text("5")
-    before, started = _memory("VmRSS"), time.monotonic()
+        memory.reset_peak()
+    before, started = memory.used("VmRSS"), time.monotonic()
     with bounded():
         for index in indices:
             begun = time.monotonic()
@@ -541,7 +536,7 @@ def fuzz(
             if step is not None:
                 step()
     summary.seconds = time.monotonic() - started
-    summary.peak = max(0, _memory("VmHWM") - before)
+    summary.peak = max(0, memory.used("VmHWM") - before)
     return summary
 
 
@@ -571,53 +566,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, help="number of the first message")
     parser.add_argument("--out", type=Path, default=Path("fuzz-failures"), help="folder for messages that failed")
     parser.add_argument("--record", type=Path, help="write the summary to this file, as JSON")
-    own = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     logging.disable(logging.CRITICAL)
     torch.set_num_threads(1)
     console, summaries = Console(stderr=True), []
     with tempfile.TemporaryDirectory() as folder, bars(console) as progress:
         ready(Path(folder))
-        targets = [make(Path(folder)) for name, make in TARGETS.items() if own.target in ("all", name)]
+        targets = [make(Path(folder)) for name, make in TARGETS.items() if options.target in ("all", name)]
         whole, deadline = sum(target.share for target in targets), time.monotonic()
         for target in targets:
-            count = max(1, round(own.messages * target.share / whole))
+            count = max(1, round(options.messages * target.share / whole))
             # What a target does not need of its time goes to the next.
-            deadline += own.seconds * target.share / whole
+            deadline += options.seconds * target.share / whole
             task = progress.add_task(target.name, total=count)
-            indices = range(own.first, own.first + count)
+            indices = range(options.first, options.first + count)
             step = partial(progress.advance, task)
-            summaries.append(fuzz(target, own.seed, indices, own.out, until=deadline, step=step))
+            summaries.append(fuzz(target, options.seed, indices, options.out, until=deadline, step=step))
     _show(summaries, console)
-    if own.record is not None:
-        write_durably(own.record, json.dumps(_described(own, summaries), indent=1).encode() + b"\n")
+    if options.record is not None:
+        write_durably(options.record, json.dumps(_described(options, summaries), indent=1).encode() + b"\n")
     return int(any(summary.failures for summary in summaries))
 
 
 def _show(summaries: Sequence[Summary], console: Console) -> None:
     table = Table("target", "sent", "refused", "taken", "other", "failed", "known", "per s", "max ms", "MB")
-    for own in summaries:
-        other = sum(own.outcomes.values()) - own.outcomes[REFUSED] - own.outcomes[ACCEPTED]
-        rate, slowest = own.messages / max(own.seconds, 1e-9), 1000 * own.slowest
+    for summary in summaries:
+        other = sum(summary.outcomes.values()) - summary.outcomes[REFUSED] - summary.outcomes[ACCEPTED]
+        rate, slowest = summary.messages / max(summary.seconds, 1e-9), 1000 * summary.slowest
         cells = (
-            own.messages,
-            own.outcomes[REFUSED],
-            own.outcomes[ACCEPTED],
+            summary.messages,
+            summary.outcomes[REFUSED],
+            summary.outcomes[ACCEPTED],
             other,
-            len(own.failures),
-            sum(own.known.values()),
+            len(summary.failures),
+            sum(summary.known.values()),
         )
         table.add_row(
-            own.target, *(f"{cell:,}" for cell in cells), f"{rate:,.0f}", f"{slowest:.0f}", f"{own.peak / 1e6:.0f}"
+            summary.target, *(f"{cell:,}" for cell in cells), f"{rate:,.0f}", f"{slowest:.0f}", f"{summary.peak / 1e6:.0f}"
         )
     console.print(table)
-    for own in summaries:
-        for failure in own.failures:
-            console.print(f"{own.target}: {failure}", style="red", markup=False, highlight=False, soft_wrap=True)
+    for summary in summaries:
+        for failure in summary.failures:
+            console.print(f"{summary.target}: {failure}", style="red", markup=False, highlight=False, soft_wrap=True)
 
 
-def _described(own: argparse.Namespace, summaries: Sequence[Summary]) -> dict[str, Any]:
+def _described(options: argparse.Namespace, summaries: Sequence[Summary]) -> dict[str, object]:
     return {
-        "command": f"python -m limbeck.experiments.faults.fuzz --messages {own.messages} --seed {own.seed} --record {own.record}",
+        "command": f"python -m limbeck.experiments.faults.fuzz --messages {options.messages} --seed {options.seed}"
+        f" --record {options.record}",
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, shared with other work: load {os.getloadavg()[0]:.1f} at the end",
         "known": KNOWN,
         "targets": [

@@ -1,13 +1,12 @@
-"""A simulated run over the link on loopback: a prepared run's folder with keys and settings added, and its real processes.
+"""A simulated run over the link on loopback: the folder of a prepared run with keys and settings added, and its real processes.
 
-RUN/keys/             a throwaway authority, and what it signed
+RUN/keys/             a throwaway authority, and the certificates that it signed
 RUN/coordinator.toml  for `limbeck serve`
-RUN/sites/*/site.toml with a table [link], for `limbeck site run`
+RUN/sites/*/site.toml with a [link] table, for `limbeck site run`
 """
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import socket
@@ -16,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import tomli_w
 
@@ -24,32 +23,35 @@ from limbeck.base.errors import RunError
 from limbeck.base.files import write_durably
 from limbeck.base.settings import read_toml
 from limbeck.experiments.faults.throwaway_keys import SERVER, Authority
+from limbeck.server import events
+from limbeck.server.events import Event, Unknown
 from limbeck.simulations import prepare
 from limbeck.simulations.scenario import Scenario
 
 T = TypeVar("T")
+E = TypeVar("E", bound=Event)
 
 LIMBECK = [sys.executable, "-m", "limbeck.cli.main"]
 POLL_SECONDS = 0.02
-# A guard against what hangs; a busy machine is no fault.
+# After this long something hangs; a busy machine must not fail a test.
 HANG_SECONDS = 600.0
 COORDINATOR = "coordinator"
 
 
-# Below those that the system hands out by itself (from 32768 on), so that nothing takes one between now and its use.
+# Below the ports that Linux assigns by itself (from 32768 on), so that none of these is taken between now and its use.
 PORTS = range(20_000, 32_000)
 _claims: list[socket.socket] = []
 
 
 def free_port() -> int:
-    """A port that nobody listens on, and that no other process gets here for as long as this one lasts."""
+    """A port that nobody listens on, and that this function gives to no other process while this one lives."""
     for port in random.SystemRandom().sample(PORTS, len(PORTS)):
         claim = socket.socket(socket.AF_UNIX)
         try:
-            # A name without a file, which Linux gives to one process at a time.
+            # An abstract name, without a file, which Linux lets one process have at a time.
             claim.bind(f"\0limbeck port {port}")
-            with socket.socket() as own:
-                own.bind(("0.0.0.0", port))
+            with socket.socket() as probe:
+                probe.bind(("0.0.0.0", port))
         except OSError:
             claim.close()
             continue
@@ -61,8 +63,10 @@ def free_port() -> int:
 class Federation:
     """A prepared run whose sites dial in.
 
-    through: sites by name to the address, HOST:PORT, that they dial instead of the coordinator's. settings: of coordinator.toml, beyond
-    what is needed. environment: of processes, by site or COORDINATOR, beyond this one's. before: likewise, what is put before a command.
+    - through: HOST:PORT that a site dials in place of the coordinator's, by site.
+    - settings: of coordinator.toml, in addition to the required ones.
+    - environment: variables that a process gets in addition to this one's, by site or COORDINATOR.
+    - before: words put before a process's command, by site or COORDINATOR.
     """
 
     def __init__(
@@ -84,16 +88,16 @@ class Federation:
         self.authority.server()
         for name, path in self.sites.items():
             self.authority.site(name)
-            table = {
+            link = {
                 "address": (through or {}).get(name, f"127.0.0.1:{self.port}"),
                 "server_name": SERVER,
                 "ca": "../../keys/ca.pem",
                 "certificate": f"../../keys/{name}.pem",
                 "key": f"../../keys/{name}.key",
             }
-            described = {**read_toml(path / "site.toml"), "link": table}
+            described = {**read_toml(path / "site.toml"), "link": link}
             write_durably(path / "site.toml", tomli_w.dumps(described).encode())
-        own = {
+        table = {
             "listen": f"127.0.0.1:{self.port}",
             "ca": "keys/ca.pem",
             "certificate": f"keys/{SERVER}.pem",
@@ -103,7 +107,7 @@ class Federation:
             "heartbeat_seconds": 2,
             **(settings or {}),
         }
-        write_durably(folder / "coordinator.toml", tomli_w.dumps(own).encode())
+        write_durably(folder / "coordinator.toml", tomli_w.dumps(table).encode())
 
     def serve(self) -> subprocess.Popen[str]:
         """Start `limbeck serve`; its log is appended to RUN/serve.log."""
@@ -134,7 +138,7 @@ class Federation:
         return process
 
     def stop(self) -> None:
-        """Kill what still runs."""
+        """Kill the processes that are still running."""
         for process in self.processes:
             if process.poll() is None:
                 process.kill()
@@ -146,22 +150,26 @@ class Federation:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def events(self) -> list[dict[str, Any]]:
-        """What the coordinator has noted so far."""
+    def events(self) -> list[Event | Unknown]:
+        """The events that the coordinator has written so far."""
         path = self.folder / "server" / "events.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        return [line.event for line in events.read(line for line in lines if line.endswith(b"\n"))]
 
-    def wait_for(self, wanted: Callable[[dict[str, Any]], bool], seconds: float = HANG_SECONDS) -> dict[str, Any]:
-        """The first event like this. Raises TimeoutError where none comes."""
-        return until(lambda: next(filter(wanted, self.events()), None), seconds)
+    def wait_for(self, kind: type[E], matching: Callable[[E], bool] = lambda _: True, seconds: float = HANG_SECONDS) -> E:
+        """The first event of this kind that matches. Raises TimeoutError if none comes in time."""
+
+        def first() -> E | None:
+            return next((event for event in self.events() if isinstance(event, kind) and matching(event)), None)
+
+        return until(first, seconds)
 
 
 def until(condition: Callable[[], T | None], seconds: float = HANG_SECONDS) -> T:
-    """What the condition says when it is no longer nothing. Raises TimeoutError where that takes too long."""
+    """The first true value of the condition. Raises TimeoutError if there is none in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if found := condition():
-            return found
+        if value := condition():
+            return value
         time.sleep(POLL_SECONDS)
-    raise TimeoutError(f"not within {seconds:g} s")
+    raise TimeoutError(f"Expected a condition to hold within {seconds:g} s, but it did not.")

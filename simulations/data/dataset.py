@@ -1,4 +1,4 @@
-"""What a data set is, once it is cut into private records, public inputs and a test set."""
+"""The type of a data set that is split into private records, public inputs and a test set."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DataSet:
-    """A data set cut into private records, public inputs and a test set that never overlap.
+    """Private records, public inputs and a test set that never overlap.
 
-    public_x, test_x: uint8 grey images (N, H, W) or float32 rows (N, D). private_x: the same, or a table with its labels in it, which sites
-    encode themselves. public_y: known to the simulation only, for metrics. groups: the natural site of each private record, or
-    None; group_names: what those sites are called. encoding: what makes rows of a table, fitted on public data. records: how a site
-    reads its table.
+    - private_x: as public_x, or a table with its labels, which sites encode themselves.
+    - public_x, test_x: uint8 grey images (N, H, W) or float32 rows (N, D).
+    - public_y: known to the simulation only, for metrics.
+    - groups: the natural site of each private record; None if there are no natural sites.
+    - group_names: names of those sites.
+    - encoding: makes rows of a table; fitted on public data.
+    - records: how a site reads its table.
     """
 
     name: str
@@ -43,7 +46,7 @@ class DataSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """What there is to know about a data set before it is read. private, public, test: default sizes."""
+    """What is known about a data set before it is read. private, public, test: default sizes."""
 
     private: int
     public: int

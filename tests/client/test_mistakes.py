@@ -105,9 +105,9 @@ def says(records: dict[str, Any], **changes: Any) -> Change:
     return lambda folder: write_settings(folder, changed, **site)
 
 
-def holds(**found: Any) -> Change:
+def holds(**arrays: Any) -> Change:
     """The NPZ file holds other arrays."""
-    return lambda folder: np.savez(folder / "records.npz", **found)
+    return lambda folder: np.savez(folder / "records.npz", **arrays)
 
 
 def text(data: str | bytes, name: str = "r.csv") -> Change:

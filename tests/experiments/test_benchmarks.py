@@ -60,8 +60,8 @@ def test_the_carriers_overhead_is_what_training_and_inference_leave(tmp_path: Pa
 def test_the_peak_of_memory_can_start_again() -> None:
     block = bytearray(64 << 20)
     block[::4096] = bytes(len(block) // 4096)
-    assert memory.used("VmHWM") >= memory.used("VmRSS") > len(block)
     peak = memory.used("VmHWM")
+    assert min(peak, memory.used("VmRSS")) > len(block)
     del block
     memory.reset_peak()
     assert memory.used("VmHWM") < peak

@@ -16,6 +16,7 @@ from limbeck.cli.main import INTERRUPTED, app
 from limbeck.deployment import watch
 from limbeck.experiments.faults.linked import Federation
 from limbeck.protos import flower_messages
+from limbeck.server.events import Progress, Started
 from limbeck.server.link import LinkGrid
 from limbeck.simulations.scenario import load
 
@@ -34,22 +35,22 @@ def test_what_a_site_says_of_its_error_is_text_wherever_it_is_shown(tmp_path: Pa
     with Federation(tmp_path / "run", load("digits-tiny", SETTINGS), settings={"join_seconds": 0.5}) as federation:
         coordinator = federation.serve()
         server = tmp_path / "run" / "server"
-        federation.wait_for(lambda event: event["kind"] == "start")
+        federation.wait_for(Started)
         address = SimpleNamespace(address=f"localhost:{federation.port}")
         site = RawSite(cast(LinkGrid, address), federation.authority, "site-00")
         question = site.take()
         site.answer(question, flower_messages.encode(Message(Error(2, FORGED), reply_to=question)))
-        told = federation.wait_for(lambda event: event.get("reason") is not None)
+        told = str(federation.wait_for(Progress, lambda event: event.why is not None).why)
         shown = CliRunner().invoke(app, ["status", str(server)], catch_exceptions=False).stdout
         page = watch.fragment(server, now=0.0)
         site.close()
         coordinator.send_signal(signal.SIGINT)
         assert coordinator.wait(60) == INTERRUPTED
         log = (tmp_path / "run" / "serve.log").read_text()
-    assert told["reason"].isprintable()
+    assert told.isprintable()
     # The link takes no such reason, and says what it was.
-    assert "printable characters, got '\\x1b[2J\\x1b[31mwest is revoked\\nINFO     west" in told["reason"]
-    assert len(told["reason"]) <= LIMIT
+    assert "printable characters, got '\\x1b[2J\\x1b[31mwest is revoked\\nINFO     west" in told
+    assert len(told) <= LIMIT
     assert all(map(harmless, (log, shown, page)))
     assert not any(line.startswith("INFO     west took part") for line in log.splitlines())
     assert "\\x1b[2J" in " ".join(log.split())

@@ -12,10 +12,13 @@ from helpers.sites import charges
 from helpers.students import exported
 from limbeck.experiments.faults.linked import HANG_SECONDS, Federation, free_port
 from limbeck.experiments.faults.relay import Relay
+from limbeck.server.events import Continued, Ended, Paused, Progress, StageFinished
+from limbeck.server.states import Phase, Step
 from limbeck.simulations import run
 from limbeck.simulations.scenario import Scenario, load
 
 # Seeded noise, so that two runs can be compared to the last bit.
+AGREE = Phase(Step.AGREE)
 SETTINGS = ["privacy.noise=UnsafeSeeded", "student.epochs=4", "data.public=120", "run.workers=1"]
 
 
@@ -44,12 +47,12 @@ def test_cut_off_and_killed_as_it_goes_a_run_ends_with_the_student_of_an_undistu
         for name in federation.sites:
             own = federation.site(name)
         coordinator = federation.serve()
-        federation.wait_for(lambda event: event.get("phase") == "agree" and event["done"] == 3)
+        federation.wait_for(Progress, lambda event: event.phase == AGREE and event.done == 3)
         relay.cut()
         own.send_signal(signal.SIGKILL)
         own.wait()
         own = federation.site(name)
-        federation.wait_for(lambda event: event["kind"] == "stage")
+        federation.wait_for(StageFinished)
         coordinator.kill()
         coordinator.wait()
         first = (tmp_path / "run" / "server" / "checkpoints" / "stage-000.safetensors").stat().st_mtime_ns
@@ -87,14 +90,14 @@ def test_below_the_minimum_a_run_pauses_until_a_late_site_comes(
         for name in ("site-00", "site-01"):
             federation.site(name)
         coordinator = federation.serve()
-        paused = federation.wait_for(lambda event: event["kind"] == "paused")
-        assert (paused["phase"], paused["minimum"]) == ("agree", 3)
-        assert paused["sites"] < 3
+        paused = federation.wait_for(Paused)
+        assert (paused.phase, paused.minimum) == (AGREE, 3)
+        assert paused.sites < 3
         assert coordinator.poll() is None
         federation.site("site-02")
         assert coordinator.wait(HANG_SECONDS) == 0, (tmp_path / "run" / "serve.log").read_text()
-    kinds = [event["kind"] for event in federation.events()]
-    assert kinds.index("paused") < kinds.index("continued") < kinds.index("end")
+    kinds = [type(event) for event in federation.events()]
+    assert kinds.index(Paused) < kinds.index(Continued) < kinds.index(Ended)
     record = json.loads((tmp_path / "run" / "server" / "record.json").read_text())
     assert [stage["clients"] for stage in record["stages"]] == [list(federation.sites)] * 2
     assert exported(tmp_path / "run") == undisturbed
