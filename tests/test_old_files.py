@@ -364,6 +364,13 @@ def test_heads_that_owners_noted_and_backups_are_what_the_ledger_goes_on_from(ol
     limbeck("ledger", "verify", old / "federation" / "sites" / "north", "--head", expected["deployed"]["head"])
 
 
+def test_a_plan_is_shown_as_what_it_is(old: Path) -> None:
+    shown = limbeck("plan", "show", old / "federation" / "coordinator" / "plan.pb")
+    (sent, *_) = Site(old / "federation" / "sites" / "north").transcript
+    for fact in ("hospitals", sent.plan_hash.hex(), "epsilon = 5.997", "without names", "60.0%"):
+        assert fact in shown
+
+
 def test_a_plan_is_allowed_by_the_policies_that_allowed_it(old: Path) -> None:
     federation, many = old / "federation", old / "many"
     assert "allowed" in limbeck("policy", "check", federation / "coordinator" / "plan.pb", federation / "sites" / "north")
