@@ -1,7 +1,7 @@
 """A scenario over several seeds: `python -m limbeck.experiments.experiment SCENARIO --seeds 1 2 3 --out FILE [--set key=value ...]`.
 
-Writes one small JSON file: settings, per seed and as mean and spread (standard deviation over seeds) the figures that the README quotes.
-Runs are kept under --runs, one folder a seed: the same command again goes on where it was interrupted, and repeats nothing.
+Writes one small JSON file with the settings and the figures that the README quotes, for each seed and as mean and spread (standard
+deviation over seeds). Runs are kept under --runs, one folder a seed: the same command continues where it was interrupted.
 """
 
 from __future__ import annotations

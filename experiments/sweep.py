@@ -1,8 +1,8 @@
 """What privacy costs in accuracy: `python -m limbeck.experiments.sweep SCENARIO --epsilons 1 3 8 --seeds 1 2 3 --out FILE`.
 
-Runs a scenario at every epsilon and seed, and once per seed without privacy. No plan can ask for that: sites refuse it. So the baseline is
-computed here and nowhere else, outside the protocol: the same teachers by the same code with zeros in place of noise (clipping stays), the
-same answers, pool and student. A sweep that was stopped goes on when it is started again with the same file.
+Runs a scenario at every epsilon and seed, and once per seed without privacy. No plan can ask for the latter, because sites refuse it, so
+the baseline is computed only here, outside the protocol: the same code trains the same teachers with zeros in place of noise (and with
+clipping), and answers, pool and student are the same. A sweep that was stopped continues when it is started again with the same file.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NAMES = ("teacher_mean", "teacher_best", "pool_on_test", "pool_on_public", "stud
 
 
 class NoNoise(SystemEntropy):
-    """Zeros in place of noise; sampling as ever. For baselines only: nothing trained with it is private."""
+    """Zeros in place of noise; sampling is unchanged. For baselines only: nothing trained with it is private."""
 
     label = "none"
 
@@ -64,7 +64,7 @@ def private(scenario: Scenario, folder: Path) -> dict[str, float]:
 
 
 def without_privacy(scenario: Scenario, folder: Path) -> dict[str, float]:
-    """The same without noise, in this process. Pooling is the plain mean: a weighted one would need label counts."""
+    """The same without noise, in this process. Pooling is the plain mean, because a weighted one would need label counts."""
     plan = prepare.prepare(scenario, folder)
     truth = Truth(folder)
     (x_N,) = read_arrays(folder / "transfer" / f"{plan.transfer_set.hex()}.npz", "x")
@@ -136,12 +136,12 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 runs[key] = (private if epsilon else without_privacy)(scenario, Path(folder) / "run")
             print(key, {name: round(value, 1) for name, value in runs[key].items()}, flush=True)
-            # Written after every run, so that a sweep that is stopped leaves what it has, and goes on from there.
+            # Written after every run, so that a sweep that is stopped can continue.
             write_durably(options.out, (json.dumps(_result(options, runs), indent=1) + "\n").encode())
 
 
 def _finished(path: Path) -> dict[str, dict[str, float]]:
-    """The runs that a sweep into this file has finished."""
+    """Runs that an earlier sweep into this file has finished."""
     return dict(json.loads(path.read_text(encoding="utf-8")).get("runs", {})) if path.exists() else {}
 
 

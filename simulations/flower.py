@@ -1,7 +1,7 @@
 """Carrier `flower`: the same apps on Flower's own simulation engine, over Ray; and the bundle with which `flwr run` starts them.
 
-Its nodes know only a partition id, so the folder of sites travels in the environment (LIMBECK_SITES), which Ray's workers
-inherit. Start-up takes tens of seconds; it pays where one machine is outgrown.
+Its nodes know only a partition id, so the folder of sites is passed in the environment (LIMBECK_SITES), which Ray's workers inherit.
+Start-up takes tens of seconds, which pays off when one machine is not enough.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OFFLINE = {
 
 
 def run_config(folder: Path, clients: int) -> bundle.RunConfig:
-    """What the ServerApp needs to know of a prepared run in `folder` with this many clients."""
+    """The run config of the ServerApp for the run prepared in `folder`, with so many clients."""
     return bundle.run_config(
         plan=folder / "plan.pb", transfer_sets=folder / "transfer", folder=folder / "server", clients=clients
     )
@@ -35,7 +35,7 @@ def write_bundle(folder: Path, clients: int) -> Path:
 
 
 def run(folder: Path, sites: Path) -> None:
-    """Run the prepared plan in `folder` over the sites in `sites`. An error of limbeck's in the server app is raised here."""
+    """Run the prepared plan in `folder` over the sites in `sites`. An error of limbeck in the server app is raised here."""
     count = len(list(sites.glob("*/site.toml")))
     os.environ.update(OFFLINE)
     os.environ[SITES], os.environ[BUNDLE] = str(sites.resolve()), str(write_bundle(folder, count).resolve())

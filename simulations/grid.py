@@ -1,7 +1,6 @@
 """A Flower Grid in one process tree: real apps, real wire serialisation, clients in worker processes, no Ray.
 
-Every message is deflated to bytes by Flower's own code, crosses a process boundary as bytes and is inflated there; nothing is
-shared.
+Flower's code deflates every message to bytes, which cross a process boundary and are inflated there; nothing is shared.
 """
 
 from __future__ import annotations
@@ -38,10 +37,9 @@ FIRST_NODE = 1001
 
 
 def _work(connection: Connection, reference: str, threads: int) -> None:
-    """A worker process: take a message and a context, run the ClientApp, give the reply back."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C is the parent's: a client under way may finish what it was charged for
+    """A worker process: receive a message and a context, run the ClientApp, send the reply."""
+    # Ctrl-C is for the parent: a client that is working may finish what it was charged for.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     import torch
 
     torch.set_num_threads(threads)
@@ -63,7 +61,7 @@ def _work(connection: Connection, reference: str, threads: int) -> None:
 
 
 class _Worker(threading.Thread):
-    """A thread that feeds one worker process, and starts another where one dies."""
+    """A thread that feeds one worker process, and replaces it if it dies."""
 
     def __init__(self, grid: LocalGrid, reference: str, threads: int) -> None:
         super().__init__(daemon=True)
@@ -99,9 +97,12 @@ class _Worker(threading.Thread):
 class LocalGrid(Grid):
     """Flower's Grid over worker processes on this machine.
 
-    sites: one folder per site; node FIRST_NODE + i is sites[i], whose node config holds "site" and "partition-id".
-    workers: processes at once. threads: torch threads in each. client_app: "module:attribute" of the ClientApp, by default limbeck's.
-    busy_seconds: worker seconds spent inside client apps and their transport, summed over all workers.
+    - sites: one folder per site; node FIRST_NODE + i is sites[i], and its node config has "site" and "partition-id".
+    - workers: processes at once.
+    - threads: torch threads in each process.
+    - client_app: "module:attribute" of the ClientApp.
+
+    busy_seconds: seconds spent in client apps and their transport, summed over all workers.
     """
 
     def __init__(
@@ -157,7 +158,7 @@ class LocalGrid(Grid):
         return list(self.contexts)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Queue messages; raises ValueError where a node is unknown, and then none is queued."""
+        """Queue messages. Raises ValueError if a node is unknown; then none is queued."""
         messages = list(messages)
         for message in messages:
             if message.metadata.dst_node_id not in self.contexts:
@@ -172,22 +173,22 @@ class LocalGrid(Grid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Replies that have come to these messages; each is given once."""
+        """Replies to these messages that have arrived; each is returned once."""
         with self._arrived:
             return [self._replies.pop(message_id) for message_id in message_ids if message_id in self._replies]
 
     def wait(self, seconds: float) -> None:
-        """Sleep until a reply comes, at most this long."""
+        """Sleep until a reply arrives, for at most so many seconds."""
         with self._arrived:
             if not self._replies:
                 self._arrived.wait(seconds)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Push, then collect replies until all are there or `timeout` seconds have passed."""
+        """Push, then collect replies until all have arrived or `timeout` seconds have passed."""
         return collect(self, self.push_messages(messages), timeout)[0]
 
     def finish(self, message: Message, reply: Message, seconds: float) -> None:
-        """A worker's reply to `message`; a second one to the same message is dropped."""
+        """Take the reply of a worker to `message`; a second reply to the same message is dropped."""
         with self._arrived:
             self.busy_seconds += seconds
             if message.metadata.message_id in self._waiting:
@@ -196,7 +197,7 @@ class LocalGrid(Grid):
                 self._arrived.notify_all()
 
     def close(self, *, at_once: bool = False) -> None:
-        """Stop: messages still queued are dropped; clients under way finish, or with `at_once` are killed."""
+        """Stop. Queued messages are dropped; clients that are working finish, or are killed if `at_once`."""
         self.closing = True
         while True:
             try:
@@ -212,6 +213,6 @@ class LocalGrid(Grid):
 
 
 def warm_up(client_app: str = CLIENT_APP) -> None:
-    """Start the process that workers are forked from, without waiting: its imports then overlap with other work."""
+    """Start the process that workers are forked from, without waiting, so that its imports overlap with other work."""
     process_context(client_app)
     forkserver.ensure_running()

@@ -1,7 +1,7 @@
 """Which client holds which records: frozen callables, deterministic in a public seed.
 
-Each takes labels (n,), a number of clients and a seed, and returns one sorted array of record indices per client:
-disjoint, together all records.
+Each takes labels (N,), a number of clients and a seed, and returns one sorted array of record indices per client. The arrays are disjoint
+and contain all records.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ TRIES = 1000
 
 
 class Partition(Protocol):
-    """Labels, clients, seed in; record indices per client out."""
+    """From labels, a number of clients and a seed to record indices per client."""
 
     def __call__(self, y_N: NDArray[np.int64], clients: int, seed: int) -> Parts: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Iid:
-    """Records dealt out evenly at random."""
+    """Records are distributed evenly at random."""
 
     def __call__(self, y_N: NDArray[np.int64], clients: int, seed: int) -> Parts:
         _require_enough(len(y_N), clients, 1)
@@ -39,7 +39,7 @@ class Iid:
 class Dirichlet:
     """Label skew: each class is split over the clients in proportions drawn from Dirichlet(alpha).
 
-    alpha: > 0; small is skewed. minimum: records per client; proportions are drawn again until all have that many.
+    alpha: > 0; the smaller, the more skewed. minimum: records per client; proportions are drawn again until all clients have that many.
     """
 
     alpha: float

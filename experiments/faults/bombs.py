@@ -1,4 +1,4 @@
-"""Messages that are small on the wire and were large, deep or slow for whoever took their word: one of each kind, by name.
+"""Messages that are small on the wire, and large, deep or slow for a reader that trusts them: one of each kind, by name.
 
 They attack Flower messages as the link carries them (protos/flower_messages.py), at the site and at the coordinator alike. `fuzz`
 sends them, and the tests measure what they cost.

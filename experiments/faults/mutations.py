@@ -1,4 +1,4 @@
-"""Ways to make bytes that a peer might send out of bytes that a peer does send: flips, splices, lies about lengths, fields moved about."""
+"""Turns messages that a peer sends into messages that it might send: flips, splices, wrong lengths, fields moved about."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from limbeck.experiments.faults import bombs
 
-# Where codecs tend to be wrong by one, and what no field should ever hold.
+# Numbers at which codecs tend to be off by one, and numbers that no field should contain.
 NUMBERS = (
     0,
     1,
@@ -42,7 +42,7 @@ LONGEST = 1 << 16
 
 
 class Mutator:
-    """Draws mutations. others: messages to splice with. The same seed draws the same."""
+    """Draws mutations, the same ones from the same seed. others: messages to splice with."""
 
     def __init__(self, seed: str, others: Sequence[bytes]) -> None:
         self.random, self._others = random.Random(seed), others
@@ -84,7 +84,7 @@ class Mutator:
         return self.random.choice((data[:at] + other[stop:], data[:at] + other[start:stop] + data[at:], data + other))
 
     def _lie(self, data: bytes) -> bytes:
-        """A byte, often a length, that is a little off or all too large."""
+        """Change a byte, often a length, by a little or to something far too large."""
         if not data:
             return data
         at = self.random.randrange(min(len(data), 64) if self.random.random() < 0.5 else len(data))
@@ -123,7 +123,7 @@ class Mutator:
         if kind in (DOUBLE, FLOAT):
             size = 8 if kind == DOUBLE else 4
             return self.random.choice((*(value for value in FLOATS if len(value) == size), self.random.randbytes(size)))
-        # Whatever is bytes may be a message.
+        # Any bytes may be a message.
         return self.random.choice(
             (self._restructure, self._restructure, self._flip, self._cut, self._repeat, self._replace)
         )(value)

@@ -1,4 +1,4 @@
-"""A relay on loopback between a site and the coordinator: it listens in, cuts, slows down. It sees what anyone on the way would."""
+"""A relay on loopback between a site and the coordinator: it records, cuts and slows down. It sees what anyone on the path would see."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import time
 
 
 class Relay:
-    """Carries bytes between whoever dials `port` and 127.0.0.1:`target`. port: 0 for a free one. rate: bytes a second at most, 0 for no
-    limit.
+    """Carries bytes between whoever dials `port` and 127.0.0.1:`target`.
 
-    seen: all bytes that passed, both ways, if they are to be recorded.
+    - port: 0 for a free one.
+    - rate: bytes a second at most, 0 for no limit.
+    - record: whether `seen` keeps all bytes that passed, both ways.
     """
 
     def __init__(self, target: int, *, port: int = 0, rate: float = 0.0, record: bool = True) -> None:
@@ -41,7 +42,7 @@ class Relay:
         self._cut_after = self.passed + count
 
     def close(self) -> None:
-        """End, and listen no more."""
+        """End all connections and stop listening."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()

@@ -1,7 +1,7 @@
-"""A wire between this network namespace and another, which delays, loses and withholds packets: a relay of bytes shows none of that.
+"""A wire between this network namespace and another, which delays, loses and withholds packets; a relay of bytes can do none of that.
 
-A link that is down answers nothing, not even with a reset: neither end knows. Needs a network namespace of one's own, as
-`unshare --map-root-user --net` gives, iproute2, and /dev/net/tun. Packets go through this process, so the kernel needs no netem.
+A link that is down sends nothing, not even a reset, so that neither end knows. It needs a network namespace of its own, as
+`unshare --map-root-user --net` creates, iproute2, and /dev/net/tun. Packets go through this process, so the kernel needs no netem.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TICK_SECONDS = 0.2
 
 
 def loopback_up() -> None:
-    """A new network namespace's loopback is down."""
+    """Bring up loopback, which is down in a new network namespace."""
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 
 
@@ -43,7 +43,7 @@ def _end(name: str, address: str, peer: str) -> int:
 class Wire:
     """The near end is NEAR in this namespace, the far one FAR in a new one, which `command` enters.
 
-    delay: seconds, each way. loss: of packets, a probability, each way; which ones, follows from the seed. down: nothing passes.
+    delay: seconds, each way. loss: probability that a packet is lost, each way. seed: decides which are. down: nothing passes.
     """
 
     def __init__(self, *, delay: float = 0.0, loss: float = 0.0, seed: int = 0) -> None:
@@ -62,11 +62,11 @@ class Wire:
 
     @property
     def command(self) -> list[str]:
-        """What is put before a command that is to run at the far end."""
+        """Words to put before a command that is to run at the far end."""
         return ["nsenter", f"--net=/proc/{self._holder.pid}/ns/net", "--"]
 
     def close(self) -> None:
-        """End; both devices go."""
+        """End; both devices vanish."""
         self._ended.set()
         self._thread.join()
         os.close(self._near)

@@ -32,13 +32,13 @@ def harmless(text: str) -> bool:
 
 @given(text=st.one_of(ANY_TEXT, ODD), limit=st.integers(0, 2 * LIMIT))
 def test_any_text_becomes_one_harmless_line_within_its_limit(text: str, limit: int) -> None:
-    own = printable(text, limit)
-    assert harmless(own)
-    assert own.isprintable()
-    assert len(own) <= limit
-    assert printable(own, limit) == own
+    shown = printable(text, limit)
+    assert harmless(shown)
+    assert shown.isprintable()
+    assert len(shown) <= limit
+    assert printable(shown, limit) == shown
     if text.isprintable() and len(text) <= limit:
-        assert own == text
+        assert shown == text
 
 
 def test_what_was_replaced_can_be_read() -> None:

@@ -279,12 +279,14 @@ def test_connections_that_say_nothing_keep_nobody_out(folder: Path, monkeypatch:
     # However the test ends, the connections are closed before the server is: it waits for the threads that serve them.
     with served(folder) as port, contextlib.ExitStack() as idle:
         before = threading.active_count()
-        for number in range(watch.CONNECTIONS + 30):
+        first = idle.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
+        for number in range(1, watch.CONNECTIONS + 30):
             connection = idle.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
             if number % 3:
                 connection.sendall(f"GET / HTTP/1.1\r\nHost: localhost:{port}\r\n".encode())
         for _ in range(3):
             assert get(port, "/now")[0] == 200
+        assert first.recv(1) == b"", "the connection that waited longest made room"
         until(lambda: threading.active_count() - before <= watch.CONNECTIONS + 1 or None)
 
 

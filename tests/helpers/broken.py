@@ -56,6 +56,17 @@ class Torn:
         return torch.where(p_NK.amax(-1, keepdim=True) > 0.5, power_NK, Mixing(self.temperature)(p_NK))
 
 
+class Reversed:
+    """Axiom 1, where few draws fall: the order turns round as the largest entry comes within 1e-4 of 0.73."""
+
+    def __init__(self, temperature: float) -> None:
+        self.temperature = temperature
+
+    def __call__(self, p_NK: Tensor) -> Tensor:
+        near_N1 = 1 / (1 + ((p_NK.amax(-1, keepdim=True) - 0.73) / 1e-4) ** 2)
+        return (p_NK.log() * (1 - 1.5 * near_N1) / self.temperature).softmax(-1)
+
+
 class Unnormalised:
     """Not a distribution: it sums to 1.01."""
 

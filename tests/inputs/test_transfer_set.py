@@ -65,10 +65,10 @@ def head(shape: object = (2,), descr: object = "<f4", fortran: object = False) -
 )
 def test_arrays_are_read_as_numpy_reads_them(values: NDArray[np.generic], compressed: bool, tmp_path: Path) -> None:
     path = npz(tmp_path / "a.npz", compressed=compressed, x=values, y=VALUES)
-    found, other = read_arrays(path, "x", "y")
-    np.testing.assert_array_equal(found, values)
+    array, other = read_arrays(path, "x", "y")
+    np.testing.assert_array_equal(array, values)
     np.testing.assert_array_equal(other, VALUES)
-    assert (found.dtype, found.shape) == (values.dtype, values.shape)
+    assert (array.dtype, array.shape) == (values.dtype, values.shape)
     (header,) = read_headers(path, "x")
     assert (header.shape, header.dtype, header.bytes) == (values.shape, values.dtype, values.nbytes)
 
@@ -148,12 +148,12 @@ def test_a_directory_that_lies_about_sizes_is_refused_or_harmless(place: int, si
     data[entry + place : entry + place + 4] = struct.pack("<I", size)
     path.write_bytes(data)
     try:
-        found = read_arrays(path, "x")[0]
+        array = read_arrays(path, "x")[0]
     except DataError:
         return
     # All of the rest of the file is taken for the array's: it ends where it ends, and its checksum is right.
     assert place == 20
-    np.testing.assert_array_equal(found, np.zeros(1000))
+    np.testing.assert_array_equal(array, np.zeros(1000))
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -223,11 +223,11 @@ def test_any_header_is_read_or_refused_and_never_anything_else(
 ) -> None:
     path = archive(tmp_path_factory.getbasetemp() / "h.npz", ("x.npy", member(head(shape, descr, fortran), values)))
     try:
-        (found,) = read_arrays(path, "x", largest=1 << 20)
+        (array,) = read_arrays(path, "x", largest=1 << 20)
     except DataError:
         return
-    assert found.tobytes("F" if fortran else "C") == values
-    assert found.shape == shape
+    assert array.tobytes("F" if fortran else "C") == values
+    assert array.shape == shape
 
 
 # Memory
@@ -256,8 +256,8 @@ def in_a_child(folder: Path, call: str, imports: str = "") -> tuple[str, int]:
     """Whether it was read or refused, and how many MiB it took at the highest."""
     code = CHILD.replace("CALL", call).replace("IMPORTS", imports)
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
-    found, taken = done.stdout.split()
-    return found, int(taken)
+    outcome, taken = done.stdout.split()
+    return outcome, int(taken)
 
 
 def test_a_file_that_expands_a_thousand_times_takes_no_memory(tmp_path: Path) -> None:
@@ -267,21 +267,21 @@ def test_a_file_that_expands_a_thousand_times_takes_no_memory(tmp_path: Path) ->
         for _ in range(400):
             out.write(bytes(MIB))
     assert (tmp_path / "a.npz").stat().st_size < MIB
-    found, taken = in_a_child(tmp_path, 'read_arrays(folder / "a.npz", "x", largest=1 << 28)')
-    assert (found, taken < 64) == ("refused", True), taken
+    outcome, taken = in_a_child(tmp_path, 'read_arrays(folder / "a.npz", "x", largest=1 << 28)')
+    assert (outcome, taken < 64) == ("refused", True), taken
 
 
 def test_a_header_that_expands_takes_no_memory(tmp_path: Path) -> None:
     data = member(head() + " " * (100 * MIB), version=(2, 0))
     archive(tmp_path / "a.npz", ("x.npy", data))
-    found, taken = in_a_child(tmp_path, 'read_arrays(folder / "a.npz", "x")')
-    assert (found, taken < 64) == ("refused", True), taken
+    outcome, taken = in_a_child(tmp_path, 'read_arrays(folder / "a.npz", "x")')
+    assert (outcome, taken < 64) == ("refused", True), taken
 
 
 def test_what_is_read_takes_its_own_size_and_little_more(tmp_path: Path) -> None:
     npz(tmp_path / "a.npz", x=np.zeros((64, MIB), np.uint8))
-    found, taken = in_a_child(tmp_path, 'read_arrays(folder / "a.npz", "x")')
-    assert (found, 60 <= taken < 100) == ("read", True), taken
+    outcome, taken = in_a_child(tmp_path, 'read_arrays(folder / "a.npz", "x")')
+    assert (outcome, 60 <= taken < 100) == ("read", True), taken
 
 
 def test_images_that_expand_take_no_more_than_the_largest_that_is_read(tmp_path: Path) -> None:
@@ -301,8 +301,8 @@ def test_images_that_expand_take_no_more_than_the_largest_that_is_read(tmp_path:
         'x, y = records.read(RecordSettings(path="images", image_size=(8, 8)), folder, 2, np.zeros((0, 8, 8), np.uint8));'
         " assert len(y) == 0, y"
     )
-    found, taken = in_a_child(tmp_path, call, imports)
-    assert (found, taken < 40) == ("read", True), taken
+    outcome, taken = in_a_child(tmp_path, call, imports)
+    assert (outcome, taken < 40) == ("read", True), taken
 
 
 def test_the_chunks_of_an_array_are_put_together_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from helpers import broken
 from limbeck.base.errors import SettingError
 from limbeck.operators import EntropyTarget, Hybrid, Mixing, Power, Separable, Tsallis
-from limbeck.operators.axioms import Axiom, check, majorisation
+from limbeck.operators.axioms import Axiom, check, majorisation, search
 from limbeck.operators.projections import ArgMax, Sparsemax, nearest
 
 RANKING, CONTINUITY, ENTROPY, IDENTITY, BOUNDARY = list(Axiom)[1:]
@@ -133,11 +133,35 @@ def test_an_order_that_breaks_at_tiny_probabilities_only_is_found() -> None:
     assert float(example.p_K.min()) < 1e-20
 
 
-def test_a_tie_broken_by_position_at_the_cold_end_is_found() -> None:
-    def make(temperature: float) -> Any:
-        return Power(temperature) if temperature > 1e-3 else ArgMax()
+@pytest.mark.parametrize("seed", [0, 2])
+def test_what_random_draws_miss_is_reached_by_climbing(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order is reversed only where the largest entry is within 1e-4 of 0.73; seed 2 needs the gradient to get there."""
+    assert not check(broken.Reversed, axioms={RANKING}, rounds=2, seed=seed)[RANKING].holds
+    monkeypatch.setattr(search, "STEPS", 0)
+    assert check(broken.Reversed, axioms={RANKING}, rounds=2, seed=seed)[RANKING].holds
 
-    example = check(make, axioms={BOUNDARY}, rounds=2)[BOUNDARY].counterexample
+
+@pytest.mark.parametrize("special", [0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 10.0])
+def test_a_jump_at_exactly_one_usual_temperature_is_found(special: float) -> None:
+    def make(temperature: float) -> Power:
+        return Power(1.1 * temperature if temperature == special else temperature)
+
+    example = check(make, axioms={CONTINUITY}, rounds=2)[CONTINUITY].counterexample
+    assert example is not None
+    assert special in {example.temperature, example.other_temperature}
+
+
+@pytest.mark.parametrize(("fewest", "seed"), [(2, 0), (50, 1), (50, 2)])
+def test_a_tie_broken_by_position_at_the_cold_end_is_found(fewest: int, seed: int) -> None:
+    """Also if only many classes show it, where two largest entries hardly ever tie by chance."""
+
+    def make(temperature: float) -> Any:
+        def operator(p_NK: Tensor) -> Tensor:
+            return ArgMax()(p_NK) if temperature < 1e-3 and p_NK.shape[1] >= fewest else Power(temperature)(p_NK)
+
+        return operator
+
+    example = check(make, axioms={BOUNDARY}, rounds=2, seed=seed)[BOUNDARY].counterexample
     assert example is not None
     assert int((example.p_K == example.p_K.max()).sum()) > 1
 

@@ -145,10 +145,26 @@ def without_small(p_CNK: Tensor, w: Tensor | None, ts: Sequence[float] | None) -
     return pooled / pooled.sum(-1, keepdim=True)
 
 
+def undefined(p_CNK: Tensor, w: Tensor | None, ts: Sequence[float] | None) -> Tensor:
+    """Arithmetic, but NaN where a teacher is nearly certain."""
+    certain_N = p_CNK.amax(-1).amax(0) > 0.99
+    return Arithmetic()(p_CNK, weights=w, temperatures=ts).masked_fill(certain_N.unsqueeze(-1), float("nan"))
+
+
+def in_steps(values: Sequence[float]) -> list[float]:
+    return [max(0.5, round(2 * value) / 2) for value in values]
+
+
 BROKEN = {
     "sums to 1.01": (lambda p, w, ts: 1.01 * Arithmetic()(p, weights=w, temperatures=ts), DISTRIBUTION),
     "drops small classes": (without_small, POSITIVE),
     "follows the surest": (confident, CONTINUITY),
+    "is undefined": (undefined, DISTRIBUTION),
+    "steps in weights": (
+        lambda p, w, ts: Arithmetic()(p, weights=torch.tensor(in_steps(w.tolist())), temperatures=ts),
+        CONTINUITY,
+    ),
+    "steps in temperatures": (lambda p, w, ts: Arithmetic()(p, weights=w, temperatures=in_steps(ts)), CONTINUITY),
     "ignores weights": (lambda p, w, ts: Arithmetic()(p, temperatures=ts), WEIGHT),
     "turns weights round": (lambda p, w, ts: Arithmetic()(p, weights=1 / w, temperatures=ts), WEIGHT),
     "too hot": (lambda p, w, ts: Arithmetic()(p, weights=w, temperatures=[1.1 * t for t in ts]), EQUAL),

@@ -33,8 +33,8 @@ def exact_epsilon(mu: float, delta: float) -> float:
 def test_full_batch_steps_compose_to_one_gaussian_mechanism(noise_multiplier: float) -> None:
     schedule = (replace(LINEAR, noise_multiplier=noise_multiplier), LabelCounts(noise_std=6.2))
     mu = math.sqrt(LINEAR.steps / noise_multiplier**2 + 1 / 6.2**2)
-    found = accounting.epsilon((schedule,), 1e-5)
-    assert exact_epsilon(mu, 1e-5) <= found <= exact_epsilon(mu, 1e-5) * 1.01
+    computed = accounting.epsilon((schedule,), 1e-5)
+    assert exact_epsilon(mu, 1e-5) <= computed <= exact_epsilon(mu, 1e-5) * 1.01
 
 
 def test_poisson_sampling_is_cheaper_than_full_batches_and_dearer_than_its_rate() -> None:
@@ -94,9 +94,9 @@ def test_composition_by_mechanism_agrees_with_the_pld_accountant() -> None:
         if counts is not None:
             # It knows no discrete Gaussian; from this scale on the two cost the same to four digits.
             accountant.compose(dp.GaussianDpEvent(counts.noise_std))
-    found, expected = accounting.epsilon(tuple(schedules), 1e-5), accountant.get_epsilon(1e-5)
+    computed, expected = accounting.epsilon(tuple(schedules), 1e-5), accountant.get_epsilon(1e-5)
     # Fewer roundings, each of them upwards: never above, and below by no more than they can add up to.
-    assert 0.99 * expected <= found <= expected + 1e-6
+    assert 0.99 * expected <= computed <= expected + 1e-6
 
 
 @pytest.mark.parametrize("sigma", [0.7, 2.0, 6.2])
@@ -125,9 +125,9 @@ def test_counts_are_charged_beside_every_kind_of_teacher(teaching: Teaching, cou
     accountant.compose(accounting.event(teaching, None))
     alone = accountant.get_epsilon(1e-5)
     accountant.compose(dp.GaussianDpEvent(counts.noise_std))
-    expected, found = accountant.get_epsilon(1e-5), accounting.epsilon(((teaching, counts),), 1e-5)
-    assert found > 1.05 * alone
-    assert found == pytest.approx(expected, rel=0.02)
+    expected, computed = accountant.get_epsilon(1e-5), accounting.epsilon(((teaching, counts),), 1e-5)
+    assert computed > 1.05 * alone
+    assert computed == pytest.approx(expected, rel=0.02)
 
 
 def test_every_plan_in_a_ledger_is_charged_with_its_counts() -> None:
@@ -149,8 +149,8 @@ def test_a_schedule_that_goes_beyond_all_bounds_costs_infinitely_much_and_no_mem
 
 def test_votes_cost_one_gaussian_mechanism_per_query() -> None:
     mu = math.sqrt(VOTES.queries) / VOTES.noise_multiplier
-    found = accounting.epsilon(((VOTES, None),), 1e-5)
-    assert exact_epsilon(mu, 1e-5) <= found <= exact_epsilon(mu, 1e-5) * 1.01
+    computed = accounting.epsilon(((VOTES, None),), 1e-5)
+    assert exact_epsilon(mu, 1e-5) <= computed <= exact_epsilon(mu, 1e-5) * 1.01
 
 
 @pytest.mark.parametrize("teaching", [LINEAR, CNN, VOTES])

@@ -76,7 +76,7 @@ def spoilt() -> Iterator[tuple[str, Plan]]:
     for table in (checks.WHOLES, checks.REALS):
         for path in table:
             for value in outside(path):
-                yield from ((path, own) for own in _with(path, value))
+                yield from ((path, invalid) for invalid in _with(path, value))
     for architecture in ("vit", "", "cnn ", CUSTOM):
         yield "student.architecture", _student(architecture=architecture)
     for name in ("sift", "", "Scattering"):
@@ -148,12 +148,12 @@ def _with(path: str, value: float) -> Iterator[Plan]:
             yield _student(**{name: value})
         case _:
             for teaching in (LINEAR, MLP, VOTES):
-                if name in {own.name for own in fields(teaching)}:
+                if name in {each.name for each in fields(teaching)}:
                     yield replace(PLAN, teaching=replace(teaching, **{name: value}))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("field", "plan"), [pytest.param(*own, id=f"{n}-{own[0]}") for n, own in enumerate(spoilt())])
-def test_a_value_that_cannot_be_meant_is_refused_by_the_name_of_its_field(field: str, plan: Plan) -> None:
+@pytest.mark.parametrize(("field", "plan"), [pytest.param(*case, id=f"{n}-{case[0]}") for n, case in enumerate(spoilt())])
+def test_an_invalid_value_is_refused_by_the_name_of_its_field(field: str, plan: Plan) -> None:
     with pytest.raises(WireError, match=f"Expected .*{field}"):
         codec.encode_request(Offer(plan=plan))
 
@@ -174,7 +174,7 @@ def test_every_field_of_a_plan_has_an_impossible_value_in_these_tests() -> None:
     }
     for field in pb.Plan.DESCRIPTOR.fields:
         inner = field.message_type.fields if field.message_type is not None else ()
-        paths = [f"{field.name}.{own.name}" for own in inner] or [field.name]
+        paths = [f"{field.name}.{part.name}" for part in inner] or [field.name]
         for path in paths:
             named = re.sub("^(linear|net|votes)[.]", "teaching.", path)
             assert elsewhere.get(named, named) in checked | listed | flags, path
@@ -221,8 +221,8 @@ def test_closed_lists_are_those_that_can_be_carried_out() -> None:
 
 @given(plan=plans())
 def test_a_plan_within_all_bounds_is_accepted_and_survives_the_wire(plan: Plan) -> None:
-    found = codec.decode_request(codec.encode_request(Offer(plan=plan)))
-    assert found == Offer(plan=plan)
+    decoded = codec.decode_request(codec.encode_request(Offer(plan=plan)))
+    assert decoded == Offer(plan=plan)
     # An answer that no carrier takes would be paid for and never arrive.
     ask = Ask(plan_hash=codec.plan_hash(plan), stage=0, first=0, count=plan.samples)
     assert codec.share_bytes(plan, ask) < MAX_TRANSFER
@@ -282,12 +282,15 @@ COLOUR = np.zeros((20, 8, 8, 3), np.uint8)
         *(({"student": name}, COLOUR, f"student.architecture = '{name}'") for name in checks.GREY_STUDENTS),
         *(({"student": name}, GREY[:, :, :3], f"student.architecture = '{name}'") for name in checks.GREY_STUDENTS),
         *(
-            ({"teaching": replace(own, features=name)}, x_N, f"teaching.features = '{name}'")
-            for own in (LINEAR, VOTES)
+            ({"teaching": replace(teaching, features=name)}, x_N, f"teaching.features = '{name}'")
+            for teaching in (LINEAR, VOTES)
             for name in checks.GREY_FEATURES
             for x_N in (ROWS, COLOUR, GREY[:, :3])
         ),
-        *(({"teaching": replace(own, features="rows")}, GREY, "teaching.features = 'rows'") for own in (LINEAR, VOTES)),
+        *(
+            ({"teaching": replace(teaching, features="rows")}, GREY, "teaching.features = 'rows'")
+            for teaching in (LINEAR, VOTES)
+        ),
         *(
             ({"teaching": replace(MLP, architecture=name)}, x_N, f"teaching.architecture = '{name}'")
             for name in checks.IMAGE_TEACHERS
@@ -298,9 +301,9 @@ COLOUR = np.zeros((20, 8, 8, 3), np.uint8)
 def test_a_plan_that_does_not_go_with_its_public_inputs_is_refused_by_the_name_of_the_field(
     changes: dict[str, Any], x_N: np.ndarray[Any, np.dtype[np.generic]], named: str
 ) -> None:
-    own = _student(architecture=changes.get("student", "mlp"))
+    plan = _student(architecture=changes.get("student", "mlp"))
     with pytest.raises(SettingError, match=f"Expected .*{named}"):
-        checks.check_inputs(replace(own, teaching=changes.get("teaching", LINEAR)), x_N)
+        checks.check_inputs(replace(plan, teaching=changes.get("teaching", LINEAR)), x_N)
 
 
 SHAPES = [
@@ -325,9 +328,9 @@ def test_what_goes_with_public_inputs_by_these_checks_can_be_made_for_them(shape
     """The check is pure and knows no net: this holds it to what is built, in both directions."""
     x_N = np.random.default_rng(0).integers(0, 255, (20, *shape), dtype=np.uint8)
 
-    def fits(own: Plan) -> bool:
+    def fits(plan: Plan) -> bool:
         try:
-            checks.check_inputs(own, x_N)
+            checks.check_inputs(plan, x_N)
         except SettingError:
             return False
         return True
@@ -340,10 +343,10 @@ def test_what_goes_with_public_inputs_by_these_checks_can_be_made_for_them(shape
         return True
 
     for name in STUDENTS:
-        own = _student(architecture=name)
-        built = student.build(name, shape, 10, 1) if fits(own) else None
+        plan = _student(architecture=name)
+        built = student.build(name, shape, 10, 1) if fits(plan) else None
         assert built is None or built(student.prepare(torch.from_numpy(x_N))).shape == (20, 10)
-        assert works(lambda own=own: student.rehearse(own, x_N)) == fits(own)  # type: ignore[misc]
+        assert works(lambda plan=plan: student.rehearse(plan, x_N)) == fits(plan)  # type: ignore[misc]
     for name in FEATURES:
         if fits(replace(PLAN, teaching=replace(LINEAR, features=name))):
             assert features.compute(name, x_N).shape[1] > 0
@@ -391,5 +394,5 @@ def test_a_head_that_votes_stays_finite_whatever_the_plan(data: st.DataObject, g
     teaching = data.draw(votes(20, steps=6))
     x_nD = torch.from_numpy(generator.normal(size=(6, 5))).float()
     x_nD = torch.nn.functional.pad(x_nD * teaching.feature_norm / x_nD.norm(dim=1, keepdim=True), (0, 1), value=1)
-    found = vote(teaching, x_nD, torch.from_numpy(generator.integers(0, 3, 6)), x_nD, 3)
-    assert bool((found.sum(1) == 1).all())
+    votes_NK = vote(teaching, x_nD, torch.from_numpy(generator.integers(0, 3, 6)), x_nD, 3)
+    assert bool((votes_NK.sum(1) == 1).all())

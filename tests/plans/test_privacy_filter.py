@@ -46,11 +46,11 @@ def reference_curve(epsilon: float, mu: float, slack: float) -> float:
 @pytest.mark.parametrize(("epsilon", "sigma"), [(1.0, 3.730632), (0.1, 30.0747), (8.0, 0.609)])
 def test_the_gaussian_mechanism_costs_what_the_analytic_gaussian_mechanism_says(epsilon: float, sigma: float) -> None:
     """Against its exact curve by scipy, and the calibration of arXiv 1805.06530: noise 3.7306 for epsilon = 1 at delta = 1e-5."""
-    found = privacy_filter.gaussian_epsilon(1 / sigma, DELTA)
-    exact = optimize.brentq(lambda own: gaussian_curve(own, 1 / sigma) - DELTA, 0, 100)
-    assert exact <= found * (1 + 1e-9) <= exact * (1 + 1e-6)
+    computed = privacy_filter.gaussian_epsilon(1 / sigma, DELTA)
+    exact = optimize.brentq(lambda epsilon: gaussian_curve(epsilon, 1 / sigma) - DELTA, 0, 100)
+    assert exact <= computed * (1 + 1e-9) <= exact * (1 + 1e-6)
     if epsilon == 1.0:
-        assert found == pytest.approx(1.0, abs=1e-5)
+        assert computed == pytest.approx(1.0, abs=1e-5)
 
 
 def test_gaussian_charges_add_their_squared_mu_and_only_the_split_of_delta_is_lost() -> None:
@@ -61,10 +61,10 @@ def test_gaussian_charges_add_their_squared_mu_and_only_the_split_of_delta_is_lo
         (replace(NET, sampling_rate=1.0, noise_multiplier=20.0), None),
     )
     squared = LINEAR.steps / 40**2 + LINEAR.steps / 25**2 + VOTES.queries / 60**2 + NET.steps / 20**2
-    found = privacy_filter.epsilon(schedules, DELTA)
+    computed = privacy_filter.epsilon(schedules, DELTA)
     left = (DELTA - 1e-6) / (1 - 1e-6)
-    assert found == pytest.approx(optimize.brentq(lambda e: gaussian_curve(e, math.sqrt(squared)) - left, 0, 9), rel=1e-9)
-    assert 1 < found / accounting.epsilon(schedules, DELTA) < 1.01
+    assert computed == pytest.approx(optimize.brentq(lambda e: gaussian_curve(e, math.sqrt(squared)) - left, 0, 9), rel=1e-9)
+    assert 1 < computed / accounting.epsilon(schedules, DELTA) < 1.01
 
 
 # What a charge is compared with dominates it
@@ -122,11 +122,11 @@ def test_one_sampled_step_is_dominated(rate: float, noise: float) -> None:
 def test_many_sampled_steps_are_dominated_and_hardly_overcharged(rate: float, noise: float, steps: int) -> None:
     """Against dp-accounting's own composition, on another grid."""
     mu_S = privacy_filter.sampled_mu(rate, noise, steps, SLACK_S)
-    own = pld.from_gaussian_mechanism(noise, sampling_prob=rate, value_discretization_interval=7e-4).self_compose(steps)
+    composed = pld.from_gaussian_mechanism(noise, sampling_prob=rate, value_discretization_interval=7e-4).self_compose(steps)
     ratios = []
     for mu, slack in zip(mu_S, SLACK_S, strict=True):
         for epsilon in np.linspace(0, 12, 100) * rate / noise * math.sqrt(steps):
-            if (curve := own.get_delta_for_epsilon(float(epsilon))) > slack:
+            if (curve := composed.get_delta_for_epsilon(float(epsilon))) > slack:
                 ratios.append(reference_curve(float(epsilon), float(mu), slack) / curve)
     assert 0.999 < min(ratios) < 1.1
 
@@ -134,18 +134,20 @@ def test_many_sampled_steps_are_dominated_and_hardly_overcharged(rate: float, no
 def test_a_charge_takes_the_time_that_its_disclosures_take() -> None:
     """Three equal charges share the process: a third of mu^2 each, and of the disclosures that a tenth of delta pays for."""
     disclosed = DELTA / 10
-    for own in (NET, replace(NET, sampling_rate=0.01, steps=30, noise_multiplier=0.8)):
-        epsilon = privacy_filter.epsilon(((own, None),) * 3, DELTA)
+    for schedule in (NET, replace(NET, sampling_rate=0.01, steps=30, noise_multiplier=0.8)):
+        epsilon = privacy_filter.epsilon(((schedule, None),) * 3, DELTA)
         mu = optimize.brentq(lambda value, at=epsilon: reference_curve(at, value, disclosed) - DELTA, 0.01, 20)
         a_third = 1 - (1 - disclosed) ** (1 / 3)
-        (needed,) = privacy_filter.sampled_mu(own.sampling_rate, own.noise_multiplier, own.steps, np.array([a_third]))
+        (needed,) = privacy_filter.sampled_mu(
+            schedule.sampling_rate, schedule.noise_multiplier, schedule.steps, np.array([a_third])
+        )
         # A part is rounded to eight a decade, and mu hardly depends on it.
         assert needed <= mu / math.sqrt(3) <= 1.01 * needed
 
 
 def test_a_single_sampled_plan_costs_at_least_its_privacy_losses() -> None:
-    for own in (NET, replace(NET, sampling_rate=0.5, steps=2, noise_multiplier=3.0)):
-        assert privacy_filter.epsilon(((own, None),), DELTA) >= 0.999 * accounting.epsilon(((own, None),), DELTA)
+    for schedule in (NET, replace(NET, sampling_rate=0.5, steps=2, noise_multiplier=3.0)):
+        assert privacy_filter.epsilon(((schedule, None),), DELTA) >= 0.999 * accounting.epsilon(((schedule, None),), DELTA)
 
 
 def test_infinite_losses_are_covered_by_disclosures_or_not_at_all() -> None:
@@ -175,18 +177,18 @@ class Losses:
             use_connect_dots=pessimistic,
         )
         pmf = one._pmf_add if added else one._pmf_remove
-        own = composition.compose([(pmf, teaching.steps)]).to_dense_pmf()
-        self.p_L: Array = np.asarray(own._probs, np.float64)
-        self.loss_L: Array = (own._lower_loss + np.arange(len(self.p_L))) * 1e-3
-        self.infinite = float(own._infinity_mass) if pessimistic else 0.0
+        composed = composition.compose([(pmf, teaching.steps)]).to_dense_pmf()
+        self.p_L: Array = np.asarray(composed._probs, np.float64)
+        self.loss_L: Array = (composed._lower_loss + np.arange(len(self.p_L))) * 1e-3
+        self.infinite = float(composed._infinity_mass) if pessimistic else 0.0
 
     def curve(self, epsilon_N: Array) -> Array:
         """delta(epsilon), (N,)."""
         p_above = np.append(np.cumsum(self.p_L[::-1])[::-1], 0.0)
         q_above = np.append(np.cumsum((self.p_L * np.exp(-self.loss_L))[::-1])[::-1], 0.0)
         index_N = np.searchsorted(self.loss_L, epsilon_N, side="right")
-        found: Array = self.infinite + p_above[index_N] - np.exp(epsilon_N) * q_above[index_N]
-        return found
+        delta_N: Array = self.infinite + p_above[index_N] - np.exp(epsilon_N) * q_above[index_N]
+        return delta_N
 
 
 def adaptive_epsilon(first: NetTeaching, options: list[NetTeaching], *, pessimistic: bool, added: bool = False) -> float:
@@ -198,7 +200,7 @@ def adaptive_epsilon(first: NetTeaching, options: list[NetTeaching], *, pessimis
     later = [Losses(option, pessimistic=pessimistic, added=added) for option in options]
 
     def excess(epsilon: float) -> float:
-        best_L = np.max([own.curve(epsilon - earlier.loss_L) for own in later], axis=0)
+        best_L = np.max([each.curve(epsilon - earlier.loss_L) for each in later], axis=0)
         return float(earlier.infinite + earlier.p_L @ best_L) - DELTA
 
     return float(optimize.brentq(excess, 0.1, 20, xtol=1e-5))
@@ -261,28 +263,30 @@ def test_more_charges_never_cost_less_and_never_less_than_if_all_had_been_fixed(
 ) -> None:
     few, many = tuple(first), (*first, *more)
     assert privacy_filter.spent(few, DELTA) < privacy_filter.spent(many, DELTA)
-    for own in (few, many):
-        assert 0 < privacy_filter.if_fixed(own, DELTA) <= privacy_filter.spent(own, DELTA)
+    for charges_so_far in (few, many):
+        assert 0 < privacy_filter.if_fixed(charges_so_far, DELTA) <= privacy_filter.spent(charges_so_far, DELTA)
     # The filter's bound holds for fixed plans too, so that what is said of them is never above it by more than a grid's rounding.
     assert accounting.epsilon(many, DELTA) <= 1.02 * privacy_filter.epsilon(many, DELTA)
 
 
 @settings(max_examples=20, deadline=None)
-@given(own=charges, seed=st.randoms(use_true_random=False))
-def test_neither_order_nor_repeats_of_charges_matter_to_their_sum(own: list[Schedule], seed: Any) -> None:
-    other = list(own)
+@given(charged=charges, seed=st.randoms(use_true_random=False))
+def test_neither_order_nor_repeats_of_charges_matter_to_their_sum(charged: list[Schedule], seed: Any) -> None:
+    other = list(charged)
     seed.shuffle(other)
-    assert privacy_filter.epsilon(tuple(other), DELTA) == pytest.approx(privacy_filter.epsilon(tuple(own), DELTA), rel=1e-9)
+    assert privacy_filter.epsilon(tuple(other), DELTA) == pytest.approx(
+        privacy_filter.epsilon(tuple(charged), DELTA), rel=1e-9
+    )
 
 
 @pytest.mark.parametrize(("kind", "fraction"), [(LINEAR, 0.05), (NET, None)])
 def test_a_single_plan_calibrated_by_pld_fits_its_budget(kind: LinearTeaching | NetTeaching, fraction: float | None) -> None:
     epsilon = 3.0
-    own = accounting.calibrate(kind, epsilon=epsilon, delta=DELTA, label_counts_fraction=fraction)
-    assert 0.98 * epsilon <= privacy_filter.spent((own,), DELTA) <= epsilon
-    assert privacy_filter.spent((own,), DELTA) == pytest.approx(accounting.epsilon((own,), DELTA), rel=1e-2)
+    schedule = accounting.calibrate(kind, epsilon=epsilon, delta=DELTA, label_counts_fraction=fraction)
+    assert 0.98 * epsilon <= privacy_filter.spent((schedule,), DELTA) <= epsilon
+    assert privacy_filter.spent((schedule,), DELTA) == pytest.approx(accounting.epsilon((schedule,), DELTA), rel=1e-2)
     # A second charge, however mild, and what is held to the budget is the filter over both.
-    both = (own, SCHEDULES[2])
+    both = (schedule, SCHEDULES[2])
     assert privacy_filter.spent(both, DELTA) == privacy_filter.epsilon(both, DELTA) > epsilon
 
 
@@ -295,8 +299,8 @@ def test_counts_beside_any_teacher_are_charged(teaching: LinearTeaching | NetTea
 
 
 def test_five_plans_of_a_typical_net_cost_hardly_more_than_if_they_had_been_fixed() -> None:
-    own = accounting.calibrate(replace(NET, steps=100), epsilon=1.0, delta=DELTA, label_counts_fraction=None)
-    together = (own,) * 5
+    schedule = accounting.calibrate(replace(NET, steps=100), epsilon=1.0, delta=DELTA, label_counts_fraction=None)
+    together = (schedule,) * 5
     assert privacy_filter.spent(together, DELTA) < 1.05 * accounting.epsilon(together, DELTA)
 
 
@@ -326,8 +330,8 @@ def test_losses_whose_odds_are_no_double_count_as_infinite() -> None:
 def test_a_curve_that_is_no_number_costs_infinitely_much(
     wrong: float, right: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = privacy_filter._mu_above(np.array([0.1, wrong]), np.array([0.2, right]), SLACK_S)
-    assert np.all(np.isnan(found))
+    mu_N = privacy_filter._mu_above(np.array([0.1, wrong]), np.array([0.2, right]), SLACK_S)
+    assert np.all(np.isnan(mu_N))
     privacy_filter._squared_mu.cache_clear()
     privacy_filter.epsilon.cache_clear()
     with monkeypatch.context() as patch:
@@ -348,7 +352,7 @@ def test_a_mechanism_that_is_not_known_is_never_taken_as_free(monkeypatch: pytes
 
     for leaf in (dp.PoissonSampledDpEvent(0.01, dp.NonPrivateDpEvent()), dp.NonPrivateDpEvent(), dp.LaplaceDpEvent(2.0)):
         with monkeypatch.context() as patch:
-            patch.setattr(accounting, "event", lambda *_, own=leaf: dp.ComposedDpEvent([dp.GaussianDpEvent(50.0), own]))
+            patch.setattr(accounting, "event", lambda *_, event=leaf: dp.ComposedDpEvent([dp.GaussianDpEvent(50.0), event]))
             privacy_filter.epsilon.cache_clear()
             with pytest.raises(SettingError, match="Expected a mechanism out of"):
                 privacy_filter.epsilon(((LINEAR, None),), DELTA)

@@ -75,9 +75,9 @@ def refused(plan: Plan, reply: pb.Reply, match: str) -> None:
 @pytest.mark.parametrize("changes", [{}, {"label_counts": None}, {"truncation": Sampled(draws=5)}, {"coding": Coding.BYTES}])
 def test_a_plan_survives_the_wire_and_keeps_its_hash(make_plan: PlanMaker, changes: dict[str, object]) -> None:
     plan = make_plan(**changes)
-    found = codec.decode_request(codec.encode_request(Offer(plan=plan)))
-    assert found == Offer(plan=plan)
-    assert codec.plan_hash(found.plan) == codec.plan_hash(plan)
+    decoded = codec.decode_request(codec.encode_request(Offer(plan=plan)))
+    assert decoded == Offer(plan=plan)
+    assert codec.plan_hash(decoded.plan) == codec.plan_hash(plan)
 
 
 def test_a_plan_for_convolutional_teachers_survives_the_wire(make_plan: PlanMaker) -> None:
@@ -125,14 +125,14 @@ def test_a_plan_names_features_and_nets_from_closed_lists_and_never_code(make_pl
 
 
 def test_small_messages_survive_the_wire(plan: Plan) -> None:
-    own = codec.plan_hash(plan)
-    requests: list[Request] = [Teach(plan_hash=own), ask(plan)]
+    digest = codec.plan_hash(plan)
+    requests: list[Request] = [Teach(plan_hash=digest), ask(plan)]
     assert [codec.decode_request(codec.encode_request(request)) for request in requests] == requests
     counts = (-3, 0, 1, 90, 5_000, 2**31, 7, 8, 9, -100)
     pairs: list[tuple[Reply, Request]] = [
-        (Accepted(plan_hash=own, site="a-1", guarantee=Guarantee.RECORD_DP), Offer(plan=plan)),
-        (Taught(plan_hash=own, label_counts=counts, guarantee=Guarantee.RECORD_DP), Teach(plan_hash=own)),
-        (Declined(plan_hash=own, reason=Reason.BUDGET, site="bank-1"), ask(plan)),
+        (Accepted(plan_hash=digest, site="a-1", guarantee=Guarantee.RECORD_DP), Offer(plan=plan)),
+        (Taught(plan_hash=digest, label_counts=counts, guarantee=Guarantee.RECORD_DP), Teach(plan_hash=digest)),
+        (Declined(plan_hash=digest, reason=Reason.BUDGET, site="bank-1"), ask(plan)),
     ]
     for reply, request in pairs:
         assert codec.decode_reply(codec.encode_reply(reply), plan=plan, expecting=request) == reply
@@ -156,13 +156,13 @@ def test_a_share_survives_the_wire_to_within_quantisation(
     sent = share(plan, seed)
     data = codec.encode_reply(sent, plan=plan)
     assert len(data) == codec.share_bytes(plan, ask(plan))
-    found = codec.decode_reply(data, plan=plan, expecting=ask(plan))
-    assert isinstance(found, Share)
-    torch.testing.assert_close(found.answers.p_Nk.sum(-1) + found.answers.tail_N, torch.ones(samples))
+    decoded = codec.decode_reply(data, plan=plan, expecting=ask(plan))
+    assert isinstance(decoded, Share)
+    torch.testing.assert_close(decoded.answers.p_Nk.sum(-1) + decoded.answers.tail_N, torch.ones(samples))
     # Half a code of rounding and as much of scaling; of a row that had to be settled, entries moved by one code more.
     tolerance, moved = (1e-6, 1e-6) if sampled else (0.06, 0.006)
-    torch.testing.assert_close(found.answers.dense(), sent.answers.dense(), rtol=tolerance, atol=moved)
-    away_N = ((found.answers.dense() - sent.answers.dense()).abs() > tolerance * sent.answers.dense() + 1e-6).any(1)
+    torch.testing.assert_close(decoded.answers.dense(), sent.answers.dense(), rtol=tolerance, atol=moved)
+    away_N = ((decoded.answers.dense() - sent.answers.dense()).abs() > tolerance * sent.answers.dense() + 1e-6).any(1)
     assert not (away_N & torch.from_numpy(surely_settled(sent.answers))).any()
 
 
@@ -175,12 +175,12 @@ def test_ten_thousand_top_three_answers_fit_the_promised_bytes(make_plan: PlanMa
 @given(st.floats(0, 1, width=32))
 def test_an_8_bit_logarithm_is_off_by_at_most_half_a_step(p: float) -> None:
     value = np.array([p], np.float32)
-    found = float(packing.decode_probabilities(packing.encode_probabilities(value))[0])
+    decoded = float(packing.decode_probabilities(packing.encode_probabilities(value))[0])
     if p < 2.0**-21:
-        assert found == 0 or p > 2.0**-21 * 0.97
+        assert decoded == 0 or p > 2.0**-21 * 0.97
     elif p >= 2.0**-20:
         # Half a step, and the third of a step by which the look-up's key is coarse.
-        assert abs(math.log2(found / p)) <= 20 / 254 / 2 * 1.4
+        assert abs(math.log2(decoded / p)) <= 20 / 254 / 2 * 1.4
 
 
 @given(st.lists(st.integers(0, 999), max_size=50), st.sampled_from([1000, 1024, 4096]))
@@ -269,11 +269,11 @@ def test_a_share_with_an_unknown_field_is_refused(plan: Plan) -> None:
 
 def test_a_message_of_any_kind_in_another_encoding_is_refused(plan: Plan) -> None:
     """Written twice, a message means the same by the rules of protobuf; so does a number in more bytes than it takes."""
-    own, teach = codec.plan_hash(plan), Teach(plan_hash=codec.plan_hash(plan))
+    digest, teach = codec.plan_hash(plan), Teach(plan_hash=codec.plan_hash(plan))
     replies: list[tuple[Reply, Request]] = [
-        (Accepted(plan_hash=own, site="a", guarantee=Guarantee.RECORD_DP), Offer(plan=plan)),
-        (Declined(plan_hash=own, reason=Reason.DATA, site="a"), teach),
-        (Taught(plan_hash=own, label_counts=(1,) * 10, guarantee=Guarantee.RECORD_DP), teach),
+        (Accepted(plan_hash=digest, site="a", guarantee=Guarantee.RECORD_DP), Offer(plan=plan)),
+        (Declined(plan_hash=digest, reason=Reason.DATA, site="a"), teach),
+        (Taught(plan_hash=digest, label_counts=(1,) * 10, guarantee=Guarantee.RECORD_DP), teach),
         (share(plan), ask(plan)),
     ]
     for reply, request in replies:
@@ -307,19 +307,19 @@ def test_an_enormous_reply_is_refused_before_it_is_parsed(plan: Plan) -> None:
 
 # Of 6.2: what no discrete Gaussian of this scale comes to in the age of the universe, around what no site can hold.
 @pytest.mark.parametrize("count", [-249, 2**31 + 249, 10**12, -(2**63), 2**63 - 1])
-def test_counts_that_cannot_be_meant_are_refused(plan: Plan, make_plan: PlanMaker, count: int) -> None:
+def test_impossible_counts_are_refused(plan: Plan, make_plan: PlanMaker, count: int) -> None:
     other = make_plan(label_counts=None, record_count=RecordCount(noise_std=6.2))
-    for own, counts in ((plan, {"label_counts": [1] * 9 + [count]}), (other, {"record_count": count})):
-        reply = pb.Reply(taught=pb.Taught(guarantee="record-dp", plan_hash=codec.plan_hash(own), **counts))
+    for asked, counts in ((plan, {"label_counts": [1] * 9 + [count]}), (other, {"record_count": count})):
+        reply = pb.Reply(taught=pb.Taught(guarantee="record-dp", plan_hash=codec.plan_hash(asked), **counts))
         with pytest.raises(WireError, match=rf"Expected {next(iter(counts))} in \[-248, 2147483896\]"):
-            codec.decode_reply(reply.SerializeToString(), plan=own, expecting=Teach(plan_hash=codec.plan_hash(own)))
+            codec.decode_reply(reply.SerializeToString(), plan=asked, expecting=Teach(plan_hash=codec.plan_hash(asked)))
 
 
 @pytest.mark.parametrize("count", [-248, 2**31 + 248])
 def test_counts_at_their_bounds_survive_the_wire(plan: Plan, count: int) -> None:
-    own = codec.plan_hash(plan)
-    reply = Taught(plan_hash=own, label_counts=(count,) * 10, guarantee=Guarantee.RECORD_DP)
-    assert codec.decode_reply(codec.encode_reply(reply), plan=plan, expecting=Teach(plan_hash=own)) == reply
+    digest = codec.plan_hash(plan)
+    reply = Taught(plan_hash=digest, label_counts=(count,) * 10, guarantee=Guarantee.RECORD_DP)
+    assert codec.decode_reply(codec.encode_reply(reply), plan=plan, expecting=Teach(plan_hash=digest)) == reply
 
 
 @pytest.mark.parametrize("count", [0, 9, 11])
@@ -344,10 +344,10 @@ def test_a_site_name_that_is_no_name_is_refused(plan: Plan, name: str) -> None:
 
 
 def without_a_guarantee(plan: Plan) -> list[tuple[Reply, Request]]:
-    own = codec.plan_hash(plan)
+    digest = codec.plan_hash(plan)
     return [
-        (Accepted(plan_hash=own, site="a", guarantee=Guarantee.NONE), Offer(plan=plan)),
-        (Taught(plan_hash=own, label_counts=None, guarantee=Guarantee.NONE), Teach(plan_hash=own)),
+        (Accepted(plan_hash=digest, site="a", guarantee=Guarantee.NONE), Offer(plan=plan)),
+        (Taught(plan_hash=digest, label_counts=None, guarantee=Guarantee.NONE), Teach(plan_hash=digest)),
     ]
 
 
@@ -367,17 +367,17 @@ def test_a_site_without_a_guarantee_is_refused_where_the_plan_permits_none(plan:
 
 
 def test_a_site_with_seeded_noise_says_so_and_sends_the_counts_of_the_plan(plan: Plan) -> None:
-    own, counts = codec.plan_hash(plan), tuple(range(plan.classes))
+    digest, counts = codec.plan_hash(plan), tuple(range(plan.classes))
     assert plan.label_counts is not None
     pairs: list[tuple[Reply, Request]] = [
-        (Accepted(plan_hash=own, site="a", guarantee=Guarantee.SEEDED), Offer(plan=plan)),
-        (Taught(plan_hash=own, label_counts=counts, guarantee=Guarantee.SEEDED), Teach(plan_hash=own)),
+        (Accepted(plan_hash=digest, site="a", guarantee=Guarantee.SEEDED), Offer(plan=plan)),
+        (Taught(plan_hash=digest, label_counts=counts, guarantee=Guarantee.SEEDED), Teach(plan_hash=digest)),
     ]
     for reply, request in pairs:
         assert codec.decode_reply(codec.encode_reply(reply), plan=plan, expecting=request) == reply
-    without = Taught(plan_hash=own, label_counts=None, guarantee=Guarantee.SEEDED)
+    without = Taught(plan_hash=digest, label_counts=None, guarantee=Guarantee.SEEDED)
     with pytest.raises(WireError, match=f"Expected {plan.classes} label counts"):
-        codec.decode_reply(codec.encode_reply(without), plan=plan, expecting=Teach(plan_hash=own))
+        codec.decode_reply(codec.encode_reply(without), plan=plan, expecting=Teach(plan_hash=digest))
 
 
 @pytest.mark.parametrize("guarantee", ["", "some"])
@@ -426,13 +426,13 @@ def test_a_share_with_bytes_changed_is_refused_or_another_valid_share_in_its_one
         at = position % len(data)
         data[at] = value if step is None else (data[at] + step) % 256
     try:
-        found = codec.decode_reply(bytes(data), plan=variant, expecting=ask(variant))
+        decoded = codec.decode_reply(bytes(data), plan=variant, expecting=ask(variant))
     except WireError:
         return
-    assert isinstance(found, Share)
-    assert bool((found.answers.ids_Nk < variant.classes).all())
-    torch.testing.assert_close(found.answers.p_Nk.sum(-1) + found.answers.tail_N, torch.ones(20))
-    assert codec.encode_reply(found, plan=variant) == bytes(data)
+    assert isinstance(decoded, Share)
+    assert bool((decoded.answers.ids_Nk < variant.classes).all())
+    torch.testing.assert_close(decoded.answers.p_Nk.sum(-1) + decoded.answers.tail_N, torch.ones(20))
+    assert codec.encode_reply(decoded, plan=variant) == bytes(data)
 
 
 @settings(max_examples=150)
@@ -467,8 +467,8 @@ def test_what_a_site_sends_re_encodes_to_the_same_bytes_also_where_all_is_rounde
         return
     sent = Share(plan_hash=codec.plan_hash(plan), stage=1, first=0, answers=answers)
     data = codec.encode_reply(sent, plan=plan)
-    found = codec.decode_reply(data, plan=plan, expecting=ask(plan))
-    assert codec.encode_reply(found, plan=plan) == data
+    decoded = codec.decode_reply(data, plan=plan, expecting=ask(plan))
+    assert codec.encode_reply(decoded, plan=plan) == data
 
 
 @pytest.mark.parametrize("classes", [*range(2, 70), 100, 181, 256, 257, 1000, 1024])
@@ -510,10 +510,10 @@ def test_counts_of_the_float_mechanism_are_not_read_either(plan: Plan, count: fl
 
 
 def test_what_this_version_stored_is_sent_again_byte_for_byte(plan: Plan) -> None:
-    own = codec.plan_hash(plan)
+    digest = codec.plan_hash(plan)
     for reply in (
-        Accepted(plan_hash=own, site="a", guarantee=Guarantee.RECORD_DP),
-        Taught(plan_hash=own, label_counts=(7,) * 10, guarantee=Guarantee.RECORD_DP),
+        Accepted(plan_hash=digest, site="a", guarantee=Guarantee.RECORD_DP),
+        Taught(plan_hash=digest, label_counts=(7,) * 10, guarantee=Guarantee.RECORD_DP),
         share(plan),
     ):
         data = codec.encode_reply(reply, plan=plan)
@@ -521,14 +521,14 @@ def test_what_this_version_stored_is_sent_again_byte_for_byte(plan: Plan) -> Non
 
 
 def test_a_site_of_0_1_0_is_left_out_before_it_is_taught_and_what_it_said_is_read(plan: Plan) -> None:
-    own = codec.plan_hash(plan)
-    data = pb.Reply(accepted=pb.Accepted(plan_hash=own, site="a", guarantee="record-dp")).SerializeToString(
+    digest = codec.plan_hash(plan)
+    data = pb.Reply(accepted=pb.Accepted(plan_hash=digest, site="a", guarantee="record-dp")).SerializeToString(
         deterministic=True
     )
     with pytest.raises(WireError, match="encodes its replies by version 2, got 1: install the same limbeck"):
         codec.decode_reply(data, plan=plan, expecting=Offer(plan=plan))
-    found = codec.decode_stored_reply(data, plan=plan, expecting=Offer(plan=plan))
-    assert found == Accepted(plan_hash=own, site="a", guarantee=Guarantee.RECORD_DP)
+    decoded = codec.decode_stored_reply(data, plan=plan, expecting=Offer(plan=plan))
+    assert decoded == Accepted(plan_hash=digest, site="a", guarantee=Guarantee.RECORD_DP)
 
 
 def test_a_plan_that_asks_for_counts_with_float_noise_is_refused_with_the_reason(plan: Plan) -> None:
@@ -644,12 +644,12 @@ def test_a_plan_that_asks_for_the_number_of_records_twice_is_refused(make_plan: 
 @pytest.mark.parametrize("count", [0, -3, 10**6])
 def test_a_record_count_survives_the_wire_and_only_where_it_was_asked_for(make_plan: PlanMaker, count: int) -> None:
     asked, other = make_plan(label_counts=None, record_count=RecordCount(noise_std=3)), make_plan(label_counts=None)
-    own = codec.plan_hash(asked)
-    reply = Taught(plan_hash=own, label_counts=None, record_count=count, guarantee=Guarantee.RECORD_DP)
-    assert codec.decode_reply(codec.encode_reply(reply), plan=asked, expecting=Teach(plan_hash=own)) == reply
+    digest = codec.plan_hash(asked)
+    reply = Taught(plan_hash=digest, label_counts=None, record_count=count, guarantee=Guarantee.RECORD_DP)
+    assert codec.decode_reply(codec.encode_reply(reply), plan=asked, expecting=Teach(plan_hash=digest)) == reply
     lacking = codec.encode_reply(replace(reply, record_count=None))
     with pytest.raises(WireError, match="Expected a record count"):
-        codec.decode_reply(lacking, plan=asked, expecting=Teach(plan_hash=own))
+        codec.decode_reply(lacking, plan=asked, expecting=Teach(plan_hash=digest))
     unasked = codec.encode_reply(replace(reply, plan_hash=codec.plan_hash(other)))
     with pytest.raises(WireError, match="Expected no record count"):
         codec.decode_reply(unasked, plan=other, expecting=Teach(plan_hash=codec.plan_hash(other)))

@@ -60,7 +60,7 @@ def test_other_bytes_are_a_wire_error_and_nothing_else(data: bytes) -> None:
         (pb.Frame(ack=pb.Ack(id=b"../../etc/passwd", received=1)), "message id"),
     ],
 )
-def test_a_frame_that_cannot_be_meant_is_refused(frame: pb.Frame, wrong: str) -> None:
+def test_an_invalid_frame_is_refused(frame: pb.Frame, wrong: str) -> None:
     with pytest.raises(WireError, match=wrong):
         link_codec.decode_frame(frame.SerializeToString())
 
@@ -397,16 +397,20 @@ def parcel(content: RecordDict | None = None) -> bytes:
 
 
 def test_a_flower_message_survives_the_wire() -> None:
-    found = flower_messages.decode(parcel(), limit=LIMIT)
-    assert carry.unpack(found.content) == b"hello"
-    assert (found.metadata.message_type, found.metadata.group_id, found.metadata.dst_node_id) == ("query.share", "g", 5)
+    decoded = flower_messages.decode(parcel(), limit=LIMIT)
+    assert carry.unpack(decoded.content) == b"hello"
+    assert (decoded.metadata.message_type, decoded.metadata.group_id, decoded.metadata.dst_node_id) == (
+        "query.share",
+        "g",
+        5,
+    )
 
 
 def test_an_error_survives_the_wire() -> None:
     message = flower_messages.decode(parcel(), limit=LIMIT)
-    found = flower_messages.decode(flower_messages.encode(Message(Error(8, "gone"), reply_to=message)), limit=LIMIT)
-    assert (found.error.code, found.error.reason) == (8, "gone")
-    assert found.metadata.reply_to_message_id == message.metadata.message_id
+    decoded = flower_messages.decode(flower_messages.encode(Message(Error(8, "gone"), reply_to=message)), limit=LIMIT)
+    assert (decoded.error.code, decoded.error.reason) == (8, "gone")
+    assert decoded.metadata.reply_to_message_id == message.metadata.message_id
 
 
 def test_content_beyond_the_limit_is_refused_though_it_takes_less_on_the_wire() -> None:
@@ -430,7 +434,7 @@ def test_an_error_whose_reason_could_not_be_shown_is_refused(reason: str) -> Non
 
 @pytest.mark.parametrize("field", ["created_at", "ttl"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e13])
-def test_a_time_that_is_none_is_refused(field: str, value: float) -> None:
+def test_an_invalid_time_is_refused(field: str, value: float) -> None:
     message = flower_messages.decode(parcel(), limit=LIMIT)
     message.metadata.__dict__[f"_{field}"] = value
     with pytest.raises(WireError, match=f"a message's {field}"):
@@ -460,27 +464,27 @@ def test_content_that_limbeck_does_not_pack_is_refused_by_every_carrier(record: 
 
 @pytest.mark.parametrize("attack", ["flipped", "missing", "more", "twice", "other id", "no message", "empty"])
 def test_a_parcel_that_was_tampered_with_is_refused(attack: str) -> None:
-    own = pb.Parcel.FromString(parcel())
+    altered = pb.Parcel.FromString(parcel())
     match attack:
         case "flipped":
-            own.contents[-1] = own.contents[-1][:-1] + bytes([own.contents[-1][-1] ^ 1])
+            altered.contents[-1] = altered.contents[-1][:-1] + bytes([altered.contents[-1][-1] ^ 1])
         case "missing":
-            del own.contents[-1]
+            del altered.contents[-1]
         case "more":
-            own.contents.append(b"ConfigRecord  0\0")
+            altered.contents.append(b"ConfigRecord  0\0")
         case "twice":
-            own.contents.append(own.contents[0])
+            altered.contents.append(altered.contents[0])
         case "other id":
-            own.object_id = bytes(32)
+            altered.object_id = bytes(32)
         case "no message":
             _, contents = flower_messages.deflate(flower_messages.decode(parcel(), limit=LIMIT))
             record = next(key for key, value in contents.items() if value.startswith(b"RecordDict"))
             kept = [value for value in contents.values() if not value.startswith(b"Message")]
-            own = pb.Parcel(object_id=bytes.fromhex(record), contents=kept)
+            altered = pb.Parcel(object_id=bytes.fromhex(record), contents=kept)
         case "empty":
-            own = pb.Parcel()
+            altered = pb.Parcel()
     with pytest.raises(WireError):
-        flower_messages.decode(own.SerializeToString(), limit=LIMIT)
+        flower_messages.decode(altered.SerializeToString(), limit=LIMIT)
 
 
 @given(st.binary(max_size=200), st.integers(0, 10_000))

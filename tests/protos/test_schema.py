@@ -33,14 +33,14 @@ DECLARED = {
 
 def sendable(message: Descriptor) -> set[str]:
     """Fields of all messages that a reply can hold, nested ones included; a field that only holds a message counts by its parts."""
-    found = set()
+    names = set()
     for field in message.fields:
         if field.type == FieldDescriptor.TYPE_MESSAGE:
             assert field.message_type is not None
-            found |= sendable(field.message_type)
+            names |= sendable(field.message_type)
         else:
-            found.add(f"{message.name}.{field.name}")
-    return found
+            names.add(f"{message.name}.{field.name}")
+    return names
 
 
 def test_every_field_that_can_leave_a_site_is_public_or_a_declared_release() -> None:

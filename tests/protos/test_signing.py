@@ -30,11 +30,11 @@ def add(a: Point, b: Point) -> Point:
 
 
 def times(n: int, point: Point) -> Point:
-    found = IDENTITY
+    total = IDENTITY
     for bit in bin(n)[2:]:
-        found = add(found, found)
-        found = add(found, point) if bit == "1" else found
-    return found
+        total = add(total, total)
+        total = add(total, point) if bit == "1" else total
+    return total
 
 
 def decoded(key: bytes) -> Point | None:
@@ -60,7 +60,7 @@ SMALL = [
     "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
 ]
 # Each with both signs of x.
-KEYS = [bytes.fromhex(own[:-2]) + bytes([int(own[-2:], 16) | sign]) for own in SMALL for sign in (0, 0x80)]
+KEYS = [bytes.fromhex(encoded[:-2]) + bytes([int(encoded[-2:], 16) | sign]) for encoded in SMALL for sign in (0, 0x80)]
 
 
 def test_the_vectors_are_all_encodings_of_the_points_whose_order_divides_8() -> None:
@@ -87,12 +87,12 @@ def test_what_anybody_can_sign_for_a_key_of_small_order_is_no_signature() -> Non
     """The identity as key and as R, and S = 0: R + h A = S B for every message, and the library lets it through."""
     key = bytes.fromhex(SMALL[1])
     signature = key + bytes(32)
-    own = sites.offer()
+    offer = sites.offer()
     with pytest.raises(WireError, match="large order"):
-        codec.encode_request(replace(own, author=key, signature=signature))
+        codec.encode_request(replace(offer, author=key, signature=signature))
 
 
-@pytest.mark.parametrize("y", [P + own for own in range(19)])
+@pytest.mark.parametrize("y", [P + offset for offset in range(19)])
 def test_a_second_encoding_of_a_key_is_refused(y: int) -> None:
     with pytest.raises(WireError, match="canonical"):
         signing.check_author(y.to_bytes(32, "little"))

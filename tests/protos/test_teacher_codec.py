@@ -70,9 +70,9 @@ def test_a_question_survives_the_wire(kind: Inputs, count: int, side: int, text:
         Inputs.TEXTS: np.array([text] * count),
     }[kind]
     sent = batch(x_N=x_N, draws=5, temperature=2.5)
-    found = teacher_codec.decode_batch(teacher_codec.encode_batch(sent), replace(LABELLER, inputs=kind))
-    assert (found.first, found.draws, found.temperature) == (8, 5, 2.5)
-    np.testing.assert_array_equal(found.x_N, x_N)
+    decoded = teacher_codec.decode_batch(teacher_codec.encode_batch(sent), replace(LABELLER, inputs=kind))
+    assert (decoded.first, decoded.draws, decoded.temperature) == (8, 5, 2.5)
+    np.testing.assert_array_equal(decoded.x_N, x_N)
 
 
 @given(count=st.integers(1, 16), k=st.integers(1, 3), seed=st.integers(0, 1000))
@@ -80,10 +80,10 @@ def test_probabilities_survive_the_wire_and_add_up_to_1(count: int, k: int, seed
     p_NK = (3 * torch.randn(count, 4, generator=torch.Generator().manual_seed(seed))).softmax(-1)
     sent = Answers(first=2, answers=operators.TopK(k)(p_NK))
     data = teacher_codec.encode_answers(sent, TEACHER)
-    found = teacher_codec.decode_answers(data, TEACHER, first=2, count=count, draws=0).answers
-    assert isinstance(found, operators.Truncated)
-    torch.testing.assert_close(found.dense(), sent.answers.dense())  # type: ignore[union-attr]
-    torch.testing.assert_close(found.p_Nk.sum(1) + found.tail_N, torch.ones(count))
+    decoded = teacher_codec.decode_answers(data, TEACHER, first=2, count=count, draws=0).answers
+    assert isinstance(decoded, operators.Truncated)
+    torch.testing.assert_close(decoded.dense(), sent.answers.dense())  # type: ignore[union-attr]
+    torch.testing.assert_close(decoded.p_Nk.sum(1) + decoded.tail_N, torch.ones(count))
 
 
 @given(count=st.integers(1, 8), draws=st.integers(1, 9), seed=st.integers(0, 1000))
@@ -116,7 +116,7 @@ def test_a_wrong_number_of_labels_is_refused(texts: list[str]) -> None:
         ({"x_N": np.array(["\ud800"])}, "UTF-8"),
     ],
 )
-def test_a_question_that_cannot_be_meant_is_not_sent(changes: dict[str, object], said: str) -> None:
+def test_an_invalid_question_is_not_sent(changes: dict[str, object], said: str) -> None:
     with pytest.raises(WireError, match=said):
         teacher_codec.encode_batch(batch(**changes))
 
@@ -178,12 +178,12 @@ def test_an_answer_with_one_byte_changed_is_refused_or_a_distribution(position: 
     data = bytearray(teacher_codec.encode_answers(sent, TEACHER))
     data[position % len(data)] = value
     try:
-        found = teacher_codec.decode_answers(bytes(data), TEACHER, first=2, count=5, draws=0).answers
+        decoded = teacher_codec.decode_answers(bytes(data), TEACHER, first=2, count=5, draws=0).answers
     except WireError:
         return
-    assert isinstance(found, operators.Truncated)
-    assert bool(((found.ids_Nk >= 0) & (found.ids_Nk < 4)).all())
-    torch.testing.assert_close(found.p_Nk.sum(-1) + found.tail_N, torch.ones(5))
+    assert isinstance(decoded, operators.Truncated)
+    assert bool(((decoded.ids_Nk >= 0) & (decoded.ids_Nk < 4)).all())
+    torch.testing.assert_close(decoded.p_Nk.sum(-1) + decoded.tail_N, torch.ones(5))
 
 
 def test_the_generated_stubs_and_the_codec_speak_of_one_service() -> None:
