@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from onnx import ModelProto
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -77,7 +78,18 @@ def _to_onnx(model: nn.Module, inputs: Tensor) -> bytes:
         )
     if program is None:
         raise RunError("Expected an ONNX program from torch, got none.")
-    return program.model_proto.SerializeToString()
+    model_proto = program.model_proto
+    _forget_origin(model_proto)
+    return model_proto.SerializeToString()
+
+
+def _forget_origin(model_proto: ModelProto) -> None:
+    """Remove what says where a model was made: torch writes stack traces, with paths of this machine, beside every node and value."""
+    graph = model_proto.graph
+    parts = [model_proto, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer]
+    for part in [*parts, *model_proto.functions, *(node for function in model_proto.functions for node in function.node)]:
+        part.ClearField("doc_string")
+        part.ClearField("metadata_props")
 
 
 def _compare(onnx: bytes, model: nn.Module, inputs: Tensor) -> float:

@@ -143,6 +143,16 @@ def test_the_onnx_student_equals_torch_for_any_batch(tmp_path: Path) -> None:
         torch.testing.assert_close(torch.from_numpy(found), distil.predict(model, x[:n]), atol=1e-4, rtol=0)
 
 
+def test_the_onnx_student_does_not_say_where_it_was_made(tmp_path: Path) -> None:
+    """torch writes stack traces beside the nodes: paths of the coordinator's machine, for whoever gets the student."""
+    model, _ = fresh("cnn-small")
+    x, _ = digits()
+    export.export(model, tmp_path, x[:7])
+    content = (tmp_path / "student.onnx").read_bytes()
+    for telling in (b".py", b"site-packages", b"File ", str(Path.cwd()).encode()):
+        assert telling not in content
+
+
 def test_unknown_and_unfit_architectures_are_refused() -> None:
     with pytest.raises(SettingError, match="cnn-small"):
         student.build("vit", (8, 8), 10, 0)
