@@ -20,9 +20,8 @@ import inspect
 import logging
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -338,7 +337,7 @@ def _from_reader(
 ) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
     """What a site's own reader returns: arrays, or any sequences, each element of which is then a record."""
     reference = str(settings.reader)
-    reader: Callable[..., Any] = load_function(reference, folder, expected=READER)
+    reader: Callable[[Path], tuple[Iterable[object], Iterable[object]]] = load_function(reference, folder, expected=READER)
     try:
         inputs, labels = reader(folder)
         inputs = inputs if isinstance(inputs, np.ndarray) else list(inputs)
@@ -360,7 +359,7 @@ def _from_reader(
 # Types: a record becomes the same, whatever array the records are in.
 
 
-def _labels(values: NDArray[np.generic] | list[Any]) -> NDArray[np.int64]:
+def _labels(values: NDArray[np.generic] | list[object]) -> NDArray[np.int64]:
     """Whole numbers, each converted by itself; NO_LABEL for anything else.
 
     values: numbers in an array, or anything in a list or an array of objects.
@@ -381,8 +380,8 @@ def _labels(values: NDArray[np.generic] | list[Any]) -> NDArray[np.int64]:
     return labels
 
 
-def _whole(value: Any) -> int | None:
-    number = int(value)
+def _whole(value: object) -> int | None:
+    number = int(value)  # type: ignore[call-overload]  # raises TypeError for what is no number
     return number if number == value and abs(number) <= LARGEST_LABEL else None
 
 

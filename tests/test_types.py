@@ -8,8 +8,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("experiments", "simulations", "tests/experiments", "tests/simulations")
+FOLDERS = ("client", "deployment", "experiments", "server", "simulations", "tests/experiments", "tests/simulations")
 FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+# Files with an `Any`, and what forces it.
+FORCED = {
+    "client/blackbox.py": "grpc has no types",
+    "client/ledger.py": "json.loads gives Any, of which frozen schedules are made",
+    "client/serving.py": "grpc and scikit-learn have no types",
+    "client/teachers/gradients.py": "torch's modules have attributes of any type",
+    "client/teachers/kit.py": "torch's dispatch modes pass anything",
+    "deployment/flower.py": "Flower's command prints JSON",
+    "deployment/watch.py": "socketserver and io take anything",
+}
 
 
 def names(source: str) -> set[str]:
@@ -26,8 +36,8 @@ def names(source: str) -> set[str]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_annotation_is_any(path: Path) -> None:
-    assert "Any" not in names(path.read_text(encoding="utf-8"))
+def test_no_annotation_is_any_but_where_a_library_forces_it(path: Path) -> None:
+    assert ("Any" in names(path.read_text(encoding="utf-8"))) == (str(path.relative_to(ROOT)) in FORCED)
 
 
 @pytest.mark.parametrize(
