@@ -11,15 +11,7 @@ from rich.progress import TaskID
 
 from limbeck.base.progress import bars
 from limbeck.server import events
-from limbeck.server.states import Phase, Step
-
-TITLES = {
-    Step.AGREE: "Sites agree to the plan",
-    Step.TEACH: "Sites train their teachers",
-    Step.ANSWERS: "Stage {}: sites answer",
-    Step.DISTIL: "Stage {}: student",
-    Step.EXPORT: "Export",
-}
+from limbeck.server.states import Phase
 
 
 class Watch:
@@ -62,8 +54,7 @@ class Watch:
 
     def _show(self, phase: Phase, done: int, total: int) -> None:
         if phase not in self._tasks:
-            title = TITLES[phase.step].format(phase.stage + 1 if phase.stage is not None else "")
-            self._tasks[phase] = self._progress.add_task(title, total=total)
+            self._tasks[phase] = self._progress.add_task(phase.title, total=total)
         task = self._tasks[phase]
         self._progress.update(task, completed=done, total=total)
         if done == total:

@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from limbeck.base.errors import DataError, LimbeckError
+from limbeck.base.progress import Progress
 from limbeck.client.noise import Noise
 from limbeck.client.teachers.architectures import Factory
 from limbeck.inputs import arrays
 from limbeck.plans.schema import CUSTOM, LinearTeaching, NetTeaching, Teaching, VotesTeaching
-
-Progress = Callable[[int, int], None]
 
 
 class Teacher(Protocol):

@@ -26,8 +26,8 @@ from limbeck.inputs import features
 from limbeck.plans.schema import LinearTeaching
 
 if TYPE_CHECKING:
+    from limbeck.base.progress import Progress
     from limbeck.client.noise import Noise
-    from limbeck.client.teachers import Progress
 
 # Records that are converted to float64 at a time.
 CHUNK = 64

@@ -27,8 +27,8 @@ from limbeck.inputs.arrays import tensors
 from limbeck.plans.schema import CUSTOM, NetTeaching
 
 if TYPE_CHECKING:
+    from limbeck.base.progress import Progress
     from limbeck.client.noise import Noise
-    from limbeck.client.teachers import Progress
 
 log = logging.getLogger(__name__)
 

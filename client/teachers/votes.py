@@ -26,8 +26,8 @@ from limbeck.inputs.transfer_set import digest
 from limbeck.plans.schema import VotesTeaching
 
 if TYPE_CHECKING:
+    from limbeck.base.progress import Progress
     from limbeck.client.noise import Noise
-    from limbeck.client.teachers import Progress
 
 
 class Votes:
