@@ -34,6 +34,7 @@ from limbeck.base.references import load_function
 from limbeck.client.noise import SystemEntropy
 from limbeck.client.proxy import is_loopback
 from limbeck.inputs import arrays
+from limbeck.inputs.sessions import open_session
 from limbeck.operators import Power, Sampled, TopK
 from limbeck.protos import teacher_codec as codec
 from limbeck.protos.teacher import Answers, Batch, Description, Inputs, Kind
@@ -203,12 +204,8 @@ def onnx_model(
 
     Raises: DataError if the file is not such a model, SettingError if it does not say how many classes it has and `labels` does not either.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = open_session(path)
     except Exception as error:  # onnxruntime's own errors have no common base
         raise DataError(f"Expected an ONNX model in {path}: {error}.") from error
     if len(session.get_inputs()) != 1:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from limbeck.base.errors import RunError
 from limbeck.base.files import write_durably
+from limbeck.inputs.sessions import open_session
 from limbeck.server.student import prepare
 
 TOLERANCE = 1e-4
@@ -93,11 +94,7 @@ def _forget_origin(model_proto: ModelProto) -> None:
 
 
 def _compare(onnx: bytes, model: nn.Module, inputs: Tensor) -> float:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+    session = open_session(onnx)
     with torch.no_grad():
         expected = model(inputs).softmax(-1).numpy()
     (outputs,) = session.run(None, {"inputs": inputs.numpy()})

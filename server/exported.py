@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from limbeck.base.errors import DataError, RunError, SettingError
+from limbeck.inputs.sessions import open_session
 
 ONNX = "student.onnx"
 # Where the file is within a folder: of a student, of a coordinator's run, of a simulation.
@@ -71,12 +72,8 @@ def load_student(path: Path | str) -> Student:
     Raises: RunError if there is none; DataError if the file cannot be read or is not a student.
     """
     file = _locate(Path(path))
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(file.read_bytes(), options, providers=["CPUExecutionProvider"])
+        session = open_session(file.read_bytes())
     except OSError as error:
         raise RunError(f"Expected to read a student in {file}: {error}.") from error
     except Exception as error:  # onnxruntime has a class of its own for each way in which bytes are no model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,8 +13,11 @@ from hypothesis import HealthCheck, settings
 
 import limbeck.protos.tls  # noqa: F401 - before gRPC is loaded, as the command does
 from helpers.plans import PLAN
+from limbeck.inputs.sessions import SILENT
 from limbeck.plans.schema import Plan
 
+# A test that loads onnxruntime itself tells nobody either, and no proxy of another test hears of it.
+os.environ[SILENT] = "1"
 torch.set_num_threads(1)
 logging.getLogger("limbeck").setLevel(logging.ERROR)
 # How long an example takes says how busy the machine is.
