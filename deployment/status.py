@@ -233,7 +233,7 @@ class TestData:
 
 
 def locate(folder: Path) -> Path:
-    """The folder with a run's events: `folder` itself, or the newest in it. Raises RunError where there is none."""
+    """The folder with a run's events: `folder` itself, or the newest in it. Raises RunError if there is none."""
     if any((folder / name).exists() for name in (EVENTS, RECORD, NOTE)):
         return folder
     newest = [path for name in (EVENTS, NOTE) for pattern in (f"*/{name}", f"*/*/{name}") for path in folder.glob(pattern)]

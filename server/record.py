@@ -168,7 +168,7 @@ class Record:
 
 
 def read(path: Path) -> RunRecord:
-    """The record in a file. Raises FileNotFoundError where there is none, RunError where it cannot be read."""
+    """The record in a file. Raises FileNotFoundError if there is none, RunError if it cannot be read."""
     try:
         return parse(path.read_bytes())
     except FileNotFoundError:

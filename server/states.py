@@ -89,7 +89,7 @@ class Phase:
 
     @classmethod
     def parse(cls, text: str) -> Phase:
-        """The phase with this text. Raises ValueError where there is none."""
+        """The phase with this text. Raises ValueError if there is none."""
         step, space, number = text.partition(" ")
         try:
             phase = cls(Step(step), int(number) - 1 if space else None)

@@ -58,7 +58,7 @@ def build(name: str, shape: Shape, classes: int, factory: Factory | None = None)
 
 
 def load_factory(reference: str, folder: Path | None = None) -> Factory:
-    """The net's factory that a site's settings name. Raises SettingError where there is none."""
+    """The net's factory that a site's settings name. Raises SettingError if there is none."""
     return load_function(reference, folder, expected="a function (shape, classes) -> net")
 
 
