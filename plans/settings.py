@@ -147,7 +147,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> PlanSettings:
     try:
         raw = read_toml(path)
     except (FileNotFoundError, IsADirectoryError):
-        raise SettingError(f"Expected a plan's settings in a TOML file, got no file at {path}.") from None
+        raise SettingError(
+            f"Expected a plan's settings in a TOML file, got no file at {path}: `limbeck plan settings SCENARIO` writes one."
+        ) from None
     for each in overrides:
         override(raw, each)
     raw.setdefault("name", path.stem)
