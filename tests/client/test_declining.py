@@ -45,6 +45,9 @@ def test_an_error_that_a_step_does_not_list_is_raised_as_it_is(step: Step) -> No
         # A SettingError is a ValueError too.
         (Step.TRAINING, SettingError, Reason.TEACHING_FAILED),
         (Step.BLACK_BOX, SettingError, Reason.TEACHER),
+        # Its owner has not allowed it: how much is left of the budget is not what the coordinator hears.
+        (Step.BLACK_BOX, BudgetError, Reason.POLICY),
+        (Step.BLACK_BOX, LedgerError, Reason.FAILED),
     ],
 )
 def test_the_same_error_means_another_reason_at_another_step(step: Step, kind: type[Exception], reason: Reason) -> None:

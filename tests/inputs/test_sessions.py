@@ -6,27 +6,16 @@ import ast
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 MODEL = next((ROOT / "tests" / "old").rglob("student.onnx"))
-PACKAGES = (
-    "base",
-    "operators",
-    "inputs",
-    "plans",
-    "protos",
-    "client",
-    "server",
-    "deployment",
-    "simulations",
-    "experiments",
-    "cli",
-    "limbeck",
-)
-FILES = [path for folder in PACKAGES for path in sorted((ROOT / folder).rglob("*.py"))]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PACKAGES = {folder.partition("/")[0] for folder in SETTINGS["tool"]["setuptools"]["package-dir"].values()}
+FILES = [path for folder in sorted(PACKAGES) for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
 def left_behind(code: str, home: Path) -> list[str]:

@@ -1,0 +1,113 @@
+"""Every setting of a plan's file is in the plan, at its place; what the noise is, accounting decides."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+
+from limbeck.base.settings import validate
+from limbeck.plans import accounting, schema
+from limbeck.plans.author import make_plan
+from limbeck.plans.settings import PlanSettings
+
+TEACHER = {
+    "normaliser": 123.0,
+    "steps": 11,
+    "learning_rate": 0.75,
+    "momentum": 0.5,
+    "clip": 1.5,
+    "features": "hog",
+    "feature_norm": 2.5,
+    "average_last": 7,
+    "sampling_rate": 0.25,
+    "physical_batch": 33,
+    "teachers": 9,
+}
+RAW = {
+    "name": "all of it",
+    "classes": ("a", "b", "c", "d"),
+    "teacher": TEACHER,
+    "black_box": {"draws": 17},
+    "privacy": {"epsilon": 2.5, "delta": 1e-4, "label_counts_fraction": 0.2},
+    "release": {"softening": "tsallis", "tsallis_order": 0.5, "k": 2, "coding": "bytes"},
+    "pooling": {"kind": "class-counts"},
+    "stages": {"count": 2, "sparsity": 0.6, "path": "linear", "temperature": (2.0, 3.0)},
+    "student": {
+        "architecture": "mlp",
+        "loss": "reverse",
+        "epochs": 3,
+        "batch": 5,
+        "learning_rate": 0.01,
+        "weight_decay": 0.02,
+        "augment": False,
+        "relabel": 0.25,
+    },
+    "run": {"seed": 42, "minimum_clients": 6},
+}
+
+
+def made(kind: str = "linear", **changes: object) -> schema.Plan:
+    raw = {**RAW, "teacher": {**TEACHER, "kind": kind}, **changes}
+    settings = validate(PlanSettings, raw)
+    return make_plan(settings, transfer_set=bytes(range(32)), samples=19, classes=settings.classes, encoding=bytes(32))
+
+
+def test_every_setting_is_in_the_plan() -> None:
+    plan = made()
+    counts = plan.label_counts
+    assert counts is not None
+    assert plan == schema.Plan(
+        name="all of it",
+        transfer_set=bytes(range(32)),
+        samples=19,
+        classes=4,
+        class_names=("a", "b", "c", "d"),
+        family=schema.Family.TSALLIS,
+        tsallis_order=0.5,
+        truncation=schema.TopK(k=2),
+        coding=schema.Coding.BYTES,
+        pooling=schema.Pooling.CLASS_COUNTS,
+        stages=(schema.Stage(sparsity=0.3, temperature=2.0), schema.Stage(sparsity=0.6, temperature=3.0)),
+        teaching=plan.teaching,
+        label_counts=counts,
+        privacy=schema.Privacy(epsilon=2.5, delta=1e-4, unit=schema.Unit.RECORD, adjacency=schema.Adjacency.ADD_REMOVE_ONE),
+        student=schema.Student(
+            architecture="mlp",
+            loss=schema.Loss.REVERSE,
+            epochs=3,
+            batch=5,
+            learning_rate=0.01,
+            weight_decay=0.02,
+            augment=False,
+            relabel=0.25,
+        ),
+        minimum_clients=6,
+        public_seed=42,
+        black_box=schema.BlackBoxTeaching(draws=17),
+        encoding=bytes(32),
+    )
+    assert 2.4 < accounting.epsilon(((plan.teaching, counts),), 1e-4) <= 2.5
+    # The counts' share of the whole, by the squared parameter of Gaussian DP.
+    assert counts.noise_std**-2 == pytest.approx(0.2 * accounting.gaussian_mu(2.5, 1e-4) ** 2, rel=2e-3)
+
+
+@pytest.mark.parametrize("kind", ["linear", "cnn", "votes"])
+def test_every_constant_of_a_schedule_is_the_settings_own(kind: str) -> None:
+    teaching = made(kind).teaching
+    for field in fields(teaching):
+        if field.name in TEACHER:
+            assert getattr(teaching, field.name) == TEACHER[field.name], field.name
+        else:
+            assert field.name in {"noise_multiplier", "architecture", "queries"}
+    if isinstance(teaching, schema.NetTeaching):
+        assert teaching.architecture == kind
+    if isinstance(teaching, schema.VotesTeaching):
+        assert teaching.queries == 19
+
+
+def test_what_is_drawn_and_what_is_counted_follow_their_settings() -> None:
+    plan = made(release={"truncation": "sampled", "draws": 21}, pooling={"kind": "record-counts"}, black_box=None, classes=7)
+    assert plan.truncation == schema.Sampled(draws=21)
+    assert plan.record_count is not None
+    assert (plan.label_counts, plan.black_box, plan.classes, plan.class_names) == (None, None, 7, ())
