@@ -146,17 +146,27 @@ def test_a_full_table_delays_what_is_written_and_loses_nothing(tmp_path: Path, c
 
     def write() -> None:
         events(Started(plan="first", stages=1))
+        # A descriptor that another thread gives back meanwhile lets one file through; the next one waits.
+        while not waiting():
+            write_durably(tmp_path / "checkpoint", b"whole")
         write_durably(tmp_path / "checkpoint", b"whole")
 
-    writer = threading.Thread(target=write)
-    highest = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, soft[1]))
+    def waiting() -> bool:
+        return "Waiting for a descriptor" in caplog.text
+
+    def fill() -> bool:
         with contextlib.suppress(OSError):
             while True:
                 taken.append(os.open("/dev/null", os.O_RDONLY))
+        return waiting()
+
+    writer = threading.Thread(target=write, daemon=True)
+    highest = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, soft[1]))
+        fill()
         writer.start()
-        until(lambda: "Waiting for a descriptor" in caplog.text, LONG)
+        until(fill, LONG)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, soft)
         for descriptor in taken:
