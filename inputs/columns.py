@@ -32,6 +32,7 @@ from typing import Literal
 from limbeck.base.errors import DataError, SettingError
 from limbeck.inputs import tables
 from limbeck.inputs.dialects import Dialect
+from limbeck.inputs.labels import FALSE, TRUE
 from limbeck.inputs.tables import Table
 
 # The share of a column's cells that must be of its kind; the others count as missing.
@@ -45,7 +46,6 @@ WORDS_OF_A_TEXT = 4
 # Of fewer rows nobody can tell an identifier from a name.
 FEWEST_ROWS = 10
 PAIRS = (("true", "false"), ("yes", "no"), ("y", "n"), ("t", "f"), ("on", "off"), ("1", "0"))
-TRUTH = {word: value for pair in PAIRS for word, value in zip(pair, (True, False), strict=True)}
 IDENTIFIERS = re.compile(r"(.*[^A-Za-z])?(?i:id|uuid|guid|key|identifier|rownames)|.*[a-z](ID|Id|Key)")
 # The share of cells that must be of their own for a column of texts to say nothing about a record.
 MOSTLY_ONCE = 0.9
@@ -169,9 +169,9 @@ def days(cell: str, order: Order = "year-first") -> float | None:
         month, day = (parts["b"], parts["a"]) if is_day_first else (parts["a"], parts["b"])
     else:
         return None
-    time = [int(parts[name] or 0) for name in ("hour", "minute", "second")]
+    hour, minute, second = (int(parts[name] or 0) for name in ("hour", "minute", "second"))
     try:
-        since = datetime(int(parts["year"]), int(month or 0), int(day or 0), *time) - datetime(1970, 1, 1)
+        since = datetime(int(parts["year"]), int(month), int(day), hour, minute, second) - datetime(1970, 1, 1)
     except ValueError:
         return None
     return since.total_seconds() / 86400
@@ -179,12 +179,13 @@ def days(cell: str, order: Order = "year-first") -> float | None:
 
 def truth(cell: str) -> bool | None:
     """Whether a word of truth says yes; None if it is none."""
-    return TRUTH.get(tables.plain(cell).casefold())
+    word = tables.plain(cell).casefold()
+    return True if word in TRUE else False if word in FALSE else None
 
 
 def is_rare(rows: int, of: int) -> bool:
     """Whether a level that so many rows have is rare among those of a column."""
-    return rows < max(RARE_ROWS, RARE_SHARE * of)
+    return rows < RARE_SHARE * of or (rows < RARE_ROWS and of >= FEWEST_ROWS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,10 +205,8 @@ def _column(table: Table, name: str, said: str | None, zero: tuple[float, ...], 
     numbers = {cell: _number(cell, table.dialect) for cell in counts}
     if said is None and (zero or codes):
         said = Kind.NUMBER
-    if said is None:
-        found = _by_rules(name, counts, numbers, len(cells))
-    else:
-        found = _as_said(f"{name!r} in {table.source}", counts, numbers, said)
+    what = f"{name!r} in {table.source}"
+    found = _by_rules(name, counts, numbers, len(cells)) if said is None else _as_said(what, counts, numbers, said)
     missing, distinct, warnings = len(cells) - counts.total() + found.unreadable, len(counts), found.warnings
     if found.unreadable:
         warnings = (f"{found.unreadable} cells are not of this kind, and count as missing", *warnings)
@@ -287,7 +286,7 @@ def _by_rules(name: str, counts: Counter[str], numbers: Mapping[str, float | Non
 def _by_texts(counts: Counter[str]) -> _Found:
     present, distinct = counts.total(), len(counts)
     words = sum(len(cell.split()) * count for cell, count in counts.items()) / present
-    warnings = ()
+    warnings: tuple[str, ...] = ()
     if sum(count for cell, count in counts.items() if YEAR_LAST.fullmatch(cell)) >= MOST * present:
         warnings = ("dates of which nobody can tell day and month: say day-first or month-first",)
     if words >= WORDS_OF_A_TEXT and distinct > present / 2:

@@ -119,11 +119,14 @@ class Table:
         """The same table with all numbers written with a decimal point and without separated thousands."""
         if (self.dialect.decimal, self.dialect.thousands) == (".", ""):
             return self
-        columns = {name: [self._with_point(cell) for cell in cells] for name, cells in self.columns.items()}
+        columns = {
+            name: [None if cell is None else self.with_point(cell) for cell in cells] for name, cells in self.columns.items()
+        }
         return Table(columns=columns, source=self.source)
 
-    def _with_point(self, cell: Cell) -> Cell:
-        if cell is None or not any(sign in cell for sign in (",", ".", self.dialect.thousands)):
+    def with_point(self, cell: str) -> str:
+        """A cell, if it is a number, with a decimal point and without separated thousands; otherwise as it is."""
+        if (self.dialect.decimal, self.dialect.thousands) == (".", ""):
             return cell
         try:
             return self.dialect.with_point(cell)
