@@ -66,7 +66,7 @@ def train(site: Site, plan: Plan, plan_hash: bytes, state: Path, backend: teache
             ledger.declare(plan_hash, SEEDED, WHY_SEEDED)
         entry = earlier.id if earlier is not None else ledger.reserve(plan_hash, CHARGE, plan.teaching, plan.counts)
     with during(Step.RECORDS):
-        x_N, y_N = site.records.read(plan.classes, public_x)
+        x_N, y_N = site.records.read(plan.classes, public_x, plan.class_names)
     name = _begin_training(state)
     with during(Step.TRAINING):
         teacher = backend.train(

@@ -157,11 +157,12 @@ def _site_name(scenario: Scenario, dataset: data.DataSet, index: int) -> str:
 
 
 def _records(dataset: data.DataSet) -> object:
-    """How a site reads its records: an NPZ file as it is, a table with the public encoding."""
+    """How a site reads its records: an NPZ file, or a table with the public encoding. The plan names its classes; files count them."""
+    classes = {"classes": list(range(len(dataset.class_names)))}
     if dataset.records is None:
-        return "records.npz"
+        return {"path": "records.npz", **classes}
     settings = dataset.records.model_dump(exclude_unset=True)
-    return {"path": "records.csv", "encoding": f"../../transfer/{ENCODING}", **settings}
+    return {"path": "records.csv", "encoding": f"../../transfer/{ENCODING}", **classes, **settings}
 
 
 def _site_toml(scenario: Scenario, dataset: data.DataSet, name: str, index: int) -> str:
