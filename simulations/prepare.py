@@ -30,7 +30,7 @@ from limbeck.base.progress import Progress
 from limbeck.inputs import encodings
 from limbeck.inputs.tables import Table
 from limbeck.inputs.transfer_set import digest
-from limbeck.plans import checks, schema
+from limbeck.plans import checks, public_inputs, schema
 from limbeck.plans.author import make_plan
 from limbeck.protos import codec, signing
 from limbeck.server import student
@@ -77,6 +77,7 @@ def prepare(
         samples=len(dataset.public_x),
         classes=dataset.class_names,
         encoding=encodings.digest(dataset.encoding) if dataset.encoding is not None else None,
+        inputs=public_inputs.declared(dataset.public_x),
     )
     checks.check_plan(plan)
     student.rehearse(plan, dataset.public_x)
