@@ -73,12 +73,12 @@ def train(
     - progress: steps, steps in all.
     """
     path = folder / "central" / f"{kind}.safetensors"
-    members = [Site(settings.parent) for settings in sorted(sites.glob("*/site.toml"))]
-    factory = next((own for site in members if (own := site.factory) is not None), None)
-    if path.exists():
-        return Central(teacher=teachers.load(path, factory=factory))
     (public_x,) = read_arrays(folder / "transfer" / f"{plan.transfer_set.hex()}.npz", "x")
     try:
+        members = [Site(settings.parent) for settings in sorted(sites.glob("*/site.toml"))]
+        factory = next((own for site in members if (own := site.factory) is not None), None)
+        if path.exists():
+            return Central(teacher=teachers.load(path, factory=factory))
         records = [site.records.read(plan.classes, public_x) for site in members]
         teacher = teachers.train(
             of_all_sites(plan.teaching, len(members)),
