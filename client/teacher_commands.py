@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
 from pathlib import Path
@@ -10,7 +9,10 @@ from typing import Annotated
 
 import typer
 
+from limbeck.base import log_options
 from limbeck.base.errors import DataError, SettingError
+from limbeck.base.log_options import FormatOption, LevelOption
+from limbeck.base.logs import LogFormat, LogLevel
 
 app = typer.Typer(
     help="""A site's own teacher: a template and a check for networks, and a server for finished models.
@@ -116,6 +118,8 @@ def serve(
     idle_seconds: Annotated[
         float, typer.Option(help="Close a stream that has sent no question, or read no answer, for this many seconds.")
     ] = 120.0,
+    log_format: FormatOption = LogFormat.TEXT,
+    log_level: LevelOption = LogLevel.INFO,
 ) -> None:
     """Serve a model as a black-box teacher. Its answers carry NO DP GUARANTEE. SIGTERM or Ctrl-C stops it cleanly.
 
@@ -129,7 +133,7 @@ def serve(
     from limbeck.client import serving
     from limbeck.protos.teacher import Inputs
 
-    logging.getLogger(serving.__name__).setLevel(logging.INFO)
+    log_options.begin_daemon(log_format, log_level)
     if (onnx, sklearn, model).count(None) != 2:
         raise SettingError("Expected exactly one of --onnx, --sklearn and --model.")
     kinds = [kind.value for kind in Inputs]

@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
+from limbeck.base import log_options
 from limbeck.base.errors import DataError
+from limbeck.base.log_options import FormatOption, LevelOption
+from limbeck.base.logs import LogFormat, LogLevel
 from limbeck.base.printable import printable
 from limbeck.deployment.defaults import RUNTIME_PORT
 
@@ -36,6 +39,8 @@ def superlink(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 8000,
     folder: Folder = Path("superlink"),
+    log_format: FormatOption = LogFormat.TEXT,
+    log_level: LevelOption = LogLevel.INFO,
 ) -> None:
     """At the coordinator: keep a SuperLink running, with TLS, registered nodes only, and apps in processes that know its secret.
 
@@ -46,6 +51,7 @@ def superlink(
     """
     from limbeck.deployment import flower, supervisor
 
+    log_options.begin_daemon(log_format, log_level)
     tls = flower.Tls(ca=ca, certificate=certificate, key=key)
     processes = flower.superlink(folder, host=host, port=port, tls=tls)
     flower.connect(folder, address=f"{flower.reached_at(host, certificate)}:{port}", ca=ca)
@@ -84,6 +90,8 @@ def supernode(
         int, typer.Option(min=1, max=65535, help="A free port on loopback; each node on a machine needs one of its own.")
     ] = RUNTIME_PORT,
     delay: Annotated[float, typer.Option(min=0, help="Seconds before a process that ended is started again.")] = 10.0,
+    log_format: FormatOption = LogFormat.TEXT,
+    log_level: LevelOption = LogLevel.INFO,
 ) -> None:
     """At a site: keep a SuperNode running. It runs any code that the SuperLink sends: prefer `limbeck site run`.
 
@@ -94,6 +102,7 @@ def supernode(
     """
     from limbeck.deployment import flower, supervisor
 
+    log_options.begin_daemon(log_format, log_level)
     processes = flower.supernode(
         site, folder or site / "supernode", superlink=superlink, ca=ca, key=key, runtime_port=runtime_port, delay=delay
     )
