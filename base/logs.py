@@ -102,6 +102,11 @@ def begin(logs: Logs) -> None:
     flower.setLevel(logging.ERROR)
 
 
+def begin_daemon(log_format: LogFormat, level: LogLevel) -> None:
+    """Log as a command that runs on its own is told by its options."""
+    begin(Logs(format=log_format, level=level, daemon=True))
+
+
 def current() -> Logs | None:
     """How this process logs, for processes that it starts; None if nobody has said."""
     return next((handler.logs for handler in _own_handlers()), None)

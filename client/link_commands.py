@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from limbeck.base import log_options
-from limbeck.base.log_options import FormatOption, LevelOption
+from limbeck.base import logs
 from limbeck.base.logs import LogFormat, LogLevel
 
 app = typer.Typer(
@@ -21,6 +20,11 @@ app = typer.Typer(
     """,
     no_args_is_help=True,
 )
+
+FormatOption = Annotated[
+    LogFormat, typer.Option("--log-format", help="How the log is written: text, or json for one object per line.")
+]
+LevelOption = Annotated[LogLevel, typer.Option("--log-level", help="The least important entries of the log.")]
 
 
 @app.command()
@@ -46,7 +50,7 @@ def run(
     from limbeck.client import link
     from limbeck.client.site import Site
 
-    log_options.begin_daemon(log_format, log_level)
+    logs.begin_daemon(log_format, log_level)
     link.run(Site(site.parent if site.name == "site.toml" else site), until_finished=until_finished)
 
 

@@ -9,9 +9,8 @@ from typing import Annotated
 
 import typer
 
-from limbeck.base import log_options
+from limbeck.base import logs
 from limbeck.base.errors import DataError, SettingError
-from limbeck.base.log_options import FormatOption, LevelOption
 from limbeck.base.logs import LogFormat, LogLevel
 
 app = typer.Typer(
@@ -25,6 +24,11 @@ app = typer.Typer(
     """,
     no_args_is_help=True,
 )
+
+FormatOption = Annotated[
+    LogFormat, typer.Option("--log-format", help="How the log is written: text, or json for one object per line.")
+]
+LevelOption = Annotated[LogLevel, typer.Option("--log-level", help="The least important entries of the log.")]
 
 
 @app.command()
@@ -133,7 +137,7 @@ def serve(
     from limbeck.client import serving
     from limbeck.protos.teacher import Inputs
 
-    log_options.begin_daemon(log_format, log_level)
+    logs.begin_daemon(log_format, log_level)
     if (onnx, sklearn, model).count(None) != 2:
         raise SettingError("Expected exactly one of --onnx, --sklearn and --model.")
     kinds = [kind.value for kind in Inputs]

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from limbeck.base import log_options
+from limbeck.base import logs
 from limbeck.base.errors import DataError
-from limbeck.base.log_options import FormatOption, LevelOption
 from limbeck.base.logs import LogFormat, LogLevel
 from limbeck.base.printable import printable
 from limbeck.deployment.defaults import RUNTIME_PORT
@@ -29,6 +28,11 @@ Folder = Annotated[
     Path, typer.Option("--folder", metavar="DIR", help="The folder for database, logs and secrets of this side.")
 ]
 Ca = Annotated[Path, typer.Option(metavar="FILE", help="The authority's certificate (PEM).")]
+
+FormatOption = Annotated[
+    LogFormat, typer.Option("--log-format", help="How the log is written: text, or json for one object per line.")
+]
+LevelOption = Annotated[LogLevel, typer.Option("--log-level", help="The least important entries of the log.")]
 
 
 @app.command("superlink")
@@ -51,7 +55,7 @@ def superlink(
     """
     from limbeck.deployment import flower, supervisor
 
-    log_options.begin_daemon(log_format, log_level)
+    logs.begin_daemon(log_format, log_level)
     tls = flower.Tls(ca=ca, certificate=certificate, key=key)
     processes = flower.superlink(folder, host=host, port=port, tls=tls)
     flower.connect(folder, address=f"{flower.reached_at(host, certificate)}:{port}", ca=ca)
@@ -102,7 +106,7 @@ def supernode(
     """
     from limbeck.deployment import flower, supervisor
 
-    log_options.begin_daemon(log_format, log_level)
+    logs.begin_daemon(log_format, log_level)
     processes = flower.supernode(
         site, folder or site / "supernode", superlink=superlink, ca=ca, key=key, runtime_port=runtime_port, delay=delay
     )

@@ -8,9 +8,13 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from limbeck.base import log_options
-from limbeck.base.log_options import FormatOption, LevelOption
+from limbeck.base import logs
 from limbeck.base.logs import LogFormat, LogLevel
+
+FormatOption = Annotated[
+    LogFormat, typer.Option("--log-format", help="How the log is written: text, or json for one object per line.")
+]
+LevelOption = Annotated[LogLevel, typer.Option("--log-level", help="The least important entries of the log.")]
 
 
 def serve(
@@ -29,7 +33,7 @@ def serve(
     """
     from limbeck.server import serve as serving
 
-    log_options.begin_daemon(log_format, log_level)
+    logs.begin_daemon(log_format, log_level)
     signal.signal(signal.SIGTERM, _interrupt)
     folder = serving.serve(plan, settings)
     print(f"Student: {folder / 'student'}\nRecord:  {folder / 'record.json'}")
