@@ -1,9 +1,9 @@
 """Arrays of inputs: their scale and the order of their axes, the same for sites, the coordinator and whoever uses the student.
 
 One rule holds for whoever brings records to the form of public inputs: what becomes of a record depends on that record and on the public
-inputs alone, whatever array it comes in.
+inputs alone, whatever array it comes in. Torch is not needed here, so that a student can be used without it.
 
-Shape legend: N samples, C channels, H and W height and width, D features.
+Shape legend: N samples.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from contextlib import suppress
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from limbeck.base.errors import DataError
 from limbeck.inputs import tables
@@ -34,22 +32,6 @@ def unit_scale(x_N: NDArray[np.generic]) -> NDArray[np.float32]:
     scale = np.float32(255 if x_N.dtype == np.uint8 else 1)
     with np.errstate(over="ignore"):
         return (x_N.astype(np.float32) / scale).astype(np.float32)
-
-
-def tensors(x_N: NDArray[np.generic]) -> Tensor:
-    """Inputs as nets take them: bytes become [0, 1], floats stay; grey images get a channel, colour images channels first.
-
-    (N, D) rows stay; (N, H, W) becomes (N, 1, H, W), (N, H, W, C) becomes (N, C, H, W).
-
-    Raises: DataError for any other shape.
-    """
-    if x_N.ndim not in {2, 3, 4}:
-        raise DataError(f"Expected rows (N, D) or images (N, H, W) or (N, H, W, C), got shape {x_N.shape}.")
-    # A number too large for float32 becomes infinite, and the gradient of its record zero.
-    values = torch.from_numpy(unit_scale(x_N))
-    if x_N.ndim == 3:
-        return values.unsqueeze(1)
-    return values.permute(0, 3, 1, 2).contiguous() if x_N.ndim == 4 else values
 
 
 def check_shape(shape: Sequence[int], public_x: NDArray[np.generic], what: str) -> None:

@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from limbeck.base.errors import DataError, SettingError
@@ -175,6 +174,7 @@ def _hugging_face(path: Path, tokens: int) -> Encoder:
     # Read when the libraries are first imported. Local paths need no network; this forbids it explicitly.
     os.environ["HF_HUB_OFFLINE"] = "1"
     try:
+        import torch
         from tokenizers import Tokenizer
         from transformers import AutoModel
         from transformers.utils import logging as chatter

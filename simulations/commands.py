@@ -11,15 +11,9 @@ import typer
 from rich.markup import escape
 
 from limbeck.base.errors import SettingError
-from limbeck.base.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
-
-    from limbeck.simulations.metrics import Metrics
-
-CLIENTS_SHOWN = 20
 
 
 def _complete_scenario(incomplete: str) -> list[str]:
@@ -63,7 +57,7 @@ def simulate(
     """
     from rich.console import Console
 
-    from limbeck.simulations import run
+    from limbeck.simulations import run, summary
     from limbeck.simulations.finished import new_folder
     from limbeck.simulations.scenario import load
 
@@ -85,7 +79,7 @@ def simulate(
             return
         with _hint(console, out):
             metrics = run.simulate(settings, out, carrier=carrier, sites=sites, console=console)
-    _summary(console, metrics)
+    summary.show(console, metrics)
     console.print(f"Report: {escape(str(out / 'report.html'))}\nRun:    {escape(str(out))}", highlight=False, soft_wrap=True)
 
 
@@ -158,74 +152,3 @@ def report(folder: Annotated[Path, typer.Argument(help="The folder of a finished
     from limbeck.simulations import report as pages
 
     print(pages.build(folder))
-
-
-def _summary(console: Console, run: Metrics) -> None:
-    table = _table("Accuracy and bytes", "", "accuracy %", "sparsity %", "clients", "kB up", "kB down")
-    accuracies = run.teacher_accuracies
-    if accuracies:
-        table.add_row(
-            "teachers alone",
-            f"{min(accuracies):.1%} to {max(accuracies):.1%}".replace("%", ""),
-            "",
-            str(len(accuracies)),
-            "",
-            "",
-        )
-    table.add_row("pool (public inputs)", f"{100 * run.pool.accuracy:.1f}", "", "", "", "")
-    for stage in run.stages:
-        table.add_row(
-            f"student, stage {stage.stage + 1}",
-            f"{100 * stage.sparse_accuracy:.1f}",
-            f"{100 * stage.sparsity:.1f}",
-            str(stage.clients),
-            f"{stage.bytes_up / 1000:.1f}",
-            f"{stage.bytes_down / 1000:.1f}",
-        )
-        if stage.dense_accuracy is not None:
-            table.add_row("  dense control", f"{100 * stage.dense_accuracy:.1f}", "0.0", "", "", "")
-    console.print(table)
-    table = _table("Clients", "client", "records", "alone %", "epsilon", "budget", "kB up", "kB down", "status")
-    shown = [client for index, client in enumerate(run.clients) if index < CLIENTS_SHOWN or client.reason]
-    for client in shown:
-        table.add_row(
-            escape(printable(client.site)),
-            str(client.records),
-            f"{100 * client.teacher_accuracy:.1f}" if client.teacher_accuracy is not None else "-",
-            f"{client.epsilon:.3f}" if client.epsilon is not None else "no DP guarantee",
-            f"{client.budget_epsilon:g}",
-            f"{client.bytes_up / 1000:.1f}",
-            f"{client.bytes_down / 1000:.1f}",
-            escape(printable(client.reason or client.status)),
-        )
-    console.print(table)
-    if len(shown) < len(run.clients):
-        console.print(
-            f"{len(run.clients) - len(shown)} more clients, none of them left out: see the report.", highlight=False
-        )
-    first = run.clients[0]
-    seeded = "; noise is SEEDED, no guarantee holds" if run.noise == "UnsafeSeeded" else ""
-    console.print(
-        f"epsilon at delta = {first.delta:g}, unit: {first.unit}, adjacency: {first.adjacency}, by PLD{seeded}.",
-        highlight=False,
-    )
-    if run.sites_without_guarantee:
-        console.print(
-            f"[bold red]No DP guarantee[/bold red] for the records of {escape(', '.join(run.sites_without_guarantee))}: answers of a"
-            " black-box teacher left there.",
-            highlight=False,
-            soft_wrap=True,
-        )
-    phases = ", ".join(f"{name} {value:.1f}" for name, value in run.seconds.items())
-    console.print(f"Seconds: {phases}.", highlight=False)
-
-
-def _table(title: str, *columns: str) -> Table:
-    """A table that fits 80 columns."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 or column == "status" else "right")
-    return table

@@ -1,13 +1,15 @@
 """The metrics of a finished run: what `metrics.json` in its folder holds, written and read here and nowhere else.
 
-Field names are the keys of the file; the file of limbeck 0.1.0 is read as it is. Reading is strict: an unknown key, a missing one or a
-value of another type is an error that names file and key.
+Field names are the keys of the file; the file of limbeck 0.1.0, which has accuracies alone, is read as it is: what it does not say has a
+default. Reading is strict: an unknown key, a missing one or a value of another type is an error that names file and key.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,6 +18,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 from limbeck.base.errors import RunError
 from limbeck.base.files import write_durably
 from limbeck.base.settings import Strict, explain
+from limbeck.server.scores import FIGURES, Scores
 from limbeck.simulations.scenario import Scenario
 
 FILE = "metrics.json"
@@ -25,6 +28,35 @@ Bytes = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
 Phase = Literal["prepare", "run", "agree", "teach", "answers", "distil", "export", "total"]
+
+
+class Quality(Strict):
+    """One classifier by the same measures, on the same inputs, as every other: all figures of a column compare like with like."""
+
+    test: Scores | None = None
+    """On the test set; None if it cannot be known, or in a file of 0.1.0."""
+    public: Scores | None = None
+    """On the public inputs, whose labels only the simulation knows; None as for `test`."""
+    why: str = ""
+    """Why one of them cannot be known; empty if both are."""
+
+    @property
+    def whole(self) -> Quality:
+        """The same without details by class."""
+        test, public = (None if scores is None else scores.whole for scores in (self.test, self.public))
+        return Quality(test=test, public=public, why=self.why)
+
+
+class OwnInputs(Strict):
+    """The part of the test set that comes from one natural site: what the federation is worth to that site."""
+
+    majority: Scores
+    """Knowing nothing but how frequent each class is among these inputs."""
+    teacher: Scores | None
+    """The site's own teacher; None if it has none to test."""
+    pool: Scores | None
+    """All sites' answers pooled; None if they cannot be known."""
+    student: Scores
 
 
 class PlanMetrics(Strict):
@@ -101,6 +133,10 @@ class ClientMetrics(Strict):
     """(classes,) noisy records of each class, as it released them; None if it released none."""
     record_count: int | None
     """Noisy number of records, as it released it; None if it released none."""
+    teacher: Quality = Quality()
+    """Its teacher alone, without details by class. Known to the simulation only."""
+    own: OwnInputs | None = None
+    """Test inputs of this site, without details by class; None without natural sites, or if none of the test inputs is its own."""
 
 
 class PoolMetrics(Strict):
@@ -108,6 +144,9 @@ class PoolMetrics(Strict):
 
     accuracy: Accuracy
     """On the public inputs, from 0 to 1."""
+    quality: Quality = Quality()
+    """On test inputs: the sites' teachers there, softened, truncated, encoded and pooled as the answers to public inputs were. Known to the
+    simulation only."""
 
 
 class StageSeconds(Strict):
@@ -143,6 +182,12 @@ class StageMetrics(Strict):
     """The student on the test set, from 0 to 1."""
     dense_accuracy: Accuracy | None
     """The dense control on the test set, from 0 to 1; None without a control."""
+    pool: Quality = Quality()
+    """Pooled answers, without details by class."""
+    sparse: Quality = Quality()
+    """The student, without details by class."""
+    dense: Quality | None = None
+    """The dense control, without details by class; None without a control."""
 
 
 class StudentBytes(Strict):
@@ -169,6 +214,10 @@ class StudentMetrics(Strict):
     """The dense control on the test set, from 0 to 1; None without a control."""
     confusion: tuple[tuple[Count, ...], ...]
     """(true class, predicted class): inputs of the test set."""
+    quality: Quality = Quality()
+    """The finished student."""
+    dense: Quality | None = None
+    """The dense control; None without a control."""
 
 
 class Metrics(Strict):
@@ -199,6 +248,13 @@ class Metrics(Strict):
     seconds: Mapping[Phase, Seconds]
     """Wall-clock seconds of each phase that the run went through, in this order. "run" is all of the coordinator's phases together with
     starting and stopping the sites; "total" adds "prepare", which a resumed run does not repeat. Measuring is not included."""
+    majority: Quality = Quality()
+    """Knowing nothing but how frequent each class is: what any classifier has to beat."""
+    central: Quality | None = None
+    """One teacher of the plan's kind, trained on all sites' records together with the plan's noise, so at the same epsilon. It never leaves
+    the simulation, so no ledger is charged for it. None if the scenario does not ask for it."""
+    without_privacy: Quality | None = None
+    """The same teacher without noise; it never leaves the simulation either. None if the scenario does not ask for it."""
 
     @model_validator(mode="after")
     def _fit_together(self) -> Metrics:
@@ -224,6 +280,92 @@ class Metrics(Strict):
     def teacher_accuracies(self) -> tuple[float, ...]:
         """Accuracy of each teacher alone on the test set, from 0 to 1, for the sites that have a teacher to test."""
         return tuple(client.teacher_accuracy for client in self.clients if client.teacher_accuracy is not None)
+
+    @property
+    def main(self) -> Main:
+        """The measure to look at first: accuracy, or balanced accuracy if a class has less than half of an equal share of the test set."""
+        test = self.majority.test
+        return "balanced_accuracy" if test is not None and test.unbalanced else "accuracy"
+
+    @property
+    def best_site(self) -> ClientMetrics | None:
+        """The site whose teacher alone is best by `main` on the test set; None if no teacher was tested."""
+        return self._ordered[-1] if self._ordered else None
+
+    @property
+    def worst_site(self) -> ClientMetrics | None:
+        """The site whose teacher alone is worst by `main` on the test set; None if no teacher was tested."""
+        return self._ordered[0] if self._ordered else None
+
+    @property
+    def _ordered(self) -> list[ClientMetrics]:
+        tested = [(client.teacher.test, client) for client in self.clients]
+        known = [(test.figures[self.main] or 0.0, client) for test, client in tested if test is not None]
+        return [client for _, client in sorted(known, key=lambda pair: pair[0])]
+
+    @property
+    def comparison(self) -> tuple[Compared, ...]:
+        """What is compared, from knowing nothing to the student: the rows of every table. Empty for a file of 0.1.0."""
+        if self.majority.test is None:
+            return ()
+        named: list[tuple[Role, str, Quality | None]] = [("majority", "majority class", self.majority)]
+        if self.worst_site is not None and self.best_site is not None:
+            named += [
+                ("worst site", f"worst site ({self.worst_site.site})", self.worst_site.teacher),
+                ("mean site", "mean of sites", None),
+                ("best site", f"best site ({self.best_site.site})", self.best_site.teacher),
+            ]
+        named += [
+            ("central", "central DP", self.central),
+            ("without privacy", "central, no privacy", self.without_privacy),
+            ("pool", "pool", self.pool.quality),
+            ("dense", "dense control", self.student.dense),
+            ("student", "student", self.student.quality),
+        ]
+        teachers = [client.teacher for client in self.clients]
+        rows = []
+        for role, label, quality in named:
+            if role == "mean site":
+                test = _mean([teacher.test for teacher in teachers])
+                rows.append(Compared(role, label, test, _mean([teacher.public for teacher in teachers]), ""))
+            elif quality is not None:
+                rows.append(Compared(role, label, _figures(quality.test), _figures(quality.public), quality.why))
+        return tuple(rows)
+
+
+Role = Literal["majority", "worst site", "mean site", "best site", "central", "without privacy", "pool", "dense", "student"]
+Main = Literal["accuracy", "balanced_accuracy"]
+Figures = Mapping[str, float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One row of what is compared.
+
+    - role: what it is.
+    - label: the same for people.
+    - test, public: `limbeck.server.scores.FIGURES` on the test set and on the public inputs; empty if they cannot be known.
+    - why: why one of them cannot be known.
+    """
+
+    role: Role
+    label: str
+    test: Figures
+    public: Figures
+    why: str
+
+
+def _figures(scores: Scores | None) -> Figures:
+    return scores.figures if scores is not None else {}
+
+
+def _mean(several: Sequence[Scores | None]) -> Figures:
+    """The mean of each figure over the classifiers that have it."""
+    means = {}
+    for name in FIGURES:
+        known = [value for scores in several if scores is not None and (value := scores.figures[name]) is not None]
+        means[name] = statistics.fmean(known) if known else None
+    return means if any(scores is not None for scores in several) else {}
 
 
 def write(metrics: Metrics, folder: Path) -> Path:

@@ -8,7 +8,8 @@ RUN/sites/site-00/    site.toml, policy.toml, records.npz or records.csv; later 
                       black-box one
 RUN/cache/            features of public inputs
 RUN/server/           what the coordinator writes
-RUN/truth.npz         what only the simulation knows: labels of the public inputs, the test set, the partition
+RUN/truth.npz         what only the simulation knows: labels of the public inputs, the test set and its sites, the partition
+RUN/central/          teachers of all records together, to compare with
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ def prepare(
         public_y=dataset.public_y,
         test_x=dataset.test_x,
         test_y=dataset.test_y,
+        test_sites=_test_sites(scenario, dataset),
         class_names=np.array(dataset.class_names),
         counts=partition.counts(parts, dataset.private_y, classes),
     )
@@ -142,6 +144,16 @@ def _partition(scenario: Scenario, dataset: data.DataSet) -> partition.Partition
                     f"partition.kind = 'natural': expected a data set with natural sites, got {dataset.name}."
                 )
             return partition.Natural(groups_N=dataset.groups)
+
+
+def _test_sites(scenario: Scenario, dataset: data.DataSet) -> NDArray[np.int64]:
+    """The site that each test input comes from, in the order of the sites; -1 if from none."""
+    nowhere = np.full(len(dataset.test_y), -1, np.int64)
+    if scenario.partition.kind != "natural" or dataset.groups is None or dataset.test_groups is None:
+        return nowhere
+    for index, group in enumerate(np.unique(dataset.groups)):
+        nowhere[dataset.test_groups == group] = index
+    return nowhere
 
 
 def _is_black_box(scenario: Scenario, index: int) -> bool:

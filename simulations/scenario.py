@@ -17,6 +17,8 @@ from limbeck.plans.settings import Count, Positive
 from limbeck.protos.teacher import Inputs, kind_of
 from limbeck.simulations.data import KNOWN, DataSet
 
+# Features that take no time to compute.
+CHEAP_FEATURES = ("rows", "pixels")
 SHIPPED = Path(__file__).parent / "scenarios"
 
 
@@ -79,6 +81,17 @@ class RunSettings(settings.RunSettings):
     workers: Count | None = None
 
 
+class CompareSettings(Strict):
+    """What a run is compared with: teachers that no site could train. They never leave the simulation, and no ledger is charged for them.
+
+    central: one teacher of the plan's kind, trained on all sites' records together, with the plan's noise. without_privacy: the same
+    without noise; by default for linear teachers on rows and pixels, where it takes seconds.
+    """
+
+    central: bool = True
+    without_privacy: bool | None = None
+
+
 class Scenario(settings.PlanTables):
     """All settings of a simulation: those of a plan, and what is simulated. `Scenario.load` reads one."""
 
@@ -89,6 +102,7 @@ class Scenario(settings.PlanTables):
     privacy: PrivacySettings
     student: StudentSettings = StudentSettings()
     run: RunSettings = RunSettings()
+    compare: CompareSettings = CompareSettings()
 
     @classmethod
     def load(cls, which: str | Path, overrides: Sequence[str] = ()) -> Scenario:
@@ -100,6 +114,12 @@ class Scenario(settings.PlanTables):
         Raises: SettingError, naming every problem.
         """
         return load(which if isinstance(which, str) else str(which.absolute()), overrides)
+
+    @property
+    def without_privacy(self) -> bool:
+        """Whether a teacher without privacy is trained to compare with."""
+        cheap = self.teacher.kind == "linear" and self.teacher.features in CHEAP_FEATURES
+        return cheap if self.compare.without_privacy is None else self.compare.without_privacy
 
     @property
     def black_box_draws(self) -> int | None:

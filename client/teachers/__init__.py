@@ -17,7 +17,7 @@ from limbeck.base.errors import DataError, LimbeckError
 from limbeck.base.progress import Progress
 from limbeck.client.noise import Noise
 from limbeck.client.teachers.architectures import Factory
-from limbeck.inputs import arrays
+from limbeck.inputs.tensors import tensors
 from limbeck.plans.schema import CUSTOM, LinearTeaching, NetTeaching, Teaching, VotesTeaching
 
 
@@ -58,7 +58,7 @@ def check(teaching: Teaching, public_x: NDArray[np.generic], *, classes: int, fa
         case NetTeaching():
             from limbeck.client.teachers import architectures, kit
 
-            shape = tuple(arrays.tensors(public_x[:1]).shape[1:])
+            shape = tuple(tensors(public_x[:1]).shape[1:])
             net = architectures.build(teaching.architecture, shape, classes, factory)
             if teaching.architecture == CUSTOM:
                 kit.require_sound(net, shape, classes)

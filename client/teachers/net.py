@@ -24,7 +24,7 @@ from limbeck.client.teachers.architectures import Factory, Shape
 from limbeck.client.teachers.gradients import Engine, engine
 from limbeck.client.teachers.linear import saturated, weights_of
 from limbeck.client.teachers.stored import write
-from limbeck.inputs.arrays import tensors
+from limbeck.inputs.tensors import tensors
 from limbeck.plans.schema import CUSTOM, NetTeaching
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ PREDICT_BATCH = 512
 
 
 class Net:
-    """A trained net, no layer of which mixes records. shape: of one input, as `inputs.arrays.tensors` returns it."""
+    """A trained net, no layer of which mixes records. shape: of one input, as `inputs.tensors.tensors` returns it."""
 
     def __init__(self, architecture: str, shape: Shape, classes: int, net: nn.Module) -> None:
         self.architecture, self.shape, self.classes, self.net = architecture, shape, classes, net

@@ -24,6 +24,7 @@ class DataSet:
     - public_y: known to the simulation only, for metrics.
     - groups: the natural site of each private record; None if there are no natural sites.
     - group_names: names of those sites.
+    - test_groups: the natural site of each test input, in the same numbers; None if that is not known.
     - encoding: makes rows of a table; fitted on public data.
     - records: how a site reads its table.
     """
@@ -38,6 +39,7 @@ class DataSet:
     class_names: tuple[str, ...]
     groups: Labels | None = None
     group_names: tuple[str, ...] | None = None
+    test_groups: Labels | None = None
     encoding: Encoding | None = None
     records: RecordSettings | None = None
     licence: str

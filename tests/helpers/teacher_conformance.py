@@ -26,7 +26,8 @@ from limbeck.client.noise import Noise, SystemEntropy, UnsafeSeeded
 from limbeck.client.teachers import architectures, gradients, linear
 from limbeck.client.teachers.architectures import Factory
 from limbeck.client.teachers.net import Net
-from limbeck.inputs import arrays, encoders, features
+from limbeck.inputs import encoders, features
+from limbeck.inputs.tensors import tensors
 from limbeck.plans import accounting
 from limbeck.plans.schema import LinearTeaching, NetTeaching
 from limbeck.simulations import data
@@ -345,7 +346,7 @@ def _plain_loop(case: Case, teaching: LinearTeaching | NetTeaching, n: int, tape
         inputs = _linear_inputs(case, x_N)[0].double()
         parameters = [torch.zeros(10, inputs.shape[1], dtype=torch.float64)]
     else:
-        inputs, net = arrays.tensors(x_N), _net(case).train()
+        inputs, net = tensors(x_N), _net(case).train()
         parameters = [parameter.detach() for parameter in net.parameters()]
     velocity = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in parameters]
     kept = []
@@ -399,7 +400,7 @@ def _learning(case: Case) -> float:
 
 def _net(case: Case) -> nn.Module:
     assert isinstance(case.teaching, NetTeaching)
-    shape = tuple(arrays.tensors(case.public()).shape[1:])
+    shape = tuple(tensors(case.public()).shape[1:])
     return architectures.build(case.teaching.architecture, shape, 10, case.factory)
 
 
@@ -419,7 +420,7 @@ def _sums(case: Case, x_N: Inputs, labels: Tensor, clip: float) -> list[Tensor]:
         x_ND, weight = _linear_inputs(case, x_N)
         return [linear.clipped_sum(weight, x_ND, linear.norms(x_ND), labels, clip, weight_K)]
     own = gradients.engine(_net(case), trusted=case.factory is None, opacus=case.opacus, class_weight_K=weight_K)
-    return own.clipped_sums(arrays.tensors(x_N), labels, clip)
+    return own.clipped_sums(tensors(x_N), labels, clip)
 
 
 def _oracle(case: Case, x_N: Inputs, labels: Tensor, clip: float) -> tuple[list[Tensor], list[float]]:
@@ -431,7 +432,7 @@ def _oracle(case: Case, x_N: Inputs, labels: Tensor, clip: float) -> tuple[list[
     else:
         net = _net(case)
         parameters = list(net.parameters())
-        inputs = arrays.tensors(x_N)
+        inputs = tensors(x_N)
         losses = [nn.functional.cross_entropy(net(inputs[i : i + 1]), labels[i : i + 1]) for i in range(len(labels))]
     totals, norms = [torch.zeros_like(parameter) for parameter in parameters], []
     for loss, label in zip(losses, labels, strict=True):

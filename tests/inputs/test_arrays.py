@@ -7,6 +7,7 @@ import pytest
 
 from limbeck.base.errors import DataError
 from limbeck.inputs import arrays
+from limbeck.inputs.tensors import tensors
 
 
 def test_bytes_are_divided_by_255_and_other_numbers_stay() -> None:
@@ -21,8 +22,8 @@ def test_bytes_are_divided_by_255_and_other_numbers_stay() -> None:
 
 def test_images_get_their_channel_first_and_rows_stay() -> None:
     colour = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5)
-    assert np.array_equal(arrays.tensors(colour).numpy(), arrays.unit_scale(colour).transpose(0, 3, 1, 2))
-    assert np.array_equal(arrays.tensors(colour[..., 0]).numpy(), arrays.unit_scale(colour[..., 0])[:, None])
-    assert np.array_equal(arrays.tensors(colour[:, 0, 0]).numpy(), arrays.unit_scale(colour[:, 0, 0]))
+    assert np.array_equal(tensors(colour).numpy(), arrays.unit_scale(colour).transpose(0, 3, 1, 2))
+    assert np.array_equal(tensors(colour[..., 0]).numpy(), arrays.unit_scale(colour[..., 0])[:, None])
+    assert np.array_equal(tensors(colour[:, 0, 0]).numpy(), arrays.unit_scale(colour[:, 0, 0]))
     with pytest.raises(DataError, match=r"got shape \(2,\)"):
-        arrays.tensors(colour[:, 0, 0, 0])
+        tensors(colour[:, 0, 0, 0])

@@ -21,7 +21,8 @@ from limbeck.base.errors import LimbeckError, SettingError, WireError
 from limbeck.client.teachers import architectures
 from limbeck.client.teachers import linear as linear_teacher
 from limbeck.client.teachers.votes import vote
-from limbeck.inputs import arrays, features
+from limbeck.inputs import features
+from limbeck.inputs.tensors import tensors
 from limbeck.plans import checks
 from limbeck.plans.schema import (
     ARCHITECTURES,
@@ -389,7 +390,7 @@ def test_what_goes_with_public_inputs_by_these_checks_can_be_made_for_them(shape
             assert features.compute(name, x_N).shape[1] > 0
     for name in set(ARCHITECTURES) - {CUSTOM}:
         if fits(replace(PLAN, teaching=replace(MLP, architecture=name))):
-            tensor = arrays.tensors(x_N)
+            tensor = tensors(x_N)
             assert architectures.build(name, tuple(tensor.shape[1:]), 10)(tensor).shape == (20, 10)
 
 

@@ -50,12 +50,24 @@ def at(content: Json, path: Sequence[str | int]) -> dict[str, Json]:
     return content
 
 
+def without_what_is_new(content: Json, old: Json) -> Json:
+    """Content without the keys that an older file lacks."""
+    if isinstance(content, dict) and isinstance(old, dict):
+        return {key: without_what_is_new(value, old[key]) for key, value in content.items() if key in old}
+    if isinstance(content, list) and isinstance(old, list):
+        return [without_what_is_new(value, earlier) for value, earlier in zip(content, old, strict=True)]
+    return content
+
+
 PATHS = list(fields(stored()))
 
 
 def test_a_file_of_0_1_0_is_read_and_written_as_it_was(tmp_path: Path) -> None:
     measured = metrics.read(write(stored(), tmp_path))
-    assert json.loads(metrics.write(measured, tmp_path / "again").read_text()) == stored()
+    again = json.loads(metrics.write(measured, tmp_path / "again").read_text())
+    assert without_what_is_new(again, stored()) == stored()
+    assert measured.comparison == ()
+    assert (measured.best_site, measured.main) == (None, "accuracy")
 
 
 def test_what_is_read_is_what_the_file_says(tmp_path: Path) -> None:
@@ -89,7 +101,9 @@ def test_an_unknown_key_is_named_with_the_known_ones_of_its_table(path: tuple[st
     table = at(content, path)
     known = ", ".join(table)
     table["new_key"] = 1
-    with pytest.raises(RunError, match=rf"{'.'.join(map(str, (*path, 'new_key')))}: unknown key; known are {known}\.$"):
+    with pytest.raises(
+        RunError, match=rf"{'.'.join(map(str, (*path, 'new_key')))}: unknown key; known are {known}(, [a-z_, ]+)?\.$"
+    ):
         metrics.read(write(content, tmp_path))
 
 
