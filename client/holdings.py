@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from limbeck.base.errors import DataError, SettingError
 from limbeck.base.progress import Progress
 from limbeck.client import records
-from limbeck.client.records import InputKind, RecordSettings
+from limbeck.client.records import RecordSettings
 from limbeck.inputs import encoders
 from limbeck.inputs.transfer_set import LARGEST, LARGEST_INPUT, digest, read_arrays, read_headers
+from limbeck.plans.schema import InputKind
 
 
 @dataclass(frozen=True, slots=True)

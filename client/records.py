@@ -40,6 +40,7 @@ from limbeck.inputs.dialects import Dialect
 from limbeck.inputs.encodings import EncoderEncoding, Encoding
 from limbeck.inputs.labels import LabelRule
 from limbeck.inputs.transfer_set import KINDS, read_arrays, read_headers
+from limbeck.plans.schema import InputKind
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +50,6 @@ NO_LABEL = -1
 NAMED = 5
 Progress = progress.Progress
 Arrays = tuple[NDArray[np.generic], NDArray[np.int64]]
-# What the public inputs are, as plans declare it: see `limbeck.plans.schema.InputKind`.
-InputKind = Literal["bytes", "unit", "numbers"]
 READER = "a function (folder) -> inputs, labels"
 
 
@@ -403,7 +402,7 @@ def find(
     """
     _check_source(settings)
     rule = labels.label_rule(settings.classes, class_names, classes)
-    unit_images = public_x.ndim >= 3 and kind == "unit" if kind is not None else arrays.holds_unit_images(public_x)
+    unit_images = public_x.ndim >= 3 and kind is InputKind.UNIT if kind is not None else arrays.holds_unit_images(public_x)
     tally = _Tally()
     if settings.reader is not None:
         source = settings.reader

@@ -27,6 +27,7 @@ from limbeck.client import records
 from limbeck.client.records import RecordSettings
 from limbeck.inputs import encodings, tables
 from limbeck.inputs import images as image_files
+from limbeck.plans.schema import InputKind
 
 Arrays = tuple[NDArray[np.generic], NDArray[np.int64]]
 BYTES, FLOATS = np.zeros((0, 8, 8), np.uint8), np.zeros((0, 8, 8), np.float32)
@@ -493,7 +494,7 @@ def test_an_image_from_0_to_255_is_the_same_whatever_array_it_comes_in(
 def test_rows_have_no_scale_but_their_own(tmp_path: Path) -> None:
     """That public rows lie between 0 and 1 says nothing about those of others."""
     np.savez(tmp_path / "r.npz", x=np.array([[0, 300], [1, 0]], np.int64), y=[0, 1])
-    x_N, _ = records.read(RecordSettings(path="r.npz"), tmp_path, 2, UNIT[:, 0, :2], kind="unit")
+    x_N, _ = records.read(RecordSettings(path="r.npz"), tmp_path, 2, UNIT[:, 0, :2], kind=InputKind.UNIT)
     assert x_N.tolist() == [[0, 300], [1, 0]]
 
 
