@@ -213,6 +213,37 @@ def verify_ledger(
     print(f"{len(book.rows)} rows, head {book.head}")
 
 
+def backup(
+    site: Annotated[Path, typer.Argument(metavar="SITE", help="A site's folder. Its daemon may be running.")],
+    out: Annotated[
+        Path, typer.Option(metavar="PATH", help="The folder to make, or a file that ends in .tar, .tar.gz or .tgz.")
+    ],
+) -> None:
+    """Copy a site's ledger, its head and its transcript together, check the copy, and print the head for you to note elsewhere.
+
+    The copy is of one moment, also while the daemon runs. Nothing is overwritten, and neither records nor keys are copied. To use it:
+    `limbeck ledger restore`, which refuses a backup that is older than what was spent.
+
+    \b
+    Examples:
+      limbeck backup federation/sites/north --out /backup/north-2026-03-01
+      limbeck backup federation/sites/north --out /backup/north.tar.gz
+    """
+    from datetime import UTC, datetime
+
+    from limbeck.client import backup as backups
+    from limbeck.client.site import Site
+
+    made = backups.make(Site(site), out, now=datetime.now(UTC))
+    print(f"{made.path}: a ledger of {len(made.book.rows)} rows and {made.messages} messages, read again and found whole.")
+    for line in cost_in_words(made.book)[:1]:
+        print(line)
+    print(
+        "Note the head where this machine cannot write; without it nobody can tell later whether this backup is the newest:"
+    )
+    print(made.book.head)
+
+
 SitePath = Annotated[Path, typer.Argument(metavar="SITE", help="A site's folder. Its daemon must not be running.")]
 
 
