@@ -1,8 +1,9 @@
 """A backup of a site's privacy account: ledger, head and transcript of one moment, taken while the site's daemon may be running.
 
 The order makes it one moment. A line of the transcript names a state of the ledger that was durable before the line was written; so the
-transcript is copied first, up to its last whole line, and the ledger is read after it: whatever the one names is in the other. Before the backup gets its name, the copy is read again: the ledger's chain and head, every line of the transcript with the bytes
-that left, and that the one holds all that the other names.
+transcript is copied first, up to its last whole line, and the ledger is read after it: whatever the one names is in the other. Before the
+backup gets its name, the copy is read again: the ledger's chain and head, every line of the transcript with the bytes that left, and that
+the one holds all that the other names.
 
 Nothing else of the site is copied: no record, no key, and not what the site notes about its ledger elsewhere (`limbeck.client.witness`),
 which is what reveals that a backup is older than what was spent. A backup is for `limbeck ledger restore`.
