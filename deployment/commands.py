@@ -254,7 +254,7 @@ def _show(console: Console, run: Status) -> None:
 def _show_superlink(console: Console, superlink: SuperLinkStatus) -> None:
     from rich.text import Text
 
-    from limbeck.base.listing import listing
+    from limbeck.base.listing import Cell, listing
     from limbeck.deployment import status as statuses
 
     if superlink.error:
@@ -263,7 +263,7 @@ def _show_superlink(console: Console, superlink: SuperLinkStatus) -> None:
     details = f", {superlink.details}" if superlink.details else ""
     line = f"SuperLink: run {superlink.run} is {superlink.state}{details}; {superlink.online} of {len(superlink.nodes)} nodes online."
     console.print(Text(printable(line), style="bold red" if superlink.failed else ""), soft_wrap=True)
-    rows = [
+    rows: list[list[Cell]] = [
         [
             printable(node.name),
             Text(printable(node.state), style=NODE_STYLES.get(node.state, "")),

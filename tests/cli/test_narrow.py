@@ -13,6 +13,7 @@ from helpers import sites
 from limbeck.cli.main import app
 from limbeck.client import ledger as ledgers
 from limbeck.client.app import respond
+from limbeck.client.site import Site
 from limbeck.deployment import certificates, keys
 from limbeck.protos import codec
 from limbeck.protos.messages import Ask, Teach
@@ -52,7 +53,7 @@ def test_serial_numbers_and_dates_of_certificates(tmp_path: Path) -> None:
 
 def test_times_plans_and_reasons_of_a_ledger(site: Path) -> None:
     output = said("ledger", "show", site)
-    for entry in ledgers.read(sites.Site(site).ledger).entries:
+    for entry in ledgers.read(Site(site).ledger).entries:
         assert f"{datetime.fromisoformat(entry.time):%Y-%m-%d %H:%M:%S}" in output
         assert entry.plan_hash.hex()[:12] in output
         assert (entry.why or "") in output
@@ -60,7 +61,7 @@ def test_times_plans_and_reasons_of_a_ledger(site: Path) -> None:
 
 def test_times_and_plans_of_a_transcript(site: Path) -> None:
     output = said("transcript", "show", site)
-    for each in sites.Site(site).transcript:
+    for each in Site(site).transcript:
         assert f"{datetime.fromisoformat(each.time):%Y-%m-%d %H:%M:%S}" in output
         assert each.plan_hash.hex()[:12] in output
 
