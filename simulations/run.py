@@ -19,7 +19,7 @@ from limbeck.plans.schema import Plan
 from limbeck.protos import codec
 from limbeck.protos.flower_messages import SERVER_NODE
 from limbeck.server.record import Record
-from limbeck.simulations import black_box, flower, grid, measure, prepare, report
+from limbeck.simulations import black_box, finish, flower, grid, measure, prepare, report
 from limbeck.simulations.metrics import Metrics, Phase
 from limbeck.simulations.scenario import Scenario
 from limbeck.simulations.watch import Watch
@@ -99,10 +99,12 @@ def _go_on(folder: Path, carrier: str, client_app: str, console: Console, second
         else:
             raise RunError(f"Expected a carrier out of {', '.join(CARRIERS)}, got {carrier!r}.")
     seconds["run"] = time.perf_counter() - started
+    finish.hand_over(folder, scenario, plan)
     dense = _dense(folder, plan, console) if scenario.student.dense_control else None
     measured = measure.measure(
         folder, scenario, plan, sites, carrier=carrier, seconds=_seconds(folder, plan, seconds), dense=dense
     )
+    finish.note_figures(folder, measured)
     report.build(folder)
     return measured
 
