@@ -16,13 +16,13 @@ from typing import Annotated, Any, get_type_hints
 
 import click
 import typer
-from rich.logging import RichHandler
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 from typer.models import ArgumentInfo
 
+from limbeck.base import logs
 from limbeck.base.errors import LimbeckError
 from limbeck.base.files import keep_to_owner
-from limbeck.base.printable import escape_logs, plain_console, printable, printable_lines
+from limbeck.base.printable import escape_logs, printable, printable_lines
 from limbeck.cli import operators
 from limbeck.client import commands as client_commands
 from limbeck.client import link_commands, teacher_commands
@@ -31,6 +31,8 @@ from limbeck.deployment import flower_commands, key_commands, plan_commands
 from limbeck.server import commands as server_commands
 from limbeck.server import student_commands
 from limbeck.simulations import commands, data_commands
+
+log = logging.getLogger("limbeck.cli")
 
 
 class Command(TyperCommand):
@@ -140,11 +142,7 @@ def main() -> None:
     """The entry point. Exit status: 0, 1 for an error with an explanation, 2 for wrong usage, 130 after Ctrl-C."""
     keep_to_owner()
     escape_logs()
-    logging.basicConfig(
-        level=logging.WARNING,
-        format="%(message)s",
-        handlers=[RichHandler(console=plain_console(stderr=True), show_time=False, show_path=False)],
-    )
+    logs.begin(logs.Logs())
     try:
         app()
     except LimbeckError as error:
@@ -156,10 +154,25 @@ def main() -> None:
     except KeyboardInterrupt:
         _print_error("interrupted.")
         raise SystemExit(INTERRUPTED) from None
+    except Exception:
+        if not _is_daemon():
+            raise
+        # A bug, which a service's log is to show as one entry like any other.
+        log.critical("An unexpected error ended this process.", exc_info=True)
+        raise SystemExit(1) from None
+
+
+def _is_daemon() -> bool:
+    told = logs.current()
+    return told is not None and told.daemon
 
 
 def _print_error(message: str) -> None:
-    print(f"limbeck: {printable_lines(message)}", file=sys.stderr)
+    """The last words: in a daemon's log an entry like any other."""
+    if _is_daemon():
+        log.error("%s", message)
+    else:
+        print(f"limbeck: {printable_lines(message)}", file=sys.stderr)
 
 
 def _explain(error: OSError) -> str:

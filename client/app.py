@@ -22,6 +22,7 @@ from pathlib import Path
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from limbeck.base import logs
 from limbeck.base.errors import (
     DataError,
     LimbeckError,
@@ -30,7 +31,7 @@ from limbeck.base.errors import (
 )
 from limbeck.base.files import keep_to_owner, outliving_power_cuts, write_durably
 from limbeck.base.printable import escape_logs
-from limbeck.client import blackbox, conditions, release, replies, teachers, training
+from limbeck.client import blackbox, conditions, release, replies, teachers, telling, training
 from limbeck.client.declining import Decline, Step, during
 from limbeck.client.site import Site
 from limbeck.client.stored import Answers
@@ -104,11 +105,11 @@ def _respond(site: Site, request: Request, backend: teachers.Backend) -> bytes:
     except TranscriptError:
         raise
     except Decline as decline:
-        log.warning("%s declines: %s (%s)", site.name, decline.reason.value, decline.__cause__ or "as asked now")
+        telling.declined(site, plan_hash, decline)
         reason = decline.reason
     except Exception:
         # What an error says may speak of records, and a carrier would send it: it stays in the site's own log.
-        log.exception("%s met an error.", site.name)
+        log.exception("%s met an error.", site.name, extra=logs.about(event="failed", site=site.name, plan=plan_hash))
         reason = Reason.FAILED
     declined = Declined(plan_hash=plan_hash, reason=reason, site=site.name)
     what = f"declined: {reason.value}"
@@ -129,6 +130,7 @@ def _agree(site: Site, offer: Offer, plan_hash: bytes) -> bytes:
     x_N = conditions.public_inputs(site, plan)
     state = site.state(plan_hash)
     taught = next((path for name in (TAUGHT, UNSENT) if (path := state / name).exists()), None)
+    charged = taught is not None
     if taught is not None:
         guarantee = _guarantee(taught, plan)
     elif site.settings.black_box is not None:
@@ -142,12 +144,15 @@ def _agree(site: Site, offer: Offer, plan_hash: bytes) -> bytes:
         with conditions.open_ledger(site) as ledger:
             if (earlier := ledger.charge_of(plan_hash, CHARGE)) is not None:
                 training.check_may_train_again(site, earlier)
+                charged = True
             else:
                 ledger.check(plan.teaching, plan.counts)
     if not (state / PLAN).exists():
         _make_room(site, state.parent)
     write_durably(state / PLAN, codec.encode_request(offer))
-    return replies.send(site, Accepted(plan_hash=plan_hash, site=site.name, guarantee=guarantee), "accepted", None)
+    data = replies.send(site, Accepted(plan_hash=plan_hash, site=site.name, guarantee=guarantee), "accepted", None)
+    telling.accepted(site, offer, plan_hash, guarantee, charged=charged)
+    return data
 
 
 def _make_room(site: Site, states: Path) -> None:
@@ -189,7 +194,9 @@ def _teach(site: Site, plan: Plan, plan_hash: bytes, backend: teachers.Backend) 
     with _alone(site.state(plan_hash).parent):
         state = site.state(plan_hash)
         if (state / TAUGHT).exists():
-            return replies.send_again(site, "taught", plan, state / TAUGHT)
+            data = replies.send_again(site, "taught", plan, state / TAUGHT)
+            telling.taught(site, plan, plan_hash, again=True)
+            return data
         if site.settings.black_box is not None:
             return _ask_black_box(site, plan, plan_hash)
         return training.train(site, plan, plan_hash, state, backend)
@@ -212,7 +219,9 @@ def _ask_black_box(site: Site, plan: Plan, plan_hash: bytes) -> bytes:
         )
         conditions.black_box(site).ask(plan, site.transfer_sets.read(plan.transfer_set, plan.samples), state / BLACK_BOX)
     taught = Taught(plan_hash=plan_hash, label_counts=None, guarantee=Guarantee.NONE)
-    return replies.send(site, taught, "taught", entry, state / TAUGHT)
+    data = replies.send(site, taught, "taught", entry, state / TAUGHT)
+    telling.taught(site, plan, plan_hash, again=False)
+    return data
 
 
 def _declare(site: Site, plan_hash: bytes, guarantee: Guarantee) -> int:
@@ -234,7 +243,9 @@ def _share(site: Site, plan: Plan, request: Ask, backend: teachers.Backend) -> b
     what = f"share of stage {request.stage + 1}, samples {rows.start} to {rows.stop - 1}"
     stored = Answers(state, plan, request.stage)
     if (done := stored.sent_whole(rows)) is not None:
-        return replies.send_again(site, what, plan, done)
+        data = replies.send_again(site, what, plan, done)
+        telling.answered(site, plan, request, len(data), again=True)
+        return data
     with during(Step.RANGE):
         stored.check_room(rows)
     entry = _answer_stage(site, plan, request, stored, taught, backend)
@@ -244,6 +255,7 @@ def _share(site: Site, plan: Plan, request: Ask, backend: teachers.Backend) -> b
     replies.note(site, what, request.plan_hash, None if again else entry, data, again=again)
     if not again:
         stored.note_sent(rows)
+    telling.answered(site, plan, request, len(data), again=again)
     return data
 
 

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, cast
 
 from flwr.app import Context, Error, Message, RecordDict
 
+from limbeck.base import logs
 from limbeck.base.errors import WireError
 from limbeck.base.files import keep_to_owner, outliving_power_cuts, write_durably
 from limbeck.base.printable import escape_logs
@@ -96,7 +97,8 @@ class Child:
     def __init__(self, site: Path, state: Path, memory: int, client_app: str) -> None:
         context = process_context(client_app)
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_answer, args=(theirs, client_app, site, state, memory), daemon=True)
+        arguments = (theirs, client_app, site, state, memory, logs.current())
+        self._process = context.Process(target=_answer, args=arguments, daemon=True)
         with without_main():
             self._process.start()
         theirs.close()
@@ -141,12 +143,16 @@ def without_main() -> Iterator[None]:
             sys.modules["__main__"] = main
 
 
-def _answer(connection: Connection, client_app: str, site: Path, state: Path, memory: int) -> None:
+def _answer(
+    connection: Connection, client_app: str, site: Path, state: Path, memory: int, how_to_log: logs.Logs | None
+) -> None:
     """The process: wait for a question, answer it into a file, say so."""
     # The daemon decides when this ends; a Ctrl-C for the daemon must not interrupt what the ledger is charged for.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     keep_to_owner()
     escape_logs()
+    if how_to_log is not None:
+        logs.begin(how_to_log)
     import torch
 
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
@@ -183,7 +189,7 @@ def _reply(question: Question, client_app: str, site: Path) -> Message:
     except WireError as error:
         log.error("Question %s is refused: %s", question.id.hex()[:12], error)
         return flower_messages.error_reply(question.id, question.node, CLIENT_RAISED, NO_QUESTION)
-    log.info("Question %s is %s.", question.id.hex()[:12], message.metadata.message_type)
+    log.debug("Question %s is %s.", question.id.hex()[:12], message.metadata.message_type)
     flower_messages.identify(message.metadata.dst_node_id, message.metadata.run_id)
     return _run(load_app(client_app), message, site)
 

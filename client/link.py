@@ -10,10 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import signal
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,17 +24,21 @@ import grpc
 
 from limbeck.base.errors import DataError, LimbeckError, SettingError, WireError
 from limbeck.base.files import alone, check_private
+from limbeck.base.logs import about
 from limbeck.base.printable import printable
 from limbeck.client import proxy
 from limbeck.client.child import CLIENT_APP, MAX_QUESTION, Child, Question
 from limbeck.client.site import Site
+from limbeck.client.witness import PLAN
 from limbeck.protos import flower_messages, link, link_codec, tls
-from limbeck.protos.link import Announce, Assembly, Connection, Disconnected, Frame, Hello, Transfer
+from limbeck.protos.link import Announce, Assembly, Connection, Disconnected, Frame, Hello, RunFinished, Transfer
 
 log = logging.getLogger(__name__)
 
 FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
 HELLO_SECONDS = 30.0
+# A failure to connect that goes on is said again in the log after this time.
+SAID_AGAIN_SECONDS = 3600.0
 # Questions that wait here at most; the coordinator has a bound of its own.
 OPEN = 64
 # Answers that are kept for questions that are repeated: the last of them, at most so many and of so many bytes in all.
@@ -51,12 +58,13 @@ class _Credentials(NamedTuple):
 class Daemon:
     """A site on the link, until `stop`. It is the station of all its connections.
 
+    until_finished: whether to end when the coordinator says that the run is finished, instead of waiting for the next one.
     client_app: "module:name"; another than limbeck's only in tests.
 
     Raises: SettingError or DataError if the site cannot be connected with its settings.
     """
 
-    def __init__(self, site: Site, *, client_app: str = CLIENT_APP) -> None:
+    def __init__(self, site: Site, *, until_finished: bool = False, client_app: str = CLIENT_APP) -> None:
         tls.require_13()
         if site.settings.link is None:
             raise SettingError(f"Expected a table [link] in {site.folder / 'site.toml'}, found none.")
@@ -66,7 +74,10 @@ class Daemon:
         self._answers = site.link_state / "answers"
         self._answers.mkdir(exist_ok=True)
         self._node = flower_messages.node_of(site.name)
+        self._until_finished, self._over = until_finished, False
         self._was_connected = False
+        # Between two runs nobody listens, which is no failure; and a failure is said once, not at every attempt. When it was said last.
+        self._between_runs, self._said, self._said_at = False, "", -math.inf
         self._route: proxy.Route | None = None
         self._todo: asyncio.Queue[Question] = asyncio.Queue()
         self._spare: asyncio.Queue[Child] = asyncio.Queue(maxsize=1)
@@ -135,12 +146,12 @@ class Daemon:
         self._stopping.set()
 
     async def _leave(self) -> None:
-        if not self._idle.is_set() or self._outbox:
+        if not self._idle.is_set() or (self._outbox and not self._over):
             log.info("Leaving as soon as the current answer is sent, within %g s.", self.settings.grace_seconds)
         try:
             async with asyncio.timeout(self.settings.grace_seconds):
                 await self._idle.wait()
-                while self._outbox:
+                while self._outbox and not self._over:
                     await asyncio.sleep(0.05)
         except TimeoutError:
             log.warning("The current answer is given up after a grace period of %g s.", self.settings.grace_seconds)
@@ -162,9 +173,9 @@ class Daemon:
                 return
             self._idle.clear()
             name, path = question.id.hex()[:12], self._path(question.id)
-            log.info("Question %s, %d bytes.", name, len(question.data))
+            log.debug("Question %s, %d bytes.", name, len(question.data))
             await self._answer(question, path)
-            log.info("Question %s is answered, %d bytes.", name, path.stat().st_size)
+            log.debug("Question %s is answered, %d bytes.", name, path.stat().st_size)
             del self._open[question.id]
             self._to_be_sent(question.id)
             self._prune()
@@ -225,6 +236,24 @@ class Daemon:
         self._open[transfer_id] = len(data)
         self._todo.put_nowait(Question(id=transfer_id, node=self._node, data=data))
 
+    def finished(self, plan: bytes) -> None:
+        """The coordinator's run of a plan is finished. It can say so of any plan, and nothing but this daemon's end depends on it."""
+        took_part = (self.site.state(plan) / PLAN).exists()
+        log.info(
+            "%s: the run of plan %s is finished%s. %s",
+            self.site.name,
+            plan.hex()[:16],
+            "" if took_part else ", of which this site was no part",
+            "Nothing more is to be done: this daemon ends."
+            if self._until_finished
+            else "Dialling on, for the next run; it costs nothing to stay.",
+            extra=about(event="finished", site=self.site.name, plan=plan),
+        )
+        if self._until_finished:
+            # Nobody wants what was still to be sent.
+            self._over = True
+            self.stop()
+
     def _to_be_sent(self, message_id: bytes) -> None:
         self._outbox[message_id] = None
         self._news.set()
@@ -248,6 +277,8 @@ class Daemon:
         while True:
             try:
                 await self._connect()
+            except RunFinished as over:
+                reason, self._between_runs = str(over), True
             except (Disconnected, DataError, SettingError) as error:
                 reason = str(error)
             except WireError as error:
@@ -255,8 +286,23 @@ class Daemon:
             failures = 0 if self._was_connected else failures + 1
             # Jitter, so that hundreds of sites do not all dial again at the same moment.
             pause = min(FIRST_BACKOFF * 2 ** min(failures, 10), LONGEST_BACKOFF) * random.uniform(0.5, 1.5)
-            log.warning("No connection to %s: %s. Dialling again in %.1f s.", self.settings.address, reason, pause)
+            self._log_failure(reason, pause)
             await asyncio.sleep(pause)
+
+    def _log_failure(self, reason: str, pause: float) -> None:
+        """That there is no connection: loudly where it is news, or was said an hour ago."""
+        now = time.monotonic()
+        quiet = self._between_runs or (reason == self._said and now - self._said_at < SAID_AGAIN_SECONDS)
+        log.log(
+            logging.DEBUG if quiet else logging.WARNING,
+            "No connection to %s: %s. Dialling again in %.1f s.",
+            self.settings.address,
+            reason,
+            pause,
+            extra=about(event="no connection", site=self.site.name, reason=reason),
+        )
+        if not quiet:
+            self._said, self._said_at = reason, now
 
     async def _connect(self) -> None:
         """One connection, from dialling to its end. Raises Disconnected, WireError, DataError."""
@@ -278,7 +324,7 @@ class Daemon:
         with proxy.undisturbed():
             dialled = grpc.aio.secure_channel(settings.address, credentials, options=options)
         async with dialled as channel:
-            call = channel.stream_stream(link_codec.CONNECT)()
+            call = channel.stream_stream(link_codec.CONNECT)(metadata=((link.UNDERSTANDS, link.FINISHED),))
 
             async def read() -> Frame | None:
                 with _explained():
@@ -297,8 +343,14 @@ class Daemon:
                 raise Disconnected(f"no greeting within {HELLO_SECONDS:g} s") from None
             if not isinstance(greeting, Hello) or not greeting.heartbeat_seconds:
                 raise WireError("Expected the coordinator's hello first, got something else.")
-            self._was_connected = True
-            log.info("%s is connected to %s (limbeck %s there).", self.site.name, settings.address, greeting.limbeck)
+            self._was_connected, self._between_runs, self._said = True, False, ""
+            log.info(
+                "%s is connected to %s (limbeck %s there).",
+                self.site.name,
+                settings.address,
+                greeting.limbeck,
+                extra=about(event="connected", site=self.site.name),
+            )
             try:
                 await Connection(self, read, write, heartbeat=greeting.heartbeat_seconds).run()
             except WireError as error:
@@ -314,18 +366,69 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except grpc.aio.AioRpcError as error:
-        raise Disconnected(f"{error.code().name}: {printable(error.details())}") from error
+        log.debug("gRPC says %s: %s", error.code().name, printable(error.details()))
+        raise Disconnected(_meaning(error)) from error
     except (asyncio.InvalidStateError, grpc.aio.UsageError) as error:
         raise Disconnected("the stream has ended") from error
 
 
-def run(site: Site) -> None:
-    """`limbeck site run`: stay on the link until told to end."""
+# What gRPC's details mean, where they have one of these words in them.
+_MEANINGS = {
+    "Connection refused": "nothing listens there; is the coordinator started, and is this its port?",
+    "DNS resolution failed": "its name cannot be resolved",
+    "Domain name not found": "its name cannot be resolved",
+    "No route to host": "there is no way to it",
+    "Network is unreachable": "there is no way to it",
+    "CERTIFICATE_VERIFY_FAILED": "its certificate is not good for this address and this authority; limbeck doctor says why",
+    "Handshake read failed": "it ended the handshake; limbeck doctor says why",
+    "Socket closed": "it is gone",
+    "Connection reset by peer": "it is gone",
+    "Connection timed out": "it does not answer",
+}
+
+
+def _meaning(error: grpc.aio.AioRpcError) -> str:
+    """gRPC's error in a few words; its own, where nothing better is known."""
+    details = error.details() or ""
+    known = next((meaning for word, meaning in _MEANINGS.items() if word in details), None)
+    return f"{error.code().name}: {printable(details)}" if known is None else known
+
+
+def run(site: Site, *, until_finished: bool = False) -> None:
+    """`limbeck site run`: stay on the link until told to end.
+
+    until_finished: end too when the coordinator says that its run is finished.
+    """
+    _tell_start(site)
 
     async def main() -> None:
-        await Daemon(site).run()
+        await Daemon(site, until_finished=until_finished).run()
 
     try:
         asyncio.run(main())
     except OSError as error:
         raise LimbeckError(f"Expected to keep answers in {site.link_state}: {error}.") from error
+    log.info("%s ends.", site.name, extra=about(event="ended", site=site.name))
+
+
+def _tell_start(site: Site) -> None:
+    """Raises LedgerError if the ledger lacks anything that the site knows was spent."""
+    book, budget = site.account.check(), site.budget
+    spent = 0.0 if book is None else book.spent()
+    log.info(
+        "%s starts, limbeck %s. Of its budget of %s, %s is spent.",
+        site.name,
+        version("limbeck"),
+        budget,
+        f"epsilon = {spent:.4g}"
+        if math.isfinite(spent)
+        else "more than any epsilon (something without a guarantee was released)",
+        extra=about(
+            event="started",
+            site=site.name,
+            spent=spent,
+            delta=budget.delta,
+            unit=budget.unit.value,
+            adjacency=budget.adjacency.value,
+        ),
+    )

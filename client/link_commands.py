@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from limbeck.base import logs
+from limbeck.base.logs import LogFormat, LogLevel
 
 app = typer.Typer(
     help="""A site in a federation.
@@ -19,10 +21,21 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
+FormatOption = Annotated[
+    LogFormat, typer.Option("--log-format", help="How the log is written: text, or json for one object per line.")
+]
+LevelOption = Annotated[LogLevel, typer.Option("--log-level", help="The least important entries of the log.")]
+
 
 @app.command()
 def run(
     site: Annotated[Path, typer.Argument(metavar="SITE", help="A site's folder, or its site.toml.")] = Path(),
+    until_finished: Annotated[
+        bool,
+        typer.Option("--until-finished", help="End, with status 0, when the coordinator says that its run is finished."),
+    ] = False,
+    log_format: FormatOption = LogFormat.TEXT,
+    log_level: LevelOption = LogLevel.INFO,
 ) -> None:
     """Connect to the coordinator and answer its questions, as far as policy and ledger allow. SIGTERM or Ctrl-C stops it cleanly.
 
@@ -32,14 +45,13 @@ def run(
     Examples:
       limbeck site run
       limbeck site run federation/sites/north
+      limbeck site run federation/sites/north --until-finished --log-format json
     """
     from limbeck.client import link
     from limbeck.client.site import Site
 
-    logging.getLogger("limbeck").setLevel(logging.INFO)
-    opened = Site(site.parent if site.name == "site.toml" else site)
-    opened.account.check()
-    link.run(opened)
+    logs.begin_daemon(log_format, log_level)
+    link.run(Site(site.parent if site.name == "site.toml" else site), until_finished=until_finished)
 
 
 @app.command()

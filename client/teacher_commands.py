@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import Annotated
 
 import typer
 
+from limbeck.base import logs
 from limbeck.base.errors import DataError, SettingError
+from limbeck.base.logs import LogFormat, LogLevel
 
 app = typer.Typer(
     help="""A site's own teacher: a template and a check for networks, and a server for finished models.
@@ -23,6 +24,11 @@ app = typer.Typer(
     """,
     no_args_is_help=True,
 )
+
+FormatOption = Annotated[
+    LogFormat, typer.Option("--log-format", help="How the log is written: text, or json for one object per line.")
+]
+LevelOption = Annotated[LogLevel, typer.Option("--log-level", help="The least important entries of the log.")]
 
 
 @app.command()
@@ -116,6 +122,8 @@ def serve(
     idle_seconds: Annotated[
         float, typer.Option(help="Close a stream that has sent no question, or read no answer, for this many seconds.")
     ] = 120.0,
+    log_format: FormatOption = LogFormat.TEXT,
+    log_level: LevelOption = LogLevel.INFO,
 ) -> None:
     """Serve a model as a black-box teacher. Its answers carry NO DP GUARANTEE. SIGTERM or Ctrl-C stops it cleanly.
 
@@ -129,7 +137,7 @@ def serve(
     from limbeck.client import serving
     from limbeck.protos.teacher import Inputs
 
-    logging.getLogger(serving.__name__).setLevel(logging.INFO)
+    logs.begin_daemon(log_format, log_level)
     if (onnx, sklearn, model).count(None) != 2:
         raise SettingError("Expected exactly one of --onnx, --sklearn and --model.")
     kinds = [kind.value for kind in Inputs]

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from limbeck.base.errors import BudgetError
 from limbeck.base.files import sync_folder, write_durably
-from limbeck.client import conditions, release, replies, teachers
+from limbeck.client import conditions, release, replies, teachers, telling
 from limbeck.client.declining import Step, during
 from limbeck.client.ledger import Entry, Ledger
 from limbeck.client.site import Site
@@ -65,6 +65,7 @@ def train(site: Site, plan: Plan, plan_hash: bytes, state: Path, backend: teache
         if guarantee is Guarantee.SEEDED:
             ledger.declare(plan_hash, SEEDED, WHY_SEEDED)
         entry = earlier.id if earlier is not None else ledger.reserve(plan_hash, CHARGE, plan.teaching, plan.counts)
+        telling.charged(site, plan, plan_hash, ledger, entry, again=earlier is not None)
     with during(Step.RECORDS):
         x_N, y_N = site.records.read(plan.classes, public_x)
     name = _begin_training(state)
@@ -76,6 +77,7 @@ def train(site: Site, plan: Plan, plan_hash: bytes, state: Path, backend: teache
             classes=plan.classes,
             public_x=public_x,
             noise=noise,
+            class_weights=plan.class_weights,
             cache=site.cache,
             factory=site.factory,
             opacus=site.settings.gradients == "opacus",
@@ -141,7 +143,9 @@ def _commit_unsent(site: Site, ledger: Ledger, charge: Entry, state: Path) -> No
 
 def _send_taught(site: Site, unsent: Path, plan: Plan, entry: int) -> bytes:
     """Write the reply of a trained site to the transcript, and return it. Afterwards its file is only renamed, which needs no room."""
-    data = replies.send(site, replies.read_taught(unsent, plan), "taught", entry)
+    reply = replies.read_taught(unsent, plan)
+    data = replies.send(site, reply, "taught", entry)
     unsent.replace(unsent.with_name(TAUGHT))
     sync_folder(unsent.parent)
+    telling.taught(site, plan, reply.plan_hash, again=False)
     return data

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from limbeck.base import logs
 from limbeck.base.errors import DataError
+from limbeck.base.logs import LogFormat, LogLevel
 from limbeck.base.printable import printable
 from limbeck.deployment.defaults import RUNTIME_PORT
 
@@ -27,6 +29,11 @@ Folder = Annotated[
 ]
 Ca = Annotated[Path, typer.Option(metavar="FILE", help="The authority's certificate (PEM).")]
 
+FormatOption = Annotated[
+    LogFormat, typer.Option("--log-format", help="How the log is written: text, or json for one object per line.")
+]
+LevelOption = Annotated[LogLevel, typer.Option("--log-level", help="The least important entries of the log.")]
+
 
 @app.command("superlink")
 def superlink(
@@ -36,6 +43,8 @@ def superlink(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 8000,
     folder: Folder = Path("superlink"),
+    log_format: FormatOption = LogFormat.TEXT,
+    log_level: LevelOption = LogLevel.INFO,
 ) -> None:
     """At the coordinator: keep a SuperLink running, with TLS, registered nodes only, and apps in processes that know its secret.
 
@@ -46,6 +55,7 @@ def superlink(
     """
     from limbeck.deployment import flower, supervisor
 
+    logs.begin_daemon(log_format, log_level)
     tls = flower.Tls(ca=ca, certificate=certificate, key=key)
     processes = flower.superlink(folder, host=host, port=port, tls=tls)
     flower.connect(folder, address=f"{flower.reached_at(host, certificate)}:{port}", ca=ca)
@@ -84,6 +94,8 @@ def supernode(
         int, typer.Option(min=1, max=65535, help="A free port on loopback; each node on a machine needs one of its own.")
     ] = RUNTIME_PORT,
     delay: Annotated[float, typer.Option(min=0, help="Seconds before a process that ended is started again.")] = 10.0,
+    log_format: FormatOption = LogFormat.TEXT,
+    log_level: LevelOption = LogLevel.INFO,
 ) -> None:
     """At a site: keep a SuperNode running. It runs any code that the SuperLink sends: prefer `limbeck site run`.
 
@@ -94,6 +106,7 @@ def supernode(
     """
     from limbeck.deployment import flower, supervisor
 
+    logs.begin_daemon(log_format, log_level)
     processes = flower.supernode(
         site, folder or site / "supernode", superlink=superlink, ca=ca, key=key, runtime_port=runtime_port, delay=delay
     )

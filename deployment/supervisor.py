@@ -69,6 +69,7 @@ class Supervisor:
     def _start(self, name: str) -> subprocess.Popen[bytes]:
         self.logs.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "limbeck.deployment.bound", str(os.getpid()), *self.commands[name]]
+        log.info("Starting %s; its output: %s", name, self.logs / f"{name}.log")
         with (self.logs / f"{name}.log").open("ab") as out:
             return subprocess.Popen(
                 command,

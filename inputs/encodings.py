@@ -12,21 +12,35 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.base.errors import DataError, SettingError
 from limbeck.base.files import write_durably
-from limbeck.inputs.tables import Names, Table
+from limbeck.inputs import columns
+from limbeck.inputs.columns import Kind
+from limbeck.inputs.tables import Names, Table, plain
 
 # The bound for standardised numbers: beyond it a number only says that it is extreme, and a typing error cannot dominate a row.
 LARGEST = 5.0
+# Where the values of a public column are noted, from the smallest to the largest.
+QUANTILES = (0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0)
+# Periods in days; a year is that of the Gregorian calendar. The first of January 1970, from which days count, was a Thursday.
+CYCLES = {"year": 365.2425, "week": 7.0, "day": 1.0}
+# Bounds of an encoding's size, which a file of a few bytes could otherwise set to anything.
+MOST_BUCKETS = 1 << 16
+# Of the buckets that `fit` chooses.
+FEWEST_BUCKETS, MOST_FITTED_BUCKETS = 8, 64
+# A cycle is of use if the public dates lie in three of so many parts of it.
+PARTS_OF_A_CYCLE = 4
+LONGEST_EVENTS = 30 * CYCLES["year"]
 # The files in an encoder's folder that determine a row. Weights in this format are numbers only; a pickle could run code.
 ENCODER_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 # Fixed texts, whose rows an encoding by a public encoder contains: long and short, with details in which tokenisers differ.
@@ -47,21 +61,31 @@ class Number:
 
     deviation: the public standard deviation.
     zero_is_missing: for quantities that cannot be zero, such as a blood pressure.
+    missing_codes: numbers that mean "not known", such as 999.
+    seen: the public values' quantiles at QUANTILES, or nothing if they were not kept; they change no row.
     """
 
     name: str
     mean: float
     deviation: float
     zero_is_missing: bool = False
+    missing_codes: tuple[float, ...] = ()
+    seen: tuple[float, ...] = ()
+
+    kind: ClassVar[str] = "number"
+    # What a file says only if it is not empty: files of version 0.1.0 have neither.
+    optional: ClassVar[tuple[str, ...]] = ("missing_codes", "seen")
+
+    @property
+    def dimensions(self) -> int:
+        """Numbers per row."""
+        return 2
 
     def __call__(self, table: Table) -> NDArray[np.float32]:
         """(N, 2)."""
         value_N = table.numbers(self.name)
-        missing_N = np.isnan(value_N) | ((value_N == 0) & self.zero_is_missing)
-        # A number too large for the difference becomes infinite, and is clipped like any other.
-        with np.errstate(over="ignore", invalid="ignore"):
-            standard_N = np.clip((value_N - self.mean) / self.deviation, -LARGEST, LARGEST)
-        return np.stack([np.where(missing_N, 0, standard_N), missing_N], 1).astype(np.float32)
+        missing_N = np.isnan(value_N) | ((value_N == 0) & self.zero_is_missing) | np.isin(value_N, self.missing_codes)
+        return _standardised(value_N, missing_N, self.mean, self.deviation)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,22 +98,189 @@ class Category:
     name: str
     levels: tuple[str, ...]
 
+    kind: ClassVar[str] = "category"
+    optional: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def dimensions(self) -> int:
+        """Numbers per row."""
+        return len(self.levels)
+
     def __call__(self, table: Table) -> NDArray[np.float32]:
         """(N, levels)."""
         values, places = table.texts(self.name), Names((level, place) for place, level in enumerate(self.levels))
-        one_hot_NL = np.zeros((len(values), len(self.levels)), np.float32)
-        for row, value in enumerate(values):
-            place = None if value is None else places[value]
-            if place is not None:
-                one_hot_NL[row, place] = 1
-        return one_hot_NL
+        return _one_hot([None if value is None else places[value] for value in values], self.dimensions)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Levels:
+    """A column of names, one-hot: one column per level, then one for other names, then one for missing ones.
+
+    A cell matches a level as written; as a number, whatever its decimal sign, or without a fraction of zeros; or but for case and blanks:
+    in the first of these ways in which it is that of one level only.
+
+    other: whether there is a column for other names, because some were rare in public; otherwise they have no 1 at all.
+    missing: likewise for missing names.
+    """
+
+    name: str
+    levels: tuple[str, ...]
+    other: bool
+    missing: bool
+
+    kind: ClassVar[str] = "levels"
+    optional: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def dimensions(self) -> int:
+        """Numbers per row."""
+        return len(self.levels) + self.other + self.missing
+
+    def places(self, table: Table) -> list[int | None]:
+        """The place of each cell's level, -1 for another name, None where it is missing. Raises DataError for a missing column."""
+        exact = Names((level, place) for place, level in enumerate(self.levels))
+        folded = Names((_folded(level), place) for place, level in enumerate(self.levels)) if self._is_distinct() else exact
+        known: dict[str | None, int | None] = {None: None}
+        for cell in table.texts(self.name):
+            if cell is not None and cell not in known:
+                own = table.with_point(cell)
+                ways = (exact[cell], exact[own], folded[_folded(own)])
+                known[cell] = next((place for place in ways if place is not None), -1)
+        return [known[cell] for cell in table.texts(self.name)]
+
+    def _is_distinct(self) -> bool:
+        return len({_folded(level) for level in self.levels}) == len(self.levels)
+
+    def __call__(self, table: Table) -> NDArray[np.float32]:
+        """(N, D)."""
+        other = len(self.levels) if self.other else None
+        missing = len(self.levels) + self.other if self.missing else None
+        places = [missing if place is None else other if place < 0 else place for place in self.places(table)]
+        return _one_hot(places, self.dimensions)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hashed:
+    """A column of many names, one-hot by a public hash: column SHA-256(column's name, name) modulo buckets; none where it is missing.
+
+    Names count but for case, blanks around them, a fraction of zeros and the decimal sign.
+    """
+
+    name: str
+    buckets: int
+
+    kind: ClassVar[str] = "hashed"
+    optional: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def dimensions(self) -> int:
+        """Numbers per row."""
+        return self.buckets
+
+    def __call__(self, table: Table) -> NDArray[np.float32]:
+        """(N, buckets)."""
+        cells = table.texts(self.name)
+        return _one_hot([None if cell is None else self._bucket(table.with_point(cell)) for cell in cells], self.buckets)
+
+    def _bucket(self, cell: str) -> int:
+        content = json.dumps([self.name, _folded(cell)]).encode()
+        return int.from_bytes(hashlib.sha256(content).digest()[:8], "big") % self.buckets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Boolean:
+    """A column of words of truth (`columns.truth`): 1 for yes and -1 for no, and a column that is 1 where it is neither."""
+
+    name: str
+
+    kind: ClassVar[str] = "boolean"
+    optional: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def dimensions(self) -> int:
+        """Numbers per row."""
+        return 2
+
+    def __call__(self, table: Table) -> NDArray[np.float32]:
+        """(N, 2)."""
+        values = [None if cell is None else columns.truth(cell) for cell in table.texts(self.name)]
+        rows = [(0, 1) if value is None else (1 if value else -1, 0) for value in values]
+        return np.array(rows, np.float32).reshape(-1, 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Date:
+    """A column of dates: days since the beginning of 1970, standardised like a `Number`, then two columns for each cycle.
+
+    A missing date is replaced by the public mean and has zeros for its cycles.
+
+    order: between 5/12/2026 and 12/5/2026 (`columns.days`).
+    cycles: out of CYCLES: sine and cosine of the place in a year, a week or a day.
+    seen: the public days' quantiles at QUANTILES, or nothing; they change no row.
+    """
+
+    name: str
+    order: columns.Order
+    mean: float
+    deviation: float
+    cycles: tuple[str, ...] = ()
+    seen: tuple[float, ...] = ()
+
+    kind: ClassVar[str] = "date"
+    optional: ClassVar[tuple[str, ...]] = ("seen",)
+
+    @property
+    def dimensions(self) -> int:
+        """Numbers per row."""
+        return 2 + 2 * len(self.cycles)
+
+    def days(self, table: Table) -> NDArray[np.float64]:
+        """Days since the beginning of 1970, NaN where there is no date, (N,). Raises DataError for a missing column."""
+        found = (None if cell is None else columns.days(cell, self.order) for cell in table.texts(self.name))
+        return np.array([math.nan if value is None else value for value in found], np.float64)
+
+    def __call__(self, table: Table) -> NDArray[np.float32]:
+        """(N, D)."""
+        day_N = self.days(table)
+        missing_N = np.isnan(day_N)
+        parts = [_standardised(day_N, missing_N, self.mean, self.deviation)]
+        for cycle in self.cycles:
+            angle_N = np.where(missing_N, 0, 2 * np.pi * (day_N % CYCLES[cycle]) / CYCLES[cycle])
+            waves_N2 = np.stack([np.sin(angle_N), np.cos(angle_N)], 1)
+            parts.append(np.where(missing_N[:, None], 0, waves_N2).astype(np.float32))
+        return np.concatenate(parts, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Words:
+    """A column of free text beside others, as `TextEncoding` has it."""
+
+    name: str
+    words: tuple[str, ...]
+    idf: tuple[float, ...]
+
+    kind: ClassVar[str] = "words"
+    optional: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def dimensions(self) -> int:
+        """Numbers per row."""
+        return len(self.words)
+
+    def __call__(self, table: Table) -> NDArray[np.float32]:
+        """(N, words)."""
+        return TextEncoding(column=self.name, words=self.words, idf=self.idf)(table)
+
+
+Column = Number | Category | Levels | Hashed | Boolean | Date | Words
+KINDS: dict[str, type[Column]] = {kind.kind: kind for kind in (Number, Category, Levels, Hashed, Boolean, Date, Words)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableEncoding:
     """Columns of a table, concatenated."""
 
-    columns: tuple[Number | Category, ...]
+    columns: tuple[Column, ...]
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -99,7 +290,7 @@ class TableEncoding:
     @property
     def dimensions(self) -> int:
         """Numbers per row."""
-        return sum(2 if isinstance(column, Number) else len(column.levels) for column in self.columns)
+        return sum(column.dimensions for column in self.columns)
 
     def __call__(self, table: Table) -> NDArray[np.float32]:
         """(N, D) rows; no record affects another's row. Raises DataError naming a missing column."""
@@ -107,8 +298,35 @@ class TableEncoding:
 
     def to_json(self) -> dict[str, object]:
         """For `save`."""
-        kinds = {Number: "number", Category: "category"}
-        return {"kind": "table", "columns": [{"kind": kinds[type(column)], **asdict(column)} for column in self.columns]}
+        found = []
+        for column in self.columns:
+            fields = {name: value for name, value in asdict(column).items() if value or name not in column.optional}
+            found.append({"kind": column.kind, **fields})
+        return {"kind": "table", "columns": found}
+
+
+def _standardised(
+    value_N: NDArray[np.float64], missing_N: NDArray[np.bool_], mean: float, deviation: float
+) -> NDArray[np.float32]:
+    """(N, 2): the number, and whether it is missing."""
+    # A number too large for the difference becomes infinite, and is clipped like any other.
+    with np.errstate(over="ignore", invalid="ignore"):
+        standard_N = np.clip((value_N - mean) / deviation, -LARGEST, LARGEST)
+    return np.stack([np.where(missing_N, 0, standard_N), missing_N], 1).astype(np.float32)
+
+
+def _one_hot(places: Sequence[int | None], width: int) -> NDArray[np.float32]:
+    """(N, width)."""
+    one_hot_ND = np.zeros((len(places), width), np.float32)
+    for row, place in enumerate(places):
+        if place is not None:
+            one_hot_ND[row, place] = 1
+    return one_hot_ND
+
+
+def _folded(name: str) -> str:
+    """A name but for case, blanks around it, a fraction of zeros and how Unicode composes letters."""
+    return unicodedata.normalize("NFC", plain(name).casefold())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +405,101 @@ class EncoderEncoding:
 Encoding = TableEncoding | TextEncoding | EncoderEncoding
 
 
+def fit(public: Table, examined: Sequence[columns.Column], *, words: int = 200) -> TableEncoding:
+    """The encoding of a PUBLIC table's columns, each as what `columns.examine` takes it for; those that are left out are not in it.
+
+    words: the most words of a column of free text.
+
+    Raises: DataError if no column is left, or one has no value of its kind.
+    """
+    found: list[Column] = []
+    for column in examined:
+        if column.is_left_out:
+            continue
+        match column.kind:
+            case Kind.NUMBER:
+                found.append(_fit_number(public, column))
+            case Kind.DATE:
+                found.append(_fit_date(public, column))
+            case Kind.BOOLEAN:
+                found.append(Boolean(name=column.name))
+            case Kind.TEXT:
+                found.append(_fit_words(public, column.name, words))
+            case Kind.HASHED:
+                found.append(Hashed(name=column.name, buckets=_buckets(column.distinct)))
+            case _:
+                found.append(_fit_levels(public, column.name))
+    if not found:
+        raise DataError(f"Expected a column in {public.source} that says something about records, found none.")
+    return TableEncoding(columns=tuple(found))
+
+
+def _fit_number(public: Table, column: columns.Column) -> Number:
+    own = Number(
+        name=column.name,
+        mean=0,
+        deviation=1,
+        zero_is_missing=column.zero_is_missing,
+        missing_codes=column.missing_codes,
+    )
+    value_N, missing_N = public.numbers(own.name), own(public)[:, 1] == 1
+    value_N = value_N[~missing_N & np.isfinite(value_N)]
+    if not len(value_N):
+        raise DataError(f"Expected public values of {own.name!r} in {public.source}, found none.")
+    return replace(own, mean=float(value_N.mean()), deviation=float(value_N.std()) or 1.0, seen=_quantiles(value_N))
+
+
+def _fit_date(public: Table, column: columns.Column) -> Date:
+    own = Date(name=column.name, order=column.order, mean=0, deviation=1)
+    day_N = own.days(public)
+    day_N = day_N[~np.isnan(day_N)]
+    if not len(day_N):
+        raise DataError(f"Expected public dates in {own.name!r} of {public.source}, found none.")
+    # A cycle tells something only if the public dates go around it. Dates of many years are those of lives, not of events.
+    cycles = tuple(
+        name
+        for name, period in CYCLES.items()
+        if period < np.ptp(day_N) < LONGEST_EVENTS
+        and len(np.unique(np.floor(day_N % period / period * PARTS_OF_A_CYCLE))) > 2
+    )
+    deviation = float(day_N.std()) or 1.0
+    return replace(own, mean=float(day_N.mean()), deviation=deviation, cycles=cycles, seen=_quantiles(day_N))
+
+
+def _fit_levels(public: Table, name: str) -> Levels:
+    """Levels in the order of their names; spellings that differ by case, blanks or a fraction of zeros are one level, the commonest."""
+    cells = public.texts(name)
+    spellings: dict[str, Counter[str]] = {}
+    for cell in cells:
+        if cell is not None:
+            own = public.with_point(cell).strip()
+            spellings.setdefault(_folded(own), Counter())[own] += 1
+    present = sum(own.total() for own in spellings.values())
+    common = [own for own in spellings.values() if not columns.is_rare(own.total(), present)]
+    if not common:
+        raise DataError(f"Expected public values of {name!r} in {public.source} that several rows share, found none.")
+    levels = tuple(sorted(min(own, key=lambda level: (-own[level], level)) for own in common))
+    return Levels(name=name, levels=levels, other=len(common) < len(spellings), missing=present < len(cells))
+
+
+def _fit_words(public: Table, name: str, most: int) -> Words:
+    """The words that occur in the most texts, and in two of them at least."""
+    frequency = _document_frequency(public.texts(name))
+    kept = sorted((word for word, count in frequency.items() if count > 1), key=lambda word: (-frequency[word], word))[:most]
+    if not kept:
+        raise DataError(f"Expected public texts in {name!r} of {public.source} that share a word, found none.")
+    return Words(name=name, words=tuple(kept), idf=_idf(kept, frequency, len(public)))
+
+
+def _buckets(distinct: int) -> int:
+    """A power of two, about a fourth of the different names."""
+    return min(max(1 << max(distinct // 4, 1).bit_length() - 1, FEWEST_BUCKETS), MOST_FITTED_BUCKETS)
+
+
+def _quantiles(value_N: NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple(np.quantile(value_N, QUANTILES).tolist())
+
+
 def fit_table(
     public: Table, *, numbers: Sequence[str], categories: Sequence[str], zero_is_missing: Sequence[str] = ()
 ) -> TableEncoding:
@@ -194,34 +507,114 @@ def fit_table(
 
     Raises: DataError if a column does not exist, or has no value at all.
     """
-    columns: list[Number | Category] = []
+    fitted: list[Column] = []
     for name in numbers:
         value_N = public.numbers(name)
         value_N = value_N[~(np.isnan(value_N) | ((value_N == 0) & (name in zero_is_missing)))]
         if not len(value_N):
             raise DataError(f"Expected public values of {name!r} in {public.source}, found none.")
         deviation = float(value_N.std()) or 1.0
-        columns.append(
+        fitted.append(
             Number(name=name, mean=float(value_N.mean()), deviation=deviation, zero_is_missing=name in zero_is_missing)
         )
     for name in categories:
         levels = tuple(sorted({value for value in public.texts(name) if value is not None}))
         if not levels:
             raise DataError(f"Expected public values of {name!r} in {public.source}, found none.")
-        columns.append(Category(name=name, levels=levels))
-    return TableEncoding(columns=tuple(columns))
+        fitted.append(Category(name=name, levels=levels))
+    return TableEncoding(columns=tuple(fitted))
 
 
 def fit_text(public: Table, column: str, *, words: int) -> TextEncoding:
     """The `words` words that occur in the most PUBLIC documents, ties in alphabetical order, and their document frequencies."""
-    texts = [text or "" for text in public.texts(column)]
-    split = _vectoriser().build_analyzer()
-    frequency = Counter(word for text in texts for word in set(split(text)))
+    texts = public.texts(column)
+    frequency = _document_frequency(texts)
     if len(frequency) < words:
         raise SettingError(f"Expected at least {words} words in the public texts of {public.source}, got {len(frequency)}.")
     kept = sorted(frequency, key=lambda word: (-frequency[word], word))[:words]
-    idf = np.log((1 + len(texts)) / (1 + np.array([frequency[word] for word in kept]))) + 1
-    return TextEncoding(column=column, words=tuple(kept), idf=tuple(idf.tolist()))
+    return TextEncoding(column=column, words=tuple(kept), idf=_idf(kept, frequency, len(texts)))
+
+
+def _document_frequency(texts: Sequence[str | None]) -> Counter[str]:
+    """By word, the number of texts that contain it."""
+    split = _vectoriser().build_analyzer()
+    return Counter(word for text in texts for word in set(split(text or "")))
+
+
+def _idf(words: Sequence[str], frequency: Counter[str], texts: int) -> tuple[float, ...]:
+    idf = np.log((1 + texts) / (1 + np.array([frequency[word] for word in words]))) + 1
+    return tuple(idf.tolist())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What a column of somebody's own table looks like to an encoding; for `compare`.
+
+    - rows, missing: cells, and those that hold nothing or nothing of the column's kind.
+    - below, above: numbers or days below the smallest and above the largest public value; 0 if the encoding does not know these.
+    - seen: the public quantiles at QUANTILES, if the encoding knows them; own: those of the table.
+    - unknown: names that are no level, with their rows, the commonest first; words are not compared.
+    """
+
+    name: str
+    kind: str
+    rows: int
+    missing: int
+    below: int = 0
+    above: int = 0
+    seen: tuple[float, ...] = ()
+    own: tuple[float, ...] = ()
+    unknown: tuple[tuple[str, int], ...] = ()
+
+
+def compare(encoding: TableEncoding, table: Table) -> tuple[Comparison, ...]:
+    """Each column of a table beside what the public encoding saw: for its owner alone, since it speaks of all rows.
+
+    Raises: DataError for a column that is missing.
+    """
+    return tuple(_compared(column, table) for column in encoding.columns)
+
+
+def _compared(column: Column, table: Table) -> Comparison:
+    cells = table.texts(column.name)
+    missing = sum(cell is None for cell in cells)
+    match column:
+        case Number() | Date():
+            rows_ND = column(table)
+            value_N = table.numbers(column.name) if isinstance(column, Number) else column.days(table)
+            value_N = value_N[rows_ND[:, 1] == 0]
+            below = int((value_N < column.seen[0]).sum()) if column.seen else 0
+            above = int((value_N > column.seen[-1]).sum()) if column.seen else 0
+            return Comparison(
+                name=column.name,
+                kind=column.kind,
+                rows=len(cells),
+                missing=len(cells) - len(value_N),
+                below=below,
+                above=above,
+                seen=column.seen,
+                own=_quantiles(value_N) if len(value_N) else (),
+            )
+        case Category() | Levels():
+            if isinstance(column, Levels):
+                places = column.places(table)
+            else:
+                names = Names((level, place) for place, level in enumerate(column.levels))
+                places = [None if cell is None else -1 if names[cell] is None else 0 for cell in cells]
+            others = Counter(str(cell) for cell, place in zip(cells, places, strict=True) if place == -1)
+            unknown = tuple(others.most_common())
+            return Comparison(name=column.name, kind=column.kind, rows=len(cells), missing=missing, unknown=unknown)
+        case Boolean():
+            others = Counter(cell for cell in cells if cell is not None and columns.truth(cell) is None)
+            return Comparison(
+                name=column.name,
+                kind=column.kind,
+                rows=len(cells),
+                missing=missing + others.total(),
+                unknown=tuple(others.most_common()),
+            )
+        case _:
+            return Comparison(name=column.name, kind=column.kind, rows=len(cells), missing=missing)
 
 
 def save(encoding: Encoding, path: Path) -> None:
@@ -258,21 +651,99 @@ def load(path: Path) -> Encoding:
 
 
 def _table(content: dict[str, Any]) -> TableEncoding:
-    columns: list[Number | Category] = []
-    for column in content["columns"]:
-        kind, name = column["kind"], str(column["name"])
-        if kind == "number":
-            mean, deviation, zero = float(column["mean"]), float(column["deviation"]), column.get("zero_is_missing", False)
-            if not (math.isfinite(mean) and 0 < deviation < math.inf and isinstance(zero, bool)):
-                raise ValueError(f"expected a finite mean and a positive deviation of {name!r}, got {mean} and {deviation}")
-            columns.append(Number(name=name, mean=mean, deviation=deviation, zero_is_missing=zero))
-        elif kind == "category":
-            columns.append(Category(name=name, levels=_names(column["levels"], f"levels of {name!r}")))
-        else:
-            raise ValueError(f"expected a column of numbers or a category, got {kind!r}")
-    if not columns:
+    found = tuple(_column(column) for column in content["columns"])
+    if not found:
         raise ValueError("expected columns, got none")
-    return TableEncoding(columns=tuple(columns))
+    return TableEncoding(columns=found)
+
+
+def _column(content: dict[str, Any]) -> Column:
+    kind, name = content["kind"], str(content["name"])
+    if kind not in KINDS:
+        raise ValueError(f"expected a column out of {', '.join(KINDS)}, got {str(kind)[:60]!r}")
+    known = {"kind", *(field.name for field in fields(KINDS[kind]))}
+    # Files of version 0.1.0 may say more.
+    if kind not in {"number", "category"} and (more := content.keys() - known):
+        raise ValueError(f"expected nothing but {', '.join(sorted(known))} of {name!r}, got {', '.join(sorted(more))[:60]}")
+    match kind:
+        case "number":
+            mean, deviation, zero = _scale(content, name), _positive(content, name), content.get("zero_is_missing", False)
+            return Number(
+                name=name,
+                mean=mean,
+                deviation=deviation,
+                zero_is_missing=_truth(zero, f"zero_is_missing of {name!r}"),
+                missing_codes=_numbers(content.get("missing_codes", []), f"missing_codes of {name!r}"),
+                seen=_seen(content, name),
+            )
+        case "category":
+            return Category(name=name, levels=_names(content["levels"], f"levels of {name!r}"))
+        case "levels":
+            return Levels(
+                name=name,
+                levels=_names(content["levels"], f"levels of {name!r}"),
+                other=_truth(content["other"], f"other of {name!r}"),
+                missing=_truth(content["missing"], f"missing of {name!r}"),
+            )
+        case "hashed":
+            buckets = content["buckets"]
+            if type(buckets) is not int or not 1 <= buckets <= MOST_BUCKETS:
+                raise ValueError(f"expected 1 to {MOST_BUCKETS} buckets of {name!r}, got {str(buckets)[:60]}")
+            return Hashed(name=name, buckets=buckets)
+        case "boolean":
+            return Boolean(name=name)
+        case "date":
+            order, cycles = content["order"], tuple(content["cycles"])
+            if order not in columns.ORDERS or len(set(cycles)) != len(cycles) or not set(cycles) <= set(CYCLES):
+                raise ValueError(
+                    f"expected an order out of {', '.join(columns.ORDERS)} and cycles out of {', '.join(CYCLES)}"
+                )
+            return Date(
+                name=name,
+                order=order,
+                mean=_scale(content, name),
+                deviation=_positive(content, name),
+                cycles=cycles,
+                seen=_seen(content, name),
+            )
+        case _:
+            text = _text({**content, "column": name})
+            return Words(name=name, words=text.words, idf=text.idf)
+
+
+def _scale(content: dict[str, Any], name: str) -> float:
+    mean = float(content["mean"])
+    if not math.isfinite(mean):
+        raise ValueError(f"expected a finite mean of {name!r}, got {mean}")
+    return mean
+
+
+def _positive(content: dict[str, Any], name: str) -> float:
+    deviation = float(content["deviation"])
+    if not 0 < deviation < math.inf:
+        raise ValueError(f"expected a positive deviation of {name!r}, got {deviation}")
+    return deviation
+
+
+def _truth(value: Any, what: str) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"expected true or false as {what}, got {str(value)[:60]}")
+    return value
+
+
+def _numbers(values: Any, what: str) -> tuple[float, ...]:
+    if not isinstance(values, list) or not all(type(value) in {int, float} and math.isfinite(value) for value in values):
+        raise ValueError(f"expected a list of finite numbers as {what}, got {str(values)[:60]}")
+    return tuple(map(float, values))
+
+
+def _seen(content: dict[str, Any], name: str) -> tuple[float, ...]:
+    seen = _numbers(content.get("seen", []), f"seen of {name!r}")
+    if seen and (len(seen) != len(QUANTILES) or list(seen) != sorted(seen)):
+        raise ValueError(
+            f"expected {len(QUANTILES)} quantiles in ascending order as seen of {name!r}, got {len(seen)} numbers"
+        )
+    return seen
 
 
 def _text(content: dict[str, Any]) -> TextEncoding:

@@ -1,50 +1,77 @@
-"""Tables as sites hold them, CSV or Parquet, column by column.
+"""Tables as sites hold them, text or Parquet, column by column; and workbooks, where they are public or somebody's own to look at.
 
 The header, or the file's schema, determines the columns; every record after it is parsed by itself, from nothing but its own bytes. A
 cell that cannot be read counts as missing, and in a line that is not valid CSV all cells count as missing; the log names them. An error
-would become a refusal, and that would tell the coordinator about a single record.
+would become a refusal, and that would tell the coordinator about a single record. For the same reason a site's dialect (`dialects`)
+comes from the header and from settings, never from rows.
 
-So a record of a CSV file is one line. If quotation marks may span lines, as RFC 4180 allows, one that is never closed swallows the
+So a record of a text table is one line. If quotation marks may span lines, as RFC 4180 allows, one that is never closed swallows the
 records after it; only public tables are read like that.
+
+Compressed tables and workbooks expand up to a thousand times. They are inflated piece by piece, up to a limit.
 """
 
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import logging
 import math
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.base.errors import DataError
+from limbeck.inputs import dialects
+from limbeck.inputs.dialects import Dialect
+
+if TYPE_CHECKING:
+    from openpyxl.workbook import Workbook
 
 log = logging.getLogger(__name__)
 
 # The limit for a line, in bytes. Texts can be long; the csv module's own limit is 131,072 characters per cell.
 LONGEST_LINE = 1 << 24
+# The limit for a compressed table once inflated, in bytes, and for the cells of a Parquet file or a workbook.
+LARGEST = 4 << 30
+MOST_CELLS = 1 << 28
+CHUNK = 1 << 20
 MISSING = frozenset({"", "NA", "NaN", "nan", "null", "NULL", "None", "?"})
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# What the names of tables end with, in any case.
+TEXTS = frozenset({".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz"})
+PARQUET = frozenset({".parquet", ".pq"})
+WORKBOOKS = frozenset({".xlsx"})
+SUFFIXES = TEXTS | PARQUET | WORKBOOKS
 # A whole number as data frames write it once one cell of its column is missing.
 WHOLE = re.compile(r"([+-]?\d+)\.0*")
-SEPARATORS = re.compile(r"[;|\t]")
 LINE_BREAKS = re.compile(r"\r\n|\r|\n")
+# What bytes of text call blank.
+BLANKS = " \t\n\r\x0b\x0c"
 
 Cell = str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Table:
-    """A table. columns: cells as text, None where missing, all of the same length. source: its name in messages."""
+    """A table.
+
+    - columns: cells as text, None where missing, all of the same length.
+    - source: its name in messages.
+    - dialect: how its numbers are written.
+    """
 
     columns: Mapping[str, Sequence[Cell]]
     source: str
+    dialect: Dialect = dialects.DEFAULT
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
@@ -64,7 +91,7 @@ class Table:
         numbers, unreadable = np.full(len(self), np.nan), []
         for row, cell in enumerate(self.texts(name)):
             try:
-                numbers[row] = np.nan if cell is None else to_number(cell)
+                numbers[row] = np.nan if cell is None else to_number(cell, self.dialect)
             except ValueError:
                 unreadable.append((row + 1, cell))
         if unreadable:
@@ -83,16 +110,40 @@ class Table:
         """The table of these rows, in this order."""
         chosen = list(chosen)
         return Table(
-            columns={name: [cells[row] for row in chosen] for name, cells in self.columns.items()}, source=self.source
+            columns={name: [cells[row] for row in chosen] for name, cells in self.columns.items()},
+            source=self.source,
+            dialect=self.dialect,
         )
 
+    def with_points(self) -> Table:
+        """The same table with all numbers written with a decimal point and without separated thousands."""
+        if (self.dialect.decimal, self.dialect.thousands) == (".", ""):
+            return self
+        columns = {
+            name: [None if cell is None else self.with_point(cell) for cell in cells] for name, cells in self.columns.items()
+        }
+        return Table(columns=columns, source=self.source)
+
+    def with_point(self, cell: str) -> str:
+        """A cell, if it is a number, with a decimal point and without separated thousands; otherwise as it is."""
+        if (self.dialect.decimal, self.dialect.thousands) == (".", ""):
+            return cell
+        try:
+            return self.dialect.with_point(cell)
+        except ValueError:
+            return cell
+
     def to_csv(self) -> bytes:
-        """The table as a CSV file, one line per row; missing cells are empty, and a space replaces a line break within a cell."""
+        """The table as a CSV file of commas and decimal points, in UTF-8, one line per row.
+
+        Missing cells are empty, and a space replaces a line break within a cell.
+        """
         out = io.StringIO(newline="")
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(self.columns)
+        columns = self.with_points().columns
+        writer.writerow(columns)
         writer.writerows(
-            zip(*([LINE_BREAKS.sub(" ", cell or "") for cell in cells] for cells in self.columns.values()), strict=True)
+            zip(*([LINE_BREAKS.sub(" ", cell or "") for cell in cells] for cells in columns.values()), strict=True)
         )
         return out.getvalue().encode()
 
@@ -102,14 +153,26 @@ def require(columns: Iterable[str], names: Iterable[str], source: str) -> None:
     present = list(columns)
     for name in names:
         if name not in present:
-            hint = "; commas separate columns" if len(present) == 1 and SEPARATORS.search(present[0]) else ""
+            hint = "; if something else separates its columns, say so by records.delimiter" if len(present) == 1 else ""
             raise DataError(f"Expected a column {name!r} in {source}, found {', '.join(present) or 'none'}{hint}.")
 
 
-def to_number(cell: str) -> float:
+def to_number(cell: str, dialect: Dialect = dialects.DEFAULT) -> float:
     """A cell as a number; true and false are 1 and 0. Raises ValueError if it is not a number."""
     truth = {"true": 1.0, "false": 0.0}.get(cell.strip().lower())
-    return float(cell) if truth is None else truth
+    return dialect.number(cell) if truth is None else truth
+
+
+def suffix(path: Path) -> str:
+    """What a file's name ends with, in small letters, such as ".csv" or ".csv.gz"."""
+    own = path.name.lower()
+    inner = Path(own.removesuffix(".gz")).suffix
+    return inner + ".gz" if own.endswith(".gz") else inner
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is a table by its name."""
+    return suffix(path) in SUFFIXES
 
 
 def plain(cell: str) -> str:
@@ -136,25 +199,42 @@ class Names:
         return self.exact[cell] if cell in self.exact else self.plain.get(plain(cell))
 
 
-def from_csv(data: bytes, source: str, *, public: bool = False) -> Table:
-    """The table in a CSV file: UTF-8, a header line, one record per line. Row 1 is the first after the header; blank lines do not count.
+def from_csv(
+    data: bytes, source: str, *, public: bool = False, dialect: Dialect | None = None, largest: int | None = None
+) -> Table:
+    """The table in a text file: a header line, one record per line. Row 1 is the first after the header; blank lines do not count.
 
     In a line with another number of cells, or that is not valid CSV by itself, as with an open quotation mark, all cells count as missing;
-    bytes that are not UTF-8 become replacement characters.
+    bytes that are not in the dialect's encoding become replacement characters.
 
-    source: the name of the table in messages.
-    public: the table contains nothing private: quoted cells may hold line breaks, and invalid CSV is an error.
+    - source: the name of the table in messages.
+    - public: the table contains nothing private, or somebody looks at their own: quoted cells may hold line breaks, invalid CSV is an
+      error, and the dialect, unless it is given, is seen in the rows.
+    - dialect: without one, and unless public, that of the header (`dialects.of_header`).
+    - largest: the limit for the table in bytes; if it is reached, so many lines are there, since of each line 16 MiB count at most.
 
-    Raises: DataError for an invalid header.
+    Raises: DataError for an invalid header, or for more than the limit.
     """
+    return _from_stream(io.BytesIO(data), source, public=public, dialect=dialect, largest=largest)
+
+
+def _from_stream(
+    stream: IO[bytes], source: str, *, public: bool, dialect: Dialect | None, largest: int | None = None
+) -> Table:
     if public:
-        return _with_line_breaks(data, source)
-    lines = _lines(data)
-    header = _header(next(lines, b""), source)
+        return _with_line_breaks(_content(stream, source, largest), source, dialect)
+    head = _head(stream, dialect.text_encoding if dialect is not None else None)
+    dialect = dialect or dialects.of_header(head)
+    lines = _lines(stream, dialect, head)
+    header = _header(_first(lines), dialect, source)
     cells: list[list[Cell]] = [[] for _ in header]
     invalid: list[tuple[int, int | None]] = []
-    for number, line in enumerate((line for line in lines if line.strip()), start=1):
-        row = _cells(line)
+    size = 0
+    for number, line in enumerate((line for line in lines if line is None or line.strip(BLANKS)), start=1):
+        size += LONGEST_LINE if line is None else len(line)
+        if (largest is not None and size > largest) or number * len(header) > MOST_CELLS:
+            raise DataError(f"Expected at most {largest or MOST_CELLS} bytes and {MOST_CELLS} cells in {source}, got more.")
+        row = None if line is None else _cells(line, dialect)
         if row is None or len(row) != len(header):
             invalid.append((number, None if row is None else len(row)))
             row = [""] * len(header)
@@ -171,23 +251,71 @@ def from_csv(data: bytes, source: str, *, public: bool = False) -> Table:
             got,
             len(invalid) - 1,
         )
-    return Table(columns=dict(zip(header, cells, strict=True)), source=source)
+    return Table(columns=dict(zip(header, cells, strict=True)), source=source, dialect=dialect)
 
 
-def _lines(data: bytes) -> Iterator[bytes]:
-    """Physical lines, each ended by LF or CR LF."""
-    return (line.removesuffix(b"\r") for line in data.removeprefix(BYTE_ORDER_MARK).split(b"\n"))
+def _head(stream: IO[bytes], text_encoding: str | None = None) -> bytes:
+    """The bytes of the header, or of the first two lines if the first says what separates the cells."""
+    head = stream.readline(LONGEST_LINE)
+    own = dialects.of_header(head, text_encoding=text_encoding)
+    head += _up_to(own.line_end, head, stream)
+    if dialects.said_by(dialects.decoded(head, own.text_encoding).partition("\n")[0]) is not None:
+        head += stream.readline(LONGEST_LINE)
+        head += _up_to(own.line_end, head, stream)
+    return head
 
 
-def _cells(line: bytes) -> list[str] | None:
-    """The cells of one line, from nothing but its own bytes; None if it is not valid CSV by itself."""
+def _up_to(end: bytes, head: bytes, stream: IO[bytes]) -> bytes:
+    """What follows `head` in its line, where a line feed takes two bytes."""
+    more = b""
+    while len(end) > 1 and not (head + more).endswith(end) and len(more) < LONGEST_LINE and (byte := stream.read(1)):
+        more += byte
+    return more
+
+
+def _lines(stream: IO[bytes], dialect: Dialect, head: bytes) -> Iterator[str | None]:
+    """Physical lines, each ended by LF or CR LF and decoded by itself; None instead of one that is longer than LONGEST_LINE.
+
+    No piece of a line end is one itself, in one byte or in two, so whatever bytes a line consists of, those around it stay whole.
+
+    head: what was read of the stream already.
+    """
+    end, carriage_return = dialect.line_end, "\r".encode(dialect.text_encoding)
+    for mark, name in dialects.BYTE_ORDER_MARKS:
+        if name == dialect.text_encoding:
+            head = head.removeprefix(mark)
+    most = LONGEST_LINE + len(carriage_return)
+    rest, skipping, more = head, False, True
+    while more:
+        piece = stream.read(CHUNK)
+        more = bool(piece)
+        *whole, rest = (rest + piece).split(end)
+        if not more:
+            whole.append(rest)
+        for line in whole:
+            own = line.removesuffix(carriage_return)
+            yield None if skipping or len(own) > LONGEST_LINE else own.decode(dialect.text_encoding, errors="replace")
+            skipping = False
+        if len(rest) > most:
+            # Of a line too long, only what may begin its end is kept.
+            rest, skipping = rest[-len(end) :], True
+
+
+def _first(lines: Iterator[str | None]) -> str:
+    """The header: the first line, or the second if the first says what separates the cells."""
+    line = next(lines, None) or ""
+    return line if dialects.said_by(line) is None else next(lines, None) or ""
+
+
+def _cells(line: str, dialect: Dialect) -> list[str] | None:
+    """The cells of one line, from nothing but itself; None if it is not valid CSV by itself."""
     # Unbalanced marks: the first and the last part of a cell that spans lines.
-    if len(line) > LONGEST_LINE or line.count(b'"') % 2:
+    if line.count(dialect.quote) % 2:
         return None
     # A cell is never longer than its line.
     csv.field_size_limit(LONGEST_LINE)
     try:
-        rows = list(csv.reader([line.decode("utf-8", errors="replace")], strict=True))
+        rows = list(csv.reader([line], delimiter=dialect.delimiter, quotechar=dialect.quote, strict=True))
     except csv.Error:
         return None
     return rows[0] if len(rows) == 1 else None
@@ -197,52 +325,116 @@ def _cell(cell: str) -> Cell:
     return None if cell.strip() in MISSING else cell
 
 
-def _header(line: bytes, source: str) -> list[str]:
-    if line.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in line:
-        raise DataError(f"Expected UTF-8 in {source}, found what looks like UTF-16.")
-    header = _cells(line) or []
+def _header(line: str, dialect: Dialect, source: str) -> list[str]:
+    return _distinct(_cells(line, dialect) or [], source, line)
+
+
+def _distinct(header: list[str], source: str, line: object) -> list[str]:
     if not header or len(set(header)) != len(header):
-        raise DataError(f"Expected a first line of distinct column names in {source}, got {line[:200]!r}.")
+        raise DataError(f"Expected a first line of distinct column names in {source}, got {str(line)[:200]!r}.")
     return header
 
 
-def _with_line_breaks(data: bytes, source: str) -> Table:
+def _content(stream: IO[bytes], source: str, largest: int | None) -> bytes:
+    """All bytes. Raises DataError for more than `largest`, before they take memory."""
+    content = bytearray()
+    while piece := stream.read(CHUNK):
+        content += piece
+        if largest is not None and len(content) > largest:
+            raise DataError(f"Expected at most {largest} bytes in {source} once inflated, got more.")
+    return bytes(content)
+
+
+def _with_line_breaks(data: bytes, source: str, dialect: Dialect | None) -> Table:
+    dialect = dialect or dialects.detect(data)
+    text = dialects.decoded(data, dialect.text_encoding)
     csv.field_size_limit(len(data) + 1)
     try:
-        reader = csv.reader(io.StringIO(data.decode("utf-8-sig", errors="replace"), newline=""), strict=True)
+        stream = io.StringIO(text, newline="")
+        if dialects.said_by(text.partition("\n")[0]) is not None:
+            stream.readline()
+        reader = csv.reader(stream, delimiter=dialect.delimiter, quotechar=dialect.quote, strict=True)
         header = next(reader, [])
-        if not header or len(set(header)) != len(header):
-            raise DataError(f"Expected a first line of distinct column names in {source}, got {header}.")
-        rows = [row if len(row) == len(header) else [""] * len(header) for row in reader]
+        _distinct(header, source, header)
+        rows = [row if len(row) == len(header) else [""] * len(header) for row in reader if row]
     except csv.Error as error:
         raise DataError(f"Expected CSV in {source}: {error}.") from error
     columns = {name: [_cell(row[place]) for row in rows] for place, name in enumerate(header)}
-    return Table(columns=columns, source=source)
+    return Table(columns=columns, source=source, dialect=dialect)
 
 
-def read(path: Path, *, public: bool = False) -> Table:
-    """The table in a .csv or .parquet file. public: see `from_csv`. Raises DataError."""
-    if path.suffix.lower() == ".parquet":
+def read(path: Path, *, public: bool = False, dialect: Dialect | None = None, largest: int = LARGEST) -> Table:
+    """The table in a file whose name ends with one of SUFFIXES.
+
+    - public: see `from_csv`; workbooks are read only then.
+    - dialect: see `from_csv`; of text tables.
+    - largest: the limit for a compressed table or a workbook once inflated, in bytes.
+
+    Raises: DataError.
+    """
+    kind = suffix(path)
+    if kind in PARQUET:
         return _parquet(path)
-    try:
-        return from_csv(path.read_bytes(), str(path), public=public)
-    except OSError as error:
-        raise DataError(f"Expected a table at {path}: {error.strerror}.") from error
+    if kind in WORKBOOKS:
+        if not public:
+            raise DataError(_no_workbook(path))
+        return _workbook(path, largest)
+    with _open_text(path) as stream:
+        limit = largest if kind.endswith(".gz") else None
+        return _from_stream(stream, str(path), public=public, dialect=dialect, largest=limit)
 
 
-def read_header(path: Path) -> list[str]:
-    """The names of the columns of a .csv or .parquet file; no record is read. Raises DataError."""
-    if path.suffix.lower() == ".parquet":
+def read_header(path: Path, dialect: Dialect | None = None) -> list[str]:
+    """The names of the columns of a table; no record is read.
+
+    Raises: DataError, also for a workbook, of which a site cannot read one record without another.
+    """
+    kind = suffix(path)
+    if kind in PARQUET:
         names = list(_open_parquet(path).schema_arrow.names)
         if len(set(names)) != len(names):
             raise DataError(f"Expected distinct column names in {path}, got {', '.join(names)}.")
         return names
+    if kind in WORKBOOKS:
+        raise DataError(_no_workbook(path))
+    with _open_text(path) as stream:
+        head = _head(stream, dialect.text_encoding if dialect is not None else None)
+        dialect = dialect or dialects.of_header(head)
+        return _header(_first(_lines(io.BytesIO(), dialect, head)), dialect, str(path))
+
+
+def read_dialect(
+    path: Path, *, delimiter: str | None = None, decimal: str | None = None, text_encoding: str | None = None
+) -> Dialect:
+    """The dialect by which a site reads a table: of its header and of what its owner says (`dialects.of_header`); no record is read.
+
+    Raises: DataError if there is no table, SettingError for a dialect that no table can be read by.
+    """
+    if suffix(path) not in TEXTS:
+        return dialects.DEFAULT
+    with _open_text(path) as stream:
+        head = _head(stream, text_encoding)
+        return dialects.of_header(head, delimiter=delimiter, decimal=decimal, text_encoding=text_encoding)
+
+
+def detect_dialect(path: Path, *, largest: int = LARGEST) -> Dialect:
+    """The dialect that the rows of a table show: of a public table, or for its owner to see. Raises DataError."""
+    if suffix(path) not in TEXTS:
+        return dialects.DEFAULT
+    with _open_text(path) as stream:
+        return dialects.detect(_content(stream, str(path), largest))
+
+
+@contextmanager
+def _open_text(path: Path) -> Iterator[IO[bytes]]:
+    """A file's bytes, inflated if its name says that they are compressed."""
     try:
-        with path.open("rb") as file:
-            line = file.readline(LONGEST_LINE + 1)
+        with gzip.open(path, "rb") if suffix(path).endswith(".gz") else path.open("rb") as stream:
+            yield stream  # type: ignore[misc]  # a GzipFile reads bytes as well
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"Expected a table compressed by gzip at {path}: {error}.") from error
     except OSError as error:
         raise DataError(f"Expected a table at {path}: {error.strerror}.") from error
-    return _header(next(_lines(line)), str(path))
 
 
 def _open_parquet(path: Path) -> Any:
@@ -260,12 +452,19 @@ def _open_parquet(path: Path) -> Any:
 
 def _parquet(path: Path) -> Table:
     names, file = read_header(path), _open_parquet(path)
+    _check_cells(file.metadata.num_rows * len(names), path)
     try:
         content = file.read()
         columns = {name: [_parquet_cell(cell) for cell in content.column(place)] for place, name in enumerate(names)}
     except Exception as error:  # likewise, about an unreadable page, not about a cell
         raise DataError(f"Expected a Parquet file at {path}: {type(error).__name__}: {error}.") from error
     return Table(columns=columns, source=str(path))
+
+
+def _check_cells(cells: int, path: Path) -> None:
+    """A few bytes can say that a value is repeated any number of times."""
+    if cells > MOST_CELLS:
+        raise DataError(f"Expected at most {MOST_CELLS} cells in {path}, got {cells}.")
 
 
 def _parquet_cell(scalar: Any) -> Cell:
@@ -279,3 +478,58 @@ def _parquet_cell(scalar: Any) -> Cell:
     if isinstance(value, bytes):
         value = value.decode("utf-8", errors="replace")
     return None if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
+
+
+def _no_workbook(path: Path) -> str:
+    return (
+        f"Expected a text table or a Parquet file as records, got the workbook {path}, of which one cell can make all rows unreadable: "
+        "save it as CSV (UTF-8)."
+    )
+
+
+def _workbook(path: Path, largest: int) -> Table:
+    """The first sheet of a workbook: names in its first row, formulas by the values that they had when it was saved."""
+    try:
+        book = _open_workbook(path, largest)
+        sheet = book.worksheets[0]
+        rows = sheet.iter_rows(values_only=True)
+        header = [_workbook_cell(value) for value in next(rows, ())]
+        while header and header[-1] is None:
+            header.pop()
+        names = _distinct([name or "" for name in header], str(path), header)
+        columns: list[list[Cell]] = [[] for _ in names]
+        for number, row in enumerate(rows, start=1):
+            _check_cells(number * len(names), path)
+            cells = [_workbook_cell(value) for value in row[: len(names)]]
+            if any(cell is not None for cell in cells):
+                for column, cell in zip(columns, cells + [None] * (len(names) - len(cells)), strict=True):
+                    column.append(cell)
+    except DataError:
+        raise
+    except Exception as error:  # openpyxl raises errors of many kinds
+        raise DataError(f"Expected a workbook at {path}: {type(error).__name__}: {error}.") from error
+    return Table(columns=dict(zip(names, columns, strict=True)), source=str(path))
+
+
+def _open_workbook(path: Path, largest: int) -> Workbook:
+    try:
+        import openpyxl
+    except ImportError as error:
+        raise DataError(
+            f"Expected the package openpyxl to read {path}; install it with: pip install limbeck[excel]"
+        ) from error
+    try:
+        with ZipFile(path) as archive:
+            # zipfile inflates no member beyond the size that the archive's directory gives it.
+            size = sum(member.file_size for member in archive.infolist())
+    except FileNotFoundError as error:
+        raise DataError(f"Expected a table at {path}: {error.strerror}.") from error
+    except BadZipFile as error:
+        raise DataError(f"Expected a workbook at {path}: {error}.") from error
+    if size > largest:
+        raise DataError(f"Expected at most {largest} bytes in {path} once inflated, got {size}.")
+    return openpyxl.load_workbook(path, read_only=True, data_only=True)
+
+
+def _workbook_cell(value: object) -> Cell:
+    return None if value is None else _cell(str(value))

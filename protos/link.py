@@ -33,6 +33,9 @@ HEARTBEAT_SECONDS = 15
 # The gRPC metadata in which the coordinator states its clock, in seconds since the epoch, for checks of how far a
 # site's clock is off. Nothing on the link depends on it.
 CLOCK = "limbeck-clock"
+# The gRPC metadata in which a site names the frames beyond those of 0.1 that it understands, separated by spaces. A
+# coordinator sends none of these to a site that does not name it, and one of 0.1 ignores the metadata.
+UNDERSTANDS, FINISHED = "limbeck-understands", "finished"
 # A connection ends after silence for this many heartbeats.
 SILENCE = 3
 # The limit that gRPC enforces on one frame: a chunk and what surrounds it.
@@ -92,7 +95,14 @@ class Problem:
     text: str
 
 
-Frame = Hello | Announce | Chunk | Ack | Heartbeat | Problem
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """The coordinator's run of a plan is finished. plan: its SHA-256."""
+
+    plan: bytes
+
+
+Frame = Hello | Announce | Chunk | Ack | Heartbeat | Problem | Finished
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -172,9 +182,19 @@ class Station(Protocol):
     def receive(self, transfer_id: bytes, data: bytes) -> None:
         """Called with a whole transfer that was wanted."""
 
+    def finished(self, plan: bytes) -> None:
+        """Called when the other end says that the run of a plan is finished; the connection then ends.
+
+        Raises WireError where the other end cannot say so.
+        """
+
 
 class Disconnected(Exception):
     """The other end is gone, or has to be considered gone; the text says why."""
+
+
+class RunFinished(Disconnected):
+    """The connection ends because the run of a plan is finished."""
 
 
 def hello(heartbeat_seconds: int = 0) -> Hello:
@@ -223,6 +243,10 @@ class Connection:
         errors = [error for error in outcomes if isinstance(error, Exception)]
         raise next((error for error in errors if isinstance(error, WireError)), None) or errors[0]
 
+    async def say_finished(self, plan: bytes) -> None:
+        """Tell the other end that the run of a plan is finished, between two other frames."""
+        await self._write(Finished(plan=plan))
+
     async def _write(self, frame: Frame) -> None:
         async with self._writing:
             await self._write_frame(frame)
@@ -240,6 +264,9 @@ class Connection:
                     self._acked(frame)
                 case Heartbeat():
                     pass
+                case Finished():
+                    self.station.finished(frame.plan)
+                    raise RunFinished(f"the run of plan {frame.plan.hex()[:16]} is finished")
                 case Problem():
                     raise Disconnected(f"the other end says: {frame.text}")
                 case Hello():

@@ -12,7 +12,7 @@ from limbeck.base.errors import WireError
 from limbeck.base.printable import printable
 from limbeck.protos import checks
 from limbeck.protos import link_pb2 as pb
-from limbeck.protos.link import CHUNK, MAX_FRAME, VERSION, Ack, Announce, Chunk, Frame, Heartbeat, Hello, Problem
+from limbeck.protos.link import CHUNK, MAX_FRAME, VERSION, Ack, Announce, Chunk, Finished, Frame, Heartbeat, Hello, Problem
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Link"].full_name
 CONNECT = f"/{SERVICE}/Connect"
@@ -41,6 +41,8 @@ def encode_frame(frame: Frame) -> bytes:
             message = pb.Frame(heartbeat=pb.Heartbeat())
         case Problem():
             message = pb.Frame(problem=pb.Problem(text=printable(frame.text, TEXT_LENGTH) or "no reason given"))
+        case Finished():
+            message = pb.Frame(finished=pb.Finished(plan=frame.plan))
     return message.SerializeToString(deterministic=True)
 
 
@@ -87,6 +89,9 @@ def _from_pb(message: pb.Frame) -> Frame:
         case "problem":
             bounds.text("a problem", message.problem.text, TEXT_LENGTH)
             return Problem(text=message.problem.text)
+        case "finished":
+            bounds.whole("the length of a plan's hash", len(message.finished.plan), HASH_BYTES, HASH_BYTES)
+            return Finished(plan=message.finished.plan)
         case _:
             raise WireError("Expected a frame of some kind, got none.")
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19limbeck/protos/link.proto\x12\x0flimbeck.link.v1\"\x93\x02\n\x05\x46rame\x12\'\n\x05hello\x18\x01 \x01(\x0b\x32\x16.limbeck.link.v1.HelloH\x00\x12-\n\x08\x61nnounce\x18\x02 \x01(\x0b\x32\x19.limbeck.link.v1.AnnounceH\x00\x12\'\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x16.limbeck.link.v1.ChunkH\x00\x12#\n\x03\x61\x63k\x18\x04 \x01(\x0b\x32\x14.limbeck.link.v1.AckH\x00\x12/\n\theartbeat\x18\x05 \x01(\x0b\x32\x1a.limbeck.link.v1.HeartbeatH\x00\x12+\n\x07problem\x18\x06 \x01(\x0b\x32\x18.limbeck.link.v1.ProblemH\x00\x42\x06\n\x04kind\"D\n\x05Hello\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0f\n\x07limbeck\x18\x02 \x01(\t\x12\x19\n\x11heartbeat_seconds\x18\x03 \x01(\r\"5\n\x08\x41nnounce\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\r\n\x05total\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\"1\n\x05\x43hunk\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"#\n\x03\x41\x63k\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\x10\n\x08received\x18\x02 \x01(\x04\"\x0b\n\tHeartbeat\"\x17\n\x07Problem\x12\x0c\n\x04text\x18\x01 \x01(\t\"-\n\x06Parcel\x12\x11\n\tobject_id\x18\x01 \x01(\x0c\x12\x10\n\x08\x63ontents\x18\x02 \x03(\x0c\x32\x45\n\x04Link\x12=\n\x07\x43onnect\x12\x16.limbeck.link.v1.Frame\x1a\x16.limbeck.link.v1.Frame(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19limbeck/protos/link.proto\x12\x0flimbeck.link.v1\"\xc2\x02\n\x05\x46rame\x12\'\n\x05hello\x18\x01 \x01(\x0b\x32\x16.limbeck.link.v1.HelloH\x00\x12-\n\x08\x61nnounce\x18\x02 \x01(\x0b\x32\x19.limbeck.link.v1.AnnounceH\x00\x12\'\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x16.limbeck.link.v1.ChunkH\x00\x12#\n\x03\x61\x63k\x18\x04 \x01(\x0b\x32\x14.limbeck.link.v1.AckH\x00\x12/\n\theartbeat\x18\x05 \x01(\x0b\x32\x1a.limbeck.link.v1.HeartbeatH\x00\x12+\n\x07problem\x18\x06 \x01(\x0b\x32\x18.limbeck.link.v1.ProblemH\x00\x12-\n\x08\x66inished\x18\x07 \x01(\x0b\x32\x19.limbeck.link.v1.FinishedH\x00\x42\x06\n\x04kind\"D\n\x05Hello\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0f\n\x07limbeck\x18\x02 \x01(\t\x12\x19\n\x11heartbeat_seconds\x18\x03 \x01(\r\"5\n\x08\x41nnounce\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\r\n\x05total\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\"1\n\x05\x43hunk\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"#\n\x03\x41\x63k\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\x10\n\x08received\x18\x02 \x01(\x04\"\x0b\n\tHeartbeat\"\x17\n\x07Problem\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x18\n\x08\x46inished\x12\x0c\n\x04plan\x18\x01 \x01(\x0c\"-\n\x06Parcel\x12\x11\n\tobject_id\x18\x01 \x01(\x0c\x12\x10\n\x08\x63ontents\x18\x02 \x03(\x0c\x32\x45\n\x04Link\x12=\n\x07\x43onnect\x12\x16.limbeck.link.v1.Frame\x1a\x16.limbeck.link.v1.Frame(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,21 +32,23 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'limbeck.protos.link_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FRAME']._serialized_start=47
-  _globals['_FRAME']._serialized_end=322
-  _globals['_HELLO']._serialized_start=324
-  _globals['_HELLO']._serialized_end=392
-  _globals['_ANNOUNCE']._serialized_start=394
-  _globals['_ANNOUNCE']._serialized_end=447
-  _globals['_CHUNK']._serialized_start=449
-  _globals['_CHUNK']._serialized_end=498
-  _globals['_ACK']._serialized_start=500
-  _globals['_ACK']._serialized_end=535
-  _globals['_HEARTBEAT']._serialized_start=537
-  _globals['_HEARTBEAT']._serialized_end=548
-  _globals['_PROBLEM']._serialized_start=550
-  _globals['_PROBLEM']._serialized_end=573
-  _globals['_PARCEL']._serialized_start=575
-  _globals['_PARCEL']._serialized_end=620
-  _globals['_LINK']._serialized_start=622
-  _globals['_LINK']._serialized_end=691
+  _globals['_FRAME']._serialized_end=369
+  _globals['_HELLO']._serialized_start=371
+  _globals['_HELLO']._serialized_end=439
+  _globals['_ANNOUNCE']._serialized_start=441
+  _globals['_ANNOUNCE']._serialized_end=494
+  _globals['_CHUNK']._serialized_start=496
+  _globals['_CHUNK']._serialized_end=545
+  _globals['_ACK']._serialized_start=547
+  _globals['_ACK']._serialized_end=582
+  _globals['_HEARTBEAT']._serialized_start=584
+  _globals['_HEARTBEAT']._serialized_end=595
+  _globals['_PROBLEM']._serialized_start=597
+  _globals['_PROBLEM']._serialized_end=620
+  _globals['_FINISHED']._serialized_start=622
+  _globals['_FINISHED']._serialized_end=646
+  _globals['_PARCEL']._serialized_start=648
+  _globals['_PARCEL']._serialized_end=693
+  _globals['_LINK']._serialized_start=695
+  _globals['_LINK']._serialized_end=764
 # @@protoc_insertion_point(module_scope)

@@ -1,9 +1,12 @@
-"""TLS 1.3 only, and certificates from bytes.
+"""TLS 1.3 only, certificates from bytes, and a gRPC that writes no log of its own.
 
 gRPC has no Python setting for a least version, but it reads a list of TLS 1.2 ciphers. If that list contains only a
 pre-shared-key cipher, and there is never a pre-shared key, no handshake below TLS 1.3 finds a cipher, at either end.
 gRPC reads the list once, when it is loaded; so this module must be imported before gRPC (limbeck's commands import it
 before they run), and `in_force` says whether it was.
+
+gRPC's core writes lines in a layout of its own to standard error, unless told not to before it is loaded. What goes wrong is
+an error of a call, which limbeck logs in its own words; to see gRPC's, set GRPC_VERBOSITY.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from limbeck.base.errors import SettingError, WireError
 from limbeck.base.printable import printable
 
 _CIPHERS, _NEVER_USABLE = "GRPC_SSL_CIPHER_SUITES", "ECDHE-PSK-AES256-CBC-SHA"
+_VERBOSITY, _SILENT = "GRPC_VERBOSITY", "NONE"
 
 # The largest PEM of a certificate or request; limbeck's own have less than 1 KiB.
 MAX_PEM = 64 << 10
@@ -34,6 +38,8 @@ in_force = "grpc" not in sys.modules
 if in_force:
     _before = os.environ.get(_CIPHERS)
     os.environ[_CIPHERS] = _NEVER_USABLE
+    # Read again by the processes that this one starts, and for those it is right too.
+    os.environ.setdefault(_VERBOSITY, _SILENT)
     import grpc  # noqa: F401 - reads the environment now
 
     # Child processes are not bound by this: a black-box teacher may speak an older TLS.

@@ -33,6 +33,8 @@ Probabilities = NDArray[np.floating]
 
 def sharpen(p_NK: Probabilities, temperature: float) -> NDArray[np.float64]:
     """Probabilities of the same logits, divided by a temperature: p^(1/T), scaled to sum 1. The order within a row stays."""
+    if temperature == 1:
+        return p_NK.astype(np.float64)
     logit_NK = np.log(np.maximum(p_NK.astype(np.float64), TINY)) / temperature
     power_NK = np.exp(logit_NK - logit_NK.max(1, keepdims=True))
     return np.asarray(power_NK / power_NK.sum(1, keepdims=True))

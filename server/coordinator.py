@@ -25,6 +25,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from limbeck.base.errors import LimbeckError, TooFewClients, WireError
+from limbeck.base.logs import about
 from limbeck.base.printable import printable
 from limbeck.plans import checks
 from limbeck.plans.schema import Plan, Pooling
@@ -66,6 +67,8 @@ POLL_SECONDS = 0.02
 # While replies are waited for, the record is written at most this often.
 SAVE_SECONDS = 1.0
 REASONS_SHOWN = 5
+# Names of sites in one entry of the log.
+NAMES_SHOWN = 20
 # The longest time for a question, in seconds: Flower adds it to the time of day.
 LONGEST_TTL = 365 * 86400.0
 # Flower's message types of the questions.
@@ -192,6 +195,14 @@ class Coordinator:
 
     def _run(self) -> None:
         self.events(Started(plan=self.plan_hash.hex(), stages=len(self.plan.stages)))
+        log.info(
+            "Plan %s (%s): %d stages, at least %d sites.",
+            self.plan_hash.hex()[:16],
+            printable(self.plan.name, 80),
+            len(self.plan.stages),
+            self.plan.minimum_clients,
+            extra=self._about("started"),
+        )
         last = checkpoint.load_last(self.folder / "checkpoints")
         first = 0 if last is None else last.stage + 1
         if first < len(self.plan.stages):
@@ -207,6 +218,7 @@ class Coordinator:
         if last is not None:
             checkpoint.restore(last, model, masks)
             self.events(Resumed(after_stage=last.stage))
+            log.info("Goes on after stage %d.", last.stage + 1, extra=self._about("resumed", Phase(Step.DISTIL, last.stage)))
         del self.record.stages[first:]
         for stage in range(first, len(self.plan.stages)):
             self._stage(stage, model, masks)
@@ -310,7 +322,14 @@ class Coordinator:
                 paused = True
                 self._save()
                 self.events(Paused(phase=phase, sites=have(), minimum=self.plan.minimum_clients))
-                log.warning("Paused in '%s': %d of at least %d sites.", phase, have(), self.plan.minimum_clients)
+                log.warning(
+                    "Paused in '%s': %d of at least %d sites. %s",
+                    phase,
+                    have(),
+                    self.plan.minimum_clients,
+                    self._waited_for(),
+                    extra=self._about("paused", phase, done=have(), total=self.plan.minimum_clients),
+                )
             if nodes:
                 ask(nodes)
                 continue
@@ -319,6 +338,31 @@ class Coordinator:
             time.sleep(POLL_SECONDS)
         if paused:
             self.events(Continued(phase=phase, sites=have()))
+            log.info("Continued with %d sites.", have(), extra=self._about("continued", phase, done=have()))
+
+    def _waited_for(self) -> str:
+        """Whom a pause waits for, and why each is missing, for the log."""
+        missing = [
+            f"{name} ({client.state.value}{f', {client.exclusion}' if client.exclusion is not None else ''})"
+            for name, client in sorted(self.record.clients.items())
+            if client.state is not SiteState.ANSWERED
+        ]
+        shown = ", ".join(missing[:NAMES_SHOWN])
+        return f"Waiting for {shown or 'more sites'}{' and others' if len(missing) > NAMES_SHOWN else ''}."
+
+    def _about(
+        self,
+        event: str,
+        phase: Phase | None = None,
+        *,
+        site: str | None = None,
+        done: int | None = None,
+        total: int | None = None,
+    ) -> dict[str, object]:
+        """What an entry of the log is about."""
+        stage = phase.stage + 1 if phase is not None and phase.stage is not None else None
+        stages = len(self.plan.stages)
+        return about(event=event, plan=self.plan_hash, site=site, stage=stage, stages=stages, done=done, total=total)
 
     def _connections(self, node: Node) -> int:
         return self.grid.connections_of(node.id) if isinstance(self.grid, Acquainted) else 1
@@ -371,7 +415,7 @@ class Coordinator:
             ]
             if new:
                 self._late_rounds.append(self._put(AGREE, self.offer, new, NodeEvent.OFFER_LATE))
-                log.info("%s came late.", ", ".join(node.label for node in new))
+                log.info("%s came late.", ", ".join(node.label for node in new), extra=self._about("came late"))
         for late in self._late_rounds:
             for _ in self._pull(late):
                 pass
@@ -396,7 +440,8 @@ class Coordinator:
         for node in self.roster.in_state(NodeState.LATE_TAUGHT):
             node.on(NodeEvent.JOIN)
             self.events(Joined(site=node.site, stage=stage))
-            log.info("%s takes part from stage %d on.", node.site, stage + 1)
+            joined = self._about("joined", Phase(Step.ANSWERS, stage), site=node.site)
+            log.info("%s takes part from stage %d on.", node.site, stage + 1, extra=joined)
         self._admitting = stage + 1 < len(self.plan.stages)
 
     # Stages
@@ -444,6 +489,15 @@ class Coordinator:
         self.record.add_seconds(Step.DISTIL.value, result.seconds)
         self._save()
         self.events(StageFinished(**asdict(record)))
+        log.info(
+            "Stage %d of %d is finished: %d sites, %.1f %% sparse, %.1f s.",
+            stage + 1,
+            len(self.plan.stages),
+            len(answered),
+            100 * result.sparsity,
+            answers_seconds + result.seconds,
+            extra=self._about("stage finished", phase, done=stage + 1, total=len(self.plan.stages)),
+        )
 
     def _pool(self, stage: int) -> tuple[Tensor, list[str]]:
         """One stage's answers of all sites, pooled as they come: (N, K) targets and the names of the sites in them.
@@ -524,10 +578,24 @@ class Coordinator:
         asked = self._put(phase, request, nodes, QUESTIONS[type(request)])
         total = len(asked.open)
         self.events(Progress(phase=phase, done=0, total=total))
+        names = [asked.names[node.id] for node in nodes[:NAMES_SHOWN]]
+        log.info(
+            "%s: %d asked: %s%s.",
+            phase.title,
+            total,
+            ", ".join(names) or "nobody",
+            " and others" if total > len(names) else "",
+            extra=self._about("asked", phase, done=0, total=total),
+        )
         while not asked.over:
             left = len(asked.open)
             for node, reply, why in self._pull(asked):
-                self.events(Progress(phase=phase, done=total - len(asked.open), total=total, why=why))
+                done = total - len(asked.open)
+                self.events(Progress(phase=phase, done=done, total=total, why=why))
+                if why is None:
+                    name = node.site or asked.names[node.id]
+                    said = self._about("replied", phase, site=name, done=done, total=total)
+                    log.info("%s: %s has replied, %d of %d.", phase.title, name, done, total, extra=said)
                 if reply is not None:
                     yield node, reply
             if len(asked.open) == left:
@@ -610,7 +678,7 @@ class Coordinator:
         node.on(_EXCLUSIONS[type(why)])
         self.record.client(name).leave_out(phase, why)
         self._unsaved = True
-        log.warning("%s is left out of '%s': %s", name, phase, why)
+        log.warning("%s is left out of '%s': %s", name, phase, why, extra=self._about("left out", phase, site=name))
 
     def _give_up(self, asked: _Round) -> None:
         """Those that have not replied are lost, until they do or connect again."""

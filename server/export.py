@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from limbeck.base.errors import LimbeckError, RunError
 from limbeck.base.files import write_durably
 from limbeck.inputs.sessions import open_session
+from limbeck.plans import public_inputs
 from limbeck.plans.schema import Plan
 from limbeck.server import delivery
-from limbeck.server.card import Card, Epsilon, InputKind, Inputs, Site
+from limbeck.server.card import Card, Epsilon, Inputs, Site
 from limbeck.server.pruning import prunable
 from limbeck.server.record import ClientRecord, StageRecord
 from limbeck.server.student import prepare
@@ -123,14 +124,13 @@ def describe(
 
 
 def _inputs(plan: Plan, x_N: Tensor) -> Inputs:
-    low, high = (float(x_N.min()), float(x_N.max())) if x_N.numel() else (0.0, 0.0)
-    images_of_units = x_N.ndim > 2 and low >= 0 and high <= 1
-    kind: InputKind = "bytes" if x_N.dtype == torch.uint8 else "unit" if images_of_units else "numbers"
+    # As the plan declares them; a plan of limbeck 0.1.0 does not.
+    declared = plan.inputs or public_inputs.declared(x_N.numpy())
     return Inputs(
-        kind=kind,
+        kind=declared.kind.value,
         shape=tuple(x_N.shape[1:]),
-        low=low,
-        high=high,
+        low=declared.low,
+        high=declared.high,
         encoding=plan.encoding.hex() if plan.encoding is not None else None,
     )
 

@@ -101,7 +101,7 @@ class Student:
             return _bytes(x_N)
         # A student of 0.1.0 does not say what it takes: bytes were scaled for it.
         are_bytes = x_N.dtype == np.uint8 and self.input_kind is None
-        if are_bytes or (self.input_kind == "unit" and x_N.dtype.kind in "iu"):
+        if are_bytes or (self.input_kind == "unit" and x_N.dtype.kind in "iu" and len(self.input_shape) > 1):
             return _bytes(x_N).astype(np.float32) / np.float32(255)
         with np.errstate(over="ignore"):
             float_N = x_N.astype(np.float32)
@@ -119,10 +119,10 @@ class Student:
 def _check_scale(x_N: NDArray[np.float32], card: Card) -> None:
     """Raises DataError for numbers that are plainly on another scale than the public inputs."""
     low, high, known = float(x_N.min()), float(x_N.max()), card.inputs
-    if known.kind == "unit":
-        least, most = 0.0, 1.0
-    elif known.encoding is not None:
+    if known.encoding is not None:
         least, most = min(known.low, -ENCODED), max(known.high, ENCODED)
+    elif known.kind == "unit":
+        least, most = 0.0, 1.0
     else:
         room = BEYOND * max(known.high - known.low, 1.0)
         least, most = known.low - room, known.high + room

@@ -46,10 +46,10 @@ def read(
     Raises: DataError or SettingError.
     """
     rule = label_rule(None, card.class_names, len(card.class_names))
-    if predicting.is_table(path):
+    if tables.is_table(path):
         if label is None:
             raise SettingError(f"Expected --label, the column of labels in {path}, got none.")
-        cells = tables.read(path).texts(label)
+        cells = predicting.read_table(path)[0].texts(label)
         source = predicting.open_inputs(student, [path], encoder=encoder)
         return _labelled(predicting.read_all(source), rule.all(cells, -1), held_out=True, what=_of_their_own(path))
     (y_N,) = read_arrays(path, "y")

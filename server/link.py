@@ -26,6 +26,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from limbeck.base.errors import DataError, RunError, SettingError, WireError
 from limbeck.base.files import check_private
+from limbeck.base.logs import about
 from limbeck.base.printable import printable
 from limbeck.protos import flower_messages, link, link_codec, tls
 from limbeck.protos.flower_messages import CLIENT_RAISED, SERVER_NODE, collect
@@ -46,6 +47,8 @@ log = logging.getLogger(__name__)
 
 HELLO_SECONDS = 30.0
 GRACE_SECONDS = 2.0
+# How long sites have to take in that the run is finished.
+FAREWELL_SECONDS = 10.0
 # How many questions a site may have open.
 OPEN = 64
 STREAMS_PER_CONNECTION = 4
@@ -127,10 +130,14 @@ class _Open:
 
 
 class _Current:
-    """A connection under way. replaced: by another one of its site. over: it has ended."""
+    """A connection under way. replaced: by another one of its site. over: it has ended.
+
+    connection: None as long as the hellos are not exchanged, and at a site that does not understand `Finished`.
+    """
 
     def __init__(self) -> None:
         self.replaced, self.over = asyncio.Event(), asyncio.Event()
+        self.connection: Connection | None = None
 
 
 class _Session:
@@ -188,6 +195,10 @@ class _Session:
         if transfer_id in self.open:
             self._arrived(transfer_id, data)
             self.withdraw(transfer_id)
+
+    def finished(self, plan: bytes) -> None:
+        """No site says so."""
+        raise WireError("Expected no end of a run from a site, got one.")
 
 
 class _Health(health.aio.HealthServicer):  # type: ignore[misc]
@@ -338,6 +349,13 @@ class LinkGrid(Grid):
         if ids:
             self._in_loop(withdraw())
 
+    def say_finished(self, plan: bytes) -> list[str]:
+        """Tell the sites that are connected that the run of this plan is finished; returns the names of those that took it in.
+
+        A site takes it in by ending its connection. One that is away now, or of a version that does not understand it, keeps dialling.
+        """
+        return self._in_loop(self._say_finished(plan))
+
     def close(self) -> None:
         """End the service. Sites keep dialling; what they have not sent they keep."""
         if self._thread.is_alive():
@@ -348,6 +366,24 @@ class LinkGrid(Grid):
 
     def _in_loop(self, work: Coroutine[object, None, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _say_finished(self, plan: bytes) -> list[str]:
+        async def tell(name: str, current: _Current, connection: Connection) -> str | None:
+            try:
+                async with asyncio.timeout(FAREWELL_SECONDS):
+                    await connection.say_finished(plan)
+                    await current.over.wait()
+            except Exception as error:  # gRPC's own among them: whatever became of this site, the run is finished
+                log.info("%s was not told that the run is finished: %s", name, printable(error) or type(error).__name__)
+                return None
+            return name
+
+        tellings = [
+            tell(session.name, session.current, session.current.connection)
+            for session in self._sessions.values()
+            if session.current is not None and session.current.connection is not None
+        ]
+        return sorted(name for name in await asyncio.gather(*tellings) if name is not None)
 
     async def _push(self, questions: Sequence[_Open]) -> None:
         sizes: dict[int, list[int]] = {}
@@ -447,15 +483,33 @@ class LinkGrid(Grid):
                 raise WireError("Expected a hello first, got something else.")
             self._door.admit(context.peer())
             # Before anything more is said, which the other end may keep from leaving here.
-            await self._speak(name, pem, first, read, write, over=lambda: self._door.dismiss(context.peer()))
+            await self._speak(
+                name,
+                pem,
+                first,
+                read,
+                write,
+                understands=_understood(context),
+                over=lambda: self._door.dismiss(context.peer()),
+            )
         except TimeoutError:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"no hello within {HELLO_SECONDS:g} s")
         except WireError as error:
-            log.warning("%s breaks the protocol: %s", name, error)
+            log.warning(
+                "%s breaks the protocol: %s", name, error, extra=about(event="refused", site=name, reason=str(error))
+            )
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, printable(error))
 
     async def _speak(
-        self, name: str, pem: bytes, greeting: Hello, read: Read, write: Write, *, over: Callable[[], None]
+        self,
+        name: str,
+        pem: bytes,
+        greeting: Hello,
+        read: Read,
+        write: Write,
+        *,
+        understands: frozenset[str],
+        over: Callable[[], None],
     ) -> None:
         """After the site's hello, until the connection ends. A site has one: a new one ends the one before, which may be half dead.
 
@@ -477,8 +531,13 @@ class LinkGrid(Grid):
                     await write(link.hello(self._heartbeat))
             except TimeoutError:
                 raise Disconnected(f"it took no greeting within {HELLO_SECONDS:g} s") from None
-            log.info("%s is connected (limbeck %s there).", name, greeting.limbeck)
-            await Connection(session, read, write, heartbeat=self._heartbeat).run()
+            log.info(
+                "%s is connected (limbeck %s there).", name, greeting.limbeck, extra=about(event="connected", site=name)
+            )
+            connection = Connection(session, read, write, heartbeat=self._heartbeat)
+            if link.FINISHED in understands:
+                me.connection = connection
+            await connection.run()
 
         try:
             parts = (converse(), self._while_good(pem), self._until_replaced(me))
@@ -494,7 +553,7 @@ class LinkGrid(Grid):
                 session.current = None
             ended = await asyncio.gather(*tasks, return_exceptions=True)
         reason = next((error for error in ended if isinstance(error, Exception)), None)
-        log.info("%s is disconnected: %s", name, reason)
+        log.info("%s is disconnected: %s", name, reason, extra=about(event="disconnected", site=name, reason=str(reason)))
         if isinstance(reason, WireError):
             await link.say_why(write, reason)
             raise reason
@@ -510,6 +569,16 @@ class LinkGrid(Grid):
         while True:
             await asyncio.sleep(self._heartbeat)
             self.access.check(pem)
+
+
+def _understood(context: grpc.aio.ServicerContext) -> frozenset[str]:
+    """The frames beyond those of 0.1 that a site says it understands."""
+    return frozenset(
+        word
+        for name, value in context.invocation_metadata() or ()
+        if name == link.UNDERSTANDS and isinstance(value, str)
+        for word in value.split()
+    )
 
 
 def _reply(question: _Open, data: bytes) -> Message:

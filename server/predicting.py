@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from limbeck.base.errors import DataError, SettingError
 from limbeck.base.printable import printable
-from limbeck.inputs import encodings, images, tables
-from limbeck.inputs.encodings import Category, EncoderEncoding, Encoding, TableEncoding
+from limbeck.inputs import dialects, encodings, images, tables
+from limbeck.inputs.encodings import EncoderEncoding, Encoding, TableEncoding
 from limbeck.inputs.tables import Table
 from limbeck.inputs.transfer_set import read_arrays
 from limbeck.server.exported import BATCH, ENCODING, Student
@@ -28,8 +28,8 @@ from limbeck.server.exported import BATCH, ENCODING, Student
 ARRAYS = ".npz"
 NO_VALUE = "no value in any column that the encoding reads"
 NOT_FINITE = "numbers that are not finite"
-# Levels that a warning shows.
-SHOWN = 3
+# Unknown names that a note shows; the share of values beyond the public ones from which on a note asks for the unit.
+SHOWN, MANY = 3, 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -107,13 +107,15 @@ def open_inputs(
     single = len(paths) == 1
     if not all(path.exists() for path in paths):
         raise DataError(f"Expected inputs at {next(path for path in paths if not path.exists())}, found no such file.")
-    as_table = single and first.is_file() and (texts or is_table(first))
+    as_table = single and first.is_file() and (texts or tables.is_table(first))
     if keep and (not as_table or texts):
         raise SettingError(f"Expected a table whose columns can be kept, got {first}.")
     if as_table:
         known = _encoding(student, encoding)
-        table = _lines(first, _text_column(known)) if texts else tables.read(first)
-        return _table(student, known, table, encoder, keep)
+        if texts:
+            return _table(student, known, _lines(first, _text_column(known)), encoder, keep, ())
+        table, notes = read_table(first)
+        return _table(student, known, table, encoder, keep, notes)
     if encoding is not None or encoder is not None:
         raise SettingError(f"Expected a table or texts to encode, got {first}.")
     if single and first.is_file() and first.suffix.lower() == ARRAYS:
@@ -165,11 +167,6 @@ def predict_file(student: Student, path: Path) -> Prediction:
 # Tables and texts
 
 
-def is_table(path: Path) -> bool:
-    """Whether its name is that of a table."""
-    return path.suffix.lower() in {".csv", ".parquet"}
-
-
 def _encoding(student: Student, path: Path | None) -> Encoding:
     """The encoding by which this student's inputs were made. Raises DataError for another one, or where there is none."""
     wanted = student.card.inputs.encoding if student.card is not None else None
@@ -211,7 +208,22 @@ def _lines(path: Path, column: str) -> Table:
     return Table(columns={column: [line if line.strip() else None for line in lines]}, source=str(path))
 
 
-def _table(student: Student, encoding: Encoding, table: Table, encoder: str | None, keep: Sequence[str]) -> Source:
+def read_table(path: Path) -> tuple[Table, tuple[str, ...]]:
+    """A table of the user's own, each row by itself, in the dialect that its rows show; and a sentence about that dialect."""
+    dialect = tables.detect_dialect(path)
+    notes = () if dialect == dialects.DEFAULT else (f"{path}: read with {dialect.describe()}.",)
+    # Workbooks have no lines that could break.
+    return tables.read(path, public=tables.suffix(path) in tables.WORKBOOKS, dialect=dialect), notes
+
+
+def _table(
+    student: Student,
+    encoding: Encoding,
+    table: Table,
+    encoder: str | None,
+    keep: Sequence[str],
+    notes: tuple[str, ...],
+) -> Source:
     tables.require(table.columns, [*encoding.reads, *keep], table.source)
     encode = _encode(encoding, encoder)
 
@@ -232,7 +244,7 @@ def _table(student: Student, encoding: Encoding, table: Table, encoder: str | No
             kept=tuple(tuple(part.columns[name][index] or "" for name in keep) for index in range(len(part))),
         )
 
-    return Source(what="row", count=len(table), batch=batch, kept=tuple(keep), notes=tuple(_unknown_levels(encoding, table)))
+    return Source(what="row", count=len(table), batch=batch, kept=tuple(keep), notes=(*notes, *_unlike(encoding, table)))
 
 
 def _encode(encoding: Encoding, encoder: str | None) -> Callable[[Table], NDArray[np.float32]]:
@@ -250,19 +262,22 @@ def _encode(encoding: Encoding, encoder: str | None) -> Callable[[Table], NDArra
     return encode
 
 
-def _unknown_levels(encoding: Encoding, table: Table) -> Iterator[str]:
-    """Sentences about categories whose cells the encoding does not know: they count as missing."""
-    for column in encoding.columns if isinstance(encoding, TableEncoding) else ():
-        if isinstance(column, Category):
-            cells = [cell for cell in table.texts(column.name) if cell is not None]
-            known = tables.Names((level, place) for place, level in enumerate(column.levels))
-            unknown = [cell for cell in cells if known[cell] is None]
-            if unknown:
-                shown = ", ".join(repr(cell) for cell in sorted(set(unknown))[:SHOWN])
-                yield (
-                    f"Column {column.name!r}: {len(unknown)} of {len(cells)} values are unknown to the encoding, such as {shown}; it knows"
-                    f" {', '.join(map(repr, column.levels[:10]))}. They count as missing."
-                )
+def _unlike(encoding: Encoding, table: Table) -> Iterator[str]:
+    """Sentences about columns that look unlike what the encoding saw."""
+    for column in encodings.compare(encoding, table) if isinstance(encoding, TableEncoding) else ():
+        unknown = sum(rows for _, rows in column.unknown)
+        if unknown:
+            shown = ", ".join(repr(name) for name, _ in column.unknown[:SHOWN])
+            yield (
+                f"Column {column.name!r}: {unknown} of {column.rows} values are unknown to the encoding, such as {shown}; they say no more"
+                " than a missing value does."
+            )
+        beyond = column.below + column.above
+        if beyond > MANY * column.rows:
+            yield (
+                f"Column {column.name!r}: {beyond} of {column.rows} values are beyond all public ones, {column.seen[0]:g} to"
+                f" {column.seen[-1]:g}; is it the same unit?"
+            )
 
 
 # Arrays

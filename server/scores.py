@@ -107,9 +107,14 @@ class Scores(Strict):
     unbalanced: bool = False
     """Whether a class has less than half of an equal share of the inputs: accuracy alone is then misleading."""
     classes: tuple[ClassScores, ...] = ()
-    """By class, in the order of labels; empty where only the whole was asked for."""
+    """By class, in the order of labels; empty in `whole`."""
     reliability: tuple[Bin, ...] = ()
-    """By confidence, ascending, bins without inputs left out; empty where only the whole was asked for."""
+    """By confidence, ascending, bins without inputs left out; empty in `whole`."""
+
+    @property
+    def whole(self) -> Scores:
+        """The same without classes and bins, which take much room where many are kept."""
+        return self.model_copy(update={"classes": (), "reliability": ()})
 
     @property
     def figures(self) -> dict[str, float | None]:
@@ -117,13 +122,12 @@ class Scores(Strict):
         return {name: getattr(self, name) for name in FIGURES}
 
 
-def score(p_NK: ArrayLike, y_N: ArrayLike, names: Sequence[str] = (), *, details: bool = True) -> Scores:
+def score(p_NK: ArrayLike, y_N: ArrayLike, names: Sequence[str] = ()) -> Scores:
     """The measures of probabilities against labels.
 
     - p_NK: (N, K) probabilities; each row adds up to 1.
     - y_N: (N,) labels, 0 to K - 1.
     - names: of the K classes; by default "0", "1" ...
-    - details: whether to list classes and bins of confidence.
 
     Raises: DataError if the arrays do not fit each other.
     """
@@ -159,12 +163,12 @@ def score(p_NK: ArrayLike, y_N: ArrayLike, names: Sequence[str] = (), *, details
         rarest_auprc=rarest.auprc,
         absent=tuple(each.name for each in by_class if not each.inputs),
         unbalanced=bool(counts.min() * classes < BALANCED_PART * inputs),
-        classes=tuple(by_class) if details else (),
-        reliability=bins if details else (),
+        classes=tuple(by_class),
+        reliability=bins,
     )
 
 
-def majority(y_N: ArrayLike, classes: int, names: Sequence[str] = (), *, details: bool = True) -> Scores:
+def majority(y_N: ArrayLike, classes: int, names: Sequence[str] = ()) -> Scores:
     """The measures of knowing nothing but how frequent each class is among these inputs: every input is given these shares.
 
     Its accuracy is that of always predicting the most frequent class, its AUC one half, the AUPRC of a class its share, its log-loss the
@@ -174,7 +178,7 @@ def majority(y_N: ArrayLike, classes: int, names: Sequence[str] = (), *, details
     """
     y = np.asarray(y_N)
     shares_K = np.bincount(y[(y >= 0) & (y < classes)].astype(np.int64), minlength=classes) / max(1, len(y))
-    return score(np.tile(shares_K, (len(y), 1)), y, names, details=details)
+    return score(np.tile(shares_K, (len(y), 1)), y, names)
 
 
 def _checked(p_NK: ArrayLike, y_N: ArrayLike) -> tuple[NDArray[np.float64], Labels]:

@@ -10,11 +10,16 @@ from flwr.app import Context, RecordDict
 from pydantic import Field
 
 from limbeck.base.errors import DataError, SettingError
+from limbeck.base.logs import about
 from limbeck.base.settings import ADDRESS, Strict, read_toml, validate
 from limbeck.protos.flower_messages import SERVER_NODE
 from limbeck.protos.link import HEARTBEAT_SECONDS
+from limbeck.server import record
 from limbeck.server.app import app
 from limbeck.server.link import Access, Keys, LinkGrid
+
+# In the run's folder.
+RECORD = "record.json"
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +90,18 @@ def serve(plan: Path, path: Path) -> Path:
             "pause-seconds": settings.pause_seconds,
         }
         app(grid, Context(run_id=1, node_id=SERVER_NODE, node_config={}, state=RecordDict(), run_config=config))
+        _say_finished(grid, bytes.fromhex(record.read(folder / RECORD).plan_hash))
     finally:
         grid.close()
     return folder
+
+
+def _say_finished(grid: LinkGrid, plan_hash: bytes) -> None:
+    """Tell the sites that are connected that the run is finished."""
+    told = grid.say_finished(plan_hash)
+    log.info(
+        "The run of plan %s is finished; told %s.",
+        plan_hash.hex()[:16],
+        ", ".join(told) or "nobody, as no site is connected that understands it",
+        extra=about(event="finished", plan=plan_hash),
+    )

@@ -14,7 +14,14 @@ if TYPE_CHECKING:
     from limbeck.server.exported import Student
 
 app = typer.Typer(
-    no_args_is_help=True, help="A finished student: show what is known of it, calibrate it, say what it is for."
+    help="""A finished student: show what is known of it, calibrate it, say what it is for.
+
+    \b
+    Examples:
+      limbeck student show runs/one
+      limbeck student calibrate run --labels public-labels.npz
+    """,
+    no_args_is_help=True,
 )
 
 # Errors of rows that are shown.
@@ -120,7 +127,8 @@ def describe(
 
     \b
     Examples:
-      limbeck student describe run --purpose "Triage of chest pain, as a second opinion" --licence "CC BY 4.0"
+      limbeck student describe run --licence "CC BY 4.0"
+      limbeck student describe run --purpose "A second opinion in triage"
     """
     from dataclasses import replace
 

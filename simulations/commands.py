@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,15 +12,13 @@ import typer
 from rich.markup import escape
 
 from limbeck.base.errors import SettingError
-from limbeck.base.printable import printable
+from limbeck.simulations import data_options as options
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
-    from limbeck.simulations.metrics import Metrics
-
-CLIENTS_SHOWN = 20
+    from limbeck.simulations.data.asked import Options
+    from limbeck.simulations.scenario import Scenario
 
 
 def _complete_scenario(incomplete: str) -> list[str]:
@@ -32,9 +31,18 @@ def simulate(
     scenario: Annotated[
         str | None,
         typer.Argument(
-            help="A scenario's name, or a TOML file; default: the scenario named default.", autocompletion=_complete_scenario
+            help="A scenario's name, a TOML file, or a file or folder of your own data; default: the scenario named default.",
+            autocompletion=_complete_scenario,
         ),
     ] = None,
+    label: options.Label = None,
+    site: options.Site = None,
+    group: options.Group = None,
+    drop: options.Drop = None,
+    public: options.Public = None,
+    test: options.Test = None,
+    epsilon: options.Epsilon = None,
+    clients: options.Clients = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as privacy.epsilon=1.")
     ] = None,
@@ -52,31 +60,52 @@ def simulate(
         bool, typer.Option("--prepare-only", help="Only make the run's folder, with a bundle for `flwr run`.")
     ] = False,
 ) -> None:
-    """Simulate a federation: the real client and server apps on real records, from a scenario to a report.
+    """Simulate a federation: the real client and server apps on real records, from a scenario, or a file of your own, to a report.
 
     \b
     Examples:
       limbeck simulate
+      limbeck simulate patients.csv --label diagnosis --site hospital
       limbeck simulate digits-tiny --set privacy.epsilon=1 --out runs/one
       limbeck simulate --resume --out runs/one
       limbeck simulate my-scenario.toml --carrier flower
     """
     from rich.console import Console
 
-    from limbeck.simulations import run
+    from limbeck.simulations import run, summary
+    from limbeck.simulations.data.asked import Options, is_data
     from limbeck.simulations.finished import new_folder
     from limbeck.simulations.scenario import load
 
     console = Console()
+    own = Options(
+        label=label,
+        site=site,
+        group=group,
+        drop=tuple(drop or ()),
+        public=public,
+        test=test,
+        epsilon=epsilon,
+        clients=clients,
+    )
+    given = [f"--{key}" for key, value in asdict(own).items() if value not in (None, ())]
     if resume:
-        if out is None or scenario is not None or set_ or sites is not None or prepare_only:
+        if out is None or scenario is not None or set_ or sites is not None or prepare_only or given:
             raise SettingError(
                 "Expected --resume with --out DIR and nothing else but --carrier: the run's folder holds its scenario."
             )
         with _hint(console, out):
             metrics = run.resume(out, carrier=carrier, console=console)
     else:
-        settings = load(scenario or "default", set_ or [])
+        if scenario is not None and is_data(scenario):
+            settings = _of_own_data(console, Path(scenario), own, set_ or [])
+        elif given:
+            raise SettingError(
+                f"Expected {', '.join(given)} with a file or folder of your own data, got the scenario {scenario or 'default'!r}:"
+                " --set data.label=... changes a scenario."
+            )
+        else:
+            settings = load(scenario or "default", set_ or [])
         out = out or new_folder(settings)
         console.print(f"[bold]{escape(settings.name)}[/bold]: {escape(settings.description)}", highlight=False)
         if prepare_only:
@@ -85,8 +114,31 @@ def simulate(
             return
         with _hint(console, out):
             metrics = run.simulate(settings, out, carrier=carrier, sites=sites, console=console)
-    _summary(console, metrics)
+    summary.show(console, metrics)
     console.print(f"Report: {escape(str(out / 'report.html'))}\nRun:    {escape(str(out))}", highlight=False, soft_wrap=True)
+
+
+def _of_own_data(console: Console, path: Path, own: Options, overrides: list[str]) -> Scenario:
+    """A scenario for a file of the user's own, and on the console what was chosen for it."""
+    from limbeck.base.settings import override
+    from limbeck.simulations.data import asked, starter
+    from limbeck.simulations.scenario import parse
+
+    settings = asked.settings(path, own)
+    if settings.label is None and settings.source is not None and settings.source[0] != "arrays" and not path.is_dir():
+        raise SettingError(
+            f"Expected --label with the column of labels in {path}: `limbeck data look {path}` says which columns there are."
+        )
+    start, _ = starter.start(settings, epsilon=own.epsilon or starter.EPSILON, clients=own.clients)
+    for sentence in start.chosen:
+        console.print(sentence, markup=False, highlight=False)
+    console.print(
+        "`limbeck data look` with the same options and --out scenario.toml writes this as a file to change.", highlight=False
+    )
+    raw = start.settings
+    for each in overrides:
+        override(raw, each)
+    return parse(raw)
 
 
 @contextmanager
@@ -134,14 +186,14 @@ def plan_settings(
     import tomli_w
 
     from limbeck.base.files import write_durably
-    from limbeck.simulations.data import KNOWN
+    from limbeck.simulations.data import class_names
     from limbeck.simulations.scenario import load
 
     if out.exists():
         raise SettingError(f"Expected no file at {out} yet, found one; it was left as it is.")
     settings = load(scenario, set_ or [])
     tables = settings.plan_tables()
-    classes = {"classes": list(KNOWN[settings.data.name].class_names)}
+    classes = {"classes": list(class_names(settings.data))}
     write_durably(out, tomli_w.dumps({"name": tables.pop("name"), **classes, **tables}).encode())
     print(
         f"{out}: the plan of scenario {settings.name!r}; change what differs for your sites, then `limbeck plan make {out}`"
@@ -158,74 +210,3 @@ def report(folder: Annotated[Path, typer.Argument(help="The folder of a finished
     from limbeck.simulations import report as pages
 
     print(pages.build(folder))
-
-
-def _summary(console: Console, run: Metrics) -> None:
-    table = _table("Accuracy and bytes", "", "accuracy %", "sparsity %", "clients", "kB up", "kB down")
-    accuracies = run.teacher_accuracies
-    if accuracies:
-        table.add_row(
-            "teachers alone",
-            f"{min(accuracies):.1%} to {max(accuracies):.1%}".replace("%", ""),
-            "",
-            str(len(accuracies)),
-            "",
-            "",
-        )
-    table.add_row("pool (public inputs)", f"{100 * run.pool.accuracy:.1f}", "", "", "", "")
-    for stage in run.stages:
-        table.add_row(
-            f"student, stage {stage.stage + 1}",
-            f"{100 * stage.sparse_accuracy:.1f}",
-            f"{100 * stage.sparsity:.1f}",
-            str(stage.clients),
-            f"{stage.bytes_up / 1000:.1f}",
-            f"{stage.bytes_down / 1000:.1f}",
-        )
-        if stage.dense_accuracy is not None:
-            table.add_row("  dense control", f"{100 * stage.dense_accuracy:.1f}", "0.0", "", "", "")
-    console.print(table)
-    table = _table("Clients", "client", "records", "alone %", "epsilon", "budget", "kB up", "kB down", "status")
-    shown = [client for index, client in enumerate(run.clients) if index < CLIENTS_SHOWN or client.reason]
-    for client in shown:
-        table.add_row(
-            escape(printable(client.site)),
-            str(client.records),
-            f"{100 * client.teacher_accuracy:.1f}" if client.teacher_accuracy is not None else "-",
-            f"{client.epsilon:.3f}" if client.epsilon is not None else "no DP guarantee",
-            f"{client.budget_epsilon:g}",
-            f"{client.bytes_up / 1000:.1f}",
-            f"{client.bytes_down / 1000:.1f}",
-            escape(printable(client.reason or client.status)),
-        )
-    console.print(table)
-    if len(shown) < len(run.clients):
-        console.print(
-            f"{len(run.clients) - len(shown)} more clients, none of them left out: see the report.", highlight=False
-        )
-    first = run.clients[0]
-    seeded = "; noise is SEEDED, no guarantee holds" if run.noise == "UnsafeSeeded" else ""
-    console.print(
-        f"epsilon at delta = {first.delta:g}, unit: {first.unit}, adjacency: {first.adjacency}, by PLD{seeded}.",
-        highlight=False,
-    )
-    if run.sites_without_guarantee:
-        console.print(
-            f"[bold red]No DP guarantee[/bold red] for the records of {escape(', '.join(run.sites_without_guarantee))}: answers of a"
-            " black-box teacher left there.",
-            highlight=False,
-            soft_wrap=True,
-        )
-    phases = ", ".join(f"{name} {value:.1f}" for name, value in run.seconds.items())
-    console.print(f"Seconds: {phases}.", highlight=False)
-
-
-def _table(title: str, *columns: str) -> Table:
-    """A table that fits 80 columns."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 or column == "status" else "right")
-    return table

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from limbeck.base.errors import LimbeckError
 from limbeck.inputs.transfer_set import read_arrays
 from limbeck.plans.schema import Plan
 from limbeck.server import calibration, delivery, distil
@@ -22,6 +21,7 @@ from limbeck.server.card import Calibration, Card, Measure
 from limbeck.server.scores import Scores
 from limbeck.simulations import measure
 from limbeck.simulations.data import KNOWN
+from limbeck.simulations.data.settings import SOURCES
 from limbeck.simulations.metrics import Metrics
 from limbeck.simulations.scenario import Scenario
 
@@ -43,24 +43,17 @@ def hand_over(folder: Path, scenario: Scenario, plan: Plan) -> Card:
     """Write RUN/student/ from what the coordinator exported, calibrated; returns its card."""
     card = delivery.read_card(folder / "server" / "student")
     known = KNOWN.get(scenario.data.name or "")
+    files = [Path(value).name for source in SOURCES if isinstance(value := getattr(scenario.data, source), str)]
     card = replace(
         card,
         simulated=True,
         calibration=_calibrate(folder, plan),
         purpose=scenario.description or None,
-        data=f"Records and public inputs: {known.source}." if known is not None else None,
+        data=f"Records and public inputs: {known.source if known is not None else ', '.join(files)}.",
         licence=f"data: {known.licence}" if known is not None else None,
     )
     delivery.deliver(folder / "server" / "student", folder / FOLDER, card)
     return card
-
-
-def temperature(folder: Path) -> float:
-    """By what the logits of a run's finished student are divided; 1 for a run that was finished by limbeck 0.1.0."""
-    try:
-        return delivery.read_card(folder / FOLDER).logits_divided_by
-    except LimbeckError:
-        return 1.0
 
 
 def note_figures(folder: Path, metrics: Metrics) -> None:

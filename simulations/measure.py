@@ -1,4 +1,9 @@
-"""Measures a finished run: its metrics, from what the coordinator and the sites left behind and what only the simulation knows."""
+"""Measures a finished run: its metrics, from what the coordinator and the sites left behind and what only the simulation knows.
+
+Everything that is compared is measured on the test set and on the public inputs, by the same measures (`limbeck.server.scores`).
+
+Shape legend: N inputs, K classes.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,11 +21,12 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from limbeck.base.errors import RunError
+from limbeck.base.errors import DataError, LimbeckError, RunError
 from limbeck.base.progress import Progress
 from limbeck.client import teachers
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
+from limbeck.client.teachers import Teacher
 from limbeck.client.teachers.votes import Votes
 from limbeck.client.witness import SEEDED
 from limbeck.inputs.transfer_set import read_arrays, read_headers
@@ -27,19 +34,24 @@ from limbeck.plans import privacy_filter
 from limbeck.plans.schema import Plan
 from limbeck.protos import codec
 from limbeck.protos.messages import Guarantee
-from limbeck.server import checkpoint, distil, pruning, student
+from limbeck.server import calibration, checkpoint, delivery, distil, pruning, student
 from limbeck.server.export import ExportReport
 from limbeck.server.record import ClientRecord, Record, StageRecord
+from limbeck.server.scores import Scores, majority, score
 from limbeck.server.states import SiteState
 from limbeck.simulations import black_box, metrics
+from limbeck.simulations.answering import Pools
+from limbeck.simulations.central import Central, Kind, noise_of
 from limbeck.simulations.metrics import (
     ClientMetrics,
     MachineMetrics,
     Metrics,
+    OwnInputs,
     PartitionMetrics,
     Phase,
     PlanMetrics,
     PoolMetrics,
+    Quality,
     StageMetrics,
     StageSeconds,
     StudentBytes,
@@ -47,7 +59,11 @@ from limbeck.simulations.metrics import (
 )
 from limbeck.simulations.scenario import Scenario
 
+Inputs = NDArray[np.generic]
+
 PACKAGES = ("limbeck", "torch", "flwr", "opacus", "dp-accounting", "numpy", "onnx", "onnxruntime")
+VOTES = "noisy votes exist for the public inputs alone; others would need a further charge"
+LABELS = "its black-box teacher gives labels, and none were drawn for other inputs"
 # A site that never joined.
 ABSENT = ClientRecord(state=SiteState.ABSENT)
 
@@ -57,17 +73,38 @@ class Truth:
 
     def __init__(self, folder: Path) -> None:
         names = ("public_y", "test_x", "test_y", "class_names", "counts")
-        self.public_y, self.test_x, self.test_y, class_names, self.counts = read_arrays(folder / "truth.npz", *names)
+        path = folder / "truth.npz"
+        self.public_y, self.test_x, self.test_y, class_names, self.counts = read_arrays(path, *names)
         self.class_names = [str(name) for name in class_names]
+        try:
+            (self.test_sites,) = read_arrays(path, "test_sites")
+        except DataError:  # prepared by an earlier version
+            self.test_sites = np.full(len(self.test_y), -1)
+
+    def on_test(self, p_NK: Tensor) -> Scores:
+        """The scores of probabilities of the test set."""
+        return score(p_NK.numpy(), self.test_y, self.class_names)
+
+    def on_public(self, p_NK: Tensor) -> Scores:
+        """The scores of probabilities of the public inputs."""
+        return score(p_NK.numpy(), self.public_y, self.class_names)
 
 
-def dense_control(folder: Path, plan: Plan, progress: Progress | None = None) -> list[float]:
-    """Test accuracy after each stage of a student that is trained exactly as the sparse one, on the same pools, but never pruned.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answers:
+    """What a site's teacher says, as log-probabilities (N, K) of the test set and of the public inputs, or why one cannot be known."""
 
-    Kept in RUN/dense/, so that a run that is measured again does not train it again.
+    test: Tensor | None = None
+    public: Tensor | None = None
+    why: str = ""
+
+
+def dense_control(folder: Path, plan: Plan, progress: Progress | None = None) -> None:
+    """A student that is trained exactly as the sparse one, on the same pools, but never pruned.
+
+    Kept in RUN/dense/, one checkpoint a stage, so that a run that is measured again does not train it again.
     """
-    truth = Truth(folder)
-    (x_N,) = read_arrays(folder / "transfer" / f"{plan.transfer_set.hex()}.npz", "x")
+    x_N = _public_inputs(folder, plan)
     model = student.build(plan.student.architecture, x_N.shape[1:], plan.classes, plan.public_seed)
     masks = pruning.Masks.ones(model)
     last = checkpoint.load_last(folder / "dense")
@@ -91,14 +128,6 @@ def dense_control(folder: Path, plan: Plan, progress: Progress | None = None) ->
             ),  # type: ignore[misc]
         )
         checkpoint.save_stage(folder / "dense", stage, model, masks, targets_NK)
-    accuracies = []
-    for stage in range(len(plan.stages)):
-        saved = checkpoint.load(checkpoint.path_of(folder / "dense", stage))
-        if saved is None:
-            raise RunError(f"Expected the dense control of stage {stage} in {folder / 'dense'}, but there is none.")
-        checkpoint.restore(saved, model, masks)
-        accuracies.append(_accuracy(distil.predict(model, torch.from_numpy(truth.test_x)), truth.test_y))
-    return accuracies
 
 
 def measure(
@@ -109,25 +138,33 @@ def measure(
     *,
     carrier: str,
     seconds: Mapping[Phase, float],
-    dense: Sequence[float] | None,
+    dense: bool = False,
+    central: Mapping[Kind, Central] | None = None,
 ) -> Metrics:
     """The metrics of the finished run in `folder`, which are also written there.
 
     - sites: the folder of all site folders.
     - carrier: "local" or "flower".
     - seconds: wall-clock seconds of each phase.
-    - dense: test accuracy of the dense control after each stage, from 0 to 1; None without a control.
+    - dense: whether there is a dense control, as `dense_control` leaves it.
+    - central: teachers of all records to compare with, as `limbeck.simulations.central` trains them.
     """
-    truth = Truth(folder)
+    truth, public_x = Truth(folder), _public_inputs(folder, plan)
     plan_hash = codec.plan_hash(plan)
     record = Record(folder / "server" / "record.json", plan_hash)
     paths = sorted(sites.glob("*/site.toml"))
+    noise = noise_of("answers", scenario)
+    pools = Pools(plan, len(truth.test_y), record.stages, record.clients, noise)
+    alone = [
+        _alone(Site(path.parent), index, scenario, plan, truth, public_x, record.clients, pools, folder / "cache")
+        for index, path in enumerate(paths)
+    ]
+    stages, last = _stages(folder, plan, truth, public_x, record.stages, pools, dense)
     clients = tuple(
-        _client(path, plan, truth, record.clients, records, folder / "cache")
-        for path, records in zip(paths, truth.counts.sum(1).tolist(), strict=True)
+        _client(Site(path.parent), index, site, truth, record.clients, last)
+        for index, (path, site) in enumerate(zip(paths, alone, strict=True))
     )
     names = tuple(client.site for client in clients)
-    stages, confusion = _stages(folder, plan, truth, record.stages, dense)
     exported = TypeAdapter(ExportReport).validate_json((folder / "server" / "student" / "export.json").read_bytes())
     measured = Metrics(
         limbeck=version("limbeck"),
@@ -153,7 +190,7 @@ def measure(
         ),
         noise=scenario.privacy.noise,
         partition=PartitionMetrics(
-            kind=scenario.partition.kind,
+            kind=scenario.partition_kind,
             alpha=scenario.partition.alpha,
             class_names=tuple(truth.class_names),
             sites=names,
@@ -161,7 +198,7 @@ def measure(
         ),
         clients=clients,
         unnamed_nodes={node: client.reason for node, client in record.clients.items() if node not in names},
-        pool=PoolMetrics(accuracy=stages[-1].pool_accuracy),
+        pool=PoolMetrics(accuracy=stages[-1].pool_accuracy, quality=last.pool),
         stages=stages,
         student=StudentMetrics(
             architecture=plan.student.architecture,
@@ -172,42 +209,111 @@ def measure(
             ),
             onnx_max_difference=exported.onnx_max_difference,
             accuracy=stages[-1].sparse_accuracy,
-            dense_accuracy=dense[-1] if dense else None,
-            confusion=confusion,
+            dense_accuracy=stages[-1].dense_accuracy,
+            confusion=last.confusion,
+            quality=last.student,
+            dense=last.dense,
         ),
         carrier=carrier,
         seconds=seconds,
+        majority=_majority(truth, plan.classes),
+        central=_central((central or {}).get("private"), truth, public_x, folder / "cache"),
+        without_privacy=_central((central or {}).get("without-noise"), truth, public_x, folder / "cache"),
     )
     metrics.write(measured, folder)
     return measured
 
 
+def _public_inputs(folder: Path, plan: Plan) -> Inputs:
+    (x_N,) = read_arrays(folder / "transfer" / f"{plan.transfer_set.hex()}.npz", "x")
+    return x_N
+
+
+def _majority(truth: Truth, classes: int) -> Quality:
+    return Quality(
+        test=majority(truth.test_y, classes, truth.class_names), public=majority(truth.public_y, classes, truth.class_names)
+    )
+
+
+def _central(central: Central | None, truth: Truth, public_x: Inputs, cache: Path) -> Quality | None:
+    if central is None:
+        return None
+    if central.teacher is None:
+        return Quality(why=central.why)
+    return _quality(_asked(central.teacher, truth, public_x, cache), truth)
+
+
+def _quality(answers: _Answers, truth: Truth) -> Quality:
+    return Quality(
+        test=None if answers.test is None else truth.on_test(answers.test.exp()),
+        public=None if answers.public is None else truth.on_public(answers.public.exp()),
+        why=answers.why,
+    )
+
+
+def _asked(teacher: Teacher, truth: Truth, public_x: Inputs, cache: Path) -> _Answers:
+    public = teacher.log_probabilities(public_x, cache=cache)
+    if isinstance(teacher, Votes):
+        return _Answers(public=public, why=VOTES)
+    return _Answers(test=teacher.log_probabilities(truth.test_x, cache=cache), public=public)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Alone:
+    """One site's teacher: its scores, and its probabilities of those test inputs that are the site's own."""
+
+    quality: Quality
+    own: Tensor | None
+
+
+def _alone(
+    site: Site,
+    index: int,
+    scenario: Scenario,
+    plan: Plan,
+    truth: Truth,
+    public_x: Inputs,
+    recorded: Mapping[str, ClientRecord],
+    pools: Pools,
+    cache: Path,
+) -> _Alone:
+    """Measure a site's teacher, and give its answers to the test set to the pools. index: of the site."""
+    file = site.state(codec.plan_hash(plan)) / "teacher.safetensors"
+    answers = _Answers(why="it has no teacher")
+    if recorded.get(site.name, ABSENT).guarantee is Guarantee.NONE:
+        test, public = (black_box.probabilities(site.folder, x_N, plan.classes) for x_N in (truth.test_x, public_x))
+        answers = _Answers(test=torch.from_numpy(test).float().log(), public=torch.from_numpy(public).float().log())
+    elif file.exists():
+        answers = _asked(teachers.load(file, factory=site.factory), truth, public_x, cache)
+    if answers.test is None:
+        pools.cannot(site.name, answers.why)
+    elif scenario.black_box.labels_only and recorded[site.name].guarantee is Guarantee.NONE:
+        pools.cannot(site.name, LABELS)
+    else:
+        pools.add(site.name, answers.test)
+    return _Alone(
+        quality=_quality(answers, truth).whole,
+        own=None if answers.test is None else answers.test[torch.from_numpy(truth.test_sites == index)].exp(),
+    )
+
+
 def _client(
-    settings: Path, plan: Plan, truth: Truth, recorded: Mapping[str, ClientRecord], records: int, cache: Path
+    site: Site, index: int, alone: _Alone, truth: Truth, recorded: Mapping[str, ClientRecord], last: _Last
 ) -> ClientMetrics:
-    site = Site(settings.parent)
-    seen = recorded.get(site.name, ABSENT)
-    teacher_file = site.state(codec.plan_hash(plan)) / "teacher.safetensors"
-    accuracy = None
-    # Noisy votes are answers to the transfer set alone: there is no teacher to test.
-    if seen.guarantee is Guarantee.NONE:
-        scores = black_box.probabilities(site.folder, truth.test_x, plan.classes)
-        accuracy = _accuracy(torch.from_numpy(scores), truth.test_y)
-    elif teacher_file.exists() and not isinstance(teacher := teachers.load(teacher_file, factory=site.factory), Votes):
-        accuracy = _accuracy(teacher.log_probabilities(truth.test_x, cache=cache), truth.test_y)
-    budget = site.budget
+    seen, budget = recorded.get(site.name, ABSENT), site.budget
     with Ledger(site.ledger, budget) as ledger:
         # Seeded noise is declared as without a guarantee. A simulation reports what the same run would cost with real noise, and warns in
         # red that this run has no guarantee.
         without = [entry for entry in ledger.entries() if entry.state == "declared" and entry.what != SEEDED]
         schedules = tuple(entry.schedule for entry in ledger.entries() if entry.schedule is not None)
         spent = math.inf if without else privacy_filter.spent(schedules, budget.delta)
+    test = alone.quality.test
     return ClientMetrics(
         site=site.name,
-        records=records,
+        records=int(truth.counts[index].sum()),
         status=seen.status,
         reason=seen.reason,
-        teacher_accuracy=accuracy,
+        teacher_accuracy=None if test is None else test.accuracy,
         # No epsilon holds after answers without a guarantee, in this run or an earlier one. JSON has no infinity.
         epsilon=spent if math.isfinite(spent) else None,
         guarantee=seen.guarantee.value if seen.guarantee is not None else None,
@@ -219,20 +325,73 @@ def _client(
         bytes_down=seen.bytes_down,
         label_counts=seen.label_counts,
         record_count=seen.record_count,
+        teacher=alone.quality,
+        own=_own(index, alone, truth, last),
     )
 
 
+def _own(index: int, alone: _Alone, truth: Truth, last: _Last) -> OwnInputs | None:
+    """The scores on the test inputs of one site, if there are any."""
+    rows_N = truth.test_sites == index
+    if not rows_N.any():
+        return None
+    y_N = truth.test_y[rows_N]
+
+    def scores(p_NK: Tensor | None) -> Scores | None:
+        return None if p_NK is None else score(p_NK.numpy(), y_N, truth.class_names).whole
+
+    return OwnInputs(
+        majority=majority(y_N, len(truth.class_names), truth.class_names).whole,
+        teacher=scores(alone.own),
+        pool=scores(None if last.pool_NK is None else last.pool_NK[torch.from_numpy(rows_N)]),
+        student=score(last.student_NK.numpy()[rows_N], y_N, truth.class_names).whole,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Last:
+    """What the last stage left: scores, and probabilities (N, K) of the test set."""
+
+    pool: Quality
+    student: Quality
+    dense: Quality | None
+    confusion: tuple[tuple[int, ...], ...]
+    pool_NK: Tensor | None
+    student_NK: Tensor
+
+
 def _stages(
-    folder: Path, plan: Plan, truth: Truth, recorded: Sequence[StageRecord], dense: Sequence[float] | None
-) -> tuple[tuple[StageMetrics, ...], tuple[tuple[int, ...], ...]]:
-    """The metrics of each stage, and the confusion matrix of the finished student: (true class, predicted class)."""
+    folder: Path,
+    plan: Plan,
+    truth: Truth,
+    public_x: Inputs,
+    recorded: Sequence[StageRecord],
+    pools: Pools,
+    dense: bool,
+) -> tuple[tuple[StageMetrics, ...], _Last]:
+    """The metrics of each stage, and what the last of them left."""
     model = student.build(plan.student.architecture, truth.test_x.shape[1:], plan.classes, plan.public_seed)
     masks = pruning.Masks.ones(model)
-    stages, predicted = [], torch.zeros(0)
+    inputs = torch.from_numpy(truth.test_x), torch.from_numpy(public_x)
+
+    def predicted(saved: checkpoint.Checkpoint, divided_by: float = 1.0) -> tuple[Scores, Scores, Tensor]:
+        checkpoint.restore(saved, model, masks)
+        raw = (distil.predict(model, x_N).numpy() for x_N in inputs)
+        test_NK, public_NK = (torch.from_numpy(calibration.sharpen(p_NK, divided_by)) for p_NK in raw)
+        return truth.on_test(test_NK), truth.on_public(public_NK), test_NK
+
+    stages: list[StageMetrics] = []
     for stage in recorded:
         saved = _checkpoint(folder, stage.stage)
-        checkpoint.restore(saved, model, masks)
-        predicted = distil.predict(model, torch.from_numpy(truth.test_x))
+        pool_NK, why = pools.result(stage.stage)
+        on_test, on_public = None if pool_NK is None else truth.on_test(pool_NK), truth.on_public(saved.targets_NK)
+        pool = Quality(test=on_test, public=on_public, why=why)
+        control = None
+        if dense:
+            test, public, _ = predicted(_dense_checkpoint(folder, stage.stage))
+            control = Quality(test=test, public=public)
+        test, public, student_NK = predicted(saved)
+        sparse = Quality(test=test, public=public)
         stages.append(
             StageMetrics(
                 stage=stage.stage,
@@ -243,14 +402,28 @@ def _stages(
                 bytes_down=stage.bytes_down,
                 seconds=StageSeconds(answers=stage.seconds["answers"], distil=stage.seconds["distil"]),
                 losses=tuple(math.nan if loss is None else loss for loss in stage.losses),
-                pool_accuracy=_accuracy(saved.targets_NK, truth.public_y),
-                sparse_accuracy=_accuracy(predicted, truth.test_y),
-                dense_accuracy=dense[stage.stage] if dense else None,
+                pool_accuracy=on_public.accuracy,
+                sparse_accuracy=test.accuracy,
+                dense_accuracy=None if control is None or control.test is None else control.test.accuracy,
+                pool=pool.whole,
+                sparse=sparse.whole,
+                dense=None if control is None else control.whole,
             )
         )
+    # Stages are measured as trained; the finished student as whoever uses it gets it.
+    test, public, student_NK = predicted(saved, temperature(folder))
+    finished = Quality(test=test, public=public)
     confusion = np.zeros((plan.classes, plan.classes), np.int64)
-    np.add.at(confusion, (truth.test_y.astype(np.int64), predicted.argmax(1).numpy()), 1)
-    return tuple(stages), tuple(map(tuple, confusion.tolist()))
+    np.add.at(confusion, (truth.test_y.astype(np.int64), student_NK.argmax(1).numpy()), 1)
+    last = _Last(
+        pool=pool,
+        student=finished,
+        dense=control,
+        confusion=tuple(map(tuple, confusion.tolist())),
+        pool_NK=pool_NK,
+        student_NK=student_NK,
+    )
+    return tuple(stages), last
 
 
 def _checkpoint(folder: Path, stage: int) -> checkpoint.Checkpoint:
@@ -260,8 +433,19 @@ def _checkpoint(folder: Path, stage: int) -> checkpoint.Checkpoint:
     return saved
 
 
-def _accuracy(scores_NK: Tensor, y_N: NDArray[np.generic]) -> float:
-    return float((scores_NK.argmax(1).numpy() == y_N).mean())
+def _dense_checkpoint(folder: Path, stage: int) -> checkpoint.Checkpoint:
+    saved = checkpoint.load(checkpoint.path_of(folder / "dense", stage))
+    if saved is None:
+        raise RunError(f"Expected the dense control of stage {stage} in {folder / 'dense'}, but there is none.")
+    return saved
+
+
+def temperature(folder: Path) -> float:
+    """By what the logits of a run's finished student are divided; 1 if it is not calibrated, as those of limbeck 0.1.0."""
+    try:
+        return delivery.read_card(folder / "student").logits_divided_by
+    except LimbeckError:
+        return 1.0
 
 
 def load_student(folder: Path, stage: int | None = None) -> tuple[nn.Module, Plan]:

@@ -40,6 +40,12 @@ class Quality(Strict):
     why: str = ""
     """Why one of them cannot be known; empty if both are."""
 
+    @property
+    def whole(self) -> Quality:
+        """The same without details by class."""
+        test, public = (None if scores is None else scores.whole for scores in (self.test, self.public))
+        return Quality(test=test, public=public, why=self.why)
+
 
 class OwnInputs(Strict):
     """The part of the test set that comes from one natural site: what the federation is worth to that site."""

@@ -19,7 +19,7 @@ from limbeck.plans.schema import Plan
 from limbeck.protos import codec
 from limbeck.protos.flower_messages import SERVER_NODE
 from limbeck.server.record import Record
-from limbeck.simulations import black_box, finish, flower, grid, measure, prepare, report
+from limbeck.simulations import black_box, central, finish, flower, grid, measure, prepare, report
 from limbeck.simulations.metrics import Metrics, Phase
 from limbeck.simulations.scenario import Scenario
 from limbeck.simulations.watch import Watch
@@ -72,7 +72,11 @@ def prepare_only(
     with _bar(console or Console(quiet=True), "Data, partition, noise") as progress:
         prepare.prepare(scenario, folder, cache=cache, sites=sites, progress=progress)
         progress(1, 1)
-    return flower.write_bundle(folder, scenario.partition.clients)
+    if console is not None:
+        for sentence in prepare.read_said(folder):
+            console.print(sentence, markup=False, highlight=False)
+    _, _, held = prepare.read_prepared(folder)
+    return flower.write_bundle(folder, len(list(held.glob("*/site.toml"))))
 
 
 def resume(folder: Path, *, carrier: str = "local", client_app: str = CLIENT_APP, console: Console | None = None) -> Metrics:
@@ -100,9 +104,18 @@ def _go_on(folder: Path, carrier: str, client_app: str, console: Console, second
             raise RunError(f"Expected a carrier out of {', '.join(CARRIERS)}, got {carrier!r}.")
     seconds["run"] = time.perf_counter() - started
     finish.hand_over(folder, scenario, plan)
-    dense = _dense(folder, plan, console) if scenario.student.dense_control else None
+    if scenario.student.dense_control:
+        with _bar(console, "Control: a dense student") as progress:
+            measure.dense_control(folder, plan, progress)
     measured = measure.measure(
-        folder, scenario, plan, sites, carrier=carrier, seconds=_seconds(folder, plan, seconds), dense=dense
+        folder,
+        scenario,
+        plan,
+        sites,
+        carrier=carrier,
+        seconds=_seconds(folder, plan, seconds),
+        dense=scenario.student.dense_control,
+        central={kind: _central(kind, folder, scenario, plan, sites, console) for kind in central.wanted(scenario)},
     )
     finish.note_figures(folder, measured)
     report.build(folder)
@@ -137,9 +150,12 @@ def _run_flower(folder: Path, sites: Path) -> None:
     flower.run(folder, sites)
 
 
-def _dense(folder: Path, plan: Plan, console: Console) -> list[float]:
-    with _bar(console, "Control: a dense student") as progress:
-        return measure.dense_control(folder, plan, progress)
+def _central(
+    kind: central.Kind, folder: Path, scenario: Scenario, plan: Plan, sites: Path, console: Console
+) -> central.Central:
+    title = {"private": "Control: one teacher of all records", "without-noise": "Control: the same without noise"}[kind]
+    with _bar(console, title) as progress:
+        return central.train(kind, folder, scenario, plan, sites, progress=progress)
 
 
 @contextmanager

@@ -195,6 +195,7 @@ def frames(_: Path) -> Target:
         link.Ack(id=transfer.id, received=1000),
         link.Heartbeat(),
         link.Problem(text="no reason"),
+        link.Finished(plan=bytes(range(32))),
     ]
     good = [link_codec.encode_frame(frame) for frame in whole]
     spoken = good[1:6]
@@ -233,6 +234,9 @@ class _End:
     def receive(self, _: bytes, data: bytes) -> None:
         if len(data) > self.limit:
             raise Fault("an end took more than its limit")
+
+    def finished(self, _: bytes) -> None:
+        pass
 
 
 async def _converse(said: Iterable[bytes]) -> None:

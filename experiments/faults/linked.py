@@ -109,14 +109,14 @@ class Federation:
         }
         write_durably(folder / "coordinator.toml", tomli_w.dumps(table).encode())
 
-    def serve(self) -> subprocess.Popen[str]:
+    def serve(self, *options: str) -> subprocess.Popen[str]:
         """Start `limbeck serve`; its log is appended to RUN/serve.log."""
-        command = ["serve", str(self.folder / "plan.pb"), "--settings", str(self.folder / "coordinator.toml")]
+        command = ["serve", str(self.folder / "plan.pb"), "--settings", str(self.folder / "coordinator.toml"), *options]
         return self._start(COORDINATOR, command, self.folder / "serve.log")
 
-    def site(self, name: str) -> subprocess.Popen[str]:
+    def site(self, name: str, *options: str) -> subprocess.Popen[str]:
         """Start `limbeck site run` for one site; its log is appended to RUN/NAME.log."""
-        return self._start(name, ["site", "run", str(self.sites[name])], self.folder / f"{name}.log")
+        return self._start(name, ["site", "run", str(self.sites[name]), *options], self.folder / f"{name}.log")
 
     def start(self) -> subprocess.Popen[str]:
         """Start all sites and the coordinator; returns the coordinator."""

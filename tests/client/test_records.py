@@ -62,7 +62,7 @@ def test_a_csv_table_is_read_by_its_columns(tmp_path: Path) -> None:
         ("age,age\n", r"distinct column names"),
         ("", r"distinct column names"),
         ('"age,sick\n61,yes\n', r"distinct column names"),
-        ("age;sick\n61;yes\n", r"column 'age' in .*patients.csv, found age;sick.* commas"),
+        ("age:sick\n61:yes\n", r"column .age. in .*patients.csv, found age:sick; if .* records.delimiter"),
     ],
 )
 def test_what_a_table_lacks_is_named(text: str, message: str, tmp_path: Path) -> None:

@@ -33,10 +33,22 @@ def listen(keys: Authority, revoked: Path | None = None, **options: int) -> Link
 class RawSite:
     """A site that does what a test wants, frame by frame."""
 
-    def __init__(self, grid: LinkGrid, keys: Authority, name: str, *, ca: str = "ca", greet: bool = True) -> None:
+    def __init__(
+        self,
+        grid: LinkGrid,
+        keys: Authority,
+        name: str,
+        *,
+        ca: str = "ca",
+        greet: bool = True,
+        understands: str | None = None,
+    ) -> None:
         self.channel = self.dial(grid.address, keys, name, ca)
         self.to_send: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self.call = self.channel.stream_stream(link_codec.CONNECT)(iter(self.to_send.get, None), timeout=120)
+        metadata = ((link.UNDERSTANDS, understands),) if understands is not None else ()
+        self.call = self.channel.stream_stream(link_codec.CONNECT)(
+            iter(self.to_send.get, None), timeout=120, metadata=metadata
+        )
         if greet:
             self.send(link.hello())
             assert isinstance(self.next(), Hello)
@@ -113,11 +125,14 @@ def make_site(folder: Path, keys: Authority, port: int, *, name: str = "a", cert
 class Running:
     """A daemon in a thread of this process; its answers come from child processes as always."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, *, until_finished: bool = False) -> None:
         ready = threading.Event()
 
         async def main() -> None:
-            self.daemon, self.loop = Daemon(site, client_app=APP), asyncio.get_running_loop()
+            self.daemon, self.loop = (
+                Daemon(site, until_finished=until_finished, client_app=APP),
+                asyncio.get_running_loop(),
+            )
             ready.set()
             await self.daemon.run()
 

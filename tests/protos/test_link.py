@@ -28,6 +28,7 @@ frames = st.one_of(
     st.builds(Ack, id=ids, received=sizes),
     st.just(link.Heartbeat()),
     st.builds(link.Problem, text=st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=300)),
+    st.builds(link.Finished, plan=ids),
 )
 
 
@@ -58,6 +59,9 @@ def test_other_bytes_are_a_wire_error_and_nothing_else(data: bytes) -> None:
         (pb.Frame(chunk=pb.Chunk(id=bytes(32))), "length of a chunk"),
         (pb.Frame(chunk=pb.Chunk(id=bytes(32), data=bytes(2 * CHUNK))), "frame of 1 to"),
         (pb.Frame(ack=pb.Ack(id=b"../../etc/passwd", received=1)), "message id"),
+        (pb.Frame(finished=pb.Finished()), "length of a plan's hash"),
+        (pb.Frame(finished=pb.Finished(plan=b"../../etc/passwd")), "length of a plan's hash"),
+        (pb.Frame(finished=pb.Finished(plan=bytes(33))), "length of a plan's hash"),
     ],
 )
 def test_an_invalid_frame_is_refused(frame: pb.Frame, wrong: str) -> None:
@@ -132,6 +136,9 @@ class End:
     def receive(self, transfer_id: bytes, data: bytes) -> None:
         self.times_received += 1
         self.got[transfer_id] = data
+
+    def finished(self, plan: bytes) -> None:
+        self.finished_plan = plan
 
 
 async def connect(one: End, two: End, *, frames: int = 1 << 30, heartbeat: float = 60.0, mute: bool = False) -> int:

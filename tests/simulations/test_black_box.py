@@ -17,7 +17,7 @@ from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
 from limbeck.protos import codec
 from limbeck.protos.messages import Ask, Declined, Offer, Reason, Teach
-from limbeck.simulations import black_box, commands, metrics, prepare, run, scenario
+from limbeck.simulations import black_box, metrics, prepare, run, scenario, summary
 
 pytestmark = pytest.mark.usefixtures("quick_export")
 
@@ -42,6 +42,8 @@ def test_the_site_without_a_guarantee_is_named_and_the_others_keep_theirs(finish
     assert [client.epsilon is None for client in measured.clients] == [False, False, True]
     assert [client.label_counts is None for client in measured.clients] == [False, False, True]
     assert [stage.clients for stage in measured.stages] == [3, 3]
+    assert measured.pool.quality.test is not None
+    assert measured.clients[2].teacher.test is not None
     record = json.loads((finished / "server" / "record.json").read_text())
     assert record["clients"]["site-02"]["guarantee"] == "none"
 
@@ -49,7 +51,7 @@ def test_the_site_without_a_guarantee_is_named_and_the_others_keep_theirs(finish
 def test_console_and_report_say_so(finished: Path) -> None:
     measured = metrics.read(finished)
     console = Console(record=True, width=160, quiet=False, file=io.StringIO())
-    commands._summary(console, measured)
+    summary.show(console, measured)
     printed = console.export_text()
     (row,) = [line for line in printed.splitlines() if line.startswith(" site-02")]
     assert "no DP guarantee" in row
@@ -102,6 +104,10 @@ def test_labels_only_teaches_too(softening: str, tmp_path: Path) -> None:
     measured = run.simulate(tiny("black_box.labels_only=true", f"release.softening={softening}"), tmp_path / "run")
     assert [stage.clients for stage in measured.stages] == [3, 3]
     assert measured.pool.accuracy > 0.6
+    # What the model would have drawn for other inputs is not known; what a model of probabilities says is.
+    quality = measured.pool.quality
+    assert (quality.test, quality.public is None) == (None, False)
+    assert quality.why == "site-02: its black-box teacher gives labels, and none were drawn for other inputs"
     assert measured.clients[2].epsilon is None
 
 

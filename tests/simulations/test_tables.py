@@ -182,6 +182,26 @@ def test_four_hospitals_run_end_to_end_from_csv_files(tmp_path: Path) -> None:
     assert header.endswith("num")
 
 
+def test_a_natural_site_is_measured_on_test_inputs_of_its_own(tmp_path: Path) -> None:
+    measured = run.simulate(small(write_heart(tmp_path)), tmp_path / "run")
+    found = data.load("heart-disease", folder=tmp_path, private=150, public=80, test=50, seed=1)
+    assert found.test_groups is not None
+    for index, client in enumerate(measured.clients):
+        own, labels = client.own, found.test_y[found.test_groups == index]
+        assert own is not None
+        assert own.teacher is not None
+        assert own.pool is not None
+        assert {part.inputs for part in (own.majority, own.teacher, own.pool, own.student)} == {len(labels)}
+        assert own.majority.accuracy == pytest.approx(np.bincount(labels).max() / len(labels))
+    # The parts make the whole.
+    test = measured.student.quality.test
+    assert test is not None
+    right = sum(client.own.student.accuracy * client.own.student.inputs for client in measured.clients if client.own)
+    assert right == pytest.approx(test.accuracy * test.inputs)
+    elsewhere = run.simulate(small(tmp_path, "partition.kind=iid"), tmp_path / "elsewhere")
+    assert [client.own for client in elsewhere.clients] == [None] * 4
+
+
 def test_a_site_makes_the_very_rows_that_the_simulation_scores(tmp_path: Path) -> None:
     own = small(write_heart(tmp_path))
     prepare(own, tmp_path / "run")
