@@ -77,6 +77,7 @@ def train(site: Site, plan: Plan, plan_hash: bytes, state: Path, backend: teache
             classes=plan.classes,
             public_x=public_x,
             noise=noise,
+            class_weights=plan.class_weights,
             cache=site.cache,
             factory=site.factory,
             opacus=site.settings.gradients == "opacus",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -49,7 +51,8 @@ def make(
 ) -> Offer:
     """Write the signed plan of these settings to `out`, and its public inputs, alone, into the folder `publish` under their hash.
 
-    - transfer: an NPZ file with an array x of public inputs; nothing else of it, such as labels, is taken over.
+    - transfer: an NPZ file with an array x of public inputs; nothing else of it, such as labels, is taken over. They are published as
+      bytes or float32, whatever type of array they come in.
     - key: the author's.
     - encoding: the file of the public encoding that made these rows of tables or texts; it is published too.
 
@@ -59,7 +62,7 @@ def make(
 
     from limbeck.inputs import encodings
     from limbeck.inputs.transfer_set import digest, read_arrays
-    from limbeck.plans import checks
+    from limbeck.plans import checks, public_inputs
     from limbeck.plans.author import make_plan
     from limbeck.protos import codec
     from limbeck.server import student
@@ -69,12 +72,22 @@ def make(
     (x_N,) = read_arrays(transfer, "x")
     if x_N.ndim < 2 or not len(x_N) or x_N.dtype.kind not in "buif":
         raise DataError(f"Expected public inputs (N, ...) of numbers in {transfer}, got {x_N.shape} of {x_N.dtype}.")
-    encoding_hash = None
+    encoding_hash, dimensions = None, None
     if encoding is not None:
-        encodings.load(encoding)
+        dimensions = encodings.load(encoding).dimensions
         encoding_hash = hashlib.sha256(encoding.read_bytes()).digest()
-    plan = make_plan(settings, transfer_set=digest(x_N), samples=len(x_N), classes=settings.classes, encoding=encoding_hash)
+    x_N = public_inputs.normalised(x_N)
+    checks.check_numbers(x_N)
+    plan = make_plan(
+        settings,
+        transfer_set=digest(x_N),
+        samples=len(x_N),
+        classes=settings.classes,
+        encoding=encoding_hash,
+        inputs=public_inputs.declared(x_N),
+    )
     checks.check_plan(plan)
+    checks.check_inputs(plan, x_N, dimensions=dimensions)
     # A student that cannot take these inputs would show only after all sites have paid for their answers.
     student.rehearse(plan, x_N)
     offer = codec.signed_offer(plan, key)
@@ -99,7 +112,8 @@ class Noise:
 class Description:
     """What `limbeck plan show` says of a plan. cost_epsilon: what one run costs a site, at the plan's delta, unit and adjacency, by PLD.
 
-    bytes_up: of one site's answers over all stages. plan_hash, author, transfer_set and encoding are in hexadecimal; author is None where
+    bytes_up: of one site's answers over all stages. inputs: kind and range of the public inputs; None where the plan does not say. doubts:
+    what looks like a mistake and is allowed. plan_hash, author, transfer_set and encoding are in hexadecimal; author is None where
     nobody signed.
     """
 
@@ -111,6 +125,8 @@ class Description:
     samples: int
     classes: int
     class_names: tuple[str, ...]
+    class_weights: tuple[float, ...]
+    inputs: dict[str, object] | None
     teaching: dict[str, object]
     counts: Noise | None
     claimed_epsilon: float
@@ -129,10 +145,30 @@ class Description:
     minimum_clients: int
     public_seed: int
     black_box_draws: int | None
+    doubts: tuple[str, ...]
 
 
-def describe(offer: Offer) -> Description:
-    """What an offered plan says, and what follows from it."""
+def doubts_about(plan: Plan, *, folder: Path, labelled: Path | None = None) -> tuple[str, ...]:
+    """What is allowed and looks like a mistake.
+
+    - folder: where its public inputs are, under their hash; without them, only the plan is looked at.
+    - labelled: an NPZ file that may hold labels of the public inputs as array y; they are looked at here and used for nothing.
+    """
+    from limbeck.inputs.transfer_set import read_arrays
+    from limbeck.plans import doubts
+
+    found = doubts.of_plan(plan)
+    inputs = folder / f"{plan.transfer_set.hex()}.npz"
+    if inputs.exists():
+        found += doubts.of_inputs(plan, read_arrays(inputs, "x")[0])
+    if labelled is not None:
+        with suppress(DataError):
+            found += doubts.of_labels(plan, read_arrays(labelled, "y")[0])
+    return found
+
+
+def describe(offer: Offer, *, transfer_sets: Path = Path("transfer-sets")) -> Description:
+    """What an offered plan says, and what follows from it. transfer_sets: where its public inputs may be."""
     from limbeck.plans import accounting, schema
     from limbeck.protos import codec
     from limbeck.protos.messages import Ask
@@ -155,6 +191,8 @@ def describe(offer: Offer) -> Description:
         samples=plan.samples,
         classes=plan.classes,
         class_names=plan.class_names,
+        class_weights=plan.class_weights,
+        inputs={**asdict(plan.inputs), "kind": plan.inputs.kind.value} if plan.inputs is not None else None,
         teaching={"kind": kind, **asdict(plan.teaching)},
         counts=noise,
         claimed_epsilon=plan.privacy.epsilon,
@@ -173,6 +211,7 @@ def describe(offer: Offer) -> Description:
         minimum_clients=plan.minimum_clients,
         public_seed=plan.public_seed,
         black_box_draws=plan.black_box.draws if plan.black_box is not None else None,
+        doubts=doubts_about(plan, folder=transfer_sets),
     )
 
 
@@ -198,13 +237,26 @@ def in_words(plan: Description) -> list[tuple[str, str]]:
         if plan.black_box_draws is None
         else [("black-box teachers", "permitted where the owner allows them; for those sites NO epsilon holds")]
     )
+    stored = "" if plan.inputs is None else ", {kind} from {low:g} to {high:g}".format_map(plan.inputs)
+    weights = (
+        []
+        if not plan.class_weights
+        else [
+            (
+                "class weights",
+                ", ".join(f"{weight:g}" for weight in plan.class_weights[:CLASSES_SHOWN])
+                + (", ..." if len(plan.class_weights) > CLASSES_SHOWN else "")
+                + ": by which a record of each class counts before it is clipped",
+            )
+        ]
+    )
     encoded = [] if plan.encoding is None else [("public encoding", plan.encoding)]
     return [
         ("plan", plan.name),
         ("hash", plan.plan_hash),
         ("author", plan.author or "nobody: the plan is not signed"),
         ("classes", f"{plan.classes}: {names}" if names else f"{plan.classes}, without names"),
-        ("public inputs", f"{plan.samples}, SHA-256 {plan.transfer_set}"),
+        ("public inputs", f"{plan.samples}{stored}, SHA-256 {plan.transfer_set}"),
         *encoded,
         (
             "cost to a site",
@@ -212,6 +264,7 @@ def in_words(plan: Description) -> list[tuple[str, str]]:
             f" (claimed: {plan.claimed_epsilon:g})",
         ),
         ("teacher", "{}: {}".format(plan.teaching["kind"], _pairs(plan.teaching))),
+        *weights,
         *counts,
         *black_box,
         (
@@ -224,6 +277,7 @@ def in_words(plan: Description) -> list[tuple[str, str]]:
         ("student", "{}: {}".format(plan.student["architecture"], _pairs(plan.student))),
         ("sites", f"at least {plan.minimum_clients}"),
         ("public seed", str(plan.public_seed)),
+        *(("warning", doubt) for doubt in plan.doubts),
     ]
 
 
@@ -248,7 +302,8 @@ def show_command(
 ) -> None:
     """Say what a plan asks of sites, what it costs them, and what the coordinator will do.
 
-    Nothing is checked against a site's policy: that is `limbeck policy check`.
+    Nothing is checked against a site's policy: that is `limbeck policy check`. Where the public inputs lie in the folder `transfer-sets`
+    beside the plan, they are looked at too: what is allowed and looks like a mistake is shown as a warning.
 
     \b
     Examples:
@@ -257,7 +312,7 @@ def show_command(
     """
     from limbeck.protos import plan_file
 
-    description = describe(plan_file.read(path))
+    description = describe(plan_file.read(path), transfer_sets=path.parent / "transfer-sets")
     if as_json:
         print(json.dumps(asdict(description), indent=1))
         return
@@ -359,3 +414,5 @@ def make_command(
     print(f"{inputs}: {plan.samples} public inputs, for the coordinator and every site")
     if encoding is not None:
         print(f"{publish / ENCODING}: the public encoding, for every site, as records.encoding of its site.toml")
+    for doubt in doubts_about(plan, folder=publish, labelled=transfer):
+        print(f"warning: {doubt}", file=sys.stderr)

@@ -76,6 +76,7 @@ def without_privacy(scenario: Scenario, folder: Path) -> dict[str, float]:
             "classes": plan.classes,
             "public_x": x_N,
             "noise": NoNoise(),
+            "class_weights": plan.class_weights,
             "cache": site.cache,
             "factory": site.factory,
         }

@@ -16,6 +16,7 @@ def make_plan(
     samples: int,
     classes: int | Sequence[str],
     encoding: bytes | None = None,
+    inputs: schema.PublicInputs | None = None,
 ) -> schema.Plan:
     """The plan of these settings: its noise is calibrated so that the whole of it costs at most `privacy.epsilon`.
 
@@ -23,6 +24,7 @@ def make_plan(
     - samples: how many public inputs there are.
     - classes: their names in the order of the labels, or only their number.
     - encoding: SHA-256 of the public encoding that made the inputs, if one did.
+    - inputs: what they are as numbers, `limbeck.plans.public_inputs.declared`.
 
     `limbeck.plans.checks.check_plan` says whether such a plan may be offered. Raises SettingError.
     """
@@ -31,6 +33,9 @@ def make_plan(
     count = classes if isinstance(classes, int) else len(names)
     if release.truncation == "top-k" and release.k > count:
         raise SettingError(f"release.k = {release.k}: expected at most the {count} classes.")
+    weights = settings.teacher.class_weights or ()
+    if weights and len(weights) != count:
+        raise SettingError(f"teacher.class_weights = {list(weights)}: expected one for each of the {count} classes.")
     wanted_counts = _counts(settings)
     teaching, counts = accounting.calibrate(
         _teaching(settings, samples),
@@ -82,6 +87,8 @@ def make_plan(
         public_seed=settings.run.seed,
         black_box=schema.BlackBoxTeaching(draws=draws) if draws is not None else None,
         encoding=encoding,
+        inputs=inputs,
+        class_weights=weights,
     )
 
 

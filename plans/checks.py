@@ -17,16 +17,19 @@ from numpy.typing import NDArray
 
 from limbeck.base.bounds import one_of, real, text, whole
 from limbeck.base.errors import SettingError, WireError
+from limbeck.plans import public_inputs
 from limbeck.plans.accounting import SMALLEST_SAMPLED_NOISE
 from limbeck.plans.schema import (
     ARCHITECTURES,
     FEATURES,
     HASH_BYTES,
     STUDENTS,
+    InputKind,
     LinearTeaching,
     NetTeaching,
     Plan,
     Pooling,
+    PublicInputs,
     Sampled,
     TopK,
     VotesTeaching,
@@ -84,6 +87,8 @@ REALS: dict[str, tuple[float, float]] = {
     "student.learning_rate": (1e-9, 1.0),
     "student.weight_decay": (0.0, 1.0),
     "student.relabel": (0.0, 1.0),
+    # Beyond, hardly anything of a class is left, or nothing of the others: clipping bounds what a record counts for anyway.
+    "class_weights": (1e-3, 1e3),
 }
 # Bound of N x K: the pool is a table of that many 8-byte numbers, and a site's answers one of as many 4-byte numbers before truncation.
 CELLS = 1 << 28
@@ -96,6 +101,18 @@ LEAST_SIDE = 4
 # Characters of a class's name; and bytes of all as they travel, so that the offer of a plan stays within what a request may have.
 CLASS_NAME = 100
 CLASS_NAMES = 1 << 15
+# Classes that may have weights: each takes eight bytes of the offer.
+CLASS_WEIGHTS = 1000
+# What the kinds of public inputs may hold, both ends included. Features and the first layers of nets and students multiply them in float32,
+# and one column of such numbers drowns all others: tables need a public encoding first.
+LARGEST_NUMBER = 1e6
+RANGES: dict[InputKind, tuple[float, float]] = {
+    InputKind.BYTES: (0.0, 255.0),
+    InputKind.UNIT: (0.0, 1.0),
+    InputKind.NUMBERS: (-LARGEST_NUMBER, LARGEST_NUMBER),
+}
+# Public inputs that differ from one another. Fewer cannot teach a student anything.
+LEAST_INPUTS = 10
 GREY_FEATURES, IMAGE_TEACHERS, GREY_STUDENTS = ("scattering", "hog"), ("cnn", "resnet-gn"), ("cnn", "cnn-small")
 
 
@@ -129,6 +146,8 @@ def check_plan(plan: Plan) -> None:
     if plan.encoding is not None:
         _hash("encoding", plan.encoding)
     _check_class_names(plan)
+    _check_class_weights(plan)
+    _check_declared(plan)
 
 
 def _check_class_names(plan: Plan) -> None:
@@ -145,6 +164,30 @@ def _check_class_names(plan: Plan) -> None:
         twice = next(name for name in names if names.count(name) > 1)
         raise WireError(f"Expected class_names that differ, got {twice!r} twice.")
     whole("bytes of class_names", sum(len(name.encode()) + 3 for name in names), 1, CLASS_NAMES)
+
+
+def _check_class_weights(plan: Plan) -> None:
+    if not plan.class_weights:
+        return
+    if len(plan.class_weights) != plan.classes:
+        raise WireError(f"Expected class_weights of the {plan.classes} classes or none, got {len(plan.class_weights)}.")
+    whole("classes with class_weights", plan.classes, 2, CLASS_WEIGHTS)
+    for index, weight in enumerate(plan.class_weights):
+        real(f"class_weights[{index}]", weight, *REALS["class_weights"])
+
+
+def _check_declared(plan: Plan) -> None:
+    declared = plan.inputs
+    if declared is None:
+        return
+    least, most = RANGES[declared.kind]
+    real("inputs.low", declared.low, least, most)
+    # What is the same everywhere says nothing, and no student learns from it.
+    real("inputs.high", declared.high, declared.low, most, open_below=True)
+    if declared.kind is InputKind.BYTES and not (declared.low.is_integer() and declared.high.is_integer()):
+        raise WireError(
+            f"Expected whole numbers as inputs.low and inputs.high of bytes, got {declared.low} and {declared.high}."
+        )
 
 
 def _check_stages(plan: Plan) -> None:
@@ -211,17 +254,17 @@ def _check_counts(plan: Plan) -> None:
             raise WireError(f"Expected {name} with pooling {pooling.value!r}, got none.")
 
 
-def check_inputs(plan: Plan, x_N: NDArray[np.generic]) -> None:
-    """Raise SettingError, which names the field, unless teachers and students of this plan fit its public inputs, (N, ...) numbers."""
+def check_inputs(plan: Plan, x_N: NDArray[np.generic], *, dimensions: int | None = None) -> None:
+    """Raise SettingError, which names the field, unless teachers and students of this plan fit its public inputs, (N, ...) numbers.
+
+    - dimensions: numbers in a row of the plan's public encoding, for whoever has it at hand.
+
+    What is allowed and still looks like a mistake: `limbeck.plans.doubts`.
+    """
     shape = x_N.shape[1:]
     if len(x_N) != plan.samples:
         raise SettingError(f"Expected samples = {plan.samples} public inputs, got {len(x_N)}.")
-    if x_N.dtype.kind not in "buif" or x_N.dtype.itemsize > 8 or not 1 <= len(shape) <= 3 or not all(shape):
-        raise SettingError(f"Expected transfer_set of rows (N, D) or images of numbers, got {x_N.shape} of {x_N.dtype}.")
-    with np.errstate(over="ignore"):
-        # A value that is not finite in float32 makes the student NaN, after all sites have been charged.
-        if x_N.dtype.kind == "f" and not np.isfinite(x_N.astype(np.float32)).all():
-            raise SettingError("Expected transfer_set of finite numbers, got NaN, infinity or one beyond float32.")
+    check_numbers(x_N)
     teaching = plan.teaching
     if isinstance(teaching, NetTeaching):
         if teaching.architecture in IMAGE_TEACHERS and not _is_image(shape):
@@ -232,6 +275,54 @@ def check_inputs(plan: Plan, x_N: NDArray[np.generic]) -> None:
         raise SettingError(f"Expected rows (N, D) for teaching.features = 'rows', got inputs of shape {shape}.")
     if plan.student.architecture in GREY_STUDENTS and not _is_grey(shape):
         raise _unfit("grey images", f"student.architecture = {plan.student.architecture!r}", shape)
+    if dimensions is not None and shape != (dimensions,):
+        raise SettingError(
+            f"Expected transfer_set of rows of {dimensions} numbers, as the public encoding makes them, got inputs of shape {shape}."
+        )
+    if plan.inputs is not None:
+        _check_against_declared(plan.inputs, x_N)
+
+
+def check_numbers(x_N: NDArray[np.generic]) -> None:
+    """Raise SettingError unless these can be public inputs of any plan: finite numbers of a sensible size and type that differ."""
+    shape = x_N.shape[1:]
+    if x_N.dtype.kind not in "buif" or x_N.dtype.itemsize > 8 or not 1 <= len(shape) <= 3 or not all(shape):
+        raise SettingError(f"Expected transfer_set of rows (N, D) or images of numbers, got {x_N.shape} of {x_N.dtype}.")
+    with np.errstate(over="ignore"):
+        # A value that is not finite in float32 makes the student NaN, after all sites have been charged.
+        if x_N.dtype.kind == "f" and not np.isfinite(x_N.astype(np.float32)).all():
+            raise SettingError("Expected transfer_set of finite numbers, got NaN, infinity or one beyond float32.")
+    if len(x_N) < LEAST_INPUTS:
+        raise SettingError(
+            f"Expected transfer_set of at least {LEAST_INPUTS} inputs, got {len(x_N)}: a student learns from nothing else."
+        )
+    differing = public_inputs.differing(x_N, LEAST_INPUTS)
+    if differing < LEAST_INPUTS:
+        raise SettingError(
+            f"Expected transfer_set of at least {LEAST_INPUTS} inputs that differ from one another, got {differing} that do among"
+            f" {len(x_N)}."
+        )
+    low, high = public_inputs.span(x_N)
+    if max(-low, high) > LARGEST_NUMBER:
+        raise SettingError(
+            f"Expected transfer_set of numbers from {-LARGEST_NUMBER:g} to {LARGEST_NUMBER:g}, got {low:g} to {high:g}: scale them, or make"
+            " rows of a table by `limbeck plan encode`."
+        )
+    if public_inputs.are_bytes_of_another_type(x_N):
+        raise SettingError(
+            f"Expected transfer_set of images as bytes (uint8, 0 to 255) or as numbers from 0 to 1, got {x_N.dtype} from {low:g} to"
+            f" {high:g}: only bytes are divided by 255. `limbeck plan make` publishes whole numbers as bytes."
+        )
+
+
+def _check_against_declared(declared: PublicInputs, x_N: NDArray[np.generic]) -> None:
+    if (declared.kind is InputKind.BYTES) != (x_N.dtype == np.uint8):
+        raise SettingError(f"Expected transfer_set of {declared.kind.value}, as inputs.kind says, got {x_N.dtype}.")
+    low, high = public_inputs.span(x_N)
+    if low < declared.low or high > declared.high:
+        raise SettingError(
+            f"Expected transfer_set of numbers from {declared.low:g} to {declared.high:g}, as inputs says, got {low:g} to {high:g}."
+        )
 
 
 def _unfit(wanted: str, field: str, shape: tuple[int, ...]) -> SettingError:

@@ -228,6 +228,29 @@ class Student:
     relabel: float
 
 
+class InputKind(Enum):
+    """What the numbers of the public inputs are, and so those of every record.
+
+    BYTES: whole numbers from 0 to 255, in an array of bytes, which stand for 0 to 1. UNIT: from 0 to 1, as floats. NUMBERS: any others.
+    """
+
+    BYTES = "bytes"
+    UNIT = "unit"
+    NUMBERS = "numbers"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublicInputs:
+    """What the plan says of its public inputs, so that whoever brings records to their form need not guess.
+
+    low, high: their least and their greatest number as they are stored: of bytes, from 0 to 255.
+    """
+
+    kind: InputKind
+    low: float
+    high: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """All that a run will do, fixed and public beforehand; the SHA-256 of its encoding names the run.
@@ -236,7 +259,8 @@ class Plan:
     record_count: at most one of them, since label counts tell the number of records too. black_box: None where every site trains under
     the schedule, and so has the guarantee. encoding: SHA-256 of the file of the public encoding that makes rows of tables or texts, the
     transfer set's and every site's; None where none does. tsallis_order: q in [0, 4] with Family.TSALLIS, None with any other. class_names:
-    of the K classes in the order of labels, or () where the plan only counts them.
+    of the K classes in the order of labels, or () where the plan only counts them. inputs: None in a plan of a version that did not declare
+    them. class_weights: by which a record of each class counts in training, before its gradient is clipped; () where all count alike.
     """
 
     name: str
@@ -259,6 +283,8 @@ class Plan:
     encoding: bytes | None = None
     tsallis_order: float | None = None
     class_names: tuple[str, ...] = ()
+    inputs: PublicInputs | None = None
+    class_weights: tuple[float, ...] = ()
 
     @property
     def counts(self) -> Counts | None:

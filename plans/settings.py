@@ -29,7 +29,8 @@ def _values(kind: type[Enum]) -> list[str]:
 class TeacherSettings(Strict):
     """How every client trains; all public constants. normaliser: records, the nominal size of a client (linear) or of a sample (nets).
 
-    teachers: disjoint sub-teachers that vote (votes). With kind "custom" every site trains a net that its own settings name.
+    teachers: disjoint sub-teachers that vote (votes). With kind "custom" every site trains a net that its own settings name. class_weights:
+    by which a record of each class counts, in the order of the classes, before its gradient is clipped; without it all count alike.
     """
 
     kind: Annotated[str, one_of("linear", *schema.ARCHITECTURES, "votes")] = "linear"
@@ -44,6 +45,7 @@ class TeacherSettings(Strict):
     sampling_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
     physical_batch: Count = 128
     teachers: Annotated[int, Field(ge=2)] = 50
+    class_weights: tuple[Positive, ...] | None = None
 
 
 class BlackBoxSettings(Strict):
@@ -172,6 +174,10 @@ def with_tuples(raw: Raw) -> Raw:
     if isinstance(stages, dict) and isinstance(stages.get("temperature"), list):
         temperatures = tuple(float(each) if type(each) is int else each for each in stages["temperature"])
         raw = {**raw, "stages": {**stages, "temperature": temperatures}}
+    teacher = raw.get("teacher")
+    if isinstance(teacher, dict) and isinstance(teacher.get("class_weights"), list):
+        weights = tuple(float(each) if type(each) is int else each for each in teacher["class_weights"])
+        raw = {**raw, "teacher": {**teacher, "class_weights": weights}}
     return {**raw, "classes": tuple(classes)} if isinstance(classes, list) else raw
 
 

@@ -36,6 +36,7 @@ from limbeck.plans.schema import (
     Coding,
     CountNoise,
     Family,
+    InputKind,
     LabelCounts,
     LinearTeaching,
     Loss,
@@ -43,6 +44,7 @@ from limbeck.plans.schema import (
     Plan,
     Pooling,
     Privacy,
+    PublicInputs,
     RecordCount,
     Sampled,
     Stage,
@@ -143,6 +145,10 @@ def _plan_to_pb(plan: Plan) -> pb.Plan:
         encoding=plan.encoding,
         tsallis_order=plan.tsallis_order,
         class_names=plan.class_names,
+        inputs=pb.PublicInputs(kind=plan.inputs.kind.value, low=plan.inputs.low, high=plan.inputs.high)
+        if plan.inputs is not None
+        else None,
+        class_weights=plan.class_weights,
     )
 
 
@@ -200,6 +206,12 @@ def _plan_from_pb(message: pb.Plan) -> Plan:
         encoding=message.encoding if message.HasField("encoding") else None,
         tsallis_order=message.tsallis_order if message.HasField("tsallis_order") else None,
         class_names=tuple(message.class_names),
+        inputs=PublicInputs(
+            kind=_enum("inputs.kind", InputKind, message.inputs.kind), low=message.inputs.low, high=message.inputs.high
+        )
+        if message.HasField("inputs")
+        else None,
+        class_weights=tuple(message.class_weights),
     )
     check_plan(plan)
     return plan

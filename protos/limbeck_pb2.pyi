@@ -142,8 +142,18 @@ class BlackBoxTeaching(_message.Message):
     draws: int
     def __init__(self, draws: _Optional[int] = ...) -> None: ...
 
+class PublicInputs(_message.Message):
+    __slots__ = ("kind", "low", "high")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    low: float
+    high: float
+    def __init__(self, kind: _Optional[str] = ..., low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
+
 class Plan(_message.Message):
-    __slots__ = ("version", "name", "transfer_set", "samples", "classes", "family", "top_k", "sampled", "coding", "pooling", "stages", "linear", "net", "votes", "label_counts", "privacy", "student", "minimum_clients", "public_seed", "record_count", "black_box", "encoding", "tsallis_order", "class_names")
+    __slots__ = ("version", "name", "transfer_set", "samples", "classes", "family", "top_k", "sampled", "coding", "pooling", "stages", "linear", "net", "votes", "label_counts", "privacy", "student", "minimum_clients", "public_seed", "record_count", "black_box", "encoding", "tsallis_order", "class_names", "inputs", "class_weights")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     TRANSFER_SET_FIELD_NUMBER: _ClassVar[int]
@@ -168,6 +178,8 @@ class Plan(_message.Message):
     ENCODING_FIELD_NUMBER: _ClassVar[int]
     TSALLIS_ORDER_FIELD_NUMBER: _ClassVar[int]
     CLASS_NAMES_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    CLASS_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     version: int
     name: str
     transfer_set: bytes
@@ -192,7 +204,9 @@ class Plan(_message.Message):
     encoding: bytes
     tsallis_order: float
     class_names: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, version: _Optional[int] = ..., name: _Optional[str] = ..., transfer_set: _Optional[bytes] = ..., samples: _Optional[int] = ..., classes: _Optional[int] = ..., family: _Optional[str] = ..., top_k: _Optional[_Union[TopK, _Mapping]] = ..., sampled: _Optional[_Union[Sampled, _Mapping]] = ..., coding: _Optional[str] = ..., pooling: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., linear: _Optional[_Union[LinearTeaching, _Mapping]] = ..., net: _Optional[_Union[NetTeaching, _Mapping]] = ..., votes: _Optional[_Union[VotesTeaching, _Mapping]] = ..., label_counts: _Optional[_Union[LabelCounts, _Mapping]] = ..., privacy: _Optional[_Union[Privacy, _Mapping]] = ..., student: _Optional[_Union[Student, _Mapping]] = ..., minimum_clients: _Optional[int] = ..., public_seed: _Optional[int] = ..., record_count: _Optional[_Union[RecordCount, _Mapping]] = ..., black_box: _Optional[_Union[BlackBoxTeaching, _Mapping]] = ..., encoding: _Optional[bytes] = ..., tsallis_order: _Optional[float] = ..., class_names: _Optional[_Iterable[str]] = ...) -> None: ...
+    inputs: PublicInputs
+    class_weights: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, version: _Optional[int] = ..., name: _Optional[str] = ..., transfer_set: _Optional[bytes] = ..., samples: _Optional[int] = ..., classes: _Optional[int] = ..., family: _Optional[str] = ..., top_k: _Optional[_Union[TopK, _Mapping]] = ..., sampled: _Optional[_Union[Sampled, _Mapping]] = ..., coding: _Optional[str] = ..., pooling: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., linear: _Optional[_Union[LinearTeaching, _Mapping]] = ..., net: _Optional[_Union[NetTeaching, _Mapping]] = ..., votes: _Optional[_Union[VotesTeaching, _Mapping]] = ..., label_counts: _Optional[_Union[LabelCounts, _Mapping]] = ..., privacy: _Optional[_Union[Privacy, _Mapping]] = ..., student: _Optional[_Union[Student, _Mapping]] = ..., minimum_clients: _Optional[int] = ..., public_seed: _Optional[int] = ..., record_count: _Optional[_Union[RecordCount, _Mapping]] = ..., black_box: _Optional[_Union[BlackBoxTeaching, _Mapping]] = ..., encoding: _Optional[bytes] = ..., tsallis_order: _Optional[float] = ..., class_names: _Optional[_Iterable[str]] = ..., inputs: _Optional[_Union[PublicInputs, _Mapping]] = ..., class_weights: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Offer(_message.Message):
     __slots__ = ("plan", "author", "signature")

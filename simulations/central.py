@@ -87,6 +87,7 @@ def train(
             classes=plan.classes,
             public_x=public_x,
             noise=NoNoise() if kind == "without-noise" else noise_of("central", scenario),
+            class_weights=plan.class_weights,
             cache=folder / "cache",
             factory=factory,
             progress=progress,

@@ -1,22 +1,150 @@
-"""`limbeck data`: list data sets and public encoders, and fetch those that limbeck does not contain."""
+"""`limbeck data`: look at files of one's own; list data sets and public encoders, and fetch those that limbeck does not contain."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from limbeck.base.errors import LimbeckError, SettingError
+from limbeck.simulations import data_options as options
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from limbeck.inputs.columns import Column
+    from limbeck.simulations.data.look import Counted, Look
+    from limbeck.simulations.data.settings import DataSettings
+
 app = typer.Typer(
-    help="""Data sets and public encoders: list them, and fetch those that limbeck does not contain.
+    help="""Data: look at files of your own; list data sets and public encoders, and fetch those that limbeck does not contain.
 
     \b
     Examples:
+      limbeck data look patients.csv --label diagnosis --site hospital
       limbeck data list
       limbeck data get mnist
     """,
     no_args_is_help=True,
 )
+
+
+# What a table shows of many, and the longest name of a column in it.
+COUNTS_SHOWN, NAME_SHOWN = 20, 20
+
+
+@app.command("look")
+def look_(
+    file: Annotated[Path, typer.Argument(help="A table, an .npz file, or a folder of images or .txt files by class.")],
+    label: options.Label = None,
+    site: options.Site = None,
+    group: options.Group = None,
+    drop: options.Drop = None,
+    public: options.Public = None,
+    test: options.Test = None,
+    epsilon: options.Epsilon = None,
+    clients: options.Clients = None,
+    out: Annotated[Path | None, typer.Option(help="Write the scenario to this file; never overwrites one.")] = None,
+) -> None:
+    """Say what is in a file of your own and what each column would be taken for, and print a scenario to start from.
+
+    It runs on this machine alone: nothing is sent, trained or charged.
+
+    \b
+    Examples:
+      limbeck data look patients.csv
+      limbeck data look patients.csv --label diagnosis --site hospital \\
+        --drop id --out scenario.toml
+      limbeck data look scans/ --site outer
+    """
+    from limbeck.base.files import write_durably
+    from limbeck.base.printable import plain_console
+    from limbeck.simulations.data import asked, look, starter
+
+    if out is not None and out.exists():
+        raise SettingError(f"Expected no file at {out} yet, found one; it was left as it is.")
+    console = plain_console()
+    wanted = asked.Options(label=label, site=site, group=group, drop=tuple(drop or ()), public=public, test=test)
+    settings = asked.settings(file, wanted)
+    seen = look.look(settings)
+    _print_look(console, seen)
+    if seen.problem:
+        raise SettingError(f"data.label = {seen.label.name if seen.label else label!r}: {seen.problem}")
+    if seen.label is None:
+        console.print("No column looks like a label. Say which: --label COLUMN.")
+        return
+    settings = _with_guesses(settings, seen)
+    try:
+        start, _ = starter.start(settings, epsilon=epsilon or starter.EPSILON, clients=clients)
+    except LimbeckError as error:
+        raise type(error)(f"No scenario yet: {error}") from None
+    if out is not None:
+        write_durably(out, start.to_toml(out.parent).encode())
+        console.print(f"\nScenario: {out}. Run it: limbeck simulate {out}", soft_wrap=True)
+        return
+    console.print("\nA scenario to start from (--out scenario.toml writes it):\n")
+    console.print(start.to_toml(), soft_wrap=True)
+
+
+def _with_guesses(settings: DataSettings, seen: Look) -> DataSettings:
+    """The settings with what was found where nobody said it."""
+    found = {"label": seen.label, "site": seen.site, "group": seen.person}
+    of_columns = {key: counted.name for key in seen.guessed if (counted := found[key]) is not None}
+    if seen.path.is_dir() and "site" in of_columns:
+        of_columns["site"] = seen.level or "outer"
+    return settings.model_copy(update=of_columns)
+
+
+def _print_look(console: Console, seen: Look) -> None:
+    for sentence in seen.said:
+        console.print(sentence)
+    if seen.columns:
+        console.print(_columns(seen.columns))
+    for title, key, counted in (
+        ("Label", "label", seen.label),
+        ("Site", "site", seen.site),
+        ("Person", "group", seen.person),
+    ):
+        if counted is not None:
+            _print_counted(console, title, counted, guessed=key in seen.guessed, option=key, all_=key != "group")
+    for sentence in seen.hints:
+        console.print(f"- {sentence}")
+
+
+def _columns(columns: tuple[Column, ...]) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("column", max_width=NAME_SHOWN, overflow="fold")
+    table.add_column("taken for")
+    table.add_column("missing", justify="right")
+    table.add_column("values", justify="right")
+    table.add_column("because", overflow="fold")
+    for column in columns:
+        why = f"{column.why}; not used" if column.is_left_out else column.why
+        table.add_row(column.name, column.kind.value, str(column.missing or ""), str(column.distinct), why)
+    return table
+
+
+def _print_counted(console: Console, title: str, counted: Counted, *, guessed: bool, option: str, all_: bool) -> None:
+    total = sum(number for _, number in counted.records)
+    how = f" (a guess; --{option} NAME says otherwise)" if guessed else ""
+    what = {"Label": "classes", "Site": "sites", "Person": "persons"}[title]
+    sizes = [number for _, number in counted.records]
+    console.print(
+        f"{title}: {counted.name}{how}, {len(sizes)} {what}, {min(sizes, default=0)} to {max(sizes, default=0)} records each"
+    )
+    if counted.missing:
+        console.print(
+            f"  {counted.missing} of {total + counted.missing} records have none: they are left out", soft_wrap=False
+        )
+    if all_:
+        shown = ", ".join(f"{name} {number}" for name, number in counted.records[:COUNTS_SHOWN])
+        more = f" and {len(sizes) - COUNTS_SHOWN} more" if len(sizes) > COUNTS_SHOWN else ""
+        console.print(f"  {shown}{more}")
 
 
 @app.command("list")

@@ -193,7 +193,7 @@ def measure(
         ),
         noise=scenario.privacy.noise,
         partition=PartitionMetrics(
-            kind=scenario.partition.kind,
+            kind=scenario.partition_kind,
             alpha=scenario.partition.alpha,
             class_names=tuple(truth.class_names),
             sites=names,

@@ -6,8 +6,9 @@ and contain all records.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -15,9 +16,15 @@ from numpy.typing import NDArray
 
 from limbeck.base import check
 from limbeck.base.errors import SettingError
+from limbeck.inputs.tables import Table
+from limbeck.simulations.data.dataset import DataSet
 
 Parts = list[NDArray[np.int64]]
 TRIES = 1000
+# Records below which a teacher learns little but noise.
+FEW = 20
+# Names that a sentence shows.
+SHOWN = 8
 
 
 class Partition(Protocol):
@@ -85,15 +92,101 @@ class Quantity:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Natural:
-    """Each client is a site that the data set names. groups_N: the site of every record, 0 to clients - 1."""
+    """Each client is a site that the data set names. groups_N: the site of every record, 0 to clients - 1; clients may be None."""
 
     groups_N: NDArray[np.int64]
 
-    def __call__(self, y_N: NDArray[np.int64], clients: int, seed: int) -> Parts:
+    def __call__(self, y_N: NDArray[np.int64], clients: int | None, seed: int) -> Parts:
         sites = np.unique(self.groups_N)
-        if len(sites) != clients:
+        if clients is not None and len(sites) != clients:
             raise SettingError(f"Expected partition.clients = {len(sites)}, the natural sites of the data, got {clients}.")
         return [np.flatnonzero(self.groups_N == site) for site in sites]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ByPerson:
+    """All records of a person at one site: persons are divided, each with the most common label of their records.
+
+    people_N: the person of every record. inner: how persons are divided; what it says of records holds for persons.
+    """
+
+    people_N: NDArray[np.int64]
+    inner: Partition
+
+    def __call__(self, y_N: NDArray[np.int64], clients: int, seed: int) -> Parts:
+        people, person_N = np.unique(self.people_N, return_inverse=True)
+        labels = np.zeros((len(people), int(y_N.max(initial=0)) + 1), np.int64)
+        np.add.at(labels, (person_N, y_N), 1)
+        return [np.flatnonzero(np.isin(person_N, part)) for part in self.inner(labels.argmax(1), clients, seed)]
+
+
+def large_enough(dataset: DataSet, minimum: int) -> DataSet:
+    """The data set with those natural sites alone that have at least `minimum` records; what they are is said.
+
+    Raises: SettingError if none has.
+    """
+    # There are natural sites.
+    assert dataset.groups is not None
+    assert dataset.group_names is not None
+    sizes = np.bincount(dataset.groups, minlength=len(dataset.group_names))
+    kept = np.flatnonzero(sizes >= minimum)
+    if len(kept) == len(sizes):
+        return dataset
+    if not len(kept):
+        raise SettingError(
+            f"partition.minimum = {minimum}: expected a site with as many records, got at most {sizes.max()}."
+        )
+    names = tuple(dataset.group_names[site] for site in kept)
+    number = np.full(len(sizes), -1, np.int64)
+    number[kept] = np.arange(len(kept))
+    rows = np.flatnonzero(np.isin(dataset.groups, kept))
+    x, of_test = dataset.private_x, dataset.test_groups
+    left_out = [dataset.group_names[site] for site in np.setdiff1d(np.arange(len(sizes)), kept)]
+    people = None if dataset.people is None else dataset.people[rows]
+    return replace(
+        dataset,
+        people=people,
+        private_x=x.rows(rows.tolist()) if isinstance(x, Table) else x[rows],
+        private_y=dataset.private_y[rows],
+        files=tuple(dataset.files[row] for row in rows.tolist()) if dataset.files else (),
+        groups=number[dataset.groups[rows]],
+        group_names=names,
+        test_groups=None if of_test is None else np.where(of_test < 0, -1, number[of_test]),
+        said=(
+            *dataset.said,
+            f"{len(left_out)} sites have fewer than {minimum} records (partition.minimum) and take no part: {_some(left_out)}.",
+        ),
+    )
+
+
+def describe(dataset: DataSet, parts: Parts) -> list[str]:
+    """What a reader should know of the sites: how many records they have, which are small, and which lack a class."""
+    names = dataset.group_names or tuple(f"site {index}" for index in range(len(parts)))
+    sizes = [len(part) for part in parts]
+    table = counts(parts, dataset.private_y, len(dataset.class_names))
+    said = [f"{len(parts)} sites with {min(sizes)} to {max(sizes)} records."]
+    if small := [name for name, size in zip(names, sizes, strict=True) if size < FEW]:
+        said.append(
+            f"{len(small)} of {len(parts)} sites have fewer than {FEW} records, of which a teacher learns little but noise:"
+            f" {_some(small)}. partition.minimum leaves them out; pooling.kind weighs sites by their records."
+        )
+    lacking = [
+        f"{name} ({', '.join(label for label, number in zip(dataset.class_names, row, strict=True) if not number)})"
+        for name, row in zip(names, table.tolist(), strict=True)
+        if not all(row)
+    ]
+    if lacking:
+        said.append(f"{len(lacking)} of {len(parts)} sites have no record of some class: {_some(lacking)}.")
+    if dataset.people is not None:
+        places = Counter(person for part in parts for person in set(dataset.people[part].tolist()))
+        if elsewhere := sum(number > 1 for number in places.values()):
+            said.append(f"{elsewhere} persons have records at several sites, each of which spends its own epsilon on them.")
+    return said
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{', '.join(names[:SHOWN])}{more}"
 
 
 def counts(parts: Sequence[NDArray[np.int64]], y_N: NDArray[np.int64], classes: int) -> NDArray[np.int64]:

@@ -1,11 +1,12 @@
 """From a scenario to a run folder: one folder per site as a real site would have it, the transfer set, the plan.
 
 RUN/scenario.json     the settings, complete
+RUN/data.json         what was made of the user's own files, in sentences; how many records a person has, and what that costs
 RUN/plan.pb           the plan, as offered: signed
 RUN/author.pem        the key that signed it, which the sites' policies name
 RUN/transfer/         the transfer set under its hash; for tables and texts, the public encoding that made its rows
-RUN/sites/site-00/    site.toml, policy.toml, records.npz or records.csv; later its ledger, transcript and teacher; model.joblib of a
-                      black-box one
+RUN/sites/site-00/    site.toml, policy.toml, records.npz, records.csv or records/ with images; later its ledger, transcript and
+                      teacher; model.joblib of a black-box one
 RUN/cache/            features of public inputs
 RUN/server/           what the coordinator writes
 RUN/truth.npz         what only the simulation knows: labels of the public inputs, the test set and its sites, the partition
@@ -19,6 +20,9 @@ import io
 import json
 import math
 import re
+import shutil
+import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +32,13 @@ from numpy.typing import NDArray
 from limbeck.base.errors import RunError, SettingError, WireError
 from limbeck.base.files import write_durably
 from limbeck.base.progress import Progress
+from limbeck.client.records import RecordSettings
 from limbeck.inputs import encodings
 from limbeck.inputs.tables import Table
 from limbeck.inputs.transfer_set import digest
-from limbeck.plans import checks, schema
+from limbeck.plans import checks, public_inputs, schema
 from limbeck.plans.author import make_plan
+from limbeck.plans.persons import person_epsilon
 from limbeck.protos import codec, signing
 from limbeck.server import student
 from limbeck.simulations import black_box, data, partition
@@ -41,6 +47,9 @@ from limbeck.simulations.scenario import Scenario, check_against
 AUTHOR = "author.pem"
 SHARED_WITH_SITES = ("data", "partition", "black_box")
 ENCODING = "encoding.json"
+DATA = "data.json"
+# Characters of a natural site's own name in the name of its folder.
+LONGEST_NAME = 40
 
 
 def prepare(
@@ -53,24 +62,16 @@ def prepare(
 ) -> schema.Plan:
     """Write the run folder and return the plan.
 
+    What was made of the user's own files is said in RUN/data.json.
+
     cache: where downloaded data sets are. sites: site folders of an earlier run to go on with, records, ledgers and
     all; its data and partition must be this scenario's. progress: of texts through an encoder. Raises SettingError,
     DataError or RunError, before anything is written where it can.
     """
-    wanted = scenario.data
-    dataset = data.load(
-        wanted.name,
-        cache=cache,
-        folder=Path(wanted.folder) if wanted.folder else None,
-        private=wanted.private,
-        public=wanted.public,
-        test=wanted.test,
-        seed=scenario.run.seed,
-        encoder=wanted.encoder,
-        progress=progress,
-    )
+    dataset = data.load_settings(scenario.data, seed=scenario.run.seed, cache=cache, progress=progress)
     check_against(scenario, dataset)
-    parts = _partition(scenario, dataset)(dataset.private_y, scenario.partition.clients, scenario.run.seed)
+    dataset, parts = _parts(scenario, dataset)
+    scenario = _as_divided(scenario, len(parts))
     classes = len(dataset.class_names)
     plan = make_plan(
         scenario,
@@ -78,6 +79,7 @@ def prepare(
         samples=len(dataset.public_x),
         classes=dataset.class_names,
         encoding=encodings.digest(dataset.encoding) if dataset.encoding is not None else None,
+        inputs=public_inputs.declared(dataset.public_x),
     )
     checks.check_plan(plan)
     student.rehearse(plan, dataset.public_x)
@@ -100,18 +102,16 @@ def prepare(
     )
     if sites is None:
         for index, rows in enumerate(parts):
-            name = _site_name(scenario, dataset, index)
+            name = _site_name(dataset, len(parts), index)
             site = folder / "sites" / name
-            if isinstance(dataset.private_x, Table):
-                write_durably(site / "records.csv", dataset.private_x.rows(rows).to_csv())
-            else:
-                _write_arrays(site / "records.npz", x=dataset.private_x[rows], y=dataset.private_y[rows])
+            _write_records(dataset, rows, site)
             write_durably(site / "site.toml", _site_toml(scenario, dataset, name, index).encode())
             policy = _policy_toml(scenario, plan, name, signing.author_of(key), without_dp=_is_black_box(scenario, index))
             write_durably(site / "policy.toml", policy.encode())
             if _is_black_box(scenario, index):
                 black_box.train(site, scenario.run.seed)
     write_durably(folder / "plan.pb", codec.encode_request(codec.signed_offer(plan, key)))
+    write_durably(folder / DATA, json.dumps(_data_json(dataset, parts, plan), indent=1).encode())
     described = {"scenario": scenario.model_dump(mode="json"), "sites": str((sites or folder / "sites").resolve())}
     write_durably(folder / "scenario.json", json.dumps(described, indent=1).encode())
     return plan
@@ -128,27 +128,85 @@ def read_prepared(folder: Path) -> tuple[Scenario, schema.Plan, Path]:
     return scenario, offer.plan, Path(described["sites"])
 
 
-def _partition(scenario: Scenario, dataset: data.DataSet) -> partition.Partition:
-    settings = scenario.partition
-    match settings.kind:
+def read_said(folder: Path) -> tuple[str, ...]:
+    """What was made of the user's own files in a prepared run, in sentences; none for a data set by its name. Raises RunError."""
+    path = folder / DATA
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))["said"] if path.exists() else ()
+        return tuple(map(str, said))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"Expected what a simulation said of its data in {path}: {error}.") from error
+
+
+def _parts(scenario: Scenario, dataset: data.DataSet) -> tuple[data.DataSet, partition.Parts]:
+    """Rows of each site, and the data set with the natural sites that take part alone."""
+    settings, seed = scenario.partition, scenario.run.seed
+    if scenario.partition_kind == "natural":
+        dataset = partition.large_enough(dataset, settings.minimum)
+        assert dataset.groups is not None  # `check_against` says so
+        return dataset, partition.Natural(groups_N=dataset.groups)(dataset.private_y, settings.clients, seed)
+    divide: partition.Partition
+    match scenario.partition_kind:
         case "iid":
-            return partition.Iid()
+            divide = partition.Iid()
         case "dirichlet":
-            return partition.Dirichlet(alpha=settings.alpha)
+            divide = partition.Dirichlet(alpha=settings.alpha)
         case "quantity":
-            return partition.Quantity(alpha=settings.alpha)
-        case "natural":
-            if dataset.groups is None:
-                raise SettingError(
-                    f"partition.kind = 'natural': expected a data set with natural sites, got {dataset.name}."
-                )
-            return partition.Natural(groups_N=dataset.groups)
+            divide = partition.Quantity(alpha=settings.alpha)
+    if dataset.people is not None:
+        divide = partition.ByPerson(people_N=dataset.people, inner=divide)
+    # Sites of a natural data set that is divided otherwise have no names.
+    dataset = replace(dataset, groups=None, group_names=None, test_groups=None)
+    return dataset, divide(dataset.private_y, settings.clients or 0, seed)
+
+
+def _as_divided(scenario: Scenario, sites: int) -> Scenario:
+    """The scenario with the kind and the number of sites that it came to."""
+    for key, value in (("run.minimum_clients", scenario.run.minimum_clients), ("black_box.sites", scenario.black_box.sites)):
+        if value > sites:
+            raise SettingError(f"{key} = {value}: expected at most the {sites} sites of the data.")
+    divided = scenario.partition.model_copy(update={"clients": sites, "kind": scenario.partition_kind})
+    return scenario.model_copy(update={"partition": divided})
+
+
+def _data_json(dataset: data.DataSet, parts: partition.Parts, plan: schema.Plan) -> dict[str, object]:
+    """What is said of the data, and how many records one person has."""
+    several = dataset.records_per_person
+    largest = int(several.max()) if several is not None else None
+    cost = person_epsilon(plan, largest) if largest is not None else math.inf
+    said = [*dataset.said, *partition.describe(dataset, parts), *_per_person(dataset, plan)]
+    return {
+        # Known data sets are described elsewhere.
+        "said": said if dataset.said else [],
+        "source": dataset.source,
+        "unit": plan.privacy.unit.value,
+        "records_per_person": largest,
+        # JSON has no infinity.
+        "epsilon_per_person": cost if math.isfinite(cost) else None,
+    }
+
+
+def _per_person(dataset: data.DataSet, plan: schema.Plan) -> list[str]:
+    """What the unit of privacy means for a person of several records."""
+    privacy = plan.privacy
+    unit = f"The unit of privacy is one record: epsilon = {privacy.epsilon:g} at delta = {privacy.delta:g} is for adding or removing one."
+    if dataset.records_per_person is None:
+        return [f"{unit} If a person has several records, say so by data.group: a person costs more."]
+    largest, people = int(dataset.records_per_person.max()), len(dataset.records_per_person)
+    if largest == 1:
+        return [f"{unit} Each of {people} persons has one record, so that it is for a person too."]
+    several = int((dataset.records_per_person > 1).sum())
+    cost = person_epsilon(plan, largest)
+    return [
+        f"{unit} {several} of {people} persons have more than one record, up to {largest}: for such a person epsilon is"
+        f" {'infinite' if math.isinf(cost) else f'{cost:.3g}'} at the same delta."
+    ]
 
 
 def _test_sites(scenario: Scenario, dataset: data.DataSet) -> NDArray[np.int64]:
     """The site that each test input comes from, in the order of the sites; -1 if from none."""
     nowhere = np.full(len(dataset.test_y), -1, np.int64)
-    if scenario.partition.kind != "natural" or dataset.groups is None or dataset.test_groups is None:
+    if dataset.groups is None or dataset.test_groups is None:
         return nowhere
     for index, group in enumerate(np.unique(dataset.groups)):
         nowhere[dataset.test_groups == group] = index
@@ -157,23 +215,43 @@ def _test_sites(scenario: Scenario, dataset: data.DataSet) -> NDArray[np.int64]:
 
 def _is_black_box(scenario: Scenario, index: int) -> bool:
     """The last sites are those with black-box teachers."""
-    return index >= scenario.partition.clients - scenario.black_box.sites
+    return index >= (scenario.partition.clients or 0) - scenario.black_box.sites
 
 
-def _site_name(scenario: Scenario, dataset: data.DataSet, index: int) -> str:
-    """In the order of their numbers; a natural site also has its own name."""
-    natural = scenario.partition.kind == "natural" and dataset.group_names is not None
-    return f"site-{index:02}" + (
-        f"-{dataset.group_names[index].replace(' ', '-')}" if natural and dataset.group_names else ""
-    )
+def _site_name(dataset: data.DataSet, sites: int, index: int) -> str:
+    """In the order of their numbers; a natural site also has its own name, as far as a folder can."""
+    number = f"site-{index:0{max(2, len(str(sites - 1)))}}"
+    if dataset.group_names is None:
+        return number
+    ascii_name = unicodedata.normalize("NFKD", dataset.group_names[index]).encode("ascii", "ignore").decode()
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", ascii_name).strip("-")[:LONGEST_NAME]
+    return f"{number}-{name}" if name else number
 
 
-def _records(dataset: data.DataSet) -> object:
-    """How a site reads its records: an NPZ file as it is, a table with the public encoding."""
-    if dataset.records is None:
-        return "records.npz"
-    settings = dataset.records.model_dump(exclude_unset=True)
-    return {"path": "records.csv", "encoding": f"../../transfer/{ENCODING}", **settings}
+def _write_records(dataset: data.DataSet, rows: NDArray[np.int64], site: Path) -> None:
+    """The records of a site as a real one has them: a table, arrays, or a folder of images per class."""
+    if isinstance(dataset.private_x, Table):
+        write_durably(site / "records.csv", dataset.private_x.rows(rows).to_csv())
+    elif dataset.files:
+        # Folders have names.
+        assert dataset.records is not None
+        assert dataset.records.classes is not None
+        for folder in dataset.records.classes:
+            (site / "records" / str(folder)).mkdir(parents=True, exist_ok=True)
+        for place, row in enumerate(rows.tolist()):
+            file = dataset.files[row]
+            folder = str(dataset.records.classes[dataset.private_y[row]])
+            shutil.copyfile(file, site / "records" / folder / f"{place:06}{file.suffix.lower()}")
+    else:
+        _write_arrays(site / "records.npz", x=dataset.private_x[rows], y=dataset.private_y[rows])
+
+
+def _records(dataset: data.DataSet) -> dict[str, object]:
+    """How a site reads its records, with the public encoding where there is one."""
+    settings = dataset.records or RecordSettings(classes=tuple(range(len(dataset.class_names))))
+    path = "records.csv" if isinstance(dataset.private_x, Table) else "records" if dataset.files else "records.npz"
+    encoding = {"encoding": f"../../transfer/{ENCODING}"} if dataset.encoding is not None else {}
+    return {"path": path, **encoding, **settings.model_dump(exclude_unset=True)}
 
 
 def _site_toml(scenario: Scenario, dataset: data.DataSet, name: str, index: int) -> str:

@@ -72,7 +72,11 @@ def prepare_only(
     with _bar(console or Console(quiet=True), "Data, partition, noise") as progress:
         prepare.prepare(scenario, folder, cache=cache, sites=sites, progress=progress)
         progress(1, 1)
-    return flower.write_bundle(folder, scenario.partition.clients)
+    if console is not None:
+        for sentence in prepare.read_said(folder):
+            console.print(sentence, markup=False, highlight=False)
+    _, _, held = prepare.read_prepared(folder)
+    return flower.write_bundle(folder, len(list(held.glob("*/site.toml"))))
 
 
 def resume(folder: Path, *, carrier: str = "local", client_app: str = CLIENT_APP, console: Console | None = None) -> Metrics:

@@ -15,33 +15,28 @@ from limbeck.inputs.tables import Table
 from limbeck.plans import settings
 from limbeck.plans.settings import Count, Positive
 from limbeck.protos.teacher import Inputs, kind_of
-from limbeck.simulations.data import KNOWN, DataSet
+from limbeck.simulations.data import KNOWN, DataSet, DataSettings
+from limbeck.simulations.data.settings import problems as of_data
+from limbeck.simulations.data.settings import with_absolute_paths
 
 # Features that take no time to compute.
 CHEAP_FEATURES = ("rows", "pixels")
 SHIPPED = Path(__file__).parent / "scenarios"
 
 
-class DataSettings(Strict):
-    """Which records. private, public, test: how many, or the data set's own default. folder: of IDX files, instead of the cache.
+class PartitionSettings(Strict):
+    """Who holds the records.
 
-    encoder: of texts, in place of counts of words: a public one by its name, or the folder of a Hugging Face model.
+    kind: "natural" if `data.site` says which site each record is from; by default that, or else "iid".
+    clients: sites; natural ones need not be counted.
+    alpha: of the Dirichlet distribution, for label or quantity skew.
+    minimum: records; natural sites with fewer take no part.
     """
 
-    name: str
-    private: Count | None = None
-    public: Count | None = None
-    test: Count | None = None
-    folder: str | None = None
-    encoder: str | None = None
-
-
-class PartitionSettings(Strict):
-    """Who holds them. alpha: of the Dirichlet distribution, for label or quantity skew."""
-
-    clients: Count
-    kind: Literal["iid", "dirichlet", "natural", "quantity"] = "iid"
+    clients: Count | None = None
+    kind: Literal["iid", "dirichlet", "natural", "quantity"] | None = None
     alpha: Positive = 0.5
+    minimum: Count = 1
 
 
 class TeacherSettings(settings.TeacherSettings):
@@ -96,7 +91,7 @@ class Scenario(settings.PlanTables):
     """All settings of a simulation: those of a plan, and what is simulated. `Scenario.load` reads one."""
 
     data: DataSettings
-    partition: PartitionSettings
+    partition: PartitionSettings = PartitionSettings()
     teacher: TeacherSettings
     black_box: BlackBoxSettings = BlackBoxSettings()
     privacy: PrivacySettings
@@ -114,6 +109,11 @@ class Scenario(settings.PlanTables):
         Raises: SettingError, naming every problem.
         """
         return load(which if isinstance(which, str) else str(which.absolute()), overrides)
+
+    @property
+    def partition_kind(self) -> Literal["iid", "dirichlet", "natural", "quantity"]:
+        """`partition.kind`, or what it is by default."""
+        return self.partition.kind or ("natural" if self.data.site is not None else "iid")
 
     @property
     def without_privacy(self) -> bool:
@@ -163,6 +163,8 @@ def load(which: str, overrides: Sequence[str] = ()) -> Scenario:
         raw = read_toml(path)
     except (FileNotFoundError, IsADirectoryError):
         raise SettingError(f"Expected a TOML file or one of the scenarios {', '.join(shipped())}, got {which!r}.") from None
+    # Paths of the file are relative to it, those of the command line to where that was typed.
+    raw = with_absolute_paths(raw, path.parent)
     for each in overrides:
         override(raw, each)
     raw.setdefault("name", path.stem)
@@ -171,7 +173,7 @@ def load(which: str, overrides: Sequence[str] = ()) -> Scenario:
 
 def parse(raw: Raw) -> Scenario:
     """A scenario from parsed TOML. Raises SettingError, naming every problem."""
-    scenario = validate(Scenario, settings.with_tuples(raw))
+    scenario = validate(Scenario, with_absolute_paths(settings.with_tuples(raw), Path()))
     _cross_check(scenario)
     return scenario
 
@@ -181,33 +183,46 @@ def check_against(scenario: Scenario, dataset: DataSet) -> None:
     classes, records = len(dataset.class_names), len(dataset.private_y)
     if scenario.release.truncation == "top-k" and scenario.release.k > classes:
         raise SettingError(f"release.k = {scenario.release.k}: expected at most the {classes} classes of {dataset.name}.")
-    if scenario.partition.clients > records:
+    if scenario.partition.clients is not None and scenario.partition.clients > records:
         raise SettingError(
             f"partition.clients = {scenario.partition.clients}: expected at most the {records} private records."
         )
     if scenario.black_box.sites and (
-        isinstance(dataset.private_x, Table) or kind_of(dataset.private_x) not in (Inputs.ROWS, Inputs.IMAGES)
+        isinstance(dataset.private_x, Table)
+        or dataset.files
+        or kind_of(dataset.private_x) not in (Inputs.ROWS, Inputs.IMAGES)
     ):
-        raise SettingError(f"black_box.sites = {scenario.black_box.sites}: expected rows or images, got {dataset.name}.")
-    if scenario.partition.kind == "natural" and dataset.groups is None:
+        raise SettingError(
+            f"black_box.sites = {scenario.black_box.sites}: expected rows or images in arrays, got {dataset.name}."
+        )
+    if scenario.partition_kind == "natural" and dataset.groups is None:
         raise SettingError(f"partition.kind = 'natural': expected a data set with natural sites, got {dataset.name}.")
 
 
 def _cross_check(scenario: Scenario) -> None:
     problems = settings.problems(scenario)
-    if scenario.data.name not in KNOWN:
-        problems.append(f"data.name = {scenario.data.name!r}: expected one of {', '.join(KNOWN)}")
-    if scenario.run.minimum_clients > scenario.partition.clients:
-        problems.append(
-            f"run.minimum_clients = {scenario.run.minimum_clients}: expected at most partition.clients = {scenario.partition.clients}"
-        )
-    if scenario.black_box.sites > scenario.partition.clients:
-        problems.append(
-            f"black_box.sites = {scenario.black_box.sites}: expected at most partition.clients = {scenario.partition.clients}"
-        )
+    problems += of_data(scenario.data, tuple(KNOWN))
+    problems += _of_partition(scenario)
     if (scenario.teacher.kind == "custom") != (scenario.teacher.factory is not None):
         problems.append(
             f"teacher.factory = {scenario.teacher.factory!r}: expected 'module:factory' with teacher.kind = 'custom', and only then"
         )
     if problems:
         raise SettingError("\n".join(problems))
+
+
+def _of_partition(scenario: Scenario) -> list[str]:
+    clients, kind, problems = scenario.partition.clients, scenario.partition_kind, []
+    own = scenario.data.name is None
+    if own and kind == "natural" and scenario.data.site is None:
+        problems.append("partition.kind = 'natural': expected data.site to say which site each record is from")
+    if clients is None:
+        if kind != "natural":
+            problems.append(
+                f"partition.clients: missing; expected the number of sites among which to divide the records ({kind})"
+            )
+        return problems
+    for key, value in (("run.minimum_clients", scenario.run.minimum_clients), ("black_box.sites", scenario.black_box.sites)):
+        if value > clients:
+            problems.append(f"{key} = {value}: expected at most partition.clients = {clients}")
+    return problems

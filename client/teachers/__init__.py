@@ -5,7 +5,7 @@ References in this package: [P] the founding paper (arXiv 2601.03195), [F] anoth
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -72,6 +72,7 @@ def train(
     classes: int,
     public_x: NDArray[np.generic],
     noise: Noise,
+    class_weights: Sequence[float] = (),
     cache: Path | None = None,
     factory: Factory | None = None,
     opacus: bool = False,
@@ -81,6 +82,7 @@ def train(
 
     x_N, y_N: private records and labels in [0, classes).
     public_x: public inputs, for public statistics and the shape of inputs.
+    class_weights: of the plan: by which a record of each class counts, before its gradient is clipped; none: all alike.
     cache: a folder for features of public inputs.
     factory: makes the site's own net.
     opacus: take per-record gradients of limbeck's own nets from Opacus.
@@ -94,7 +96,15 @@ def train(
     match teaching:
         case LinearTeaching():
             return linear.train(
-                teaching, x_N, y_N, classes=classes, public_x=public_x, noise=noise, cache=cache, progress=progress
+                teaching,
+                x_N,
+                y_N,
+                classes=classes,
+                public_x=public_x,
+                noise=noise,
+                class_weights=class_weights,
+                cache=cache,
+                progress=progress,
             )
         case NetTeaching():
             return net.train(
@@ -104,13 +114,22 @@ def train(
                 classes=classes,
                 public_x=public_x,
                 noise=noise,
+                class_weights=class_weights,
                 factory=factory,
                 opacus=opacus,
                 progress=progress,
             )
         case VotesTeaching():
             return votes.train(
-                teaching, x_N, y_N, classes=classes, public_x=public_x, noise=noise, cache=cache, progress=progress
+                teaching,
+                x_N,
+                y_N,
+                classes=classes,
+                public_x=public_x,
+                noise=noise,
+                class_weights=class_weights,
+                cache=cache,
+                progress=progress,
             )
 
 

@@ -43,7 +43,7 @@ class Engine(Protocol):
     parameters: list[nn.Parameter]
 
     def clipped_sums(self, x_N: Tensor, y_N: Tensor, clip: float) -> list[Tensor]:
-        """Per parameter, the float64 sum over records of clipped cross-entropy gradients.
+        """Per parameter, the float64 sum over records of clipped cross-entropy gradients, each multiplied by its class's weight before.
 
         Each record's gradient is scaled to an L2 norm of at most `clip` over all parameters together. One that is not finite counts as
         zero.
@@ -55,16 +55,18 @@ def scales(norm_N: Tensor, clip: float) -> Tensor:
     return torch.where(norm_N.isfinite(), torch.where(norm_N > clip, clip / norm_N, 1), 0)
 
 
-def engine(net: nn.Module, *, trusted: bool, opacus: bool = False) -> Engine:
+def engine(net: nn.Module, *, trusted: bool, opacus: bool = False, class_weight_K: Tensor | None = None) -> Engine:
     """The fastest engine for a net, or Opacus if it is requested and safe.
 
     trusted: limbeck built the net, so each weight is used once, by its own layer, and nowhere else. In other nets Opacus would miss the
         use of a weight outside its layer, and so clip too little: they are always mapped over records.
     opacus: whether Opacus is requested.
+    class_weight_K: by which the loss of a record of each class is multiplied, and so its gradient, before it is clipped.
     """
+    weight_K = class_weight_K.float() if class_weight_K is not None else None
     if not trusted:
-        return Functional(net)
-    return Opacus(net) if opacus else BookKeeping(net)
+        return Functional(net, weight_K)
+    return Opacus(net, weight_K) if opacus else BookKeeping(net, weight_K)
 
 
 @dataclass(slots=True)
@@ -81,8 +83,8 @@ class BookKeeping:
     Raises SettingError for a net with weights in any other layer.
     """
 
-    def __init__(self, net: nn.Module) -> None:
-        self.net = net
+    def __init__(self, net: nn.Module, class_weight_K: Tensor | None = None) -> None:
+        self.net, self.class_weight_K = net, class_weight_K
         self.layers: list[nn.Module] = []
         self.parameters: list[nn.Parameter] = []
         for name, layer in net.named_modules():
@@ -107,7 +109,7 @@ class BookKeeping:
 
         hooks = [layer.register_forward_hook(remember) for layer in self.layers]
         try:
-            loss = functional.cross_entropy(self.net(x_N), y_N, reduction="sum")
+            loss = functional.cross_entropy(self.net(x_N), y_N, self.class_weight_K, reduction="sum")
         finally:
             for hook in hooks:
                 hook.remove()
@@ -127,7 +129,7 @@ class Functional:
     additional record would change everybody's gradient.
     """
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, class_weight_K: Tensor | None = None) -> None:
         self.net = net
         named = {name: parameter for name, parameter in net.named_parameters() if parameter.requires_grad}
         self.names, self.parameters = list(named), list(named.values())
@@ -136,7 +138,8 @@ class Functional:
 
         def loss(trained: dict[str, Tensor], fixed: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
             logits = functional_call(net, {**trained, **fixed}, (x.unsqueeze(0),))
-            return functional.cross_entropy(logits, y.unsqueeze(0))
+            # A mean would divide by the weight again.
+            return functional.cross_entropy(logits, y.unsqueeze(0), class_weight_K, reduction="sum")
 
         self._gradients: Callable[..., dict[str, Tensor]] = vmap(grad(loss), in_dims=(None, None, 0, 0), randomness="error")
 
@@ -165,8 +168,8 @@ class Functional:
 class Opacus:
     """Per-record gradients from the hooks of Opacus's GradSampleModule. Sampling, noise and the schedule remain ours."""
 
-    def __init__(self, net: nn.Module) -> None:
-        self.net = net
+    def __init__(self, net: nn.Module, class_weight_K: Tensor | None = None) -> None:
+        self.net, self.class_weight_K = net, class_weight_K
         self.parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
 
     def clipped_sums(self, x_N: Tensor, y_N: Tensor, clip: float) -> list[Tensor]:
@@ -177,7 +180,7 @@ class Opacus:
 
             hooked = GradSampleModule(self.net, loss_reduction="sum")
             try:
-                functional.cross_entropy(hooked(x_N), y_N, reduction="sum").backward()
+                functional.cross_entropy(hooked(x_N), y_N, self.class_weight_K, reduction="sum").backward()
                 gradients = [parameter.grad_sample for parameter in self.parameters]  # type: ignore[attr-defined]
             finally:
                 hooked.remove_hooks()

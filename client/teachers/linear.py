@@ -11,6 +11,7 @@ Shape legend: N records, D features, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,6 +69,7 @@ def train(
     classes: int,
     public_x: NDArray[np.generic],
     noise: Noise,
+    class_weights: Sequence[float] = (),
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Linear:
@@ -75,16 +77,18 @@ def train(
 
     Formal guarantee: `teaching.steps` Gaussian mechanisms with noise multiplier `teaching.noise_multiplier` on a sum of
     sensitivity `teaching.clip` under add/remove of one record, whatever the weights have become: a record whose error is not finite
-    counts as zero. Features of the private records are computed here and not kept.
+    counts as zero. A record's class weight, a public constant, multiplies its gradient before it is clipped, so the sensitivity is the
+    clip with and without them [D]. Features of the private records are computed here and not kept.
     """
     balance = features.balance(teaching.features, features.compute(teaching.features, public_x, cache=cache))
     f_ND = features.normalise(features.compute(teaching.features, x_N), teaching.feature_norm, balance)
     x_ND = with_one(f_ND)
     labels_N, norm_N = torch.from_numpy(y_N), norms(x_ND)
+    weight_K = weights_of(class_weights)
     weight = torch.zeros(classes, x_ND.shape[1], dtype=torch.float64)
     velocity, average = torch.zeros_like(weight), torch.zeros_like(weight)
     for step in range(teaching.steps):
-        gradient = clipped_sum(weight, x_ND, norm_N, labels_N, teaching.clip)
+        gradient = clipped_sum(weight, x_ND, norm_N, labels_N, teaching.clip, weight_K)
         gradient += noise.gaussian(*gradient.shape, std=teaching.clip * teaching.noise_multiplier)
         velocity = saturated(teaching.momentum * velocity + gradient / teaching.normaliser)
         weight = saturated(weight - teaching.learning_rate * velocity)
@@ -101,19 +105,24 @@ def train(
     )
 
 
-def clipped_sum(weight_KD: Tensor, x_ND: Tensor, norm_N: Tensor, y_N: Tensor, clip: float) -> Tensor:
+def clipped_sum(
+    weight_KD: Tensor, x_ND: Tensor, norm_N: Tensor, y_N: Tensor, clip: float, class_weight_K: Tensor | None = None
+) -> Tensor:
     """(K, D) the float64 sum over records of cross-entropy gradients, each scaled to an L2 norm of at most `clip`, which may be infinite.
 
     A record whose features or error are not finite counts as zero.
 
     weight_KD: float64, of any value.
     norm_N: `norms` of the rows of x_ND.
+    class_weight_K: by which the gradient of a record of each class is multiplied before it is clipped.
     """
     total, room = torch.zeros_like(weight_KD), torch.empty(CHUNK, x_ND.shape[1], dtype=torch.float64)
     for part_nD, norm_n, y_n in zip(x_ND.split(CHUNK), norm_N.split(CHUNK), y_N.split(CHUNK), strict=True):
         x_nD = room[: len(part_nD)].copy_(part_nD)
         error_nK = functional.linear(x_nD, weight_KD).softmax(-1)
         error_nK[torch.arange(len(y_n)), y_n] -= 1
+        if class_weight_K is not None:
+            error_nK *= class_weight_K[y_n, None]
         length_n = error_nK.norm(dim=1) * norm_n
         error_nK *= scales(length_n, clip)[:, None]
         good_n = length_n.isfinite()
@@ -132,6 +141,11 @@ def norms(x_ND: Tensor) -> Tensor:
 def with_one(f_ND: NDArray[np.float32]) -> Tensor:
     """Features with a last constant 1, for the bias."""
     return functional.pad(torch.from_numpy(f_ND), (0, 1), value=1)
+
+
+def weights_of(class_weights: Sequence[float]) -> Tensor | None:
+    """(K,) float64 weights per class, or None where a plan has none and every record counts alike."""
+    return torch.tensor(class_weights, dtype=torch.float64) if class_weights else None
 
 
 def saturated(values: Tensor) -> Tensor:

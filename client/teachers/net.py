@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from limbeck.client.noise import poisson_sample
 from limbeck.client.teachers import architectures
 from limbeck.client.teachers.architectures import Factory, Shape
 from limbeck.client.teachers.gradients import Engine, engine
-from limbeck.client.teachers.linear import saturated
+from limbeck.client.teachers.linear import saturated, weights_of
 from limbeck.client.teachers.stored import write
 from limbeck.inputs.tensors import tensors
 from limbeck.plans.schema import CUSTOM, NetTeaching
@@ -87,6 +88,7 @@ def train(
     classes: int,
     public_x: NDArray[np.generic],
     noise: Noise,
+    class_weights: Sequence[float] = (),
     factory: Factory | None = None,
     opacus: bool = False,
     progress: Progress | None = None,
@@ -95,7 +97,8 @@ def train(
 
     Formal guarantee: `teaching.steps` Gaussian mechanisms with noise multiplier `teaching.noise_multiplier`, each on a Poisson sample
     at `teaching.sampling_rate`, with sensitivity `teaching.clip` under add/remove of one record. An empty sample is a step like any
-    other; a gradient that is not finite counts as zero.
+    other; a gradient that is not finite counts as zero. A record's class weight, a public constant, multiplies its loss, and so its
+    gradient before it is clipped: the sensitivity is the clip with and without them [D].
 
     public_x: determines the shape of the net's inputs, so that no record does.
     factory: makes the site's own net.
@@ -109,7 +112,7 @@ def train(
 
         kit.require_sound(net, shape, classes)
     net.train()
-    gradients = engine(net, trusted=teaching.architecture != CUSTOM, opacus=opacus)
+    gradients = engine(net, trusted=teaching.architecture != CUSTOM, opacus=opacus, class_weight_K=weights_of(class_weights))
     _descend(teaching, gradients, inputs, labels, noise, progress)
     return Net(teaching.architecture, shape, classes, net.eval())
 

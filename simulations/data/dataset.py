@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +25,13 @@ class DataSet:
     - public_y: known to the simulation only, for metrics.
     - groups: the natural site of each private record; None if there are no natural sites.
     - group_names: names of those sites.
-    - test_groups: the natural site of each test input, in the same numbers; None if that is not known.
+    - test_groups: the natural site of each test input, in the same numbers, -1 if it is of none; None if that is not known.
+    - people: the person that each private record is of, numbered; each record of nobody known has a number of its own. None if nothing says
+      whose records are.
+    - files: of each private image, where it is; empty if images are not in files of their own.
     - encoding: makes rows of a table; fitted on public data.
-    - records: how a site reads its table.
+    - records: how a site reads its records.
+    - said: what was made of the user's own files, in sentences.
     """
 
     name: str
@@ -40,10 +45,18 @@ class DataSet:
     groups: Labels | None = None
     group_names: tuple[str, ...] | None = None
     test_groups: Labels | None = None
+    people: Labels | None = None
+    files: tuple[Path, ...] = ()
     encoding: Encoding | None = None
     records: RecordSettings | None = None
     licence: str
     source: str
+    said: tuple[str, ...] = ()
+
+    @property
+    def records_per_person(self) -> Labels | None:
+        """How many private records each person has; None if nothing says whose they are."""
+        return None if self.people is None else np.unique(self.people, return_counts=True)[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

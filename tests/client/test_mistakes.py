@@ -32,10 +32,10 @@ from limbeck.protos.messages import Accepted, Declined, Reason, Reply, Request, 
 
 Change = Callable[[Path], object]
 IMAGES = np.random.default_rng(0).integers(0, 255, (30, 8, 8), dtype=np.uint8)
-CELLS = tables.Table(columns={"a": ["50", "70", None], "b": ["1", "2", "3"]}, source="public")
+CELLS = tables.Table(columns={"a": [*map(str, range(50, 62)), None], "b": [*"123" * 4, "3"]}, source="public")
 WORDS = tables.Table(columns={"a": ["film film"]}, source="public")
 ENCODING = encodings.fit_table(CELLS, numbers=["a"], categories=["b"])
-ROWS = np.array([[1, 2], [0, 1], [3, 3]], np.float32)
+ROWS = np.array([[1, 2], [0, 1], [3, 3], *([4, n] for n in range(10))], np.float32)
 READER = "import numpy as np\ndef read(folder): return np.zeros((3, 8, 8), 'u1'), np.arange(3)\nnumber = 1\ndef two(folder, more): pass\n"
 SITE: dict[str, Any] = {"name": "site", "transfer_sets": "transfer"}
 

@@ -36,6 +36,12 @@ norms = st.floats(-3, 3).map(lambda power: float(10**power))
 rates = st.sampled_from([1e-6, 0.1, 4.0, 1e9])
 normalisers = st.sampled_from([1e-24, 1.0, 300.0, 1e9])
 labels = st.integers(0, CLASSES - 1)
+# Also of plans that nobody would write, and none.
+class_weights = st.none() | st.lists(st.sampled_from([1e-3, 0.5, 1.0, 1e3, 1e30]), min_size=CLASSES, max_size=CLASSES)
+
+
+def weights_of(counts: list[float] | None) -> Tensor | None:
+    return linear.weights_of(counts or ())
 
 
 def others(n: int, scale: float = 1.0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -66,19 +72,28 @@ def moved(more: list[Tensor], less: list[Tensor]) -> float:
     place=st.floats(0, 1),
     row=rows,
     label=labels,
+    counts=class_weights,
 )
-@example(clip=1e-6, norm=1e3, weight=1e300, n=3, place=0.5, row=[1.0, 2.0, 3.0], label=0)
-@example(clip=1e-45, norm=4.0, weight=0.0, n=70, place=0.5, row=[1.0, 2.0, 3.0], label=0)
+@example(clip=1e-6, norm=1e3, weight=1e300, n=3, place=0.5, row=[1.0, 2.0, 3.0], label=0, counts=None)
+@example(clip=1e-45, norm=4.0, weight=0.0, n=70, place=0.5, row=[1.0, 2.0, 3.0], label=0, counts=None)
+@example(clip=0.5, norm=1.0, weight=0.0, n=3, place=0.5, row=[1.0, 2.0, 3.0], label=0, counts=[1e3, 1.0, 1.0])
 @settings(max_examples=150)
 def test_a_record_moves_the_sum_of_a_linear_head_by_at_most_the_clip(
-    clip: float, norm: float, weight: float, n: int, place: float, row: list[float], label: int
+    clip: float,
+    norm: float,
+    weight: float,
+    n: int,
+    place: float,
+    row: list[float],
+    label: int,
+    counts: list[float] | None,
 ) -> None:
     balance = features.balance("rows", PUBLIC)
     start = weight * torch.randn(CLASSES, WIDTH + 1, dtype=torch.float64, generator=torch.Generator().manual_seed(n))
 
     def total(x_N: NDArray[np.float32], y_N: NDArray[np.int64]) -> list[Tensor]:
         x_ND = linear.with_one(features.normalise(features.compute("rows", x_N), norm, balance))
-        return [linear.clipped_sum(start, x_ND, linear.norms(x_ND), torch.from_numpy(y_N), clip)]
+        return [linear.clipped_sum(start, x_ND, linear.norms(x_ND), torch.from_numpy(y_N), clip, weights_of(counts))]
 
     more_x, more_y, x_N, y_N = with_one_more(n, place, row, label)
     assert moved(total(more_x, more_y), total(x_N, y_N)) <= clip * SLACK
@@ -115,7 +130,7 @@ def net_of(name: str, scale: float) -> nn.Module:
     return net
 
 
-ENGINES: dict[str, tuple[str, Callable[[nn.Module], gradients.Engine]]] = {
+ENGINES: dict[str, tuple[str, Callable[[nn.Module, Tensor | None], gradients.Engine]]] = {
     "book-keeping": ("mlp", gradients.BookKeeping),
     "functional": ("mlp", gradients.Functional),
     "opacus": ("mlp", gradients.Opacus),
@@ -125,14 +140,21 @@ ENGINES: dict[str, tuple[str, Callable[[nn.Module], gradients.Engine]]] = {
 
 @pytest.mark.parametrize("name", ENGINES)
 @given(
-    clip=clips, scale=st.sampled_from([0.0, 1.0, 10.0]), n=st.integers(0, 4), place=st.floats(0, 1), row=rows, label=labels
+    clip=clips,
+    scale=st.sampled_from([0.0, 1.0, 10.0]),
+    n=st.integers(0, 4),
+    place=st.floats(0, 1),
+    row=rows,
+    label=labels,
+    counts=class_weights,
 )
 @settings(max_examples=40)
 def test_a_record_moves_the_sum_of_a_net_by_at_most_the_clip(
-    name: str, clip: float, scale: float, n: int, place: float, row: list[float], label: int
+    name: str, clip: float, scale: float, n: int, place: float, row: list[float], label: int, counts: list[float] | None
 ) -> None:
     architecture, engine = ENGINES[name]
-    own = engine(net_of(architecture, scale))
+    weight_K = weights_of(counts)
+    own = engine(net_of(architecture, scale), weight_K.float() if weight_K is not None else None)
     more_x, more_y, x_N, y_N = with_one_more(n, place, row, label)
     more = own.clipped_sums(torch.from_numpy(more_x), torch.from_numpy(more_y), clip)
     less = own.clipped_sums(torch.from_numpy(x_N), torch.from_numpy(y_N), clip) if n else [torch.zeros_like(a) for a in more]
@@ -146,7 +168,7 @@ def test_whatever_has_become_of_a_nets_weights_one_record_counts_for_at_most_the
     name: str, clip: float, scale: float, row: list[float], label: int
 ) -> None:
     architecture, engine = ENGINES[name]
-    own = engine(net_of(architecture, scale))
+    own = engine(net_of(architecture, scale), None)
     total = own.clipped_sums(torch.tensor([row]), torch.tensor([label]), clip)
     assert moved(total, [torch.zeros_like(part) for part in total]) <= clip * SLACK
 
@@ -190,10 +212,18 @@ def test_an_image_of_any_value_moves_a_convolutional_sum_by_at_most_the_clip(
     rate=rates,
     norm=norms,
     momentum=st.sampled_from([0.0, 0.9]),
+    counts=class_weights,
 )
 @settings(max_examples=60)
 def test_one_record_changes_one_vote_per_input_whatever_it_is_and_however_heads_are_trained(
-    row: list[float], label: int, n: int, place: float, rate: float, norm: float, momentum: float
+    row: list[float],
+    label: int,
+    n: int,
+    place: float,
+    rate: float,
+    norm: float,
+    momentum: float,
+    counts: list[float] | None,
 ) -> None:
     teaching = VotesTeaching(
         teachers=4,
@@ -221,7 +251,9 @@ def test_one_record_changes_one_vote_per_input_whatever_it_is_and_however_heads_
     more_x, more_y, x_N, y_N = with_one_more(n, place, row, label)
     found = []
     for x, y, drawn in ((more_x, more_y, shard), (x_N, y_N, np.delete(shard, int(place * n)))):
-        teacher = votes.train(teaching, x, y, classes=CLASSES, public_x=PUBLIC, noise=Dealt(drawn))
+        teacher = votes.train(
+            teaching, x, y, classes=CLASSES, public_x=PUBLIC, noise=Dealt(drawn), class_weights=counts or ()
+        )
         assert bool((teacher.votes_NK.sum(1) == 4).all())
         found.append(teacher.votes_NK)
     assert float((found[0] - found[1]).norm(dim=1).max()) <= math.sqrt(2) * SLACK

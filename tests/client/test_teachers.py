@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from helpers.plans import LINEAR
-from helpers.teacher_conformance import Case, Conformance, Silent
+from helpers.teacher_conformance import Case, Conformance, Silent, weights
 from limbeck.base.errors import DataError, SettingError
 from limbeck.client import teachers
 from limbeck.client.noise import SystemEntropy, UnsafeSeeded, poisson_sample
@@ -66,6 +66,12 @@ CASES = {
     "cnn-opacus": Case(teaching=NET, inputs="images", opacus=True),
     "resnet-gn": Case(teaching=replace(NET, architecture="resnet-gn"), inputs="images"),
     "custom": Case(teaching=replace(NET, architecture="custom"), inputs="images", factory=own_net),
+}
+# Every way to a sum of gradients, with classes that count differently.
+UNEVEN = (1.0, 0.5, 0.3, 2.0, 1.0, 0.7, 0.5, 1.5, 0.4, 1.0)
+CASES |= {
+    f"{name}-weighted": replace(CASES[name], class_weights=UNEVEN)
+    for name in ("linear-rows", "mlp-rows", "cnn-opacus", "custom")
 }
 
 
@@ -500,6 +506,31 @@ def test_a_factory_that_fails_is_a_setting_that_cannot_be_meant() -> None:
     message = "to make a net for inputs of shape .1, 8, 8. and 10 classes: ZeroDivisionError"
     with pytest.raises(SettingError, match=message):
         teachers.check(case.teaching, case.public(), classes=10, factory=case.factory)
+
+
+@pytest.mark.parametrize("name", ["linear-rows", "mlp-rows", "cnn-opacus", "custom"])
+@pytest.mark.parametrize("clip", [0.1, 0.3])
+def test_a_class_weight_multiplies_a_records_gradient_before_it_is_clipped(name: str, clip: float) -> None:
+    """So a record counts for at most the clip with any weight, and for less only where its gradient, weight and all, is shorter [D]."""
+    case = CASES[name]
+    label = int(case.records(1)[1][0])
+
+    def moved(weight: float) -> Tensor:
+        changes: dict[str, Any] = {"steps": 1, "clip": clip, "learning_rate": 1.0, "normaliser": 1.0, "momentum": 0.0}
+        if not isinstance(case.teaching, NetTeaching):
+            changes["average_last"] = 1
+        weighted = replace(case, class_weights=tuple(weight if k == label else 7.0 for k in range(10)))
+        after, before = (weights(weighted.train(Silent(), n, **changes)).double() for n in (1, 0))
+        return after - before
+
+    plain = moved(1.0)
+    for weight in (1e-3, 0.5, 1e3):
+        assert float(moved(weight).norm()) <= clip * (1 + 1e-5)
+    # A thousandth of a gradient is not clipped here.
+    assert float(moved(1e-3).norm()) < 0.9 * clip
+    torch.testing.assert_close(moved(2e-3), 2 * moved(1e-3), atol=5e-7, rtol=1e-3)
+    assert float(functional.cosine_similarity(moved(1e-3), plain, dim=0)) > 0.999
+    torch.testing.assert_close(moved(1e3), plain * (clip / plain.norm()), atol=1e-6, rtol=1e-3)
 
 
 # How well they learn

@@ -7,7 +7,7 @@ import math
 from hypothesis import strategies as st
 
 from limbeck.plans.accounting import SMALLEST_SAMPLED_NOISE
-from limbeck.plans.checks import CELLS, GAIN, REALS, VOTES_LEARNING_RATE, WHOLES
+from limbeck.plans.checks import CELLS, GAIN, RANGES, REALS, VOTES_LEARNING_RATE, WHOLES
 from limbeck.plans.schema import (
     ARCHITECTURES,
     FEATURES,
@@ -16,6 +16,7 @@ from limbeck.plans.schema import (
     BlackBoxTeaching,
     Coding,
     Family,
+    InputKind,
     LabelCounts,
     LinearTeaching,
     Loss,
@@ -23,6 +24,7 @@ from limbeck.plans.schema import (
     Plan,
     Pooling,
     Privacy,
+    PublicInputs,
     RecordCount,
     Sampled,
     Stage,
@@ -116,6 +118,16 @@ def _gain(draw: st.DrawFn) -> tuple[float, float, float]:
 
 
 @st.composite
+def declared(draw: st.DrawFn) -> PublicInputs:
+    """What a plan may say of its public inputs; the bounds themselves come often."""
+    kind = draw(st.sampled_from(InputKind))
+    least, most = RANGES[kind]
+    ends = st.floats(least, most).map(lambda end: (round(end) if kind is InputKind.BYTES else end) + 0.0)
+    low, high = sorted(draw(st.just([least, most]) | st.lists(ends, min_size=2, max_size=2, unique=True)))
+    return PublicInputs(kind=kind, low=low, high=high)
+
+
+@st.composite
 def plans(draw: st.DrawFn, *, most_stages: int = 6) -> Plan:
     """Any plan within the bounds. most_stages: so many are drawn, or now and then as many as there may be."""
     samples = draw(whole("samples"))
@@ -133,9 +145,12 @@ def plans(draw: st.DrawFn, *, most_stages: int = 6) -> Plan:
         RecordCount: [Pooling.RECORD_COUNTS],
     }
     teaching: Teaching = draw(linear() | net() | votes(samples))
+    weights = st.lists(real("class_weights"), min_size=classes, max_size=classes).map(tuple)
     names = st.lists(CLASS_NAMES, min_size=classes, max_size=classes, unique=True).map(tuple)
     return Plan(
         class_names=draw(st.just(()) | names) if classes <= 20 else (),
+        class_weights=draw(st.just(()) | weights) if classes <= 20 else (),
+        inputs=draw(st.none() | declared()),
         name=draw(st.text("abc äß-_.", min_size=1, max_size=20)),
         transfer_set=draw(HASHES),
         samples=samples,

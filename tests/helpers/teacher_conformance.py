@@ -41,12 +41,22 @@ WIDTH = 128
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Case:
-    """One kind of teacher. inputs: "images", "rows", or "texts": the images' pixels as words, through an encoder."""
+    """One kind of teacher.
+
+    inputs: "images", "rows", or "texts": the images' pixels as words, through an encoder.
+    class_weights: of a plan; none: all records count alike.
+    """
 
     teaching: LinearTeaching | NetTeaching
     inputs: str
     factory: Factory | None = None
     opacus: bool = False
+    class_weights: tuple[float, ...] = ()
+
+    @property
+    def weight_of(self) -> Tensor:
+        """(10,) by which a record of each class counts."""
+        return torch.tensor(self.class_weights or (1.0,) * 10, dtype=torch.float64)
 
     def records(self, n: int) -> tuple[Inputs, NDArray[np.int64]]:
         """n digits, as images or as rows."""
@@ -83,6 +93,7 @@ class Case:
             classes=10,
             public_x=self.public(),
             noise=noise,
+            class_weights=self.class_weights,
             factory=self.factory,
             opacus=self.opacus,
         )
@@ -257,7 +268,8 @@ class Conformance:
         def moved(times: int) -> Tensor:
             x, y = np.concatenate([x_N] * times), np.concatenate([y_N] * times)
             teaching = replace(case.teaching, **_one_step(case))
-            after = teachers.train(teaching, x, y, classes=10, public_x=case.public(), noise=Silent(), factory=case.factory)
+            options: dict[str, Any] = {"class_weights": case.class_weights, "factory": case.factory}
+            after = teachers.train(teaching, x, y, classes=10, public_x=case.public(), noise=Silent(), **options)
             return weights(after) - weights(case.train(Silent(), 0, **_one_step(case)))
 
         torch.testing.assert_close(moved(2), 2 * moved(1), atol=1e-5, rtol=1e-3)
@@ -351,9 +363,10 @@ def _plain_loop(case: Case, teaching: LinearTeaching | NetTeaching, n: int, tape
                 names = [name for name, _ in net.named_parameters()]
                 logits = torch.func.functional_call(net, dict(zip(names, own, strict=True)), (inputs[row : row + 1],))
             gradient = torch.autograd.grad(nn.functional.cross_entropy(logits, labels[row : row + 1]), own)
-            norm = float(torch.stack([part.double().norm() for part in gradient]).norm())
+            counts = float(case.weight_of[y_N[row]])
+            norm = counts * float(torch.stack([part.double().norm() for part in gradient]).norm())
             for total, part in zip(totals, gradient, strict=True):
-                total.add_(part.double(), alpha=min(1.0, teaching.clip / norm))
+                total.add_(part.double(), alpha=counts * min(1.0, teaching.clip / norm))
         for parameter, total, moving in zip(parameters, totals, velocity, strict=True):
             moving.mul_(teaching.momentum).add_((total + next(drawn)) / teaching.normaliser)
             parameter.sub_(teaching.learning_rate * moving)
@@ -402,10 +415,11 @@ def _linear_inputs(case: Case, x_N: Inputs) -> tuple[Tensor, Tensor]:
 
 def _sums(case: Case, x_N: Inputs, labels: Tensor, clip: float) -> list[Tensor]:
     """The code under test."""
+    weight_K = case.weight_of if case.class_weights else None
     if isinstance(case.teaching, LinearTeaching):
         x_ND, weight = _linear_inputs(case, x_N)
-        return [linear.clipped_sum(weight, x_ND, linear.norms(x_ND), labels, clip)]
-    own = gradients.engine(_net(case), trusted=case.factory is None, opacus=case.opacus)
+        return [linear.clipped_sum(weight, x_ND, linear.norms(x_ND), labels, clip, weight_K)]
+    own = gradients.engine(_net(case), trusted=case.factory is None, opacus=case.opacus, class_weight_K=weight_K)
     return own.clipped_sums(tensors(x_N), labels, clip)
 
 
@@ -421,8 +435,8 @@ def _oracle(case: Case, x_N: Inputs, labels: Tensor, clip: float) -> tuple[list[
         inputs = tensors(x_N)
         losses = [nn.functional.cross_entropy(net(inputs[i : i + 1]), labels[i : i + 1]) for i in range(len(labels))]
     totals, norms = [torch.zeros_like(parameter) for parameter in parameters], []
-    for loss in losses:
-        own = torch.autograd.grad(loss, parameters)
+    for loss, label in zip(losses, labels, strict=True):
+        own = torch.autograd.grad(loss * case.weight_of[label], parameters)
         norms.append(float(torch.stack([gradient.norm() for gradient in own]).norm()))
         for total, gradient in zip(totals, own, strict=True):
             total.add_(gradient * min(1.0, clip / norms[-1]))

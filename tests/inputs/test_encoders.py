@@ -267,18 +267,21 @@ def test_nothing_is_fetched_even_where_a_file_is_missing(
 # A site
 
 
+PUBLIC_TEXTS = ["a fine film", "a poor film", "word", *("good " * count for count in range(1, 9))]
+
+
 def of_reviews(folder: Path, model: Path) -> tuple[Site, Plan]:
     """A site with texts, an encoding and the encoder, and a plan about the rows of public texts."""
     sites.make(folder, answers__max_bits=200)
     own = described(model)
-    public = rows(model, ["a fine film", "a poor film", "word"], folder / "public")
+    public = rows(model, PUBLIC_TEXTS, folder / "public")
     np.savez(folder / "transfer" / f"{digest(public).hex()}.npz", x=public)
     (folder / "reviews.csv").write_text('text,label\n"a good, good film",1\nbad,0\n,1\n')
     encodings.save(own, folder / "encoding.json")
     shutil.copytree(model, folder / "tiny")
     settings = {"path": "reviews.csv", "encoding": "encoding.json", "encoder": "tiny"}
     (folder / "site.toml").write_text(tomli_w.dumps({"name": "site", "transfer_sets": "transfer", "records": settings}))
-    plan = sites.plan(classes=2, samples=3, truncation=TopK(k=2), encoding=encodings.digest(own))
+    plan = sites.plan(classes=2, samples=len(PUBLIC_TEXTS), truncation=TopK(k=2), encoding=encodings.digest(own))
     return Site(folder), sites.about_rows(plan, transfer_set=digest(public))
 
 
@@ -288,13 +291,13 @@ def ask(site: Site, plan: Plan, question: Request) -> Reply:
 
 def test_a_site_with_texts_and_the_encoder_takes_part(model: Path, tmp_path: Path) -> None:
     site, plan = of_reviews(tmp_path, model)
-    x_N, y_N = site.records.read(2, site.transfer_sets.read(plan.transfer_set, 3))
+    x_N, y_N = site.records.read(2, site.transfer_sets.read(plan.transfer_set, len(PUBLIC_TEXTS)))
     np.testing.assert_array_equal(x_N, rows(model, ["a good, good film", "bad", ""], tmp_path / "other"))
     assert y_N.tolist() == [1, 0, 1]
     offer = sites.offer(plan)
     assert isinstance(ask(site, plan, offer), Accepted)
     assert isinstance(ask(site, plan, Teach(plan_hash=codec.plan_hash(plan))), Taught)
-    share = ask(site, plan, Ask(plan_hash=codec.plan_hash(plan), stage=0, first=0, count=3))
+    share = ask(site, plan, Ask(plan_hash=codec.plan_hash(plan), stage=0, first=0, count=len(PUBLIC_TEXTS)))
     assert isinstance(share, Share)
 
 
@@ -339,7 +342,7 @@ def test_an_owner_encodes_ahead_of_any_plan_and_the_run_finds_the_rows(
     # The encoder is asked for its probes alone.
     before = {text: encoders.open_encoder(described(model), "tiny", tmp_path)(text) for text in encodings.PROBES}
     monkeypatch.setattr(encoders, "_loaded", lambda *_: before.__getitem__)
-    assert site.records.read(2, site.transfer_sets.read(plan.transfer_set, 3))[0].shape == (3, 16)
+    assert site.records.read(2, site.transfer_sets.read(plan.transfer_set, len(PUBLIC_TEXTS)))[0].shape == (3, 16)
     sites.make(tmp_path / "images")
     with pytest.raises(SettingError, match=r"Expected records.encoding to name a table's public encoder, found none"):
         CliRunner().invoke(app, ["site", "encode", str(tmp_path / "images")], catch_exceptions=False)

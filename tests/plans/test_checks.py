@@ -31,10 +31,12 @@ from limbeck.plans.schema import (
     STUDENTS,
     BlackBoxTeaching,
     Family,
+    InputKind,
     LabelCounts,
     LinearTeaching,
     Plan,
     Pooling,
+    PublicInputs,
     RecordCount,
     Sampled,
     Stage,
@@ -115,6 +117,20 @@ def spoilt() -> Iterator[tuple[str, Plan]]:
         yield r"class_names\[9\]", replace(PLAN, class_names=(*"abcdefghi", name))
     yield r"class_names\[9\] without spaces", replace(PLAN, class_names=(*"abcdefghi", " j"))
     yield "class_names that differ", replace(PLAN, class_names=(*"abcdefghi", "a"))
+    yield "class_weights of the 10 classes or none", replace(PLAN, class_weights=(1.0,) * 9)
+    for weight in outside("class_weights"):
+        yield r"class_weights\[9\]", replace(PLAN, class_weights=(1.0,) * 9 + (weight,))
+    yield "classes with class_weights", replace(PLAN, classes=1001, class_weights=(1.0,) * 1001)
+    for kind, (low, high) in checks.RANGES.items():
+        for end in (math.nextafter(low, -INF), -0.0, NAN, -INF):
+            yield "inputs.low", replace(PLAN, inputs=PublicInputs(kind=kind, low=end, high=high))
+        for end in (math.nextafter(high, INF), low, NAN, INF):
+            yield "inputs.high", replace(PLAN, inputs=PublicInputs(kind=kind, low=low, high=end))
+    for low, high in ((0.5, 255.0), (0.0, 254.5)):
+        yield (
+            "whole numbers as inputs.low and inputs.high",
+            replace(PLAN, inputs=PublicInputs(kind=InputKind.BYTES, low=low, high=high)),
+        )
     for wrong in (b"", bytes(31), bytes(33)):
         yield "transfer_set", replace(PLAN, transfer_set=wrong)
         yield "encoding", replace(PLAN, encoding=wrong)
@@ -137,6 +153,8 @@ def _with(path: str, value: float) -> Iterator[Plan]:
         case "", "noise_std":
             yield replace(PLAN, label_counts=LabelCounts(noise_std=value))
             yield replace(PLAN, label_counts=None, record_count=RecordCount(noise_std=value))
+        case "", "class_weights":
+            yield replace(PLAN, class_weights=(1.0,) * 9 + (value,))
         case "", _:
             yield replace(PLAN, **{name: value})  # type: ignore[arg-type]
         case "truncation", _:
@@ -162,7 +180,16 @@ def test_an_invalid_value_is_refused_by_the_name_of_its_field(field: str, plan: 
 def test_every_field_of_a_plan_has_an_impossible_value_in_these_tests() -> None:
     """A new field is not forgotten: its values are checked, or it is a flag, or its values are a closed list on the wire."""
     checked = {field.replace("\\", "") for field, _ in spoilt()}
-    listed = {"family", "coding", "pooling", "privacy.unit", "privacy.adjacency", "student.loss", "label_counts.noise"}
+    listed = {
+        "family",
+        "coding",
+        "pooling",
+        "privacy.unit",
+        "privacy.adjacency",
+        "student.loss",
+        "label_counts.noise",
+        "inputs.kind",
+    }
     flags = {"student.augment", "version"}
     elsewhere = {
         "stages.sparsity": "stages[1].sparsity",
@@ -172,6 +199,7 @@ def test_every_field_of_a_plan_has_an_impossible_value_in_these_tests() -> None:
         "label_counts.noise_std": "noise_std",
         "record_count.noise_std": "noise_std",
         "class_names": "class_names[9]",
+        "class_weights": "class_weights[9]",
     }
     for field in pb.Plan.DESCRIPTOR.fields:
         inner = field.message_type.fields if field.message_type is not None else ()
@@ -191,6 +219,7 @@ def test_every_field_of_a_plan_has_an_impossible_value_in_these_tests() -> None:
         ("privacy", "adjacency"),
         ("student", "loss"),
         ("label_counts", "noise"),
+        ("inputs", "kind"),
     ],
 )
 @pytest.mark.parametrize("value", ["", "Mean", "os:system", "gaussian"])
@@ -206,6 +235,13 @@ def test_names_of_classes_fit_a_request_beside_all_stages_or_are_refused(plan: P
     most = checks.CLASS_NAMES // 8
     names = tuple(f"{index:05}" for index in range(most))
     largest = replace(plan, classes=most, class_names=names, stages=stages)
+    assert most > checks.CLASS_WEIGHTS
+    long = tuple("x" * (checks.CLASS_NAMES // checks.CLASS_WEIGHTS - 7) + f"{n:04}" for n in range(checks.CLASS_WEIGHTS))
+    weighted = replace(
+        plan, classes=len(long), class_names=long, class_weights=(0.3,) * len(long), stages=stages, truncation=TopK(k=3)
+    )
+    checks.check_plan(weighted)
+    assert len(codec.encode_request(codec.signed_offer(weighted, Ed25519PrivateKey.generate()))) <= codec.MAX_REQUEST
     checks.check_plan(largest)
     assert len(codec.encode_request(codec.signed_offer(largest, Ed25519PrivateKey.generate()))) <= codec.MAX_REQUEST
     with pytest.raises(WireError, match="bytes of class_names"):
@@ -264,9 +300,9 @@ def test_a_message_with_more_stages_is_refused_before_any_stage_is_looked_at(mon
 
 # Against the public inputs
 
-GREY = np.zeros((20, 8, 8), np.uint8)
-ROWS = np.zeros((20, 8), np.float32)
-COLOUR = np.zeros((20, 8, 8, 3), np.uint8)
+GREY = np.random.default_rng(0).integers(0, 256, (20, 8, 8), np.uint8)
+ROWS = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
+COLOUR = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -278,6 +314,7 @@ COLOUR = np.zeros((20, 8, 8, 3), np.uint8)
         ({}, np.zeros((20, 2, 2, 2, 2)), "transfer_set of rows"),
         ({}, np.zeros((20, 8), np.complex64), "transfer_set of rows"),
         ({}, np.full((20, 8), "text"), "transfer_set of rows"),
+        ({}, ROWS[:5], "samples = 20"),
         *(({}, np.full((20, 8), value), "transfer_set of finite numbers") for value in (NAN, INF, -INF, 1e39)),
         *(({"student": name}, ROWS, f"student.architecture = '{name}'") for name in checks.GREY_STUDENTS),
         *(({"student": name}, COLOUR, f"student.architecture = '{name}'") for name in checks.GREY_STUDENTS),

@@ -19,8 +19,10 @@ from limbeck.plans.schema import (
     BlackBoxTeaching,
     Coding,
     Family,
+    InputKind,
     LabelCounts,
     Plan,
+    PublicInputs,
     RecordCount,
     Sampled,
     Stage,
@@ -110,6 +112,11 @@ def test_every_field_of_a_plan_changes_its_hash(make_plan: PlanMaker) -> None:
         {"public_seed": 2},
         {"class_names": tuple("abcdefghij")},
         {"class_names": tuple("bacdefghij")},
+        {"class_weights": (1.0,) * 10},
+        {"class_weights": (0.5,) + (1.0,) * 9},
+        {"inputs": PublicInputs(kind=InputKind.UNIT, low=0.0, high=1.0)},
+        {"inputs": PublicInputs(kind=InputKind.NUMBERS, low=0.0, high=1.0)},
+        {"inputs": PublicInputs(kind=InputKind.NUMBERS, low=-1.0, high=1.0)},
         {"stages": (Stage(sparsity=0.5, temperature=3),)},
     ]
     hashes = {codec.plan_hash(make_plan(**change)) for change in [{}, *changes]}

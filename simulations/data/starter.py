@@ -1,0 +1,172 @@
+"""A scenario to start from, for a file of the user's own: teacher, schedule, stages and student by public facts, and why each was chosen.
+
+Nothing here depends on what is in a record: only on how many there are, what shape their inputs have, and how many classes and sites.
+These a federation would state publicly. How frequent the rarest class is, is such a fact too: its prevalence, rounded.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tomli_w
+
+from limbeck.base.settings import Raw
+from limbeck.plans import advice
+from limbeck.simulations.data import own, split
+from limbeck.simulations.data.dataset import DataSet
+from limbeck.simulations.data.settings import SOURCES, DataSettings
+
+EPSILON = 3.0
+# Records that a site should have if the user does not say how many sites there are, and the most sites then.
+RECORDS_PER_SITE, MOST_SITES = 100, 8
+# delta is at most one in ten times the records: of them all, fewer than one is expected to be unlucky.
+LARGEST_DELTA = 1e-4
+# Images [D, docs/teachers.md]: of the norm, steps, averaged steps, and records * epsilon per unit of step size.
+SCATTERING = {"features": "scattering", "feature_norm": 8.0, "steps": 100, "average_last": 50}
+SCATTERING_UNIT, LARGEST_STEP = 10_000.0, 4.0
+# The smallest images of which scattering and convolutions make something.
+SMALLEST_IMAGE = 8
+# Batches of public inputs that a student sees per stage, about.
+STEPS_PER_STAGE = 300
+# A list as tomli_w writes it, and the longest that is written on one line.
+SHORT_LIST, LONGEST_LIST = re.compile(r"\[\n((?:    [^\n\[\]]+,\n)+)\]"), 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """A scenario to start from. settings: its tables, as in a TOML file. chosen: what was chosen and why, in sentences."""
+
+    settings: Raw
+    chosen: tuple[str, ...]
+
+    def to_toml(self, folder: Path | None = None) -> str:
+        """The scenario as a file, with the reasons as comments. folder: where the file will be, to which its paths are relative."""
+        data = dict(self.settings["data"])
+        for key in (*SOURCES, "public", "test"):
+            if isinstance(data.get(key), str):
+                data[key] = os.path.relpath(data[key], folder or Path())
+        comments = "".join(f"# {line}\n" for sentence in self.chosen for line in textwrap.wrap(sentence, 100))
+        text = tomli_w.dumps({**self.settings, "data": data})
+        return f"{comments}\n{SHORT_LIST.sub(_on_one_line, text)}"
+
+
+def _on_one_line(found: re.Match[str]) -> str:
+    line = f"[{', '.join(each.strip().rstrip(',') for each in found[1].splitlines())}]"
+    return line if len(line) <= LONGEST_LIST else found[0]
+
+
+def start(
+    settings: DataSettings, *, epsilon: float = EPSILON, clients: int | None = None, seed: int = 1
+) -> tuple[Start, DataSet]:
+    """A scenario for the user's own data, and the data as it divides them.
+
+    - settings: the data; public inputs and a test set are a fifth of the records each if they do not say it.
+    - epsilon: what a run may cost each site, per record.
+    - clients: sites to divide the records among, if there are no natural ones.
+
+    Raises: SettingError or DataError.
+    """
+    settings = settings.model_copy(
+        update={key: split.DEFAULT_SHARE for key in ("public", "test") if getattr(settings, key) is None}
+    )
+    dataset = own.load(settings, seed=seed)
+    records, classes = len(dataset.private_y), len(dataset.class_names)
+    if settings.class_names is None and settings.source is not None:
+        settings = settings.model_copy(update={"classes": dataset.class_names})
+    natural = dataset.group_names is not None
+    kind = "natural" if natural else "equal"
+    sites = len(dataset.group_names) if dataset.group_names is not None else clients or _clients(records)
+    partition: Raw = {"kind": "natural"} if natural else {"kind": "iid", "clients": sites}
+    nominal = _two_digits(records / sites)
+    delta = min(LARGEST_DELTA, 10.0 ** -math.ceil(math.log10(10 * records)))
+    rarest = float(np.bincount(dataset.private_y, minlength=classes).min()) / records
+    public = dataset.public_x
+    chosen = [
+        f"Sites: {sites} natural ones, by {settings.site}."
+        if natural
+        else f"Sites: {sites}, among which records are divided at random.",
+        f"Privacy: epsilon = {epsilon:g} at delta = {delta:g}, below 1 / (10 x {records}) for {records} private records.",
+    ]
+    is_image = public.ndim == 3 and min(public.shape[1:]) >= SMALLEST_IMAGE
+    if is_image:
+        rate = _two_digits(min(nominal * epsilon / SCATTERING_UNIT, LARGEST_STEP))
+        teacher: Raw = {"kind": "linear", **SCATTERING, "learning_rate": rate, "normaliser": nominal}
+        stages, student, temperature = 4, "cnn", 2.0
+        chosen.append(f"Teacher: linear on scattering features, for {nominal:g} records per site (docs/teachers.md).")
+    elif public.ndim == 2:
+        schedule = advice.rows_schedule(
+            records_per_site=nominal, dimensions=public.shape[1], classes=classes, epsilon=epsilon, delta=delta
+        )
+        teacher = schedule.model_dump(exclude_unset=True)
+        stages, student, temperature = 2, "mlp", _temperature(rarest)
+        what = "counts of words" if settings.texts is not None and settings.encoder is None else "numbers"
+        chosen.append(f"Teacher: linear on rows of {public.shape[1]} {what}, for {nominal:g} records per site.")
+    else:
+        rate = _two_digits(min(nominal * epsilon / SCATTERING_UNIT, LARGEST_STEP))
+        teacher = {
+            "kind": "linear",
+            "features": "pixels",
+            "steps": 60,
+            "average_last": 30,
+            "learning_rate": rate,
+            "normaliser": nominal,
+        }
+        stages, student, temperature = 2, "mlp", 2.0
+        chosen.append(f"Teacher: linear on pixels, since images of {public.shape[1]} x {public.shape[2]} are small.")
+    if temperature > 2:
+        chosen.append(
+            f"Temperature: {temperature:g}, because {_percent(rarest)} of the records are of the rarest class: its probabilities would be"
+            " below what an answer can carry."
+        )
+    small = len(public) < 1000
+    batch = 32 if small else 64
+    epochs = max(10, min(60, math.ceil(STEPS_PER_STAGE * batch / len(public))))
+    chosen.append(f"Student: {student}, {stages} stages, for {len(public)} public inputs.")
+    raw: Raw = {
+        "name": _name(dataset.name),
+        "description": f"{dataset.name}: {sites} {kind} sites, {records} records; record-level epsilon = {epsilon:g}",
+        "data": _data(settings),
+        "partition": partition,
+        "teacher": teacher,
+        "privacy": {"epsilon": epsilon, "delta": delta},
+        "release": {"k": min(3, classes)},
+        "stages": {"count": stages, "sparsity": 0.9 if is_image else 0.8, "temperature": temperature},
+        "student": {"architecture": student, "epochs": epochs, "batch": batch, "augment": is_image},
+    }
+    if sites == 1:
+        raw["run"] = {"minimum_clients": 1}
+    return Start(settings=raw, chosen=tuple(chosen)), dataset
+
+
+def _clients(records: int) -> int:
+    return max(2, min(MOST_SITES, records // RECORDS_PER_SITE))
+
+
+def _temperature(rarest: float) -> float:
+    """The rarer the rarest class, the softer the answers, or its probabilities fall below the smallest number that an answer can carry."""
+    return next((hot for share, hot in ((0.1, 1.0), (0.05, 2.0), (0.01, 4.0)) if rarest >= share), 10.0)
+
+
+def _data(settings: DataSettings) -> Raw:
+    """The table [data]: what was set, in the order of the documentation, with lists for tuples."""
+    return {
+        key: value for key, value in settings.model_dump(mode="json", exclude_defaults=True).items() if value is not None
+    }
+
+
+def _name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).name.split(".")[0]).strip("-")[:40] or "own-data"
+
+
+def _two_digits(value: float) -> float:
+    return float(f"{value:.2g}")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %"
