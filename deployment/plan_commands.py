@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import sys
+import textwrap
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +23,7 @@ from limbeck.base.printable import plain_console, printable
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+    from limbeck.inputs.dialects import Dialect
     from limbeck.plans.schema import Plan
     from limbeck.plans.settings import PlanSettings
     from limbeck.protos.messages import Offer
@@ -323,34 +327,192 @@ def show_command(
 
 @app.command("encode")
 def encode_command(
-    texts: Annotated[Path, typer.Argument(help="PUBLIC texts: a .csv or .parquet table.")],
-    encoder: Annotated[str, typer.Option(help="The folder of a Hugging Face model, or module:factory.")],
-    column: Annotated[str, typer.Option(help="The column of texts, in this table and in those of the sites.")] = "text",
-    name: Annotated[str | None, typer.Option(help="The name of the encoder; default: the name of its folder.")] = None,
-    tokens: Annotated[int, typer.Option(min=8, help="Most tokens of a text; longer texts are cut.")] = 128,
+    public: Annotated[
+        Path, typer.Argument(metavar="PUBLIC", help="A PUBLIC table: .csv, .tsv, .txt, each also .gz, .parquet or .xlsx.")
+    ],
+    label: Annotated[
+        str | None, typer.Option(help="The column of labels if the table has one; it is neither read nor written.")
+    ] = None,
+    drop: Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="A column to leave out; repeat for more.")] = None,
+    as_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--as",
+            metavar="COLUMN=KIND",
+            help="What a column is: number, category, hashed, boolean, text, date, day-first or month-first. Repeat for more.",
+        ),
+    ] = None,
+    zero_is_missing: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN", help="A number that cannot be zero; repeat for more.")
+    ] = None,
+    missing: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN=NUMBER", help='A number that means "not known", such as 999; repeat for more.'),
+    ] = None,
+    words: Annotated[int, typer.Option(min=1, help="Most words of a column of free text.")] = 200,
+    delimiter: Annotated[str | None, typer.Option(help="What separates the cells; default: what the rows show.")] = None,
+    decimal: Annotated[str | None, typer.Option(help="The decimal sign, . or ,; default: what the rows show.")] = None,
+    text_encoding: Annotated[
+        str | None, typer.Option(help="The encoding of the text, such as windows-1252; default: what the bytes show.")
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Encode one column of texts by a frozen encoder: a Hugging Face model's folder, or module:factory."
+        ),
+    ] = None,
+    column: Annotated[
+        str, typer.Option(help="With --encoder: the column of texts, here and in the sites' tables.")
+    ] = "text",
+    name: Annotated[str | None, typer.Option(help="With --encoder: its name; default: the name of its folder.")] = None,
+    tokens: Annotated[int, typer.Option(min=8, help="With --encoder: most tokens of a text; longer texts are cut.")] = 128,
     out: Annotated[Path, typer.Option(help="The file to write the rows to, for --transfer.")] = Path("public.npz"),
     encoding: Annotated[Path, typer.Option(help="The file to write the public encoding to, for --encoding.")] = Path(
         ENCODING
     ),
 ) -> None:
-    """Encode public texts by a frozen public encoder, and write the encoding by which every site encodes its records.
+    """Encode a public table, and write the encoding by which every site encodes its records.
+
+    The columns' means, levels and words are those of this table, so it must be PUBLIC. What each column is taken for is printed,
+    with the reason; --as overrides it.
 
     \b
     Examples:
+      limbeck plan encode public.csv --label diagnosis --drop name
+      limbeck plan encode public.csv --as visited=day-first \\
+        --zero-is-missing chol --missing bmi=999
       limbeck plan encode public.csv --encoder all-MiniLM-L6-v2/
       limbeck plan encode public.csv --encoder encoders:load --out rows.npz
     """
+    for path in (out, encoding):
+        if path.exists():
+            raise SettingError(f"Expected no file at {path} yet, found one; it was left as it is.")
+    if out.resolve() == encoding.resolve():
+        raise SettingError(f"Expected two files for rows and encoding, got {out} for both.")
+    dialect = _dialect(public, delimiter, decimal, text_encoding)
+    if encoder is not None:
+        if label is not None or drop or as_ or zero_is_missing or missing:
+            raise SettingError("Expected --encoder with --column alone, got settings of a table's columns.")
+        _encode_texts(public, dialect, encoder, column, name or Path(encoder).name, tokens, out, encoding)
+        return
+    kinds = dict(_pairs_of(as_, "--as", "KIND"))
+    codes: dict[str, list[float]] = {}
+    for own, number in _pairs_of(missing, "--missing", "NUMBER"):
+        codes.setdefault(own, []).append(_to_number(number, "--missing"))
+    for line in encode_table(
+        public,
+        dialect,
+        label=label,
+        drop=drop or [],
+        kinds=kinds,
+        zero_is_missing=zero_is_missing or [],
+        missing_codes=codes,
+        words=words,
+        out=out,
+        encoding=encoding,
+    ):
+        print(line)
+
+
+def encode_table(
+    public: Path,
+    dialect: Dialect,
+    *,
+    label: str | None,
+    drop: Sequence[str],
+    kinds: Mapping[str, str],
+    zero_is_missing: Sequence[str],
+    missing_codes: Mapping[str, Sequence[float]],
+    words: int,
+    out: Path,
+    encoding: Path,
+) -> list[str]:
+    """Fit the encoding of a public table, write it and its rows, and say what each column was taken for, in lines of 80 characters.
+
+    - label, drop: columns that are not looked at and not written.
+    - kinds, zero_is_missing, missing_codes: see `columns.examine`.
+    - words: see `encodings.fit`.
+
+    Raises DataError or SettingError, and then nothing is written.
+    """
+    import numpy as np
+
+    from limbeck.inputs import columns, encodings, tables
+
+    table = tables.read(public, public=True, dialect=dialect)
+    if not len(table):
+        raise DataError(f"Expected public records in {public}, found a header alone.")
+    examined = columns.examine(
+        table, drop=drop, label=label, kinds=kinds, zero_is_missing=zero_is_missing, missing_codes=missing_codes
+    )
+    fitted = encodings.fit(table, examined, words=words)
+    rows_ND = fitted(table)
+    buffer = io.BytesIO()
+    np.savez(buffer, x=rows_ND)
+    write_durably(out, buffer.getvalue())
+    encodings.save(fitted, encoding)
+    left_out = [(own.name, f"{own.kind}: {own.why}") for own in examined if own.is_left_out]
+    left_out += [(name, "as you said") for name in drop]
+    left_out += [(label, "the label")] if label is not None else []
+    said = [f"{public}: {len(table)} rows, {len(table.columns)} columns; {dialect.describe()}"]
+    lines = [*_wrapped(said[0]), "", *columns.describe([own for own in examined if not own.is_left_out], len(table)), ""]
+    for name, why in left_out:
+        lines += _wrapped(f"left out: {name} ({why})")
+    if label is None:
+        lines += _wrapped("No column is the label. If the table has one, say so by --label: it must not be encoded.")
+    if any(own.warnings for own in examined):
+        lines += _wrapped("! --as, --zero-is-missing and --missing say what a column is and which numbers mean not known.")
+    lines += _wrapped(f"{out}: {len(rows_ND)} rows of {fitted.dimensions} numbers")
+    lines += _wrapped(f"{encoding}: the public encoding, SHA-256 {encodings.digest(fitted).hex()}")
+    return lines
+
+
+def _wrapped(sentence: str) -> list[str]:
+    return textwrap.wrap(printable(sentence, 1000), 80, subsequent_indent="  ", break_on_hyphens=False)
+
+
+def _dialect(public: Path, delimiter: str | None, decimal: str | None, text_encoding: str | None) -> Dialect:
+    """What the rows of a public table show, but for what somebody says of it."""
+    from limbeck.inputs import tables
+
+    if not tables.is_table(public):
+        raise DataError(f"Expected a table, named {', '.join(sorted(tables.SUFFIXES))}, got {public}.")
+    found = tables.detect_dialect(public)
+    said = {"delimiter": delimiter, "decimal": decimal, "text_encoding": text_encoding}
+    return replace(found, **{key: value for key, value in said.items() if value is not None})
+
+
+def _pairs_of(values: list[str] | None, option: str, what: str) -> list[tuple[str, str]]:
+    """Column and value of each "column=value"; a column's name may contain the sign."""
+    pairs = [value.rpartition("=") for value in values or []]
+    for column, _, value in pairs:
+        if not column or not value:
+            raise SettingError(f"Expected {option} COLUMN={what}, got {column or value!r}.")
+    return [(column, value) for column, _, value in pairs]
+
+
+def _to_number(text: str, option: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise SettingError(f"Expected a number as {option} COLUMN=NUMBER, got {text!r}.")
+    return number
+
+
+def _encode_texts(
+    public: Path, dialect: Dialect, encoder: str, column: str, name: str, tokens: int, out: Path, encoding: Path
+) -> None:
+    """One column of texts through a frozen encoder."""
     import numpy as np
     from rich.console import Console
 
     from limbeck.base.progress import bars
     from limbeck.inputs import encoders, encodings, tables
 
-    for path in (out, encoding):
-        if path.exists():
-            raise SettingError(f"Expected no file at {path} yet, found one; it was left as it is.")
-    cells = tables.read(texts, public=True).texts(column)
-    described = encoders.describe(encoder, Path(), column=column, name=name or Path(encoder).name, tokens=tokens)
+    cells = tables.read(public, public=True, dialect=dialect).texts(column)
+    described = encoders.describe(encoder, Path(), column=column, name=name, tokens=tokens)
     with bars(Console(stderr=True)) as bar:
         task = bar.add_task("Public texts", total=None)
         rows = encoders.encode(

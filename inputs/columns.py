@@ -6,7 +6,8 @@ It looks at all rows, so it is for public tables, and for owners who look at the
 The rules, in this order; the first that holds decides:
 
 1. empty: no cell holds anything. constant: every cell holds the same.
-2. identifier: whole numbers that count the rows one by one, or a name that says so (id, key, uuid ...) and another value in most rows.
+2. identifier: whole numbers that count the rows one by one; or a name that says so (id, key, uuid ...) over more than 30 values, or over
+   another one in most rows.
 3. boolean: words of truth alone (true and false, yes and no, y and n, t and f, on and off), or 0 and 1.
 4. number: 95 of 100 cells are numbers; the others count as missing. But whole numbers that take at most ten different values, each in five
    rows on average, are a category: more often than not they are codes.
@@ -22,6 +23,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ from enum import StrEnum
 from typing import Literal
 
 from limbeck.base.errors import DataError, SettingError
+from limbeck.base.printable import printable
 from limbeck.inputs import tables
 from limbeck.inputs.dialects import Dialect
 from limbeck.inputs.labels import FALSE, TRUE
@@ -151,6 +154,23 @@ def examine(
     )
 
 
+def describe(examined: Sequence[Column], rows: int, width: int = 80) -> list[str]:
+    """A line or more for each column: name, kind, share of missing cells, reason; warnings under it.
+
+    width: of a line, in characters.
+    """
+    longest = max(min(max((len(column.name) for column in examined), default=0), width // 4), len("column"))
+    lines = [f"{'column':<{longest}}  {'taken for':<10}  {'missing':>7}  because"]
+    for column in examined:
+        missing = f"{column.missing / rows:.1%}" if column.missing else "-"
+        start = f"{printable(column.name, longest):<{longest}}  {column.kind:<10}  {missing:>7}  "
+        for mark, sentence in [(start, column.why), *((" " * len(start) + "! ", warning) for warning in column.warnings)]:
+            lines += textwrap.wrap(
+                printable(sentence), width, initial_indent=mark, subsequent_indent=" " * len(mark), break_on_hyphens=False
+            )
+    return lines
+
+
 def days(cell: str, order: Order = "year-first") -> float | None:
     """Days since the beginning of 1970, the time of day as a fraction, from nothing but the cell; None if it is no date.
 
@@ -262,8 +282,9 @@ def _by_rules(name: str, counts: Counter[str], numbers: Mapping[str, float | Non
     is_whole = is_numeric and all(float(value).is_integer() for value in values)
     if is_whole and len(counts) == rows >= FEWEST_ROWS and _count_rows(values):
         return _Found(kind=Kind.IDENTIFIER, why="whole numbers that count the rows")
-    if _is_named_identifier(name) and (is_whole or not is_numeric) and len(counts) > max(rows / 2, FEWEST_ROWS):
-        return _Found(kind=Kind.IDENTIFIER, why="its name says so, and most rows have one of their own")
+    many = min(MOST_LEVELS, max(rows / 2, FEWEST_ROWS))
+    if _is_named_identifier(name) and (is_whole or not is_numeric) and len(counts) > many:
+        return _Found(kind=Kind.IDENTIFIER, why=f"its name says so, and there are {len(counts)} of them")
     words = {tables.plain(cell).casefold() for cell in counts}
     if len(words) == 2 and any(words == set(pair) for pair in PAIRS):
         return _Found(kind=Kind.BOOLEAN, why=f"{' and '.join(sorted(counts)[:2])} alone")
@@ -297,7 +318,8 @@ def _by_texts(counts: Counter[str]) -> _Found:
         return _Found(kind=Kind.HASHED, why=f"{distinct} different values, more than {MOST_LEVELS}", warnings=warnings)
     rare = sum(is_rare(count, present) for count in counts.values())
     others = f", {rare} of them rare" if rare else ""
-    return _Found(kind=Kind.CATEGORY, why=f"{distinct} different values{others}", warnings=warnings)
+    why = f"{distinct} different values{others}" if distinct > 1 else "one value, or none"
+    return _Found(kind=Kind.CATEGORY, why=why, warnings=warnings)
 
 
 def _number(cell: str, dialect: Dialect) -> float | None:

@@ -138,7 +138,7 @@ def codec(name: str) -> str:
             return "utf-16-le"
         if not found.startswith("utf-16-") and ascii_text.encode(found) != ascii_text.encode("ascii"):
             raise LookupError
-    except (LookupError, UnicodeError, AttributeError, TypeError):
+    except (LookupError, ValueError, AttributeError, TypeError):
         raise SettingError(
             f"Expected a text encoding such as utf-8, utf-16, windows-1252 or latin-1, got {name!r}."
         ) from None
@@ -165,8 +165,9 @@ def of_header(
     if text_encoding is None or (by_mark is not None and codec(text_encoding).startswith("utf-16")):
         text_encoding = by_mark or _by_bytes(head)
     if delimiter is None:
-        text = decoded(head, codec(text_encoding))
-        delimiter = said_by(text.partition("\n")[0]) or _by_header(text)
+        # A line end may be cut where it takes two bytes.
+        line = re.split("[\r\n]", decoded(head, codec(text_encoding)), maxsplit=1)[0]
+        delimiter = said_by(line) or _by_header(line)
     if decimal is None:
         return Dialect(delimiter=delimiter, text_encoding=text_encoding, decimal="." if delimiter == "," else EITHER)
     thousands = {".": ",", ",": "."}.get(decimal, "")
@@ -190,6 +191,11 @@ def detect(data: bytes) -> Dialect:
 def decoded(data: bytes, text_encoding: str) -> str:
     """Text, without a byte order mark; bytes that are none become replacement characters."""
     return data.decode(text_encoding, errors="replace").removeprefix("\ufeff")
+
+
+def allow_cells(longest: int) -> None:
+    """Let Python's csv module read cells of so many characters. It has one limit for the whole process, which is never lowered."""
+    csv.field_size_limit(max(csv.field_size_limit(), longest))
 
 
 def said_by(line: str) -> str | None:
@@ -223,7 +229,7 @@ def _by_header(text: str) -> str:
 
 def _first_row(text: str, delimiter: str, quote: str = '"') -> Sequence[str]:
     try:
-        return next(csv.reader([text.rstrip("\r\n")], delimiter=delimiter, quotechar=quote, strict=True), [])
+        return next(csv.reader([text], delimiter=delimiter, quotechar=quote, strict=True), [])
     except csv.Error:
         return []
 
@@ -245,7 +251,7 @@ def _by_lines(sample: str, quote: str) -> str:
 
 
 def _rows(text: str, dialect: Dialect) -> Iterator[list[str]]:
-    csv.field_size_limit(max(len(text), 1 << 17))
+    allow_cells(len(text))
     return csv.reader(io.StringIO(text, newline=""), delimiter=dialect.delimiter, quotechar=dialect.quote)
 
 

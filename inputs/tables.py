@@ -313,7 +313,7 @@ def _cells(line: str, dialect: Dialect) -> list[str] | None:
     if line.count(dialect.quote) % 2:
         return None
     # A cell is never longer than its line.
-    csv.field_size_limit(LONGEST_LINE)
+    dialects.allow_cells(LONGEST_LINE)
     try:
         rows = list(csv.reader([line], delimiter=dialect.delimiter, quotechar=dialect.quote, strict=True))
     except csv.Error:
@@ -348,7 +348,7 @@ def _content(stream: IO[bytes], source: str, largest: int | None) -> bytes:
 def _with_line_breaks(data: bytes, source: str, dialect: Dialect | None) -> Table:
     dialect = dialect or dialects.detect(data)
     text = dialects.decoded(data, dialect.text_encoding)
-    csv.field_size_limit(len(data) + 1)
+    dialects.allow_cells(len(data))
     try:
         stream = io.StringIO(text, newline="")
         if dialects.said_by(text.partition("\n")[0]) is not None:
