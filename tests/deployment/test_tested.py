@@ -146,9 +146,9 @@ def test_status_and_page_show_every_measure_and_the_majority_class(rare: int | N
     assert max(map(len, shown.output.splitlines()[:40])) <= 80
     row = [expected.accuracy, expected.balanced_accuracy, expected.f1]
     wanted = [f"{100 * value:.1f}" for value in row] + [f"{expected.auc:.3f}", f"{expected.auprc:.3f}"]
-    (line,) = [line for line in shown.output.splitlines() if line.startswith(" stage 1")]
+    (line,) = [line for line in shown.output.splitlines() if line.startswith("stage 1")]
     assert line.split()[2:7] == wanted
-    (line,) = [line for line in shown.output.splitlines() if line.startswith(" majority class")]
+    (line,) = [line for line in shown.output.splitlines() if line.startswith("majority class")]
     assert line.split()[2] == f"{100 * found.tested.majority.accuracy:.1f}"
     assert ("Classes are unbalanced" in shown.output) is (rare is not None)
     first = next(line for line in shown.output.splitlines() if line.split()[:1] and line.split()[0] in WORDS)
