@@ -75,7 +75,9 @@ class Truth:
     def __init__(self, folder: Path) -> None:
         names = ("public_y", "test_x", "test_y", "class_names", "counts")
         path = folder / "truth.npz"
-        self.public_y, self.test_x, self.test_y, class_names, self.counts = read_arrays(path, *names)
+        public_y, self.test_x, self.test_y, class_names, self.counts = read_arrays(path, *names)
+        # -1 where it is unknown.
+        self.public_y = public_y.astype(np.int64)
         self.class_names = [str(name) for name in class_names]
         try:
             (self.test_sites,) = read_arrays(path, "test_sites")
@@ -86,9 +88,10 @@ class Truth:
         """The scores of probabilities of the test set."""
         return score(p_NK.numpy(), self.test_y, self.class_names)
 
-    def on_public(self, p_NK: Tensor) -> Scores:
-        """The scores of probabilities of the public inputs."""
-        return score(p_NK.numpy(), self.public_y, self.class_names)
+    def on_public(self, p_NK: Tensor) -> Scores | None:
+        """The scores of probabilities of those public inputs whose label is known; None if that is none."""
+        known_N = self.public_y >= 0
+        return score(p_NK.numpy()[known_N], self.public_y[known_N], self.class_names) if known_N.any() else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,8 +237,10 @@ def _public_inputs(folder: Path, plan: Plan) -> Inputs:
 
 
 def _majority(truth: Truth, classes: int) -> Quality:
+    public_y = truth.public_y[truth.public_y >= 0]
     return Quality(
-        test=majority(truth.test_y, classes, truth.class_names), public=majority(truth.public_y, classes, truth.class_names)
+        test=majority(truth.test_y, classes, truth.class_names),
+        public=majority(public_y, classes, truth.class_names) if len(public_y) else None,
     )
 
 
@@ -408,7 +413,7 @@ def _stages(
                 bytes_down=stage.bytes_down,
                 seconds=StageSeconds(answers=stage.seconds["answers"], distil=stage.seconds["distil"]),
                 losses=tuple(math.nan if loss is None else loss for loss in stage.losses),
-                pool_accuracy=of_pool.accuracy,
+                pool_accuracy=None if of_pool is None else of_pool.accuracy,
                 sparse_accuracy=on_test.accuracy,
                 dense_accuracy=None if control is None or control.test is None else control.test.accuracy,
                 pool=pool.whole,

@@ -142,8 +142,8 @@ class ClientMetrics(Strict):
 class PoolMetrics(Strict):
     """The pooled answers of the last stage."""
 
-    accuracy: Accuracy
-    """On the public inputs, from 0 to 1."""
+    accuracy: Accuracy | None
+    """On the public inputs, from 0 to 1; None if these have no labels, as a user's own may not."""
     quality: Quality = Quality()
     """On test inputs: the sites' teachers there, softened, truncated, encoded and pooled as the answers to public inputs were. Known to the
     simulation only."""
@@ -176,8 +176,8 @@ class StageMetrics(Strict):
     seconds: StageSeconds
     losses: tuple[float, ...]
     """Mean training loss of each epoch, in nats."""
-    pool_accuracy: Accuracy
-    """Pooled answers on the public inputs, from 0 to 1."""
+    pool_accuracy: Accuracy | None
+    """Pooled answers on the public inputs, from 0 to 1; None if these have no labels."""
     sparse_accuracy: Accuracy
     """The student on the test set, from 0 to 1."""
     dense_accuracy: Accuracy | None

@@ -29,9 +29,13 @@ def _compared(console: Console, run: Metrics) -> None:
     measures = ["accuracy %", "balanced %", "AUPRC *"] if test.unbalanced else ["accuracy %"]
     headers = [f"on {test.inputs} test inputs", *measures, "AUC", "log-loss", "ECE %", "public %"]
     listing(console, headers, [[row.label, *_cells(row, run)] for row in run.comparison], wrap=headers[0], right=headers[1:])
-    public = run.majority.public.inputs if run.majority.public is not None else run.plan.samples
-    main = "balanced accuracy" if test.unbalanced else "accuracy"
-    _say(console, f"public %: {main} on the {public} public inputs, for the same rows.")
+    public = run.majority.public
+    if public is not None:
+        main = "balanced accuracy" if test.unbalanced else "accuracy"
+        labelled = "" if public.inputs == run.plan.samples else f" that have labels, out of {run.plan.samples}"
+        _say(console, f"public %: {main} on the {public.inputs} public inputs{labelled}.")
+    else:
+        _say(console, "public %: not known, because the public inputs have no labels.")
     if test.unbalanced:
         _say(
             console,
