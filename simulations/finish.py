@@ -65,7 +65,9 @@ def note_figures(folder: Path, metrics: Metrics) -> None:
         for site in card.sites
     )
     claimed = replace(card.claimed, seeded=metrics.noise == "UnsafeSeeded")
-    measured = _measures(metrics.student.quality.test) or _accuracy(metrics)
+    # Of what whoever uses the student gets.
+    quality = metrics.student.calibrated or metrics.student.quality
+    measured = _measures(quality.test) or _accuracy(metrics)
     delivery.amend(folder / FOLDER, replace(card, sites=sites, claimed=claimed, measured=measured))
 
 

@@ -103,7 +103,7 @@ def _go_on(folder: Path, carrier: str, client_app: str, console: Console, second
         else:
             raise RunError(f"Expected a carrier out of {', '.join(CARRIERS)}, got {carrier!r}.")
     seconds["run"] = time.perf_counter() - started
-    finish.hand_over(folder, scenario, plan)
+    handed_over = finish.hand_over(folder, scenario, plan)
     if scenario.student.dense_control:
         with _bar(console, "Control: a dense student") as progress:
             measure.dense_control(folder, plan, progress)
@@ -115,6 +115,7 @@ def _go_on(folder: Path, carrier: str, client_app: str, console: Console, second
         carrier=carrier,
         seconds=_seconds(folder, plan, seconds),
         dense=scenario.student.dense_control,
+        temperature=handed_over.logits_divided_by,
         central={kind: _central(kind, folder, scenario, plan, sites, console) for kind in central.wanted(scenario)},
     )
     finish.note_figures(folder, measured)
