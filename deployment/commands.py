@@ -191,6 +191,8 @@ def _show(console: Console, run: Status) -> None:
     active = run.active
     progress = f": {active.phase.title}, {active.done} of {active.total}" if active is not None and active.total else ""
     say(f"{run.state}{progress or (f': {active.phase.title}' if active else '')}{': ' + run.why if run.why else ''}")
+    for warning in run.warnings:
+        say(f"warning: {warning}", STATE_STYLES["left out"])
     if run.stages:
         headers = ["stage", "sites", "sparse %", "up", "down", "seconds", "loss", "accuracy %"]
         listing(

@@ -403,6 +403,29 @@ def read_header(path: Path, dialect: Dialect | None = None) -> list[str]:
         return _header(_first(_lines(io.BytesIO(), dialect, head)), dialect, str(path))
 
 
+def has_rows(path: Path, dialect: Dialect | None = None, *, largest: int = LARGEST) -> bool:
+    """Whether anything but blanks follows the header; what it is does not count.
+
+    A compressed table is inflated to its end, so that one that was cut short, or is too large, is found before it is read.
+
+    Raises: DataError.
+    """
+    kind = suffix(path)
+    if kind in PARQUET:
+        return bool(_open_parquet(path).metadata.num_rows)
+    with _open_text(path) as stream:
+        head = _head(stream, dialect.text_encoding if dialect is not None else None)
+        dialect = dialect or dialects.of_header(head)
+        size, found = len(head), False
+        while (piece := stream.read(CHUNK)) and (kind.endswith(".gz") or not found):
+            size += len(piece)
+            # Half a character at the end of a piece is no blank, nor is it one at the beginning of the next.
+            found = found or bool(dialects.decoded(piece, dialect.text_encoding).strip(BLANKS))
+            if kind.endswith(".gz") and size > largest:
+                raise DataError(f"Expected at most {largest} bytes in {path} once inflated, got more.")
+        return found
+
+
 def read_dialect(
     path: Path, *, delimiter: str | None = None, decimal: str | None = None, text_encoding: str | None = None
 ) -> Dialect:

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from matplotlib.image import imread
 from typer.testing import CliRunner
 
-from helpers import recorded_runs
+from helpers import recorded_runs, sites
 from helpers.pages import CHROMIUM, FLAGS, get
 from helpers.plans import PLAN
 from limbeck.base.errors import DataError, RunError, SettingError, TooFewClients
