@@ -21,7 +21,7 @@ import math
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -159,6 +159,10 @@ def require(columns: Iterable[str], names: Iterable[str], source: str) -> None:
 
 def to_number(cell: str, dialect: Dialect = dialects.DEFAULT) -> float:
     """A cell as a number; true and false are 1 and 0. Raises ValueError if it is not a number."""
+    if dialect.decimal != ",":
+        # By far the most cells, and what `dialect.number` would say of them.
+        with suppress(ValueError):
+            return float(cell)
     truth = {"true": 1.0, "false": 0.0}.get(cell.strip().lower())
     return dialect.number(cell) if truth is None else truth
 
