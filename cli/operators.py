@@ -55,13 +55,10 @@ def list_() -> None:
     Examples:
       limbeck operators list
     """
-    from rich.console import Console
-    from rich.table import Table
+    from limbeck.base.listing import listing
+    from limbeck.base.printable import plain_console
 
-    table = Table("name", "what it is")
-    for name, what in known().items():
-        table.add_row(name, what)
-    Console().print(table)
+    listing(plain_console(), ["name", "what it is"], list(known().items()), wrap="what it is")
 
 
 @app.command("check")

@@ -50,7 +50,7 @@ from limbeck.client.witness import (
 )
 from limbeck.plans import accounting
 from limbeck.plans.schema import Plan
-from limbeck.protos import carry, codec
+from limbeck.protos import carry, codec, floor
 from limbeck.protos.messages import Accepted, Ask, Declined, Guarantee, Offer, Reason, Request, Share, Taught, Teach
 
 log = logging.getLogger(__name__)
@@ -279,5 +279,8 @@ def _answer_stage(site: Site, plan: Plan, request: Ask, stored: Answers, taught:
             teacher = backend.load(state / TEACHER, factory=site.factory)
             public_x = site.transfer_sets.read(plan.transfer_set, plan.samples)
             log_p_NK = teacher.log_probabilities(public_x, cache=site.cache)
-        stored.write(release.answers(log_p_NK, plan, temperature, conditions.open_noise(site)))
+        answers = release.answers(log_p_NK, plan, temperature, conditions.open_noise(site))
+        if (sentence := floor.warning(plan, release.at_floor(answers, plan), temperature)) is not None:
+            log.warning("%s", sentence)
+        stored.write(answers)
     return entry

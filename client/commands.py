@@ -148,8 +148,7 @@ def show_ledger(
       limbeck ledger show federation/sites/north
       limbeck ledger show records.npz.ledger --json
     """
-    from rich.table import Table
-
+    from limbeck.base.listing import listing
     from limbeck.client import ledger as ledgers
 
     book = ledgers.read(_ledger_path(path))
@@ -157,15 +156,24 @@ def show_ledger(
         print(json.dumps({name: value for name, value in _describe(book).items() if name not in {"head", "rows"}}, indent=1))
         return
     console = plain_console()
-    table = Table("entry", "time", "plan", "what", "state", "epsilon alone", "why")
+    rows = []
     for entry in book.entries:
         epsilon = _epsilon_alone(entry, book)
         alone = "NO GUARANTEE" if entry.state == "declared" else "0" if epsilon is None else f"{epsilon:.4g}"
-        plan = entry.plan_hash.hex()[:12]
-        table.add_row(str(entry.id), entry.time, plan, entry.what, entry.state, alone, entry.why or "")
-    console.print(table)
+        when, plan = seconds_of(entry.time), entry.plan_hash.hex()[:12]
+        rows.append([str(entry.id), when, plan, entry.what, entry.state, alone, entry.why or ""])
+    headers = ["entry", "time (UTC)", "plan", "what", "state", "epsilon", "why"]
+    listing(console, headers, rows, wrap="what", below=["why"], right=["entry", "epsilon"])
+    console.print(f"The epsilon of an entry is what it costs alone, at {book.terms}.", soft_wrap=True)
     for line in cost_in_words(book):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def seconds_of(time: str) -> str:
+    """A time of a ledger or transcript, ISO 8601 in UTC, to the second and without its zone."""
+    from datetime import UTC, datetime
+
+    return f"{datetime.fromisoformat(time).astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def cost_in_words(book: ledgers.Book) -> list[str]:
@@ -211,6 +219,37 @@ def verify_ledger(
     if path.is_dir():
         Site(path).account.check(every_line=True)
     print(f"{len(book.rows)} rows, head {book.head}")
+
+
+def backup(
+    site: Annotated[Path, typer.Argument(metavar="SITE", help="A site's folder. Its daemon may be running.")],
+    out: Annotated[
+        Path, typer.Option(metavar="PATH", help="The folder to make, or a file that ends in .tar, .tar.gz or .tgz.")
+    ],
+) -> None:
+    """Copy a site's ledger, its head and its transcript together, check the copy, and print the head for you to note elsewhere.
+
+    The copy is of one moment, also while the daemon runs. Nothing is overwritten, and neither records nor keys are copied. To use it:
+    `limbeck ledger restore`, which refuses a backup that is older than what was spent.
+
+    \b
+    Examples:
+      limbeck backup federation/sites/north --out /backup/north-2026-03-01
+      limbeck backup federation/sites/north --out /backup/north.tar.gz
+    """
+    from datetime import UTC, datetime
+
+    from limbeck.client import backup as backups
+    from limbeck.client.site import Site
+
+    made = backups.make(Site(site), out, now=datetime.now(UTC))
+    print(f"{made.path}: a ledger of {len(made.book.rows)} rows and {made.messages} messages, read again and found whole.")
+    for line in cost_in_words(made.book)[:1]:
+        print(line)
+    print(
+        "Note the head where this machine cannot write; without it nobody can tell later whether this backup is the newest:"
+    )
+    print(made.book.head)
 
 
 SitePath = Annotated[Path, typer.Argument(metavar="SITE", help="A site's folder. Its daemon must not be running.")]
@@ -348,8 +387,7 @@ def show_transcript(
       limbeck transcript show federation/sites/north --message 3
       limbeck transcript show federation/sites/north --verify
     """
-    from rich.table import Table
-
+    from limbeck.base.listing import listing
     from limbeck.client.site import Site
     from limbeck.client.transcript import Transcript
 
@@ -363,11 +401,16 @@ def show_transcript(
             raise TranscriptError(f"Expected a message from 1 to {len(sent)}, got {message}.")
         _show_message(console, sent[message - 1], path, plan)
         return
-    table = Table("message", "time", "what", "plan", "bytes", "ledger entry")
+    rows = []
     for number, each in enumerate(sent, start=1):
         entry = "as before" if each.again else "-" if each.entry is None else str(each.entry)
-        table.add_row(str(number), each.time, each.what, each.plan_hash.hex()[:12], str(len(each.data)), entry)
-    console.print(table)
+        when, plan_digits = seconds_of(each.time), each.plan_hash.hex()[:12]
+        rows.append([str(number), when, each.what, plan_digits, str(len(each.data)), entry])
+    headers = ["message", "time (UTC)", "what", "plan", "bytes", "entry"]
+    listing(console, headers, rows, wrap="what", right=["message", "bytes", "entry"])
+    console.print(
+        "The entry is the ledger's that allowed a message; '-' contains nothing derived from records.", soft_wrap=True
+    )
     if path.is_dir() and (files := Site(path).refusals.files()):
         console.print(f"Refusals of plans that were never accepted: the last of them are in {files[-1]}.", soft_wrap=True)
 
@@ -399,17 +442,23 @@ def _show_message(console: Console, sent: Sent, path: Path, plan_path: Path | No
 
 
 def _show_share(console: Console, share: Share, plan: Plan) -> None:
-    from rich.table import Table
+    from limbeck.base.listing import listing
 
-    table = Table("public input", "classes and probabilities", "the rest")
-    answers = share.answers
+    rows, answers = [], share.answers
     for row in range(min(ROWS, len(answers))):
         ids, p = answers.ids_Nk[row].tolist(), answers.p_Nk[row].tolist()
         kept = "  ".join(f"{label}: {value:.3f}" for label, value in zip(ids, p, strict=True) if value > 0)
-        table.add_row(str(share.first + row), kept, f"{float(answers.tail_N[row]):.3f}")
-    console.print(table)
+        rows.append([str(share.first + row), f"{float(answers.tail_N[row]):.3f}", kept])
+    listing(
+        console,
+        ["public input", "the rest", "classes and probabilities"],
+        rows,
+        wrap="classes and probabilities",
+        right=["public input"],
+    )
     console.print(
-        f"{len(answers)} answers, at temperature {plan.stages[share.stage].temperature:g}; the first {min(ROWS, len(answers))} are shown."
+        f"{len(answers)} answers, at temperature {plan.stages[share.stage].temperature:g}; the first {min(ROWS, len(answers))} are shown.",
+        soft_wrap=True,
     )
 
 

@@ -13,6 +13,10 @@ from limbeck.operators import Sampled as SampledTruncation
 from limbeck.operators import SoftenThenTruncate, TopK, Truncated
 from limbeck.plans import schema
 from limbeck.plans.schema import LabelCounts, Plan, RecordCount, VotesTeaching
+from limbeck.protos import floor
+
+# Answers that are looked at together.
+ROWS = 1024
 
 
 def answers(log_p_NK: Tensor, plan: Plan, temperature: float, noise: Noise) -> Truncated:
@@ -29,6 +33,19 @@ def answers(log_p_NK: Tensor, plan: Plan, temperature: float, noise: Noise) -> T
         case schema.Sampled(draws=draws):
             uniforms = torch.from_numpy(noise.uniform(len(log_p_NK) * draws)).view(-1, draws)
             return SampledTruncation(draws=draws)(softening.from_log(log_p_NK).exp(), uniforms)
+
+
+def at_floor(answers: Truncated, plan: Plan) -> tuple[float, ...]:
+    """(K,) the share of these answers in which each class lies on the wire's floor; empty under a plan whose answers have none.
+
+    `limbeck.protos.floor.warning` makes a sentence of it.
+    """
+    if not floor.applies(plan) or not len(answers):
+        return ()
+    counts_K = torch.zeros(answers.classes, dtype=torch.int64)
+    for start in range(0, len(answers), ROWS):
+        counts_K += floor.count(answers.rows(slice(start, start + ROWS)).dense())
+    return tuple((counts_K / len(answers)).tolist())
 
 
 def label_counts(y_N: NDArray[np.int64], classes: int, mechanism: LabelCounts, noise: Noise) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -123,6 +124,28 @@ class Transcript:
         """All existing files, oldest first."""
         rotated = sorted(path for path in self._path.parent.glob(f"{self._path.name}.*") if path.suffix[1:].isdigit())
         return [*rotated, *([self._path] if self._path.exists() else [])]
+
+    def copy_to(self, folder: Path) -> list[Path]:
+        """Copy all files to a folder as they are at one moment, up to the last whole line; writers wait only while the files are opened."""
+        if not self.files():
+            return []
+        copies = []
+        with ExitStack() as stack:
+            with self._path.with_name(self._path.name + ".lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                opened = [(path.name, stack.enter_context(path.open("rb"))) for path in self.files()]
+                sizes = [_end_of_lines(file.fileno()) for _, file in opened]
+            # Files only grow, or get another name: what was read is still there.
+            for (name, file), size in zip(opened, sizes, strict=True):
+                copies.append(folder / name)
+                with (folder / name).open("xb") as copy:
+                    left = size
+                    while left and (block := file.read(min(left, 1 << 20))):
+                        copy.write(block)
+                        left -= len(block)
+                    copy.flush()
+                    sync(copy.fileno())
+        return copies
 
     def marks(self) -> Iterator[Mark]:
         """What every line says about the ledger, in order; the bytes that left are neither kept nor checked. Raises TranscriptError."""

@@ -177,10 +177,9 @@ def watch(
 
 
 def _show(console: Console, run: Status) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
     from rich.text import Text
 
+    from limbeck.base.listing import listing
     from limbeck.deployment import status as statuses
 
     def say(text: str, style: str = "") -> None:
@@ -190,35 +189,50 @@ def _show(console: Console, run: Status) -> None:
     active = run.active
     progress = f": {active.phase.title}, {active.done} of {active.total}" if active is not None and active.total else ""
     say(f"{run.state}{progress or (f': {active.phase.title}' if active else '')}{': ' + run.why if run.why else ''}")
+    for warning in run.warnings:
+        say(f"warning: {warning}", STATE_STYLES["left out"])
     if run.stages:
-        table = Table(
-            "stage", "sites", "sparse %", "up", "down", "seconds", "loss", "accuracy %", box=SIMPLE_HEAD, pad_edge=False
+        headers = ["stage", "sites", "sparse %", "up", "down", "seconds", "loss", "accuracy %"]
+        listing(
+            console,
+            headers,
+            [
+                [
+                    str(stage.number),
+                    str(stage.clients),
+                    f"{100 * stage.sparsity:.1f}",
+                    statuses.size(stage.bytes_up),
+                    statuses.size(stage.bytes_down),
+                    f"{stage.seconds:.1f}",
+                    f"{stage.loss:.4f}" if stage.loss is not None else "-",
+                    f"{100 * stage.accuracy:.1f}" if stage.accuracy is not None else "-",
+                ]
+                for stage in run.stages
+            ],
+            right=headers,
         )
-        for stage in run.stages:
-            table.add_row(
-                str(stage.number),
-                str(stage.clients),
-                f"{100 * stage.sparsity:.1f}",
-                statuses.size(stage.bytes_up),
-                statuses.size(stage.bytes_down),
-                f"{stage.seconds:.1f}",
-                f"{stage.loss:.4f}" if stage.loss is not None else "-",
-                f"{100 * stage.accuracy:.1f}" if stage.accuracy is not None else "-",
-            )
-        console.print(table)
+        say("")
     if run.clients:
-        table = Table("site", "state", "stages", "up", "down", "guarantee", "why", box=SIMPLE_HEAD, pad_edge=False)
-        for client in run.clients:
-            table.add_row(
-                printable(client.name),
-                Text(printable(client.state), style=STATE_STYLES.get(client.state, "")),
-                str(client.stages),
-                statuses.size(client.bytes_up),
-                statuses.size(client.bytes_down),
-                client.guarantee.value if client.guarantee is not None else "-",
-                printable(client.reason),
-            )
-        console.print(table)
+        listing(
+            console,
+            ["site", "state", "stages", "up", "down", "guarantee", "why"],
+            [
+                [
+                    printable(client.name),
+                    Text(printable(client.state), style=STATE_STYLES.get(client.state, "")),
+                    str(client.stages),
+                    statuses.size(client.bytes_up),
+                    statuses.size(client.bytes_down),
+                    client.guarantee.value if client.guarantee is not None else "-",
+                    printable(client.reason),
+                ]
+                for client in run.clients
+            ],
+            wrap="why",
+            below=["why"],
+            right=["stages", "up", "down"],
+        )
+        say("")
     counted = ", ".join(f"{count} {state}" for state, count in run.counts.items()) or "nobody has replied yet"
     say(f"Sites: {counted}. Messages: {statuses.size(run.bytes_up)} up, {statuses.size(run.bytes_down)} down.")
     if run.privacy is not None:
@@ -240,10 +254,9 @@ def _show(console: Console, run: Status) -> None:
 
 
 def _show_superlink(console: Console, superlink: SuperLinkStatus) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
     from rich.text import Text
 
+    from limbeck.base.listing import Cell, listing
     from limbeck.deployment import status as statuses
 
     if superlink.error:
@@ -252,8 +265,12 @@ def _show_superlink(console: Console, superlink: SuperLinkStatus) -> None:
     details = f", {superlink.details}" if superlink.details else ""
     line = f"SuperLink: run {superlink.run} is {superlink.state}{details}; {superlink.online} of {len(superlink.nodes)} nodes online."
     console.print(Text(printable(line), style="bold red" if superlink.failed else ""), soft_wrap=True)
-    table = Table("node", "state", "since", box=SIMPLE_HEAD, pad_edge=False)
-    for node in superlink.nodes:
-        since = statuses.clock(node.since) if node.since is not None else "-"
-        table.add_row(printable(node.name), Text(printable(node.state), style=NODE_STYLES.get(node.state, "")), since)
-    console.print(table)
+    rows: list[list[Cell]] = [
+        [
+            printable(node.name),
+            Text(printable(node.state), style=NODE_STYLES.get(node.state, "")),
+            statuses.clock(node.since) if node.since is not None else "-",
+        ]
+        for node in superlink.nodes
+    ]
+    listing(console, ["node", "state", "since"], rows)

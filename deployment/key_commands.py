@@ -263,21 +263,19 @@ def _say_revoked(folder: Path, serials: list[str]) -> None:
 
 
 def _show_authority(console: Console, folder: Path) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
+    from limbeck.base.listing import listing
     from limbeck.deployment import certificates, keys
 
     authority, now = keys.Authority(folder), datetime.now(UTC)
     for line in _certificate(authority.certificate):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    table = Table("name", "role", "state", "until", "serial number", box=SIMPLE_HEAD, pad_edge=False)
+    rows = []
     for issued in authority.issued(now):
         certificate = issued.certificate
         role, until = certificates.role_of(certificate), f"{certificate.not_valid_after_utc:%Y-%m-%d}"
         serial = certificates.serial_of(certificate)
-        table.add_row(issued.name, role.value if role else "?", issued.state.value, until, serial)
-    console.print(table)
+        rows.append([issued.name, role.value if role else "?", issued.state.value, until, serial])
+    listing(console, ["name", "role", "state", "until", "serial number"], sorted(rows), below=["serial number"])
 
 
 def _described(path: Path) -> list[str]:

@@ -40,6 +40,7 @@ from limbeck.server.events import (
     Started,
     Stopped,
     Unknown,
+    Warned,
 )
 from limbeck.server.record import TEXT_LENGTH, ClientRecord, RunRecord, StageRecord
 from limbeck.server.states import AGREE, EXPORT, TEACH, Phase, RunState, SiteState, Step
@@ -135,7 +136,7 @@ class Status:
     """A run at one moment.
 
     plan: None where its file is not found. why: the reason for a pause or a stop, else empty. started, newest: seconds since the epoch of
-    the first and the last event. superlink: Flower's, where one carries the run.
+    the first and the last event. superlink: Flower's, where one carries the run. warnings: what is allowed and looks like a mistake.
     """
 
     folder: Path
@@ -152,6 +153,7 @@ class Status:
     newest: float | None
     log: tuple[LogLine, ...]
     superlink: SuperLinkStatus | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def active(self) -> PhaseStatus | None:
@@ -284,6 +286,7 @@ def read(folder: Path, test: TestData | None = None, superlink: SuperLinkStatus 
         newest=lines[-1].time if lines else None,
         log=tuple(text for line in lines for text in _log(line))[-LOG_LINES:],
         superlink=superlink,
+        warnings=tuple(recorded.warnings),
     )
 
 
@@ -340,7 +343,7 @@ def _state(since: Sequence[Line]) -> tuple[RunState, str]:
                 return RunState.STOPPED, reason
             case Ended():
                 return RunState.FINISHED, ""
-            case Resumed() | Progress() | LeftOut() | Joined() | StageFinished() | Unknown():
+            case Resumed() | Progress() | LeftOut() | Joined() | StageFinished() | Warned() | Unknown():
                 continue
             case _:
                 assert_never(line.event)
@@ -423,6 +426,8 @@ def _log(line: Line) -> Iterator[LogLine]:
             yield say(f"stage {stage + 1} is finished: {len(clients)} sites, {sparsity:.1%} sparse")
         case Paused(sites=sites, minimum=minimum):
             yield say(f"paused: {sites} of at least {minimum} sites", warning=True)
+        case Warned(text=text):
+            yield say(text, warning=True)
         case Continued(sites=sites):
             yield say(f"goes on with {sites} sites")
         case Stopped(reason=reason):

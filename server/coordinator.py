@@ -27,9 +27,9 @@ from torch import Tensor
 from limbeck.base.errors import LimbeckError, TooFewClients, WireError
 from limbeck.base.logs import about
 from limbeck.base.printable import printable
-from limbeck.plans import checks
+from limbeck.plans import checks, doubts
 from limbeck.plans.schema import Plan, Pooling
-from limbeck.protos import carry, codec
+from limbeck.protos import carry, codec, floor
 from limbeck.protos.messages import Accepted, Ask, Declined, Guarantee, Offer, Reply, Request, Share, Taught, Teach
 from limbeck.server import checkpoint, distil, export, pooling, student
 from limbeck.server.events import (
@@ -44,6 +44,7 @@ from limbeck.server.events import (
     StageFinished,
     Started,
     Stopped,
+    Warned,
 )
 from limbeck.server.pruning import Masks
 from limbeck.server.record import ClientRecord, Record, StageRecord
@@ -199,6 +200,8 @@ class Coordinator:
             # What cannot be carried out is not offered: sites would pay for nothing.
             checks.check_plan(self.plan)
             student.rehearse(self.plan, self.transfer_x.numpy())
+            for doubt in (*doubts.of_plan(self.plan), *doubts.of_inputs(self.plan, self.transfer_x.numpy())):
+                self._warn(doubt)
             self._timed(Step.AGREE, self._agree)
             self._timed(Step.TEACH, self._teach)
         model = student.build(
@@ -220,6 +223,14 @@ class Coordinator:
         work()
         self.record.add_seconds(step.value, time.perf_counter() - started)
         self._save()
+
+    def _warn(self, text: str) -> None:
+        """Say once, in log, events and record, what is allowed and looks like a mistake."""
+        if text not in self.record.warnings:
+            self.record.warnings.append(text)
+            self._unsaved = True
+            self.events(Warned(text=text))
+            log.warning("%s", text, extra=self._about("warning"))
 
     def _save(self) -> None:
         self.record.save()
@@ -437,7 +448,13 @@ class Coordinator:
         settings = self.plan.stages[stage]
         started = time.perf_counter()
         before = self._bytes()
-        targets_NK, answered = self._pool(stage)
+        pool, answered = self._pool(stage)
+        targets_NK = pool.result()
+        at_floor = pool.at_floor if floor.applies(self.plan) else ()
+        # Its sums take twice the memory of the targets, and are not needed any more.
+        del pool
+        if (sentence := floor.warning(self.plan, at_floor, settings.temperature)) is not None:
+            self._warn(sentence)
         answers_seconds = time.perf_counter() - started
         phase = Phase(Step.DISTIL, stage)
 
@@ -468,6 +485,7 @@ class Coordinator:
             bytes_down=down - before[1],
             seconds={Step.ANSWERS.value: answers_seconds, Step.DISTIL.value: result.seconds},
             losses=tuple(result.losses),
+            at_floor=at_floor,
         )
         checkpoint.save_stage(self.folder / "checkpoints", stage, model, masks, targets_NK)
         self.record.stages.append(record)
@@ -485,8 +503,8 @@ class Coordinator:
             extra=self._about("stage finished", phase, done=stage + 1, total=len(self.plan.stages)),
         )
 
-    def _pool(self, stage: int) -> tuple[Tensor, list[str]]:
-        """One stage's answers of all sites, pooled as they come: (N, K) targets and the names of the sites in them.
+    def _pool(self, stage: int) -> tuple[pooling.Pool, list[str]]:
+        """One stage's answers of all sites, pooled as they come, and the names of the sites in them.
 
         Another site has other weights for all: if one joins after the others were asked, those are asked again. They send the same again,
         which costs nothing.
@@ -499,7 +517,7 @@ class Coordinator:
             pool, answered = self._collect(stage)
             late = self.roster.in_state(NodeState.LATE_TAUGHT)
             if len(answered) >= self.plan.minimum_clients and not (last and (late or self._teaching_late_ones())):
-                return pool.result(), answered
+                return pool, answered
 
     def _members(self) -> list[Node]:
         return self.roster.in_state(*MEMBERS)

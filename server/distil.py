@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from limbeck.base.errors import RunError
 from limbeck.operators import Anchoring
 from limbeck.plans.schema import Student
 from limbeck.server import augment, losses
@@ -55,6 +56,8 @@ def distil_stage(
 
     x_N: transfer inputs. targets_NK: pooled answers. student.relabel: from the second stage on, targets are anchored with
     alpha = 1 - relabel: mixed with the student's own prediction at the start of the stage. progress: epochs done, epochs in all.
+
+    Raises RunError as soon as a loss or, at the end, a weight is not finite: a student that is NaN learns nothing more.
     """
     started = time.perf_counter()
     x_N = prepare(x_N).to(device)
@@ -84,16 +87,27 @@ def distil_stage(
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 logits = model(batch)
             loss = losses.by_name(student.loss, targets_NK[rows], logits.float(), temperature)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise RunError(
+                    f"Expected a finite loss in stage {stage + 1}, epoch {epoch + 1}, got {value}: the run has stopped, and what was"
+                    " finished before is kept. Make a plan with a smaller student.learning_rate, or another student.loss."
+                )
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
             masks.apply(model)
-            total += float(loss.detach()) * len(rows)
+            total += value * len(rows)
             step += 1
         means.append(total / len(x_N))
         if progress is not None:
             progress(epoch + 1, student.epochs)
     masks.prune(model, sparsity)
+    if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
+        raise RunError(
+            f"Expected finite weights of the student after stage {stage + 1}, got others: the run has stopped, and what was finished before"
+            " is kept. Make a plan with a smaller student.learning_rate."
+        )
     model.eval()
     return StageResult(losses=tuple(means), sparsity=masks.sparsity, seconds=time.perf_counter() - started)
 

@@ -84,6 +84,14 @@ class StageFinished(StageRecord):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Warned:
+    """Something that is allowed and looks like a mistake. It is in the record too."""
+
+    kind: ClassVar = EventKind.WARNING
+    text: Text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Paused:
     """Fewer sites than the plan's minimum are left in a phase: the run waits for more."""
 
@@ -125,7 +133,7 @@ class Unknown:
     facts: dict[str, object]
 
 
-Event = Started | Resumed | Progress | LeftOut | Joined | StageFinished | Paused | Continued | Stopped | Ended
+Event = Started | Resumed | Progress | LeftOut | Joined | StageFinished | Warned | Paused | Continued | Stopped | Ended
 _ADAPTERS: dict[EventKind, TypeAdapter[Event]] = {one.kind: TypeAdapter(one) for one in Event.__args__}
 
 

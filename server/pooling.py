@@ -14,6 +14,7 @@ from torch import Tensor
 
 from limbeck.base.errors import SettingError
 from limbeck.operators import Truncated
+from limbeck.protos import floor
 
 ROWS = 1024
 SCALE = 1 << 32
@@ -34,6 +35,7 @@ class Pool:
         self.samples, self.classes = samples, classes
         self._sum_NK = torch.zeros(samples, classes, dtype=torch.int64)
         self._weight_BK: dict[tuple[int, int], Tensor] = {}
+        self._at_floor_K, self._answers = torch.zeros(classes, dtype=torch.int64), 0
 
     def add(self, answers: Truncated, *, first: int = 0, weights_K: Tensor | None = None) -> None:
         """Add one site's answers to samples first .. first + n - 1. weights_K: its weight per class, all 1 by default."""
@@ -45,13 +47,24 @@ class Pool:
         weights_K = torch.ones(self.classes) if weights_K is None else weights_K
         if weights_K.shape != (self.classes,) or not bool(((weights_K >= 0) & (weights_K <= LARGEST_WEIGHT)).all()):
             raise SettingError(f"Expected {self.classes} weights in [0, {LARGEST_WEIGHT:g}], got {weights_K.tolist()}.")
+        # Whatever the codec lets through is finite; as an integer, what is not would be a number like any other.
+        if not bool(answers.p_Nk.isfinite().all() and answers.tail_N.isfinite().all()):
+            raise SettingError("Expected answers of finite probabilities, got others.")
+        self._answers += len(answers)
         for start in range(0, len(answers), ROWS):
             rows = answers.rows(slice(start, start + ROWS))
-            weighted = rows.dense().double() * weights_K.double()
+            p_nK = rows.dense()
+            self._at_floor_K += floor.count(p_nK)
+            weighted = p_nK.double() * weights_K.double()
             self._sum_NK[first + start : first + start + len(rows)] += (weighted * SCALE).round().long()
         bounds = (first, stop)
         added = (weights_K.double() * SCALE).round().long()
         self._weight_BK[bounds] = self._weight_BK.get(bounds, torch.zeros(self.classes, dtype=torch.int64)) + added
+
+    @property
+    def at_floor(self) -> tuple[float, ...]:
+        """(K,) the share of answers that lie on the wire's floor, in each class."""
+        return tuple((self._at_floor_K / max(1, self._answers)).tolist())
 
     def result(self) -> Tensor:
         """(N, K) float32 targets, rows summing to 1. Raises SettingError where a sample has no answer."""

@@ -99,7 +99,9 @@ class ClientRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageRecord:
-    """One finished stage. seconds: of answers and of distillation. losses: mean loss per epoch, None where it was not finite."""
+    """One finished stage. seconds: of answers and of distillation. losses: mean loss per epoch, None where it was not
+    finite. at_floor: the share of answers in which each class lies on the wire's floor (`limbeck.protos.floor`); empty where there is none.
+    """
 
     stage: StageNumber
     sparsity: Fraction
@@ -109,16 +111,18 @@ class StageRecord:
     bytes_down: Size
     seconds: dict[str, Seconds]
     losses: tuple[Loss | None, ...]
+    at_floor: tuple[Fraction, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)
 class RunRecord:
-    """All of a run's record. clients: by name. seconds: wall clock, by phase."""
+    """All of a run's record. clients: by name. seconds: wall clock, by phase. warnings: what is allowed and looks like a mistake."""
 
     plan_hash: str
     clients: dict[str, ClientRecord] = field(default_factory=dict)
     stages: list[StageRecord] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 class Record:
@@ -154,6 +158,11 @@ class Record:
         """Wall-clock seconds, by phase."""
         return self._content.seconds
 
+    @property
+    def warnings(self) -> list[str]:
+        """What is allowed and looks like a mistake, each once."""
+        return self._content.warnings
+
     def client(self, site: str) -> ClientRecord:
         """The entry of a site, made if need be."""
         return self.clients.setdefault(site, ClientRecord())
@@ -185,6 +194,7 @@ def parse(data: bytes) -> RunRecord:
         clients={name: _client(client) for name, client in stored.clients.items()},
         stages=list(stored.stages),
         seconds=stored.seconds,
+        warnings=list(stored.warnings),
     )
 
 
@@ -212,6 +222,7 @@ class _OnDisk:
     clients: dict[Text, _ClientOnDisk]
     stages: tuple[StageRecord, ...]
     seconds: dict[Text, Seconds]
+    warnings: tuple[Text, ...] = ()
 
 
 _ON_DISK = TypeAdapter(_OnDisk)
@@ -250,7 +261,13 @@ def _exclusion(stored: _ClientOnDisk) -> Exclusion | None:
 def _to_json(record: RunRecord) -> dict[str, object]:
     clients = {name: _client_to_json(client) for name, client in record.clients.items()}
     stages = [asdict(stage) for stage in record.stages]
-    return {"plan_hash": record.plan_hash, "clients": clients, "stages": stages, "seconds": record.seconds}
+    return {
+        "plan_hash": record.plan_hash,
+        "clients": clients,
+        "stages": stages,
+        "seconds": record.seconds,
+        "warnings": record.warnings,
+    }
 
 
 def _client_to_json(client: ClientRecord) -> dict[str, object]:

@@ -49,6 +49,7 @@ class EventKind(StrEnum):
     LEFT_OUT = "left out"
     JOINED = "joined"
     STAGE = "stage"
+    WARNING = "warning"
     PAUSED = "paused"
     CONTINUED = "continued"
     STOPPED = "stopped"

@@ -158,15 +158,11 @@ def scenarios() -> None:
     Examples:
       limbeck scenarios
     """
-    from rich.console import Console
-    from rich.table import Table
-
+    from limbeck.base.listing import listing
+    from limbeck.base.printable import plain_console
     from limbeck.simulations.scenario import shipped
 
-    table = Table("scenario", "what it is")
-    for name, description in shipped().items():
-        table.add_row(escape(name), escape(description))
-    Console().print(table)
+    listing(plain_console(), ["scenario", "what it is"], list(shipped().items()), wrap="what it is")
 
 
 def plan_settings(

@@ -155,29 +155,24 @@ def list_() -> None:
     Examples:
       limbeck data list
     """
-    from rich.console import Console
-    from rich.table import Table
-
+    from limbeck.base.listing import listing
+    from limbeck.base.printable import plain_console
     from limbeck.simulations.data import KNOWN, artefacts
 
-    table = Table("name", "private / public / test", "licence", "source", "at hand")
+    rows = []
     for name, description in KNOWN.items():
         artefact = artefacts.ARTEFACTS.get(name)
         at_hand = (
             "yes" if artefact is None or (artefacts.default_cache() / artefact.file).exists() else f"limbeck data get {name}"
         )
-        table.add_row(
-            name,
-            f"{description.private} / {description.public} / {description.test}",
-            description.licence,
-            description.source,
-            at_hand,
-        )
+        parts = f"{description.private} / {description.public} / {description.test}"
+        rows.append([name, parts, at_hand, description.licence, description.source])
     for name in artefacts.ENCODERS:
         artefact = artefacts.ARTEFACTS[name]
         at_hand = "yes" if (artefacts.default_cache() / artefact.file).exists() else f"limbeck data get {name}"
-        table.add_row(name, "an encoder of texts", "Apache-2.0", artefact.file, at_hand)
-    Console().print(table)
+        rows.append([name, "an encoder of texts", at_hand, "Apache-2.0", artefact.file])
+    headers = ["name", "private / public / test", "at hand", "licence", "source"]
+    listing(plain_console(), headers, rows, below=["source", "licence"])
 
 
 @app.command()

@@ -53,7 +53,7 @@ class Net:
         log_p_NK = torch.cat(parts).float().log_softmax(-1)
         finite_N = log_p_NK.isfinite().all(1, keepdim=True)
         if not bool(finite_N.all()):
-            log.warning("The teacher has diverged: %d of %d answers are uniform.", int((~finite_N).sum()), len(finite_N))
+            log.error("The teacher has diverged: %d of %d answers are uniform.", int((~finite_N).sum()), len(finite_N))
         return torch.where(finite_N, log_p_NK, -math.log(self.classes))
 
     def save(self, path: Path) -> None:

@@ -19,6 +19,7 @@ from limbeck.client import discrete, release, teachers
 from limbeck.client.noise import SystemEntropy, UnsafeSeeded
 from limbeck.client.teachers import votes
 from limbeck.operators import EntropyTarget, Softening, TopK, Tsallis
+from limbeck.plans import schema
 from limbeck.plans.schema import Family, LabelCounts, Plan, RecordCount, VotesTeaching
 from limbeck.simulations import data
 
@@ -202,3 +203,19 @@ def test_an_answer_is_softened_by_the_family_and_order_that_the_plan_names(
     assert found.ids_Nk.tolist() == expected.ids_Nk.tolist()
     torch.testing.assert_close(found.p_Nk, expected.p_Nk)
     torch.testing.assert_close(found.tail_N, expected.tail_N)
+
+
+def test_a_site_knows_which_of_its_answers_lie_on_the_floor_at_which_temperature(plan: Plan) -> None:
+    """A teacher of a rare class: log-odds of 20 against it, more and less."""
+    odds_N = torch.linspace(10, 30, 200)
+    log_p_NK = torch.stack([odds_N * 0, -odds_N], 1).log_softmax(1)
+    own = replace(plan, classes=2, truncation=schema.TopK(k=2), label_counts=None)
+    shares = {
+        temperature: release.at_floor(release.answers(log_p_NK, own, temperature, UnsafeSeeded(1)), own)
+        for temperature in (1.0, 40.0)
+    }
+    assert shares[1.0] == pytest.approx((0, 0.81), abs=0.01)
+    assert shares[40.0] == (0, 0)
+    drawn = replace(own, truncation=schema.Sampled(draws=4))
+    assert release.at_floor(release.answers(log_p_NK, drawn, 1.0, UnsafeSeeded(1)), drawn) == ()
+    assert release.at_floor(release.answers(log_p_NK[:0], own, 1.0, UnsafeSeeded(1)), own) == ()

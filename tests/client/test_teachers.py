@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 from collections.abc import Callable
@@ -461,11 +462,13 @@ def test_a_record_on_which_a_net_fails_counts_as_zero_and_changes_nothing_for_ot
         torch.testing.assert_close(a, b, atol=1e-7, rtol=0)
 
 
-def test_answers_of_a_net_that_has_diverged_are_uniform() -> None:
+def test_answers_of_a_net_that_has_diverged_are_uniform(caplog: pytest.LogCaptureFixture) -> None:
     own = architectures.build("mlp", (4,), 5)
     with torch.no_grad():
         own[1].weight.fill_(torch.nan)  # type: ignore[index]
-    log_p_NK = net.Net("mlp", (4,), 5, own).log_probabilities(np.zeros((3, 4), np.float32))
+    with caplog.at_level(logging.ERROR, "limbeck"):
+        log_p_NK = net.Net("mlp", (4,), 5, own).log_probabilities(np.zeros((3, 4), np.float32))
+    assert "The teacher has diverged: 3 of 3 answers are uniform." in caplog.text
     torch.testing.assert_close(log_p_NK, torch.full((3, 5), -float(np.log(5))))
 
 

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from matplotlib.image import imread
 from typer.testing import CliRunner
 
-from helpers import recorded_runs
+from helpers import recorded_runs, sites
 from helpers.pages import CHROMIUM, FLAGS, get
 from helpers.plans import PLAN
 from limbeck.base.errors import DataError, RunError, SettingError, TooFewClients
@@ -124,7 +124,7 @@ def test_a_coordinator_without_enough_sites_leaves_the_reason_for_its_stop(tmp_p
     offer = Offer(plan=recorded_runs.RUN_PLAN)
     patience = Patience(expected=0, join=0.0, pause=0.0)
     with pytest.raises(TooFewClients):
-        Coordinator(cast(Any, Nobody()), offer, torch.zeros(20, 8, 8), tmp_path, patience).run()
+        Coordinator(cast(Any, Nobody()), offer, torch.arange(20 * 64.0).view(20, 8, 8), tmp_path, patience).run()
     own = status.read(tmp_path)
     assert (own.state, own.why[:44]) == ("stopped", "Expected at least 2 sites after 'agree', got")
 

@@ -161,6 +161,8 @@ def test_a_record_that_is_a_bomb_by_itself_is_left_out_alone(tmp_path: Path, mon
     assert tracemalloc.get_traced_memory()[1] < 16 << 20
     tracemalloc.stop()
     assert table.columns == {"a": ["1", None, "3"], "b": ["2", None, "4"]}
+    # Nor does it make the table too large.
+    assert tables.has_rows(tmp_path / "t.csv.gz", largest=1 << 20)
 
 
 def test_a_workbook_is_inflated_up_to_the_limit_and_no_further(tmp_path: Path) -> None:

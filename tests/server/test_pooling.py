@@ -1,6 +1,7 @@
 """The pool equals a dense oracle, whatever the order, and grows with nothing but N and K."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -73,6 +74,26 @@ def test_weights_that_cannot_be_meant_are_refused(weights: Tensor) -> None:
 def test_answers_outside_the_transfer_set_are_refused() -> None:
     with pytest.raises(SettingError, match="within 5 samples"):
         Pool(samples=5, classes=4).add(answers(0), first=1)
+
+
+@pytest.mark.parametrize("field", ["p_Nk", "tail_N"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_answers_that_are_not_finite_are_never_pooled(field: str, value: float) -> None:
+    """The codec lets none through. As an integer, the sum of one would be a number like any other."""
+    own = answers(0)
+    spoilt = getattr(own, field).clone()
+    spoilt[0] = value
+    pool = Pool(samples=6, classes=4)
+    with pytest.raises(SettingError, match="finite probabilities"):
+        pool.add(replace(own, **{field: spoilt}))
+
+
+def test_the_pool_knows_the_share_of_answers_on_the_floor_per_class() -> None:
+    pool = Pool(samples=4, classes=3)
+    for row in ([0.5, 0.5, 0.0], [0.2, 0.3, 0.5]):
+        p_NK = torch.tensor([row] * 4)
+        pool.add(TopK(3)(p_NK))
+    assert pool.at_floor == (0.0, 0.0, 0.5)
 
 
 def test_a_site_weighs_in_a_class_by_its_share_of_the_records_of_that_class() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.plans import PLAN
-from limbeck.base.errors import SettingError
+from limbeck.base.errors import RunError, SettingError
 from limbeck.plans.schema import Student
 from limbeck.server import augment, checkpoint, distil, export, student
 from limbeck.server.pruning import Masks
@@ -88,6 +88,35 @@ def test_a_broken_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path) -
 
 def test_no_checkpoint_is_none(tmp_path: Path) -> None:
     assert checkpoint.load_last(tmp_path / "none") is None
+
+
+def test_a_stage_ends_at_the_first_loss_that_is_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, masks = fresh()
+    with torch.no_grad():
+        next(model.parameters())[0, 0] = torch.nan
+    done: list[int] = []
+    x, targets = digits()
+    options = {"stage": 2, "sparsity": 0.5, "temperature": 2.0, "student": STUDENT, "seed": 3, "device": CPU}
+    with pytest.raises(RunError, match=r"Expected a finite loss in stage 3, epoch 1, got nan: .* student.learning_rate"):
+        distil.distil_stage(model, masks, x, targets, progress=lambda *_: done.append(1), **options)  # type: ignore[arg-type]
+    assert not done
+
+
+def test_a_last_step_that_ruins_the_weights_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss is computed before the step, so the last step's effect shows in no loss."""
+    model, masks = fresh()
+    honest = Masks.prune
+
+    def ruin(self: Masks, model: nn.Module, sparsity: float) -> None:
+        honest(self, model, sparsity)
+        if sparsity == 0.75:
+            with torch.no_grad():
+                next(model.parameters())[0, 0] = torch.inf
+
+    monkeypatch.setattr(Masks, "prune", ruin)
+    monkeypatch.setattr(distil, "PRUNINGS", 0)
+    with pytest.raises(RunError, match="Expected finite weights of the student after stage 1"):
+        stage(model, masks, 0, 0.75, replace(STUDENT, epochs=1))
 
 
 def test_building_and_training_leave_the_global_generator_alone() -> None:

@@ -24,6 +24,7 @@ from limbeck.server.events import (
     Started,
     Stopped,
     Unknown,
+    Warned,
 )
 from limbeck.server.record import ClientRecord, Record
 from limbeck.server.states import (
@@ -68,7 +69,9 @@ EVENTS: list[Event] = [
         bytes_down=2,
         seconds={"answers": 1.5},
         losses=(0.25, None),
+        at_floor=(0.0, 0.75),
     ),
+    Warned(text="few inputs"),
     Paused(phase=ANSWERS, sites=1, minimum=2),
     Continued(phase=ANSWERS, sites=2),
     Stopped(reason="interrupted"),
