@@ -126,7 +126,7 @@ class TestData:
         found_N = rule.all(cells, NO_CLASS)
         if (found_N == NO_CLASS).any():
             unknown = [printable(str(cell)) for cell in np.unique(cells[found_N == NO_CLASS])]
-            counted = _counted_from_1(cells, plan) if rule.counted else ""
+            counted = "" if in_words(plan.class_names) else _counted_from_1(cells, plan)
             raise DataError(
                 f"Expected labels of the plan's classes, {rule}, in {self._path}, got {', '.join(map(repr, unknown[:NAMED]))}"
                 f"{', ...' if len(unknown) > NAMED else ''} in {int((found_N == NO_CLASS).sum())} of {len(found_N)} inputs.{counted}"
