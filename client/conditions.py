@@ -75,7 +75,7 @@ def public_inputs(site: Site, plan: Plan) -> NDArray[np.generic]:
 @during(Step.RECORDS)
 def check_records(site: Site, plan: Plan, public_x: NDArray[np.generic]) -> None:
     """Decline if a training would fail for a reason that shows without reading a record, before it is paid for."""
-    site.records.check(plan.classes, public_x)
+    site.records.check(plan.classes, public_x, plan.class_names)
     # A charge needs a ledger, and a training a source of noise.
     _ = site.ledger, site.noise()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from limbeck.client import records
 from limbeck.client.records import RecordSettings
 from limbeck.inputs import encoders
 from limbeck.inputs.transfer_set import LARGEST, LARGEST_INPUT, digest, read_arrays, read_headers
+from limbeck.plans.schema import InputKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +51,30 @@ class Records:
         """Put the records through the public encoder ahead of any plan, and keep the rows; how many. Raises DataError or SettingError."""
         return records.encode(self.settings, self.folder, progress)
 
-    def check(self, classes: int, public_x: NDArray[np.generic]) -> None:
-        """Raise DataError if a plan about these public inputs could not be trained for, as far as that shows without reading a record."""
+    def check(self, classes: int, public_x: NDArray[np.generic], class_names: Sequence[str] = ()) -> None:
+        """Raise DataError if a plan about these public inputs could not be trained for, as far as that shows without reading a record.
+
+        class_names: the plan's names of its classes, or ().
+        """
         try:
-            records.check(self.settings, self.folder, classes, public_x)
+            records.check(self.settings, self.folder, classes, public_x, class_names=class_names)
         except SettingError as error:
             raise DataError(str(error)) from error
 
-    def read(self, classes: int, public_x: NDArray[np.generic]) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
-        """Inputs (n, ...), of the type of the public inputs, and labels (n,). Raises DataError."""
+    def read(
+        self,
+        classes: int,
+        public_x: NDArray[np.generic],
+        class_names: Sequence[str] = (),
+        kind: InputKind | None = None,
+    ) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
+        """Inputs (n, ...), of the type of the public inputs, and labels (n,); the log says what was left out. Raises DataError.
+
+        - class_names: the plan's names of its classes, or ().
+        - kind: what the plan says that its public inputs are, if it says so.
+        """
         try:
-            return records.read(self.settings, self.folder, classes, public_x)
+            return records.read(self.settings, self.folder, classes, public_x, class_names=class_names, kind=kind)
         except SettingError as error:
             raise DataError(str(error)) from error
 

@@ -1,17 +1,19 @@
-"""A site's own records: a folder of images per class, a CSV or Parquet table, an NPZ file, or a function of the site's own.
+"""A site's own records: a folder of images per class, a table, an NPZ file, or a function of the site's own.
 
 The `[records]` table of `site.toml` says which, and what the columns mean. Messages name files, columns and rows: they stay in the
 site's own log.
 
-One rule holds for all of them: what becomes of a record depends on that record, the settings and the public inputs, and on nothing
-else. An invalid record is left out individually, and only the log says so: a label outside the plan's classes, a file that is not an
-image, a row of a table with too few cells. A refusal would tell the coordinator about a single record. The scale, the type and the
+One rule holds for all of them: what becomes of a record depends on that record, the settings and the public values of the plan, and on
+nothing else. An invalid record is left out individually, and only the log says so: a label outside the plan's classes, a file that is not
+an image, a row of a table with too few cells. A refusal would tell the coordinator about a single record. The scale, the type and the
 shape of inputs are those of the plan's transfer set, never those that the records happen to have: one float among bytes makes an array
 of floats. So adding or removing one record changes at most one of those that are kept, and the sensitivity of everything after it
 stays that of one record [D].
 
 Problems with the source as a whole (it is missing, or a column is, or an array has another shape) are errors and show as a refusal;
-`check` finds them from names, headers and settings, before anything is charged.
+`check` finds them from names, headers and settings, before anything is charged. So does a source without any record: an empty array, a
+header and nothing else, no image under any folder. That there is at least one record is the one thing that a site which takes part does
+not hide (docs/privacy.md).
 """
 
 from __future__ import annotations
@@ -20,8 +22,10 @@ import inspect
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,17 +35,19 @@ from limbeck.base import progress
 from limbeck.base.errors import DataError, SettingError
 from limbeck.base.files import create_private_folder
 from limbeck.base.references import load_function
-from limbeck.inputs import arrays, encoders, encodings, images, tables
+from limbeck.inputs import arrays, encoders, encodings, images, labels, tables
+from limbeck.inputs.dialects import Dialect
 from limbeck.inputs.encodings import EncoderEncoding, Encoding
-from limbeck.inputs.tables import Names
-from limbeck.inputs.transfer_set import KINDS, Header, read_arrays, read_headers
+from limbeck.inputs.labels import LabelRule
+from limbeck.inputs.transfer_set import KINDS, read_arrays, read_headers
+from limbeck.plans.schema import InputKind
 
 log = logging.getLogger(__name__)
 
 # Stands for an invalid label; outside any plan's classes.
 NO_LABEL = -1
-LARGEST_LABEL = 1 << 62
-TABLES = frozenset({".csv", ".parquet"})
+# How many of the records that are left out for one reason are named.
+NAMED = 5
 Progress = progress.Progress
 Arrays = tuple[NDArray[np.generic], NDArray[np.int64]]
 READER = "a function (folder) -> inputs, labels"
@@ -50,10 +56,13 @@ READER = "a function (folder) -> inputs, labels"
 class RecordSettings(BaseModel):
     """Where the records are and how they are read.
 
-    path: an .npz file with arrays x and y, a .csv or .parquet table, or a folder with one sub-folder of images per class.
+    path: an .npz file with arrays x and y, a table (CSV, TSV, Parquet, compressed or not), or a folder with one sub-folder of images per
+        class.
     label: the table's column of labels.
-    classes: per class, in order, the value or values of its label (for a folder: its name). Without it labels are whole numbers from
-        0 on, and folders, as many as classes, are taken in the order of their names.
+    classes: per class, in order, the value or values of its label (for a folder: its name), compared by `limbeck.inputs.labels`. Without
+        it, these are the plan's names of its classes, or whole numbers from 0 on where it names none.
+    delimiter, decimal, text_encoding: of a text table, what its header does not show: the sign between cells, the decimal sign, and how
+        text becomes bytes. Never taken from rows, because one record would change what becomes of all.
     encoding: the file of a public encoding, for tables and texts, whose SHA-256 a plan names. For rows in an .npz file or from a
         reader it says which encoding made them.
     encoder: the site's copy of the public encoder if the encoding names one: a Hugging Face model's folder or "module:factory".
@@ -71,6 +80,9 @@ class RecordSettings(BaseModel):
     path: str | None = None
     label: str = "label"
     classes: tuple[str | int | tuple[str | int, ...], ...] | None = None
+    delimiter: str | None = None
+    decimal: Literal[".", ","] | None = None
+    text_encoding: str | None = None
     encoding: str | None = None
     encoder: str | None = None
     encoded: str = "encoded"
@@ -81,30 +93,143 @@ class RecordSettings(BaseModel):
     largest_mb: int = Field(default=8192, ge=1)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """Records that are left out for one reason.
+
+    expected: what was expected of them, as a message says it.
+    count: how many they are.
+    first: the first few of them, each by its place and what was there.
+    """
+
+    expected: str
+    count: int
+    first: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """As a message has it."""
+        return f"Expected {self.expected}, got {self.examples}."
+
+    @property
+    def examples(self) -> str:
+        """The first few, as a message has them."""
+        return f"{', '.join(self.first)}{', ...' if self.count > len(self.first) else ''}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Found:
+    """Records as they were found.
+
+    x_N, y_N: inputs (n, ...) and labels (n,) in [0, classes) of those that are kept.
+    all: how many there are.
+    left_out: why the others are not among them.
+    names: of the classes, for messages.
+    source: what they were read from, for messages.
+    """
+
+    x_N: NDArray[np.generic]
+    y_N: NDArray[np.int64]
+    all: int
+    left_out: tuple[LeftOut, ...]
+    names: tuple[str, ...]
+    source: str
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Records of each class."""
+        return tuple(np.bincount(self.y_N, minlength=len(self.names)).tolist())
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """The names of the classes without a record."""
+        return tuple(name for name, count in zip(self.names, self.counts, strict=True) if not count)
+
+    def log(self) -> None:
+        """Say in the site's own log, and nowhere else, what was left out, and what that means for the teacher."""
+        for each in self.left_out:
+            log.warning(
+                "Expected %s in %s, got %s: %d of %d records are left out.",
+                each.expected,
+                self.source,
+                each.examples,
+                each.count,
+                self.all,
+            )
+        if not len(self.y_N):
+            log.error(
+                "NO USABLE RECORD in %s, of %d: the teacher learns nothing, and its plan is charged for all the same. `limbeck site"
+                " check` says what to mend.",
+                self.source,
+                self.all,
+            )
+        elif self.absent:
+            log.warning(
+                "Expected records of every class in %s, got none of %d of the %d: %s. The teacher cannot tell them.",
+                self.source,
+                len(self.absent),
+                len(self.names),
+                ", ".join(self.absent[: labels.SHOWN]),
+            )
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Counts what is left out, by reason."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    first: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, expected: str, got: str) -> None:
+        """One record. got: its place and what is there."""
+        self.counts[expected] = self.counts.get(expected, 0) + 1
+        if self.counts[expected] <= NAMED:
+            self.first.setdefault(expected, []).append(got)
+
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """The reasons, in the order in which they were met."""
+        return tuple(
+            LeftOut(expected=expected, count=count, first=tuple(self.first[expected]))
+            for expected, count in self.counts.items()
+        )
+
+
 # Checks that need no record
 
 
-def check(settings: RecordSettings, folder: Path, classes: int, public_x: NDArray[np.generic]) -> None:
+def check(
+    settings: RecordSettings,
+    folder: Path,
+    classes: int,
+    public_x: NDArray[np.generic],
+    *,
+    class_names: Sequence[str] = (),
+) -> None:
     """Raise DataError or SettingError if records cannot be read as a plan needs them; a site asks before it is charged.
 
-    No record is read and none has an influence: only names of files, columns and folders, headers of arrays, the settings, and the
-    shape and type of the public inputs.
+    No record is read and none has an influence, but that there is one: only names of files, columns and folders, headers of arrays, the
+    settings, and the public values of the plan.
+
+    - folder: the site's folder; paths are relative to it.
+    - classes, class_names: the plan's, and its names of them, or () if it names none.
+    - public_x: the public inputs, of which shape and type count.
     """
     _check_source(settings)
-    _check_classes(settings, classes)
+    rule = labels.label_rule(settings.classes, class_names, classes)
     if settings.reader is not None:
+        _check_names_are_said(settings, class_names, settings.reader)
         _check_reader(settings.reader, folder)
         return
     path = folder / str(settings.path)
     _check_path(path)
     if path.is_dir():
-        _class_folders(settings, path, classes)
+        folders = _class_folders(path, rule)
         arrays.check_shape(settings.image_size, public_x, f"records.image_size of the images in {path}")
-    elif path.suffix.lower() in TABLES:
+        _check_images(path, [each for each, _ in folders])
+    elif tables.is_table(path):
         _check_table(settings, path, folder, public_x)
     else:
-        x, y = read_headers(path, "x", "y", largest=settings.largest_mb << 20)
-        _check_arrays(x, y, path, public_x)
+        _check_names_are_said(settings, class_names, str(path))
+        _check_arrays(settings, path, public_x)
 
 
 def _check_source(settings: RecordSettings) -> None:
@@ -114,21 +239,13 @@ def _check_source(settings: RecordSettings) -> None:
         raise SettingError(f"Expected a height and a width of at least 1 as records.image_size, got {settings.image_size}.")
 
 
-def _check_classes(settings: RecordSettings, classes: int) -> None:
-    if settings.classes is None:
-        return
-    if len(settings.classes) != classes:
-        raise DataError(f"Expected records.classes for the plan's {classes} classes, got {len(settings.classes)}.")
-    first: dict[str, int] = {}
-    for number, values in enumerate(settings.classes):
-        names = [str(value) for value in (values if isinstance(values, tuple) else (values,))]
-        if not names:
-            raise DataError(f"Expected a value or values of class {number} in records.classes, got none.")
-        for name in names:
-            if name.strip() in tables.MISSING:
-                raise DataError(f"Expected a value of class {number} in records.classes, got {name!r}, which means missing.")
-            if first.setdefault(name, number) != number:
-                raise DataError(f"Expected {name!r} once in records.classes, got it for classes {first[name]} and {number}.")
+def _check_names_are_said(settings: RecordSettings, class_names: Sequence[str], source: str) -> None:
+    """Raise SettingError if numbers would have to be guessed to be the places of the plan's names; whatever labels there are."""
+    if settings.classes is None and labels.in_words(class_names):
+        raise SettingError(
+            f"Expected records.classes for the labels in {source}, got none: the plan names its classes by words. If they are numbers from"
+            f" 0 on, write under [records]: {labels.setting_line(class_names)}. If they are names, write these."
+        )
 
 
 def _check_path(path: Path) -> None:
@@ -145,7 +262,8 @@ def _check_path(path: Path) -> None:
 
 
 def _check_table(settings: RecordSettings, path: Path, folder: Path, public_x: NDArray[np.generic]) -> None:
-    header = tables.read_header(path)
+    dialect = read_dialect(settings, path)
+    header = tables.read_header(path, dialect)
     tables.require(header, [settings.label], f"{path} for records.label")
     encoding = _encoding(settings, path, folder)
     if encoding is None:
@@ -154,6 +272,8 @@ def _check_table(settings: RecordSettings, path: Path, folder: Path, public_x: N
     else:
         tables.require(header, encoding.reads, f"{path} for records.encoding")
         arrays.check_shape((encoding.dimensions,), public_x, f"records.encoding of {path}")
+    if not tables.has_rows(path, dialect):
+        raise DataError(f"Expected records in {path}, found a header and nothing else.")
     if isinstance(encoding, EncoderEncoding):
         try:
             create_private_folder(folder / settings.encoded)
@@ -163,12 +283,19 @@ def _check_table(settings: RecordSettings, path: Path, folder: Path, public_x: N
             ) from error
 
 
-def _check_arrays(x: Header, y: Header, path: Path, public_x: NDArray[np.generic]) -> None:
+def _check_arrays(settings: RecordSettings, path: Path, public_x: NDArray[np.generic]) -> None:
+    try:
+        x, y = read_headers(path, "x", "y", largest=settings.largest_mb << 20)
+    except DataError as error:
+        if path.suffix.lower() == ".npz":
+            raise
+        known = ", ".join(sorted(tables.SUFFIXES))
+        raise DataError(f"Expected a folder of images, a table ({known}) or an NPZ file at {path}: {error}") from error
     if not x.shape or len(y.shape) != 1 or x.shape[0] != y.shape[0]:
         raise DataError(f"Expected as many labels as inputs in {path}, got {y.shape} for {x.shape}.")
-    # The shape of an array without records says nothing.
-    if x.shape[0]:
-        arrays.check_shape(x.shape[1:], public_x, f"x in {path}")
+    if not x.shape[0]:
+        raise DataError(f"Expected records in {path}, found arrays of none.")
+    arrays.check_shape(x.shape[1:], public_x, f"x in {path}")
 
 
 def _check_reader(reference: str, folder: Path) -> None:
@@ -181,71 +308,132 @@ def _check_reader(reference: str, folder: Path) -> None:
         pass
 
 
-def _class_folders(settings: RecordSettings, path: Path, classes: int) -> list[tuple[Path, int]]:
+def _class_folders(path: Path, rule: LabelRule) -> list[tuple[Path, int]]:
     """The folder of every class, by its name alone, and its class; folders whose names begin with a dot do not count."""
-    index = _index(settings)
     try:
         folders = sorted(each for each in path.iterdir() if each.is_dir() and not each.name.startswith("."))
     except OSError as error:
         raise DataError(f"Expected one folder per class in {path}: {error.strerror}.") from error
-    unknown = [each.name for each in folders if index is not None and each.name not in index]
-    # If folders are numbered by their names, one more folder would give the records of others another label.
-    if unknown or not folders or (index is None and len(folders) != classes):
-        names = ", ".join(unknown or [each.name for each in folders][:20]) or "none"
-        raise DataError(f"Expected one folder per class in {path}, found {names}.")
+    names = [each.name for each in folders]
+    classes = labels.folder_classes(names, rule)
+    if not folders or classes is None:
+        odd = [name for name in names if rule(name) is None]
+        raise DataError(
+            f"Expected one folder per class in {path}, found {_shown(odd or names)}; the classes are {rule}.{_hint(folders, rule)}"
+        )
     for each in folders:
         if not os.access(each, os.R_OK | os.X_OK):
             raise DataError(f"Expected a folder that this process may read at {each}.")
-    return [(each, number if index is None else index[each.name]) for number, each in enumerate(folders)]
+    return list(zip(folders, classes, strict=True))
+
+
+def _hint(folders: Sequence[Path], rule: LabelRule) -> str:
+    """What to write in the settings instead, as far as the names of folders show it."""
+    for each in folders:
+        try:
+            inner = [path.name for path in each.iterdir() if path.is_dir()] if os.access(each, os.R_OK | os.X_OK) else []
+        except OSError:
+            continue
+        if inner and labels.folder_classes(inner, rule) is not None:
+            return f" Those in {each} are: set records.path to one of these folders."
+    if len(folders) == len(rule.names):
+        names = ", ".join(f'"{each.name}"' for each in sorted(folders, key=lambda path: labels.natural(path.name)))
+        return f" Write the folders' names in the order of the plan's classes under [records], such as: classes = [{names}]"
+    return ""
+
+
+def _check_images(path: Path, folders: Sequence[Path]) -> None:
+    """Raise DataError if no folder holds an image, by its name. Which of them hold one does not count."""
+    if any(images.contains(each) for each in folders):
+        return
+    found: dict[str, int] = {}
+    for each in folders:
+        for kind, count in images.others(each).items():
+            found[kind] = found.get(kind, 0) + count
+    there = ", ".join(f"{count} {kind}" for kind, count in sorted(found.items(), key=lambda item: -item[1])[:NAMED])
+    raise DataError(
+        f"Expected images ({', '.join(sorted(images.SUFFIXES))}) in the folders of {path}, found {there or 'no file'}: convert them, or"
+        " read them by a function of your own (records.reader)."
+    )
+
+
+def _shown(names: Sequence[str]) -> str:
+    return f"{', '.join(names[: labels.SHOWN])}{', ...' if len(names) > labels.SHOWN else ''}" or "none"
 
 
 # Records
 
 
-def read(settings: RecordSettings, folder: Path, classes: int, public_x: NDArray[np.generic]) -> Arrays:
-    """Inputs (n, ...) and labels (n,) in [0, classes) of the valid records.
+def read(
+    settings: RecordSettings,
+    folder: Path,
+    classes: int,
+    public_x: NDArray[np.generic],
+    *,
+    class_names: Sequence[str] = (),
+    kind: InputKind | None = None,
+) -> Arrays:
+    """Inputs (n, ...) and labels (n,) in [0, classes) of the valid records; the log says what is left out.
 
-    folder: the site's folder; paths are relative to it.
-    public_x: the public inputs. If they are bytes, so are the records' inputs; otherwise these are float32.
+    Parameters and errors: see `find`.
+    """
+    found = find(settings, folder, classes, public_x, class_names=class_names, kind=kind)
+    found.log()
+    return found.x_N, found.y_N
+
+
+def find(
+    settings: RecordSettings,
+    folder: Path,
+    classes: int,
+    public_x: NDArray[np.generic],
+    *,
+    class_names: Sequence[str] = (),
+    kind: InputKind | None = None,
+) -> Found:
+    """All records, and what of them is left out.
+
+    - folder: the site's folder; paths are relative to it.
+    - classes, class_names: the plan's, and its names of them, or () if it names none.
+    - public_x: the public inputs. If they are bytes, so are the records' inputs; otherwise these are float32.
+    - kind: what the plan says that the public inputs are; without it, what they show themselves.
 
     Raises: DataError or SettingError for problems that concern all records.
     """
     _check_source(settings)
-    _check_classes(settings, classes)
+    rule = labels.label_rule(settings.classes, class_names, classes)
+    unit_images = public_x.ndim >= 3 and kind is InputKind.UNIT if kind is not None else arrays.holds_unit_images(public_x)
+    tally = _Tally()
     if settings.reader is not None:
         source = settings.reader
-        x_N, y_N = _from_reader(settings, folder, public_x)
+        _check_names_are_said(settings, class_names, source)
+        x_N, y_N = _from_reader(settings, folder, public_x, rule, unit_images, tally)
     else:
         path = folder / str(settings.path)
         source = str(path)
         _check_path(path)
         if path.is_dir():
-            x_N, y_N = _images(settings, path, classes, public_x)
-        elif path.suffix.lower() in TABLES:
-            x_N, y_N = _table(settings, path, folder, public_x)
+            x_N, y_N = _images(settings, path, public_x, rule, tally)
+        elif tables.is_table(path):
+            x_N, y_N = _table(settings, path, folder, public_x, rule, tally)
         else:
+            _check_names_are_said(settings, class_names, source)
             raw_N, raw_y = read_arrays(path, "x", "y", largest=settings.largest_mb << 20)
             if not raw_N.ndim or raw_y.shape != raw_N.shape[:1]:
                 raise DataError(f"Expected as many labels as inputs in {path}, got {raw_y.shape} for {raw_N.shape}.")
-            x_N, valid_N = arrays.like_public(raw_N, settings.scale, public_x, source)
-            y_N = np.where(valid_N, _labels(raw_y), NO_LABEL)
-    kept = np.flatnonzero((y_N >= 0) & (y_N < classes))
-    if len(kept) < len(y_N):
-        log.warning(
-            "Expected labels in [0, %d) in %s: %d of %d records have other labels or invalid inputs, and are left out; "
-            "the first is row %d.",
-            classes,
-            source,
-            len(y_N) - len(kept),
-            len(y_N),
-            np.setdiff1d(np.arange(len(y_N)), kept)[0] + 1,
-        )
-    return x_N[kept], y_N[kept]
+            x_N, valid_N = arrays.like_public(raw_N, settings.scale, public_x, source, unit_images=unit_images)
+            y_N = _valid(rule, raw_y, valid_N, _inputs_wanted(public_x, unit_images), tally)
+    kept = np.flatnonzero(y_N != NO_LABEL)
+    names = tuple(class_names) or tuple("/".join(values) for values in rule.names)
+    left_out = tally.left_out()
+    # An image that cannot be read has no row.
+    unread = sum(each.count for each in left_out) - (len(y_N) - len(kept))
+    return Found(x_N=x_N[kept], y_N=y_N[kept], all=len(y_N) + unread, left_out=left_out, names=names, source=source)
 
 
 def public_encoder(settings: RecordSettings, folder: Path) -> EncoderEncoding | None:
     """The encoding if records go through a public encoder here, or None; reads no record. Raises DataError."""
-    if settings.encoding is None or settings.path is None or Path(settings.path).suffix.lower() not in TABLES:
+    if settings.encoding is None or settings.path is None or not tables.is_table(Path(settings.path)):
         return None
     encoding = encodings.load(folder / settings.encoding)
     return encoding if isinstance(encoding, EncoderEncoding) else None
@@ -259,7 +447,19 @@ def encode(settings: RecordSettings, folder: Path, progress: Progress = encoders
     encoding = public_encoder(settings, folder)
     if encoding is None:
         raise SettingError("Expected records.encoding to name a table's public encoder, found none.")
-    return len(_encoded(encoding, settings, tables.read(folder / str(settings.path)), folder, progress))
+    return len(_encoded(encoding, settings, read_table(settings, folder / str(settings.path)), folder, progress))
+
+
+def read_dialect(settings: RecordSettings, path: Path) -> Dialect:
+    """How a table is written, by its header and by what the settings say; no record is read. Raises DataError or SettingError."""
+    return tables.read_dialect(
+        path, delimiter=settings.delimiter, decimal=settings.decimal, text_encoding=settings.text_encoding
+    )
+
+
+def read_table(settings: RecordSettings, path: Path) -> tables.Table:
+    """The table with the records. Raises DataError or SettingError."""
+    return tables.read(path, dialect=read_dialect(settings, path))
 
 
 def _encoded(
@@ -284,124 +484,96 @@ def _encoding(settings: RecordSettings, path: Path, folder: Path) -> Encoding | 
 
 
 def _table(
-    settings: RecordSettings, path: Path, folder: Path, public_x: NDArray[np.generic]
-) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
-    table, encoding = tables.read(path), _encoding(settings, path, folder)
+    settings: RecordSettings, path: Path, folder: Path, public_x: NDArray[np.generic], rule: LabelRule, tally: _Tally
+) -> Arrays:
+    table, encoding = read_table(settings, path), _encoding(settings, path, folder)
     if encoding is None:
         raw_N: NDArray[np.generic] = np.stack([table.numbers(name) for name in settings.columns], 1)
     elif isinstance(encoding, EncoderEncoding):
         raw_N = _encoded(encoding, settings, table, folder, encoders.log_progress)
     else:
         raw_N = encoding(table)
+    # A table's numbers are what its columns say, whatever their range.
     x_N, valid_N = arrays.like_public(raw_N, None, public_x, str(path))
-    index = _index(settings)
-    names = Names(index.items()) if index is not None else None
-    labels_N = np.full(len(table), NO_LABEL, np.int64)
-    invalid: list[tuple[int, str | None]] = []
-    for row, cell in enumerate(table.texts(settings.label)):
-        label = _label(cell, names)
-        if label is None:
-            invalid.append((row + 1, cell))
-        else:
-            labels_N[row] = label
-    if invalid:
-        wanted = f"one of {', '.join(index)}" if index is not None else "a whole number"
-        row, cell = invalid[0]
-        log.warning("Expected %s in column %r, row %d of %s, got %.60r.", wanted, settings.label, row, path, cell)
-    return x_N, np.where(valid_N, labels_N, NO_LABEL)
+    return x_N, _valid(rule, table.texts(settings.label), valid_N, _inputs_wanted(public_x, False), tally, settings.label)
 
 
-def _images(
-    settings: RecordSettings, path: Path, classes: int, public_x: NDArray[np.generic]
-) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
+def _images(settings: RecordSettings, path: Path, public_x: NDArray[np.generic], rule: LabelRule, tally: _Tally) -> Arrays:
     """Grey images from the folder of every class, scaled to one size. They are bytes, whatever the public inputs are."""
     height, width = settings.image_size
-    pixels, labels = [], []
-    for each, label in _class_folders(settings, path, classes):
+    pixels, found = [], []
+    for each, label in _class_folders(path, rule):
         for file in images.files(each):
             try:
                 pixels.append(images.grey(images.contents(file), height, width))
             except Exception as error:  # whatever a decoder raises concerns this record alone
-                log.warning(
-                    "Expected an image in %r: %s: %.200r; it is left out.", str(file), type(error).__name__, str(error)
-                )
+                tally.add("an image", f"{type(error).__name__}: {str(error)[:200]!r} in {str(file.relative_to(path))!r}")
                 continue
-            labels.append(label)
+            found.append(label)
     grey_N = np.stack(pixels) if pixels else np.zeros((0, height, width), np.uint8)
     x_N, _ = arrays.like_public(grey_N, "bytes", public_x, str(path))
-    return x_N, np.array(labels, np.int64)
+    return x_N, np.array(found, np.int64)
 
 
 def _from_reader(
-    settings: RecordSettings, folder: Path, public_x: NDArray[np.generic]
-) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
+    settings: RecordSettings,
+    folder: Path,
+    public_x: NDArray[np.generic],
+    rule: LabelRule,
+    unit_images: bool,
+    tally: _Tally,
+) -> Arrays:
     """What a site's own reader returns: arrays, or any sequences, each element of which is then a record."""
     reference = str(settings.reader)
     reader: Callable[[Path], tuple[Iterable[object], Iterable[object]]] = load_function(reference, folder, expected=READER)
     try:
-        inputs, labels = reader(folder)
+        inputs, own_labels = reader(folder)
         inputs = inputs if isinstance(inputs, np.ndarray) else list(inputs)
-        labels = labels if isinstance(labels, np.ndarray) else list(labels)
-        unequal = len(inputs) != len(labels)
+        own_labels = own_labels if isinstance(own_labels, np.ndarray) else list(own_labels)
+        unequal = len(inputs) != len(own_labels)
     except Exception as error:
         raise DataError(f"Expected inputs and labels from {reference}: {type(error).__name__}: {error}.") from error
-    if unequal or getattr(labels, "ndim", 1) != 1:
-        raise DataError(f"Expected as many labels as inputs from {reference}, got {len(labels)} for {len(inputs)}.")
+    if unequal or getattr(own_labels, "ndim", 1) != 1:
+        raise DataError(f"Expected as many labels as inputs from {reference}, got {len(own_labels)} for {len(inputs)}.")
     if isinstance(inputs, np.ndarray) and inputs.dtype.kind != "O":
         if inputs.dtype.kind not in KINDS:
             raise DataError(f"Expected inputs of numbers from {reference}, got {inputs.dtype}.")
-        x_N, valid_N = arrays.like_public(inputs, settings.scale, public_x, reference)
+        x_N, valid_N = arrays.like_public(inputs, settings.scale, public_x, reference, unit_images=unit_images)
     else:
-        x_N, valid_N = arrays.like_public_one_by_one(inputs, settings.scale, public_x, reference)
-    return x_N, np.where(valid_N, _labels(labels), NO_LABEL)
+        x_N, valid_N = arrays.like_public_one_by_one(inputs, settings.scale, public_x, unit_images=unit_images)
+    return x_N, _valid(rule, own_labels, valid_N, _inputs_wanted(public_x, unit_images), tally)
 
 
-# Types: a record becomes the same, whatever array the records are in.
+def _valid(
+    rule: LabelRule,
+    found: Sequence[object] | NDArray[np.generic],
+    valid_N: NDArray[np.bool_],
+    wanted: str,
+    tally: _Tally,
+    column: str | None = None,
+) -> NDArray[np.int64]:
+    """The label of each record, NO_LABEL where it or the input is invalid; counts those. column: of a table, where the labels are."""
+    label_N = rule.all(found, NO_LABEL)
+    where = f"{rule} in column {column!r}" if column is not None else f"{rule} as label"
+    for row in np.flatnonzero((label_N == NO_LABEL) | ~valid_N).tolist():
+        if valid_N[row]:
+            tally.add(where, f"{_short(found[row])} in row {row + 1}")
+        else:
+            tally.add(wanted, f"another in row {row + 1}")
+    return np.where(valid_N, label_N, NO_LABEL)
 
 
-def _labels(values: NDArray[np.generic] | list[object]) -> NDArray[np.int64]:
-    """Whole numbers, each converted by itself; NO_LABEL for anything else.
-
-    values: numbers in an array, or anything in a list or an array of objects.
-    """
-    kind = values.dtype.kind if isinstance(values, np.ndarray) else "O"
-    if isinstance(values, np.ndarray) and kind in "buifc":
-        value_N = arrays.numbers(values)
-        with np.errstate(invalid="ignore"):
-            whole_N = (np.abs(value_N) <= LARGEST_LABEL) & (value_N == np.rint(value_N))
-        return np.where(whole_N, value_N, NO_LABEL).astype(np.int64)
-    labels = np.full(len(values), NO_LABEL, np.int64)
-    for row, value in enumerate(values):
-        try:
-            label = _label(arrays.to_text(value), None) if isinstance(value, str | bytes) else _whole(value)
-        except Exception:  # whatever an object that is not a label may raise
-            label = None
-        labels[row] = NO_LABEL if label is None else label
-    return labels
-
-
-def _whole(value: object) -> int | None:
-    number = int(value)  # type: ignore[call-overload]  # raises TypeError for what is no number
-    return number if number == value and abs(number) <= LARGEST_LABEL else None
-
-
-def _index(settings: RecordSettings) -> dict[str, int] | None:
-    if settings.classes is None:
-        return None
-    return {
-        str(value): number
-        for number, values in enumerate(settings.classes)
-        for value in (values if isinstance(values, tuple) else (values,))
-    }
-
-
-def _label(cell: str | None, names: Names | None) -> int | None:
-    if cell is None:
-        return None
-    if names is not None:
-        return names[cell.strip()]
+def _short(value: object) -> str:
+    """A label as a message shows it; an object of a reader's own may fail at that."""
     try:
-        label = int({"true": "1", "false": "0"}.get(cell.strip().lower(), tables.plain(cell)))
-    except ValueError:
-        return None
-    return label if abs(label) <= LARGEST_LABEL else None
+        return f"{value.item() if isinstance(value, np.generic) else value!r:.60}"
+    except Exception:
+        return f"something of type {type(value).__name__}"
+
+
+def _inputs_wanted(public_x: NDArray[np.generic], unit_images: bool) -> str:
+    """What an input must be, for messages."""
+    if public_x.dtype == np.uint8:
+        return 'inputs of whole numbers from 0 to 255 like the transfer set\'s (scale = "unit" under [records] if yours are from 0 to 1)'
+    scale = "from 0 to 1, or from 0 to 255, " if unit_images else ""
+    return f"inputs of shape {public_x.shape[1:]}, of numbers {scale}like the transfer set's"

@@ -10,10 +10,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from limbeck.base.errors import DataError, SettingError
-from limbeck.base.settings import ADDRESS, Strict, parse_toml, validate
+from limbeck.base.settings import ADDRESS, Raw, Strict, parse_toml, validate
 from limbeck.client.proxy import ENVIRONMENT
 from limbeck.client.records import RecordSettings
 from limbeck.client.transcript import FILE_BYTES, TOTAL_BYTES
@@ -121,6 +121,15 @@ class SiteSettings(Strict):
         return RecordSettings(path=self.records) if isinstance(self.records, str) else self.records
 
 
+# The tables of the file, which take every key below their names.
+TABLES: dict[str, type[BaseModel]] = {
+    "records": RecordSettings,
+    "black_box": BlackBoxSettings,
+    "link": LinkSettings,
+    "noise": NoiseSettings,
+}
+
+
 def read(folder: Path) -> SiteSettings:
     """The settings of the site in a folder. Raises DataError if the file is missing, SettingError if it is not valid."""
     path = folder / FILE
@@ -134,6 +143,25 @@ def read(folder: Path) -> SiteSettings:
 def _parse(path: Path, content: bytes) -> SiteSettings:
     """Validated once per content, because the file is read again at every question."""
     try:
-        return validate(SiteSettings, parse_toml(content, path))
+        raw = parse_toml(content, path)
+        _check_swallowed(raw)
+        return validate(SiteSettings, raw)
     except SettingError as error:
         raise SettingError(f"Expected valid settings in {path}.\n{error}") from None
+
+
+def _check_swallowed(raw: Raw) -> None:
+    """Raise SettingError if keys of the site stand below a table's name, and so are that table's."""
+    for table, model in TABLES.items():
+        own = raw.get(table)
+        if isinstance(own, dict) and (swallowed := [key for key in own if _is_swallowed(key, own[key], model)]):
+            keys = ", ".join(swallowed)
+            raise SettingError(
+                f"[{table}]: expected none of the site's own keys in this table, got {keys}. What follows the line [{table}] belongs to it:"
+                f" move [{table}] with its own keys to the end of the file, below {keys}."
+            )
+
+
+def _is_swallowed(key: str, value: object, model: type[BaseModel]) -> bool:
+    # Under a table, `[link]` is a table of the file again: only plain keys are swallowed.
+    return key not in model.model_fields and key in SiteSettings.model_fields and not isinstance(value, dict)

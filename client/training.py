@@ -67,7 +67,8 @@ def train(site: Site, plan: Plan, plan_hash: bytes, state: Path, backend: teache
         entry = earlier.id if earlier is not None else ledger.reserve(plan_hash, CHARGE, plan.teaching, plan.counts)
         telling.charged(site, plan, plan_hash, ledger, entry, again=earlier is not None)
     with during(Step.RECORDS):
-        x_N, y_N = site.records.read(plan.classes, public_x)
+        kind = plan.inputs.kind if plan.inputs is not None else None
+        x_N, y_N = site.records.read(plan.classes, public_x, plan.class_names, kind)
     name = _begin_training(state)
     with during(Step.TRAINING):
         teacher = backend.train(

@@ -32,7 +32,7 @@ def figures(measured: Metrics) -> dict[str, float]:
         "teacher_best": max(teachers),
         "teacher_mean": statistics.mean(teachers),
         "teacher_worst": min(teachers),
-        "pool_on_public": 100 * measured.pool.accuracy,
+        "pool_on_public": math.nan if measured.pool.accuracy is None else 100 * measured.pool.accuracy,
         "student_sparse": 100 * student.accuracy,
         "sparse_over_best_teacher": 100 * student.accuracy - max(teachers),
         # Of the sites that have one: those with a black-box teacher are counted, and have no guarantee.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import tempfile
 from pathlib import Path
@@ -58,7 +59,7 @@ def private(scenario: Scenario, folder: Path) -> dict[str, float]:
         "teacher_mean": statistics.mean(alone),
         "teacher_best": max(alone),
         "pool_on_test": _accuracy(torch.stack(scores).mean(0), truth.test_y),
-        "pool_on_public": 100 * measured.pool.accuracy,
+        "pool_on_public": math.nan if measured.pool.accuracy is None else 100 * measured.pool.accuracy,
         "student": 100 * measured.student.accuracy,
     }
 

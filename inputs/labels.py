@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Complex
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,11 +53,11 @@ class LabelRule:
     """From a label to its class, a whole number from 0 on.
 
     names: of each class, the values that it is known by.
-    counted: whether these are places alone, because neither settings nor plan name the classes.
+    by: who says so: the settings, the plan, or nobody, and then these are the places of the classes.
     """
 
     names: tuple[tuple[str, ...], ...]
-    counted: bool
+    by: Literal["settings", "plan", "nobody"]
     _steps: tuple[tuple[Callable[[str], str | None], dict[str, int]], ...]
 
     def __call__(self, cell: object) -> int | None:
@@ -76,11 +77,21 @@ class LabelRule:
             distinct, place_N = np.unique(cells, return_inverse=True)
             found = [none if (label := self(cell)) is None else label for cell in distinct]
             return np.array(found, np.int64)[place_N].reshape(len(cells))
-        return np.array([none if (label := self(cell)) is None else label for cell in cells], np.int64).reshape(len(cells))
+        known: dict[str, int | None] = {}
+        found = []
+        for cell in cells:
+            if type(cell) is not str:
+                label = self(cell)
+            elif cell in known:
+                label = known[cell]
+            else:
+                label = known[cell] = self(cell)
+            found.append(none if label is None else label)
+        return np.array(found, np.int64).reshape(len(cells))
 
     def __str__(self) -> str:
         """As messages name the classes."""
-        if self.counted:
+        if self.by == "nobody":
             return f"whole numbers from 0 to {len(self.names) - 1}"
         shown = ["/".join(values) for values in self.names[:SHOWN]]
         return f"one of {', '.join(shown)}{', ...' if len(self.names) > SHOWN else ''}"
@@ -105,7 +116,7 @@ def label_rule(
     truth = _places(names, _truth)
     if {"true", "false"} == set(truth):
         steps.append((_truth, truth))
-    return LabelRule(names, values is None and not class_names, tuple(steps))
+    return LabelRule(names, "settings" if values is not None else "plan" if class_names else "nobody", tuple(steps))
 
 
 def in_words(class_names: Sequence[str]) -> bool:
@@ -123,11 +134,11 @@ def setting_line(class_names: Sequence[str]) -> str:
 def folder_classes(folders: Sequence[str], rule: LabelRule) -> list[int] | None:
     """The class of each folder of images, by its name; None if one has the name of no class.
 
-    Where the classes have no names, or no folder has one of these, the folders' names are the whole numbers from 0 on, as many as classes:
-    fewer, or others, may be counted from 1.
+    Where nobody names the classes, or no folder has the name that the plan gives one, the folders' names are the whole numbers from 0 on,
+    as many as classes: fewer, or others, may be counted from 1.
     """
     named = [label for name in folders if (label := rule(name)) is not None]
-    if not rule.counted and named:
+    if rule.by == "settings" or (rule.by == "plan" and named):
         return named if len(named) == len(folders) else None
     numbers = [number for name in folders if (number := whole(name)) is not None]
     if sorted(numbers) != sorted(str(number) for number in range(len(rule.names))) or len(numbers) < len(folders):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -36,6 +36,8 @@ FIGURES = ("accuracy", "balanced_accuracy", "f1", "auc", "auprc", "rarest_auprc"
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Nats = Annotated[float, Field(ge=0)]
+
+Main = Literal["accuracy", "balanced_accuracy"]
 
 Labels = NDArray[np.int64]
 
@@ -115,6 +117,11 @@ class Scores(Strict):
     def whole(self) -> Scores:
         """The same without classes and bins, which take much room where many are kept."""
         return self.model_copy(update={"classes": (), "reliability": ()})
+
+    @property
+    def main(self) -> Main:
+        """The measure to look at first: accuracy, or balanced accuracy if classes are unbalanced."""
+        return "balanced_accuracy" if self.unbalanced else "accuracy"
 
     @property
     def figures(self) -> dict[str, float | None]:

@@ -106,7 +106,7 @@ def reviews(
         test_x=np.zeros(0),
         test_y=label[test],
         class_names=description.class_names,
-        records=RecordSettings(label="label"),
+        records=RecordSettings(label="label", classes=(0, 1)),
         licence=description.licence,
         source=description.source,
     )

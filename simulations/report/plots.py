@@ -68,8 +68,9 @@ def headline(run: Metrics) -> str:
     """Every teacher alone, the pool, and the student, on one axis of accuracy."""
     rows = [
         ("teachers, alone", run.teacher_accuracies, TEACHER),
-        ("pool, on public inputs", (run.pool.accuracy,), POOL),
     ]
+    if run.pool.accuracy is not None:
+        rows.append(("pool, on public inputs", (run.pool.accuracy,), POOL))
     if run.student.dense_accuracy is not None:
         rows.append(("dense control", (run.student.dense_accuracy,), DENSE))
     rows.append((f"student, {run.stages[-1].sparsity:.0%} sparse", (run.student.accuracy,), STUDENT))
@@ -124,9 +125,9 @@ def stages(run: Metrics) -> str:
             axes.plot(number, 100 * np.array(dense), "o-", color=DENSE, label="dense control")
         sparse = 100 * np.array([stage.sparse_accuracy for stage in run.stages])
         axes.plot(number, sparse, "o-", color=STUDENT, label="sparse student")
-        axes.plot(
-            number, [100 * stage.pool_accuracy for stage in run.stages], "--", color=POOL, label="pool, on public inputs"
-        )
+        pooled = [stage.pool_accuracy for stage in run.stages if stage.pool_accuracy is not None]
+        if len(pooled) == len(run.stages):
+            axes.plot(number, 100 * np.array(pooled), "--", color=POOL, label="pool, on public inputs")
         axes.set_xticks(
             number, [f"stage {n}\n{stage.sparsity:.0%} sparse" for n, stage in zip(number, run.stages, strict=True)]
         )

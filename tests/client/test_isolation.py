@@ -8,6 +8,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from PIL import Image
 from pyarrow import parquet
 
 from helpers.odd_images import FORMATS, NO_IMAGES, animated, mutated, of_16_bits, pipe, saved
+from limbeck.base.errors import DataError
 from limbeck.client import records
 from limbeck.client.records import RecordSettings
 from limbeck.inputs import encodings, tables
 from limbeck.inputs import images as image_files
+from limbeck.plans.schema import InputKind
 
 Arrays = tuple[NDArray[np.generic], NDArray[np.int64]]
 BYTES, FLOATS = np.zeros((0, 8, 8), np.uint8), np.zeros((0, 8, 8), np.float32)
@@ -60,7 +63,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read_images(folder: Path, like: NDArray[np.generic] = BYTES) -> Arrays:
-    return records.read(RecordSettings(path="images", image_size=(8, 8)), folder, 2, like)
+    return records.read(RecordSettings(path="images", image_size=(8, 8), classes=("a", "b")), folder, 2, like)
 
 
 def with_file(folder: Path, name: str, write: Callable[[Path], object], like: NDArray[np.generic] = BYTES) -> int:
@@ -244,7 +247,7 @@ def assert_no_line_changes_another(table: Path, line: bytes, place: int, ends: b
             (table / "r.csv").write_bytes(HEADER.replace(b"\n", ends) + b"".join(each + ends for each in lines))
             like = np.zeros((0, width), np.float32)
             found.append(records.read(RecordSettings(path="r.csv", label="sick", **own), table, 2, like))
-        assert len(found[0][1]) == len(LINES) - ("classes" in own)
+        assert len(found[0][1]) == len(LINES)
         assert_same_but_one(found[0], found[1])
 
 
@@ -461,6 +464,67 @@ def test_one_pixel_that_cannot_be_meant_leaves_out_its_image(tmp_path: Path) -> 
     assert y_N.tolist() == [0, 1, 0]
 
 
+UNIT = np.random.default_rng(3).random((5, 8, 8)).astype(np.float32)
+DARK = np.zeros((1, 8, 8), np.uint8)
+LIST = "import numpy as np\ndef read(folder): return list(np.load(folder / 'x.npy')), [0, 1, 1, 0, 1, 0]\n"
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int64", "float32", "float64", "object"])
+@pytest.mark.parametrize("more", [None, 0.5, 255.0, 1e6, np.nan])
+def test_an_image_from_0_to_255_is_the_same_whatever_array_it_comes_in(
+    kind: str, more: float | None, tmp_path: Path
+) -> None:
+    """Public images from 0 to 1: each of the records' images decides for itself, whatever comes with it."""
+    own = np.concatenate([IMAGE, DARK, DARK]).astype(np.uint8 if more is None else np.float64)
+    if more is not None:
+        own[-1] = more
+    if kind == "object":
+        (tmp_path / "mine.py").write_text(LIST)
+        np.save(tmp_path / "x.npy", own)
+        x_N, _ = records.read(RecordSettings(reader="mine:read"), tmp_path, 2, UNIT)
+    else:
+        held = own if more is not None and not kind.startswith("f") else own.astype(kind)
+        x_N, _ = as_npz(tmp_path, held, np.array([0, 1, 1, 0, 1, 0]), UNIT)
+    np.testing.assert_array_equal(x_N[:5], np.concatenate([IMAGE, DARK]).astype(np.float32) / np.float32(255))
+    assert len(x_N) == 5 + (more in {None, 0.5, 255.0})
+    if more == 0.5:
+        assert x_N[5].min() == 0.5
+
+
+def test_rows_have_no_scale_but_their_own(tmp_path: Path) -> None:
+    """That public rows lie between 0 and 1 says nothing about those of others."""
+    np.savez(tmp_path / "r.npz", x=np.array([[0, 300], [1, 0]], np.int64), y=[0, 1])
+    x_N, _ = records.read(RecordSettings(path="r.npz"), tmp_path, 2, UNIT[:, 0, :2], kind=InputKind.UNIT)
+    assert x_N.tolist() == [[0, 300], [1, 0]]
+
+
+def test_a_folder_within_that_cannot_be_listed_is_left_out_alone(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may hold one record."""
+    real = os.scandir
+
+    def scan(path: Any) -> Any:
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    assert with_file(images, "closed", Path.mkdir) == 0
+
+
+def test_images_are_found_in_folders_within_folders_and_not_behind_links(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "z.png").write_bytes(saved("PNG"))
+    assert with_file(images, "link", lambda path: path.symlink_to(tmp_path / "elsewhere")) == 0
+    without, inner = read_images(images), images / "images" / "b" / "2024" / "may"
+    inner.mkdir(parents=True)
+    try:
+        (inner / "x.PNG").write_bytes(saved("PNG"))
+        (inner / ".hidden.png").write_bytes(saved("PNG"))
+        assert assert_same_but_one(without, read_images(images)) == 1
+    finally:
+        shutil.rmtree(inner.parent)
+
+
 def test_labels_are_read_to_the_last_digit(tmp_path: Path) -> None:
     """Half a millionth more than a class is none."""
     x_N, y_N = as_npz(tmp_path, IMAGE, np.array([1.0, 1 + 1e-9, 1 - 1e-9, 0.0]), BYTES)
@@ -521,8 +585,8 @@ def test_a_label_of_a_reader_that_cannot_be_meant_leaves_out_its_record_alone(la
     assert assert_same_but_one(found[0], found[1]) == 0
 
 
-def test_no_record_is_as_good_as_any_number_of_them(images: Path, table: Path, tmp_path: Path) -> None:
-    """An empty array has no shape of its own, and empty folders are folders."""
+def test_no_record_is_declined_by_what_the_file_shows_and_read_as_none(images: Path, table: Path, tmp_path: Path) -> None:
+    """The one thing about records that shows before a charge: that there is none. A reader is not called before."""
     shutil.copytree(images / "images", tmp_path / "images")
     for file in tmp_path.glob("images/*/*"):
         file.unlink()
@@ -530,13 +594,14 @@ def test_no_record_is_as_good_as_any_number_of_them(images: Path, table: Path, t
     np.savez(tmp_path / "r.npz", x=[], y=[])
     (tmp_path / "r.csv").write_bytes(HEADER)
     sources: list[tuple[RecordSettings, NDArray[np.generic]]] = [
-        (RecordSettings(path="images", image_size=(8, 8)), BYTES),
+        (RecordSettings(path="images", image_size=(8, 8), classes=("a", "b")), BYTES),
         (RecordSettings(path="r.npz"), BYTES),
         (RecordSettings(reader="mine:read"), FLOATS),
         (RecordSettings(path="r.csv", label="sick", columns=("age",)), np.zeros((0, 1), np.float32)),
     ]
     for settings_, like in sources:
-        records.check(settings_, tmp_path, 2, like)
+        with nullcontext() if settings_.reader else pytest.raises(DataError, match=r"Expected (records|images) .*, found"):
+            records.check(settings_, tmp_path, 2, like)
         x_N, y_N = records.read(settings_, tmp_path, 2, like)
         assert (x_N.shape, x_N.dtype, y_N.shape) == (like.shape, like.dtype, (0,))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import os
 import re
@@ -141,6 +142,29 @@ def spreadsheet(folder: Path) -> None:
     says(ARRAYS, path="r.xlsx")(folder)
 
 
+def cut_short(folder: Path) -> None:
+    """A compressed table of which the last bytes are missing."""
+    moved(TABLE, "r.csv", "r.csv.gz")(folder)
+    path = folder / "r.csv.gz"
+    path.write_bytes(gzip.compress(path.read_bytes() * 9)[:-9])
+
+
+def one_deeper(folder: Path) -> None:
+    (folder / "images").rename(folder / "all")
+    (folder / "images").mkdir()
+    (folder / "all").rename(folder / "images" / "all")
+
+
+def as_dicom(folder: Path) -> None:
+    for file in folder.glob("images/*/*"):
+        file.rename(file.with_suffix(".dcm"))
+
+
+def without_images(folder: Path) -> None:
+    for file in folder.glob("images/*/*"):
+        file.unlink()
+
+
 LABELS = np.arange(30) % 10
 
 
@@ -160,7 +184,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Plan], Change, str]] = {
         r"one folder per class in .*transfer, found none",
     ),
     "a pipe": (arrays, pipe, r"found neither a file nor a folder"),
-    "a spreadsheet": (arrays, spreadsheet, r"Expected one array x in .*r.xlsx"),
+    "a spreadsheet": (arrays, spreadsheet, r"the workbook .*r.xlsx, .* save it as CSV"),
     # NPZ files.
     "arrays of other names": (arrays, holds(images=IMAGES, labels=LABELS), r"one array x in .*; there are: images, labels"),
     "no labels": (arrays, holds(x=IMAGES), r"one array y in .*; there are: x"),
@@ -174,6 +198,8 @@ MISTAKES: dict[str, tuple[Callable[[Path], Plan], Change, str]] = {
     "a file cut short": (arrays, text(b"PK\3\4" + bytes(99), "records.npz"), r"a readable NPZ file .* BadZipFile"),
     "text with an NPZ's name": (arrays, text("a,b\n1,2\n", "records.npz"), r"a readable NPZ file .* BadZipFile"),
     "an array alone": (arrays, an_array_alone, r"a readable NPZ file"),
+    "no record": (arrays, holds(x=IMAGES[:0], y=LABELS[:0]), r"records in .*records.npz, found arrays of none"),
+    "no record and no shape": (arrays, holds(x=[], y=[]), r"records in .*records.npz, found arrays of none"),
     "a limit of memory": (
         arrays,
         lambda folder: (says(ARRAYS, largest_mb=1)(folder), holds(x=np.zeros((3000, 8, 8)), y=np.zeros(3000))(folder)),
@@ -205,12 +231,18 @@ MISTAKES: dict[str, tuple[Callable[[Path], Plan], Change, str]] = {
         r"shape \(2,\) like .* got \(3,\) by records.columns",
     ),
     "neither encoding nor columns": (table, says(TABLE, columns=None), r"records.encoding or records.columns to read"),
+    "a delimiter that is another": (table, says(TABLE, delimiter="|"), r"a column 'sick' .* found a,b,sick"),
+    "a delimiter of two signs": (table, says(TABLE, delimiter=";;"), r"one character between cells, .* got ';;'"),
     "colons": (table, text("a:b:sick\n1:2:no\n"), r"a column 'sick' .* found a:b:sick; .*by records.delimiter"),
     "no header": (table, text("1,2,no\n2,1,yes\n"), r"a column 'sick' .* found 1, 2, no"),
     "a column twice": (table, text("a,a,b,sick\n1,2,2,no\n"), r"distinct column names in .*r.csv"),
     "a header with an open quote": (table, text('a,"b,sick\n1,2,no\n'), r"distinct column names in .*r.csv"),
     "an empty file": (table, text(""), r"distinct column names in .*r.csv"),
-    "another suffix": (table, moved(TABLE, "r.csv", "r.tsv"), r"a readable NPZ file at .*r.tsv"),
+    "a text encoding that nobody knows": (table, says(TABLE, text_encoding="utf-99"), r"text encoding .* got 'utf-99'"),
+    "another suffix": (table, moved(TABLE, "r.csv", "r.dat"), r"a table \(.*\.csv.*\) or an NPZ file at .*r.dat"),
+    "a header and nothing else": (table, text("a,b,sick\n\n  \r\n"), r"records in .*r.csv, found a header and nothing else"),
+    "a compressed table that is none": (table, moved(TABLE, "r.csv", "r.csv.gz"), r"compressed by gzip at .*r.csv.gz"),
+    "a compressed table cut short": (table, cut_short, r"compressed by gzip at .*r.csv.gz"),
     "CSV with a Parquet's name": (table, moved(TABLE, "r.csv", "r.parquet"), r"a Parquet file at .*r.parquet"),
     "a folder with a table's name": (
         table,
@@ -235,6 +267,14 @@ MISTAKES: dict[str, tuple[Callable[[Path], Plan], Change, str]] = {
         says(FOLDER, classes=[f"class-{label}" for label in range(10)]),
         r"one folder per class in .*images, found 0, 1",
     ),
+    "class folders counted from 1": (
+        images,
+        lambda folder: (folder / "images" / "0").rename(folder / "images" / "10"),
+        r"one folder per class in .*images, found 10",
+    ),
+    "a folder around the class folders": (images, one_deeper, r"found all; .* Those in .*all are: set records.path"),
+    "images of a kind that is not read": (images, as_dicom, r"Expected images .*\.png.* found 10 \.dcm: convert them"),
+    "no images yet": (images, without_images, r"Expected images .* found no file"),
     "a class folder too many": (images, lambda folder: (folder / "images" / "old").mkdir(), r"one folder per class .* old"),
     "a class folder too few": (images, lambda folder: shutil.rmtree(folder / "images" / "3"), r"one folder per class"),
     "images without class folders": (
@@ -242,7 +282,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Plan], Change, str]] = {
         says(FOLDER, path="images/3"),
         r"one folder per class in .*images/3, found none",
     ),
-    "one image": (images, says(FOLDER, path="images/3/a.png"), r"a readable NPZ file at .*a.png"),
+    "one image": (images, says(FOLDER, path="images/3/a.png"), r"a folder of images, a table .* or an NPZ file at .*a.png"),
     # Readers.
     "no such module": (reader, says(OWN, reader="theirs:read"), r"'theirs:read': ModuleNotFoundError"),
     "no such function": (reader, says(OWN, reader="mine:raed"), r"'mine:raed': AttributeError"),
@@ -363,11 +403,15 @@ def test_a_missing_or_another_encoding_is_declined_with_nothing_charged(change: 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_checked_before_a_charge_is_the_same_for_any_records(kind: Callable[[Path], Plan], tmp_path: Path) -> None:
-    """Broken ones, or none: only names and headers have a say."""
+    """Broken ones, or others: only names and headers have a say, and that there is a record at all."""
     plan = made(tmp_path, kind)
     site = Site(tmp_path)
     if kind is arrays:
-        for x, y in [([], []), (np.full((1, 8, 8), np.nan), [np.nan]), (np.full((2, 8, 8), "x"), ["a", "b"])]:
+        for x, y in [
+            (np.zeros((1, 8, 8)), [99]),
+            (np.full((1, 8, 8), np.nan), [np.nan]),
+            (np.full((2, 8, 8), "x"), ["a", "b"]),
+        ]:
             holds(x=x, y=y)(tmp_path)
             assert isinstance(ask(site, plan, sites.offer(plan)), Accepted)
     elif kind is images:
@@ -375,7 +419,7 @@ def test_what_is_checked_before_a_charge_is_the_same_for_any_records(kind: Calla
             (tmp_path / "images" / "0" / "a.png").write_bytes(data)
             assert isinstance(ask(site, plan, sites.offer(plan)), Accepted)
     elif kind is not reader:
-        for rest in (b"", b'"', b"\xff,,\n\n", b"1\n" * 99):
+        for rest in (b",", b'"', b"\xff,,\n\n", b"1\n" * 99):
             text(b"a,b,sick\n" + rest)(tmp_path)
             assert isinstance(ask(site, plan, sites.offer(plan)), Accepted)
     else:

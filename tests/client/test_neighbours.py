@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,7 @@ from limbeck.client.site import Site
 from limbeck.inputs.transfer_set import digest
 from limbeck.plans.schema import Plan, TopK
 from limbeck.protos import codec
-from limbeck.protos.messages import Accepted, Ask, Reply, Request, Share, Taught, Teach
+from limbeck.protos.messages import Accepted, Ask, Declined, Reply, Request, Share, Taught, Teach
 
 CELLS = np.random.default_rng(2).normal(size=(20, 2)).astype(np.float32)
 TABLE = "a,b,sick\n1,2,no\n2,1,yes\n0,0,no\n"
@@ -110,6 +113,41 @@ def test_a_row_of_a_table_that_cannot_be_meant_changes_no_byte_of_any_reply(row:
     assert ask(of_a_table(tmp_path / "a"), plan) == ask(of_a_table(tmp_path / "b", row + "\n", before), plan)
 
 
+@pytest.mark.parametrize("row", ["1;2;yes", "1,5;2;yes", "1\t2\tyes", '"1,5",2,maybe', "1.234,56;2;no", "\xe9,2,maybe"])
+@pytest.mark.parametrize("before", [False, True])
+def test_a_row_of_another_dialect_changes_no_byte_of_any_reply(row: str, before: bool, tmp_path: Path) -> None:
+    """What separates cells and which sign is the decimal one comes from the header and from settings, never from rows."""
+    plan, rows = table_plan(), "".join(f"{row}\n" for _ in range(5))
+    assert ask(of_a_table(tmp_path / "a"), plan) == ask(of_a_table(tmp_path / "b", rows, before), plan)
+
+
+@pytest.mark.parametrize("labels", [np.arange(30) % 10, np.array(["kind 1"] * 30), np.full(30, np.nan)])
+def test_labels_of_numbers_for_a_plan_of_words_are_declined_by_the_settings_alone(
+    labels: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One label of another type makes an array of another type: that must not show."""
+    site, plan = of_arrays(tmp_path), replace(sites.plan(), class_names=tuple(f"kind {label}" for label in range(10)))
+    np.savez(tmp_path / "records.npz", x=np.zeros((30, 8, 8), np.uint8), y=labels)
+    with caplog.at_level(logging.WARNING, "limbeck"):
+        assert kinds(site, plan) == [Declined] * 3
+    assert sites.charges(tmp_path) == []
+    assert "classes = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9] (here 0 = kind 0, 1 = kind 1" in caplog.text
+    settings = (tmp_path / "site.toml").read_text().replace('"records.npz"', '{ path = "records.npz", classes = CLASSES }')
+    for classes in (list(range(10)), list(plan.class_names)):
+        (tmp_path / "site.toml").write_text(settings.replace("CLASSES", str(classes)))
+        assert kinds(Site(tmp_path), plan)[0] is Accepted
+
+
+@pytest.mark.parametrize("label", ["YES", " no ", "True", "0.0", "maybe", "\u0130", "1;0"])
+def test_a_label_that_is_written_otherwise_is_one_record_at_most_and_changes_no_other(label: str, tmp_path: Path) -> None:
+    plain, more = of_a_table(tmp_path / "a"), of_a_table(tmp_path / "b", f"1,2,{label}\n")
+    assert kinds(more, table_plan()) == [Accepted, Taught, Share]
+    (x_N, y_N), (more_x, more_y) = (site.records.read(2, CELLS) for site in (plain, more))
+    np.testing.assert_array_equal(more_x[: len(x_N)], x_N)
+    assert more_y[: len(y_N)].tolist() == y_N.tolist()
+    assert len(more_y) - len(y_N) == (label not in {"maybe", "\u0130", "1;0"})
+
+
 BROKEN = {
     "b.png": b"no image",
     "c.png": NO_IMAGES["text.png"],
@@ -121,6 +159,8 @@ BROKEN = {
     "i.jpg": FORMATS["jpg"][:100],
     "j.gif": FORMATS["gif"][:20],
     "k.webp": FORMATS["webp"][:40],
+    "l.tif": NO_IMAGES["floats.tif"],
+    "m.dcm": FORMATS["png"],
 }
 
 
@@ -166,10 +206,43 @@ def test_an_input_that_is_not_finite_shows_in_no_kind_of_reply(value: float, tmp
     assert kinds(of_arrays(tmp_path, np.full((8, 8), value), 3), sites.plan()) == [Accepted, Taught, Share]
 
 
-def test_no_record_at_all_shows_in_no_kind_of_reply(tmp_path: Path) -> None:
-    site = of_arrays(tmp_path)
-    np.savez(tmp_path / "records.npz", x=np.zeros((0, 8, 8), np.uint8), y=np.zeros(0, np.int64))
-    assert kinds(site, sites.plan()) == [Accepted, Taught, Share]
+def test_no_record_at_all_is_declined_and_one_that_nobody_can_use_is_not(tmp_path: Path) -> None:
+    """The declared exception: that a site which takes part has a record. Whether a label or an input can be used shows nowhere."""
+    for kind, (nothing, something) in NO_RECORDS.items():
+        for folder, change, wanted in [("a", nothing, [Declined] * 3), ("b", something, [Accepted, Taught, Share])]:
+            site, plan = SITES[kind](tmp_path / kind / folder)
+            change(site.folder)
+            assert kinds(site, plan) == wanted, (kind, folder)
+
+
+def no_images(folder: Path) -> None:
+    for file in folder.glob("images/*/*"):
+        file.unlink()
+
+
+def one_broken_image(folder: Path) -> None:
+    no_images(folder)
+    (folder / "images" / "3" / "deeper").mkdir()
+    (folder / "images" / "3" / "deeper" / "a.PNG").write_bytes(b"no image")
+
+
+SITES: dict[str, Callable[[Path], tuple[Site, Plan]]] = {
+    "arrays": lambda folder: (of_arrays(folder), sites.plan()),
+    "table": lambda folder: (of_a_table(folder), table_plan()),
+    "images": lambda folder: (of_a_folder(folder), sites.plan()),
+}
+# What leaves a site without a record, and with one that is left out.
+NO_RECORDS: dict[str, tuple[Callable[[Path], object], Callable[[Path], object]]] = {
+    "arrays": (
+        lambda folder: np.savez(folder / "records.npz", x=np.zeros((0, 8, 8), np.uint8), y=np.zeros(0, np.int64)),
+        lambda folder: np.savez(folder / "records.npz", x=np.full((1, 8, 8), np.nan), y=np.full(1, np.nan)),
+    ),
+    "table": (
+        lambda folder: (folder / "records.csv").write_text("a,b,sick\n \n\r\n"),
+        lambda folder: (folder / "records.csv").write_text('a,b,sick\n"\n'),
+    ),
+    "images": (no_images, one_broken_image),
+}
 
 
 def test_the_ledger_of_a_site_with_a_bad_record_holds_the_same_entries(tmp_path: Path) -> None:

@@ -121,3 +121,42 @@ def pipe(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(writer)
+
+
+def of_32_bits() -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(np.full((9, 9), 70_000, np.int32)).save(out, "TIFF")
+    return out.getvalue()
+
+
+def turned(kind: str, orientation: int) -> bytes:
+    """White but for the top left corner, as a camera stores it that was held so, and notes it."""
+    upright = Image.fromarray(np.pad(np.zeros((16, 16), np.uint8), (0, 16), constant_values=255))
+    as_stored = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    image = upright.transpose(as_stored[orientation]) if orientation in as_stored else upright
+    exif, out = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    image.save(out, kind, exif=exif)
+    return out.getvalue()
+
+
+def ink(mode: str) -> bytes:
+    """Black everywhere; the right half is transparent."""
+    out = io.BytesIO()
+    if mode == "P":
+        pixels = Image.fromarray(np.repeat(np.array([[0] * 4 + [1] * 4], np.uint8), 8, 0), "P")
+        pixels.putpalette([0, 0, 0, 0, 0, 0])
+        pixels.save(out, "PNG", transparency=1)
+    else:
+        layers = np.zeros((8, 8, len(mode)), np.uint8)
+        layers[:, :4, -1] = 255
+        Image.fromarray(layers, mode).save(out, "PNG")
+    return out.getvalue()

@@ -175,6 +175,8 @@ def test_folders_are_counted_as_numbers_and_not_as_texts() -> None:
     assert folders[2] == "10"
     assert folder_classes(folders, label_rule(None, (), 12)) == [int(name) for name in folders]
     assert folder_classes(["cat", "dog"], label_rule(None, (), 2)) is None
+    assert folder_classes(["0", "1"], label_rule(["cat", "dog"], (), 2)) is None
+    assert folder_classes([], label_rule(["cat", "dog"], (), 2)) == []
     assert folder_classes([str(number) for number in range(1, 13)], label_rule(None, (), 12)) is None
     assert folder_classes(["0", "1", "x"], label_rule(None, (), 2)) is None
 

@@ -298,7 +298,8 @@ def test_images_that_expand_take_no_more_than_the_largest_that_is_read(tmp_path:
         "from PIL import Image; Image.init()"
     )
     call = (
-        'x, y = records.read(RecordSettings(path="images", image_size=(8, 8)), folder, 2, np.zeros((0, 8, 8), np.uint8));'
+        'own = RecordSettings(path="images", image_size=(8, 8), classes=("a", "b"));'
+        "x, y = records.read(own, folder, 2, np.zeros((0, 8, 8), np.uint8));"
         " assert len(y) == 0, y"
     )
     outcome, taken = in_a_child(tmp_path, call, imports)
