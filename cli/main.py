@@ -29,6 +29,7 @@ from limbeck.client import link_commands, teacher_commands
 from limbeck.deployment import commands as deployment_commands
 from limbeck.deployment import flower_commands, key_commands, plan_commands
 from limbeck.server import commands as server_commands
+from limbeck.server import student_commands
 from limbeck.simulations import commands, data_commands
 
 log = logging.getLogger("limbeck.cli")
@@ -99,6 +100,8 @@ def limbeck(
 app.command("simulate")(commands.simulate)
 app.command("scenarios")(commands.scenarios)
 app.command("report")(commands.report)
+app.command("predict")(student_commands.predict)
+app.add_typer(student_commands.app, name="student")
 app.add_typer(data_commands.app, name="data")
 app.add_typer(operators.app, name="operators")
 app.add_typer(teacher_commands.app, name="teacher")

@@ -164,6 +164,8 @@ def watch(
 ) -> None:
     """Show a run as a live, read-only web page on this machine, until Ctrl-C. RUN need not exist yet.
 
+    The same is at /status.json as JSON, and at /metrics in Prometheus' text format.
+
     \b
     Examples:
       limbeck watch run

@@ -3,7 +3,7 @@
 It reads a run's folder, asks the SuperLink that carries the run if one does, answers GET and nothing else, and listens on 127.0.0.1 and
 nowhere else. Another site open in the same browser learns nothing from it: requests under another host's name (DNS rebinding) are
 refused, and no answer may be read across origins. Names come from peers: they are escaped, and the content security policy allows no
-script or style but the two files served here.
+script or style but the two files served here. `/metrics` has the same for a monitor on this machine.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from limbeck.base.errors import LimbeckError, SettingError
+from limbeck.base.errors import LimbeckError, RunError, SettingError
 from limbeck.base.printable import printable
-from limbeck.deployment import status
+from limbeck.deployment import prometheus, status
 from limbeck.deployment.bringup import TEMPLATES
 from limbeck.deployment.defaults import WATCH_PORT
 from limbeck.deployment.status import StageStatus, Status
@@ -243,6 +243,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._html(fragment)
             case "/status.json":
                 self._json()
+            case "/metrics":
+                self._metrics()
             case "/watch.css":
                 self._answer(HTTPStatus.OK, "text/css", (TEMPLATES / "watch.css").read_text(encoding="utf-8"))
             case "/watch.js":
@@ -272,6 +274,23 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(HTTPStatus.NOT_FOUND, "application/json", json.dumps({"error": str(error)}))
             return
         self._answer(HTTPStatus.OK, "application/json", json.dumps(answer, indent=1))
+
+    def _metrics(self) -> None:
+        try:
+            with self.server.rendering:
+                text = prometheus.metrics(self._run_if_any())
+        except LimbeckError as error:
+            # A monitor then says that there is no answer, instead of showing what was before.
+            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", f"{error}\n")
+            return
+        self._answer(HTTPStatus.OK, prometheus.CONTENT_TYPE, text)
+
+    def _run_if_any(self) -> Status | None:
+        try:
+            folder = status.locate(self.folder)
+        except RunError:
+            return None
+        return status.read(folder, self.test, self.asker.latest(folder))
 
     def _answer(self, code: HTTPStatus, kind: str, text: str, **more: str) -> None:
         data = text.encode()

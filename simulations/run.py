@@ -19,7 +19,7 @@ from limbeck.plans.schema import Plan
 from limbeck.protos import codec
 from limbeck.protos.flower_messages import SERVER_NODE
 from limbeck.server.record import Record
-from limbeck.simulations import black_box, central, flower, grid, measure, prepare, report
+from limbeck.simulations import black_box, central, finish, flower, grid, measure, prepare, report
 from limbeck.simulations.metrics import Metrics, Phase
 from limbeck.simulations.scenario import Scenario
 from limbeck.simulations.watch import Watch
@@ -103,6 +103,7 @@ def _go_on(folder: Path, carrier: str, client_app: str, console: Console, second
         else:
             raise RunError(f"Expected a carrier out of {', '.join(CARRIERS)}, got {carrier!r}.")
     seconds["run"] = time.perf_counter() - started
+    handed_over = finish.hand_over(folder, scenario, plan)
     if scenario.student.dense_control:
         with _bar(console, "Control: a dense student") as progress:
             measure.dense_control(folder, plan, progress)
@@ -114,8 +115,10 @@ def _go_on(folder: Path, carrier: str, client_app: str, console: Console, second
         carrier=carrier,
         seconds=_seconds(folder, plan, seconds),
         dense=scenario.student.dense_control,
+        temperature=handed_over.logits_divided_by,
         central={kind: _central(kind, folder, scenario, plan, sites, console) for kind in central.wanted(scenario)},
     )
+    finish.note_figures(folder, measured)
     report.build(folder)
     return measured
 
