@@ -130,6 +130,18 @@ def alone(path: Path, what: str) -> Iterator[None]:
         yield
 
 
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock on this file (see `alone`). It is neither made nor kept."""
+    try:
+        with path.open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 def check_private(path: Path) -> None:
     """Raise SettingError if anybody but its owner may read or write a file, FileNotFoundError if it does not exist."""
     mode = stat.S_IMODE(path.stat().st_mode)

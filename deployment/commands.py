@@ -27,7 +27,7 @@ LOG_LINES = 8
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or the folder that contains it.")]
 TestFile = Annotated[
     Path | None,
-    typer.Option("--test", metavar="FILE.npz", help="Public labelled inputs, x and y, to measure the students on."),
+    typer.Option("--test", metavar="FILE.npz", help="Public labelled inputs, x and y, on which students are measured."),
 ]
 
 deploy_app = typer.Typer(no_args_is_help=True)
@@ -131,11 +131,12 @@ def status(
     """
     from limbeck.deployment import status as statuses
     from limbeck.deployment import superlink_status
+    from limbeck.deployment.tested import TestData
 
     folder = statuses.locate(run)
     note = superlink_status.read_note(folder)
     superlink = superlink_status.ask(note) if note is not None else None
-    current = statuses.read(folder, statuses.TestData(test) if test is not None else None, superlink)
+    current = statuses.read(folder, TestData(test) if test is not None else None, superlink)
     if as_json:
         print(json.dumps(statuses.to_json(current), indent=1))
         return
@@ -149,15 +150,17 @@ def watch(
 ) -> None:
     """Show a run as a live, read-only web page on this machine, until Ctrl-C. RUN need not exist yet.
 
+    The same is at /status.json as JSON, and at /metrics in Prometheus' text format.
+
     \b
     Examples:
       limbeck watch run
       limbeck watch run --port 0 --test labelled.npz
     """
-    from limbeck.deployment import status as statuses
     from limbeck.deployment import watch as watching
+    from limbeck.deployment.tested import TestData
 
-    with watching.serve(run, port=port, test=statuses.TestData(test) if test is not None else None) as server:
+    with watching.serve(run, port=port, test=TestData(test) if test is not None else None) as server:
         print(f"http://{watching.ADDRESS}:{server.server_port}/", flush=True)
         server.serve_forever()
 
@@ -167,6 +170,7 @@ def _show(console: Console, run: Status) -> None:
 
     from limbeck.base.listing import listing
     from limbeck.deployment import status as statuses
+    from limbeck.deployment.tested_table import show_tested
 
     def say(text: str, style: str = "") -> None:
         console.print(Text(printable_lines(text), style=style), soft_wrap=True)
@@ -178,7 +182,7 @@ def _show(console: Console, run: Status) -> None:
     for warning in run.warnings:
         say(f"warning: {warning}", STATE_STYLES["left out"])
     if run.stages:
-        headers = ["stage", "sites", "sparse %", "up", "down", "seconds", "loss", "accuracy %"]
+        headers = ["stage", "sites", "sparse %", "up", "down", "seconds", "loss"]
         listing(
             console,
             headers,
@@ -191,12 +195,14 @@ def _show(console: Console, run: Status) -> None:
                     statuses.size(stage.bytes_down),
                     f"{stage.seconds:.1f}",
                     f"{stage.loss:.4f}" if stage.loss is not None else "-",
-                    f"{100 * stage.accuracy:.1f}" if stage.accuracy is not None else "-",
                 ]
                 for stage in run.stages
             ],
             right=headers,
         )
+        say("")
+    if run.tested is not None:
+        show_tested(console, run.tested, [(f"stage {stage.number}", stage.scores) for stage in run.stages])
         say("")
     if run.clients:
         listing(

@@ -16,17 +16,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import assert_never
 
-import torch
-
-from limbeck.base.errors import DataError, LimbeckError, RunError
+from limbeck.base.errors import LimbeckError, RunError
 from limbeck.base.printable import printable
 from limbeck.deployment.superlink_status import NOTE, SuperLinkStatus
-from limbeck.inputs.transfer_set import read_arrays
+from limbeck.deployment.tested import TestData, Tested
 from limbeck.plans import accounting
 from limbeck.plans.schema import Plan
 from limbeck.protos import codec
 from limbeck.protos.messages import Guarantee
-from limbeck.server import checkpoint, distil, events, record, student
+from limbeck.server import events, record
 from limbeck.server.events import (
     Continued,
     Ended,
@@ -43,6 +41,7 @@ from limbeck.server.events import (
     Warned,
 )
 from limbeck.server.record import TEXT_LENGTH, ClientRecord, RunRecord, StageRecord
+from limbeck.server.scores import Scores
 from limbeck.server.states import AGREE, EXPORT, TEACH, Phase, RunState, SiteState, Step
 
 EVENTS, RECORD, PLAN = "events.jsonl", "record.json", "plan.pb"
@@ -95,7 +94,7 @@ class Client:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageStatus:
-    """One finished stage. accuracy: on the test data given, in [0, 1], or None."""
+    """One finished stage. accuracy, scores: on the test data given, or None."""
 
     number: int
     sparsity: float
@@ -105,6 +104,7 @@ class StageStatus:
     seconds: float
     loss: float | None
     accuracy: float | None
+    scores: Scores | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +137,7 @@ class Status:
 
     plan: None where its file is not found. why: the reason for a pause or a stop, else empty. started, newest: seconds since the epoch of
     the first and the last event. superlink: Flower's, where one carries the run. warnings: what is allowed and looks like a mistake.
+    tested: the test data given; None without.
     """
 
     folder: Path
@@ -154,6 +155,7 @@ class Status:
     log: tuple[LogLine, ...]
     superlink: SuperLinkStatus | None = None
     warnings: tuple[str, ...] = ()
+    tested: Tested | None = None
 
     @property
     def active(self) -> PhaseStatus | None:
@@ -190,6 +192,8 @@ def _plain(value: object) -> object:
             return value.value
         case Path():
             return str(value)
+        case Scores():
+            return value.model_dump(mode="json")
         case list() | tuple():
             return [_plain(part) for part in value]
         case dict():
@@ -197,41 +201,6 @@ def _plain(value: object) -> object:
         case _ if is_dataclass(value):
             return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
     return value
-
-
-class TestData:
-    """Public labelled inputs on which students are measured: an NPZ file with x (N, ...) and y (N,). Nothing else is done with them.
-
-    Raises DataError where the file has none.
-    """
-
-    __test__ = False
-
-    def __init__(self, path: Path) -> None:
-        x_N, y_N = read_arrays(path, "x", "y")
-        if not len(x_N) or y_N.shape != (len(x_N),) or y_N.dtype.kind not in "iu":
-            raise DataError(
-                f"Expected inputs x (N, ...) and whole labels y (N,) in {path}, got {x_N.shape} and {y_N.shape}."
-            )
-        self._x, self._y = torch.from_numpy(x_N), torch.from_numpy(y_N.astype("int64"))
-        self._known: dict[tuple[str, int], float] = {}
-
-    def accuracy(self, folder: Path, plan: Plan, stage: int) -> float | None:
-        """The accuracy of a stage's student, in [0, 1]; None if its checkpoint cannot be read. Measured once per checkpoint."""
-        path = checkpoint.path_of(folder / "checkpoints", stage)
-        try:
-            key = (str(path), path.stat().st_mtime_ns)
-        except OSError:
-            return None
-        if key not in self._known:
-            stored = checkpoint.load(path)
-            if stored is None:
-                return None
-            model = student.build(plan.student.architecture, tuple(self._x.shape[1:]), plan.classes, plan.public_seed)
-            model.load_state_dict(stored.weights)
-            with torch.no_grad():
-                self._known[key] = float((distil.predict(model, self._x).argmax(1) == self._y).double().mean())
-        return self._known[key]
 
 
 def locate(folder: Path) -> Path:
@@ -257,6 +226,10 @@ def read(folder: Path, test: TestData | None = None, superlink: SuperLinkStatus 
         # A server app that was killed has left no event.
         state, why = RunState.STOPPED, f"The SuperLink says {superlink.state}: {superlink.details}"
     clients = tuple(_client(name, client, recorded.stages) for name, client in sorted(recorded.clients.items()))
+    measured = [
+        test.scores(folder, plan, stage.stage) if test is not None and plan is not None else None
+        for stage in recorded.stages
+    ]
     stages = tuple(
         StageStatus(
             number=stage.stage + 1,
@@ -266,9 +239,10 @@ def read(folder: Path, test: TestData | None = None, superlink: SuperLinkStatus 
             bytes_down=stage.bytes_down,
             seconds=sum(stage.seconds.values()),
             loss=stage.losses[-1] if stage.losses else None,
-            accuracy=test.accuracy(folder, plan, stage.stage) if test is not None and plan is not None else None,
+            accuracy=own.accuracy if own is not None else None,
+            scores=own,
         )
-        for stage in recorded.stages
+        for stage, own in zip(recorded.stages, measured, strict=True)
     )
     total = len(plan.stages) if plan is not None else start.stages if start is not None else len(stages)
     return Status(
@@ -287,6 +261,7 @@ def read(folder: Path, test: TestData | None = None, superlink: SuperLinkStatus 
         log=tuple(text for line in lines for text in _log(line))[-LOG_LINES:],
         superlink=superlink,
         warnings=tuple(recorded.warnings),
+        tested=test.tested(plan) if test is not None and plan is not None else None,
     )
 
 

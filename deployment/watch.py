@@ -3,7 +3,7 @@
 It reads a run's folder, asks the SuperLink that carries the run if one does, answers GET and nothing else, and listens on 127.0.0.1 and
 nowhere else. Another site open in the same browser learns nothing from it: requests under another host's name (DNS rebinding) are
 refused, and no answer may be read across origins. Names come from peers: they are escaped, and the content security policy allows no
-script or style but the two files served here.
+script or style but the two files served here. `/metrics` has the same for a monitor on this machine.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from limbeck.base.errors import LimbeckError, SettingError
+from limbeck.base.errors import LimbeckError, RunError, SettingError
 from limbeck.base.printable import printable
-from limbeck.deployment import status
+from limbeck.deployment import prometheus, status
 from limbeck.deployment.bringup import TEMPLATES
 from limbeck.deployment.defaults import WATCH_PORT
-from limbeck.deployment.status import StageStatus, Status, TestData
+from limbeck.deployment.status import StageStatus, Status
 from limbeck.deployment.superlink_status import Asker
+from limbeck.deployment.tested import TestData
 from limbeck.protos.messages import Guarantee
+from limbeck.server.scores import ClassScores
 from limbeck.server.states import RunState, SiteState
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ CONNECTIONS = 64
 # After so long without news it is said: answers may take hours, but somebody may want to look.
 QUIET_SECONDS = 300
 SITES_SHOWN = 500
+CLASSES_SHOWN = 50
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:;"
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -178,12 +181,20 @@ def fragment(folder: Path, test: TestData | None = None, asker: Asker | None = N
         quiet=run.state is RunState.RUNNING and run.newest is not None and now - run.newest > QUIET_SECONDS,
         replied=replied,
         share=Markup(_shares(run)),
-        chart=Markup(_chart(run.stages)),
+        chart=Markup(_chart(run)),
         traffic=Markup(_traffic(run.stages)),
-        measured=any(stage.accuracy is not None for stage in run.stages),
+        measured=any(stage.scores is not None for stage in run.stages),
+        main=_MAIN[run.tested.majority.main] if run.tested is not None else "",
+        classes=_rarest(run),
         nodes=run.superlink.nodes[:SITES_SHOWN] if run.superlink is not None else (),
         clients=sorted(run.clients, key=lambda client: (client.state in IN, client.name))[:SITES_SHOWN],
     )
+
+
+def _rarest(run: Status) -> list[ClassScores]:
+    """The classes of the last student that was measured, the rarest first, as many as are shown."""
+    last = next((stage.scores for stage in reversed(run.stages) if stage.scores is not None), None)
+    return [] if last is None else sorted(last.classes, key=lambda own: own.inputs)[:CLASSES_SHOWN]
 
 
 def _read(folder: Path, test: TestData | None, asker: Asker | None) -> Status:
@@ -232,6 +243,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._html(fragment)
             case "/status.json":
                 self._json()
+            case "/metrics":
+                self._metrics()
             case "/watch.css":
                 self._answer(HTTPStatus.OK, "text/css", (TEMPLATES / "watch.css").read_text(encoding="utf-8"))
             case "/watch.js":
@@ -261,6 +274,23 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(HTTPStatus.NOT_FOUND, "application/json", json.dumps({"error": str(error)}))
             return
         self._answer(HTTPStatus.OK, "application/json", json.dumps(answer, indent=1))
+
+    def _metrics(self) -> None:
+        try:
+            with self.server.rendering:
+                text = prometheus.metrics(self._run_if_any())
+        except LimbeckError as error:
+            # A monitor then says that there is no answer, instead of showing what was before.
+            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", f"{error}\n")
+            return
+        self._answer(HTTPStatus.OK, prometheus.CONTENT_TYPE, text)
+
+    def _run_if_any(self) -> Status | None:
+        try:
+            folder = status.locate(self.folder)
+        except RunError:
+            return None
+        return status.read(folder, self.test, self.asker.latest(folder))
 
     def _answer(self, code: HTTPStatus, kind: str, text: str, **more: str) -> None:
         data = text.encode()
@@ -293,17 +323,22 @@ def _shares(run: Status) -> str:
     return f'<svg class="shares" viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true">{"".join(parts)}</svg>'
 
 
+_MAIN = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy"}
 Scale = Callable[[float], float]
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 190, 58, 18, 20, 28
 
 
-def _chart(stages: tuple[StageStatus, ...]) -> str:
-    """The student along its path: accuracy in per cent if it was measured, else the last loss."""
-    accuracies = [(stage.number, 100 * stage.accuracy) for stage in stages if stage.accuracy is not None]
+def _chart(run: Status) -> str:
+    """The student along its path: the main measure in per cent, above a line for the majority class, if it was measured; else the loss."""
+    stages, majority, main = run.stages, 0.0, "accuracy"
+    if run.tested is not None:
+        main = run.tested.majority.main
+        majority = 100 * (run.tested.majority.figures[main] or 0.0)
+    accuracies = [(stage.number, 100 * (stage.scores.figures[main] or 0.0)) for stage in stages if stage.scores is not None]
     points = accuracies or [(stage.number, stage.loss) for stage in stages if stage.loss is not None]
     if not points:
         return ""
-    values = [value for _, value in points]
+    values = [value for _, value in points] + ([majority] if accuracies else [])
     low, high = min(values), max(values)
     margin = (high - low) * 0.15 or max(abs(high) * 0.05, 0.05)
     low, high = low - margin, high + margin
@@ -318,6 +353,11 @@ def _chart(stages: tuple[StageStatus, ...]) -> str:
         return TOP + (HEIGHT - TOP - BOTTOM) * (high - value) / (high - low)
 
     parts = [_grid(low, high, y), _stage_numbers([number for number, _ in points], x)]
+    if accuracies:
+        parts.append(
+            f'<line class="majority" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(majority):.1f}" y2="{y(majority):.1f}"/>'
+        )
+        parts.append(f'<text class="tick" x="{LEFT + 4}" y="{y(majority) - 4:.1f}">majority class {majority:.1f}</text>')
     line = " ".join(f"{x(number):.1f},{y(value):.1f}" for number, value in points)
     parts.append(f'<polyline class="line" points="{line}"/>')
     parts += [f'<circle class="dot" cx="{x(number):.1f}" cy="{y(value):.1f}" r="3.5"/>' for number, value in points]
@@ -326,7 +366,11 @@ def _chart(stages: tuple[StageStatus, ...]) -> str:
     aside = 18 if len(points) > 1 and value < points[-2][1] else -9
     text = f"{value:.{1 if accuracies else 3}f}"
     parts.append(f'<text class="value" x="{min(x(number), WIDTH - 24):.1f}" y="{y(value) + aside:.1f}">{text}</text>')
-    what = "Accuracy per stage, per cent" if accuracies else "Loss at the end of each stage"
+    what = (
+        f"{_MAIN[main].capitalize()} per stage, per cent; of the majority class {majority:.1f}"
+        if accuracies
+        else "Loss at the end of each stage"
+    )
     return _picture(what, parts)
 
 

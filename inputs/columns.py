@@ -12,7 +12,7 @@ The rules, in this order; the first that holds decides:
 4. number: 95 of 100 cells are numbers; the others count as missing. But whole numbers that take at most ten different values, each in five
    rows on average, are a category: more often than not they are codes.
 5. date: 95 of 100 cells are dates in one order of day, month and year, which they show.
-6. text: other texts, of four words or more on average, more than half of which are different.
+6. text: other texts, of four words or more on average, more than 30 of which are different, or more than half of them.
 7. identifier: other texts, 90 of 100 of which are different.
 8. category: at most 30 different texts. A level in less than one row of a hundred, or in a single row, is rare.
 9. hashed: more different texts than that.
@@ -38,6 +38,8 @@ from limbeck.inputs.dialects import Dialect
 from limbeck.inputs.labels import FALSE, TRUE
 from limbeck.inputs.tables import Table
 
+# Ways to write two words of truth in one column.
+MOST_SPELLINGS = 20
 # The share of a column's cells that must be of its kind; the others count as missing.
 MOST = 0.95
 FEW_NUMBERS = 10
@@ -285,7 +287,7 @@ def _by_rules(name: str, counts: Counter[str], numbers: Mapping[str, float | Non
     many = min(MOST_LEVELS, max(rows / 2, FEWEST_ROWS))
     if _is_named_identifier(name) and (is_whole or not is_numeric) and len(counts) > many:
         return _Found(kind=Kind.IDENTIFIER, why=f"its name says so, and there are {len(counts)} of them")
-    words = {tables.plain(cell).casefold() for cell in counts}
+    words = {tables.plain(cell).casefold() for cell in counts} if len(counts) <= MOST_SPELLINGS else set()
     if len(words) == 2 and any(words == set(pair) for pair in PAIRS):
         return _Found(kind=Kind.BOOLEAN, why=f"{' and '.join(sorted(counts)[:2])} alone")
     if is_numeric:
@@ -310,7 +312,7 @@ def _by_texts(counts: Counter[str]) -> _Found:
     warnings: tuple[str, ...] = ()
     if sum(count for cell, count in counts.items() if YEAR_LAST.fullmatch(cell)) >= MOST * present:
         warnings = ("dates of which nobody can tell day and month: say day-first or month-first",)
-    if words >= WORDS_OF_A_TEXT and distinct > present / 2:
+    if words >= WORDS_OF_A_TEXT and distinct > min(MOST_LEVELS, present / 2):
         return _Found(kind=Kind.TEXT, why=f"texts of {words:.0f} words on average")
     if distinct >= MOSTLY_ONCE * present and present >= FEWEST_ROWS:
         return _Found(kind=Kind.IDENTIFIER, why="nearly every row has one of its own", warnings=warnings)

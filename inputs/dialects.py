@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -27,10 +28,13 @@ SIGNS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 SEPARATOR_LINE = re.compile(r'"?sep=([^"])"?\s*', re.IGNORECASE)
 # The part of a file that tells its delimiter and its quotation marks: whole lines of about so many characters.
 SAMPLE = 1 << 18
+# So many numbers with signs tell how numbers are written.
+MOST_NUMBERS = 300_000
 # Thousands are separated by the other sign, blanks (also such as do not break a line) or apostrophes.
 GROUPS = re.compile(
     r"(?P<sign>[+-]?)(?P<first>\d{1,3})(?P<by>[., \u00a0\u2009\u202f'\u2019])(?P<rest>\d{3}(?:(?P=by)\d{3})*)(?P<end>[.,]\d*)?"
 )
+DECIMAL = re.compile(r"[+-]?\d*([.,])\d+")
 COMMA = re.compile(r"([+-]?\d*),(\d*(?:[eE][+-]?\d+)?)")
 
 
@@ -273,24 +277,31 @@ def _with_numbers(dialect: Dialect, text: str) -> Dialect:
     found: Counter[str] = Counter()
     groups: Counter[str] = Counter()
     by_point, by_comma = replace(dialect, decimal="."), replace(dialect, decimal=",")
-    for row in _rows(text, dialect):
-        for cell in row:
-            own = cell.strip()
-            if not own[-1:].isdigit() or own.isdigit():
+    for cell in itertools.islice(_with_signs(text, dialect), MOST_NUMBERS):
+        grouped = GROUPS.fullmatch(cell)
+        if grouped is not None and grouped["first"] != "0":
+            groups[grouped["by"]] += 1
+            if grouped["by"] in ".," and not grouped["end"] and len(grouped["rest"]) == 3:
                 continue
-            grouped = GROUPS.fullmatch(own)
-            if grouped is not None and grouped["first"] != "0":
-                groups[grouped["by"]] += 1
-                if grouped["by"] in ".," and not grouped["end"] and len(grouped["rest"]) == 3:
-                    continue
-            is_number = {".": _is_number(by_point, own), ",": _is_number(by_comma, own)}
-            found.update(sign for sign in ".," if is_number[sign] and not all(is_number.values()))
+        if (plainest := DECIMAL.fullmatch(cell)) is not None:
+            found[plainest[1]] += 1
+        elif _is_number(by_point, cell) != (is_comma := _is_number(by_comma, cell)):
+            found["," if is_comma else "."] += 1
     if not found:
         decimal = "," if groups[","] and not groups["."] and dialect.delimiter != "," else "."
     else:
         decimal = "," if found[","] > found["."] else "."
     thousands = next((sign for sign, _ in groups.most_common() if sign != decimal), "")
     return replace(dialect, decimal=decimal, thousands=thousands)
+
+
+def _with_signs(text: str, dialect: Dialect) -> Iterator[str]:
+    """The cells that end with a digit and do not consist of digits alone."""
+    for row in _rows(text, dialect):
+        for cell in row:
+            own = cell.strip()
+            if own[-1:].isdigit() and not own.isdigit():
+                yield own
 
 
 def _is_number(dialect: Dialect, cell: str) -> bool:

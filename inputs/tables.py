@@ -21,7 +21,7 @@ import math
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -159,6 +159,10 @@ def require(columns: Iterable[str], names: Iterable[str], source: str) -> None:
 
 def to_number(cell: str, dialect: Dialect = dialects.DEFAULT) -> float:
     """A cell as a number; true and false are 1 and 0. Raises ValueError if it is not a number."""
+    if dialect.decimal != ",":
+        # By far the most cells, and what `dialect.number` would say of them.
+        with suppress(ValueError):
+            return float(cell)
     truth = {"true": 1.0, "false": 0.0}.get(cell.strip().lower())
     return dialect.number(cell) if truth is None else truth
 
@@ -231,9 +235,11 @@ def _from_stream(
     invalid: list[tuple[int, int | None]] = []
     size = 0
     for number, line in enumerate((line for line in lines if line is None or line.strip(BLANKS)), start=1):
-        size += LONGEST_LINE if line is None else len(line)
-        if (largest is not None and size > largest) or number * len(header) > MOST_CELLS:
-            raise DataError(f"Expected at most {largest or MOST_CELLS} bytes and {MOST_CELLS} cells in {source}, got more.")
+        size += _size(line)
+        if largest is not None and size > largest:
+            raise DataError(_too_large(source, largest))
+        if number * len(header) > MOST_CELLS:
+            raise DataError(f"Expected at most {MOST_CELLS} cells in {source}, got more.")
         row = None if line is None else _cells(line, dialect)
         if row is None or len(row) != len(header):
             invalid.append((number, None if row is None else len(row)))
@@ -341,8 +347,17 @@ def _content(stream: IO[bytes], source: str, largest: int | None) -> bytes:
     while piece := stream.read(CHUNK):
         content += piece
         if largest is not None and len(content) > largest:
-            raise DataError(f"Expected at most {largest} bytes in {source} once inflated, got more.")
+            raise DataError(_too_large(source, largest))
     return bytes(content)
+
+
+def _size(line: str | None) -> int:
+    """What a line counts for the size of a table: of one that is too long, no more than the longest may be, however long it is."""
+    return LONGEST_LINE if line is None else len(line)
+
+
+def _too_large(source: str, largest: int) -> str:
+    return f"Expected at most {largest} bytes in {source} once inflated, got more."
 
 
 def _with_line_breaks(data: bytes, source: str, dialect: Dialect | None) -> Table:
@@ -413,16 +428,19 @@ def has_rows(path: Path, dialect: Dialect | None = None, *, largest: int = LARGE
     kind = suffix(path)
     if kind in PARQUET:
         return bool(_open_parquet(path).metadata.num_rows)
+    is_inflated = kind.endswith(".gz")
     with _open_text(path) as stream:
         head = _head(stream, dialect.text_encoding if dialect is not None else None)
-        dialect = dialect or dialects.of_header(head)
-        size, found = len(head), False
-        while (piece := stream.read(CHUNK)) and (kind.endswith(".gz") or not found):
-            size += len(piece)
-            # Half a character at the end of a piece is no blank, nor is it one at the beginning of the next.
-            found = found or bool(dialects.decoded(piece, dialect.text_encoding).strip(BLANKS))
-            if kind.endswith(".gz") and size > largest:
-                raise DataError(f"Expected at most {largest} bytes in {path} once inflated, got more.")
+        lines = _lines(stream, dialect or dialects.of_header(head), head)
+        _first(lines)
+        size, found = 0, False
+        for line in lines:
+            size += _size(line)
+            found = found or line is None or bool(line.strip(BLANKS))
+            if is_inflated and size > largest:
+                raise DataError(_too_large(str(path), largest))
+            if found and not is_inflated:
+                break
         return found
 
 

@@ -12,7 +12,6 @@ from limbeck.simulations import data_options as options
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from limbeck.inputs.columns import Column
     from limbeck.simulations.data.look import Counted, Look
@@ -31,8 +30,8 @@ app = typer.Typer(
 )
 
 
-# What a table shows of many, and the longest name of a column in it.
-COUNTS_SHOWN, NAME_SHOWN = 20, 20
+# What a line shows of many.
+COUNTS_SHOWN = 20
 
 
 @app.command("look")
@@ -101,7 +100,7 @@ def _print_look(console: Console, seen: Look) -> None:
     for sentence in seen.said:
         console.print(sentence)
     if seen.columns:
-        console.print(_columns(seen.columns))
+        _print_columns(console, seen.columns)
     for title, key, counted in (
         ("Label", "label", seen.label),
         ("Site", "site", seen.site),
@@ -113,20 +112,21 @@ def _print_look(console: Console, seen: Look) -> None:
         console.print(f"- {sentence}")
 
 
-def _columns(columns: tuple[Column, ...]) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+def _print_columns(console: Console, columns: tuple[Column, ...]) -> None:
+    from limbeck.base.listing import listing
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("column", max_width=NAME_SHOWN, overflow="fold")
-    table.add_column("taken for")
-    table.add_column("missing", justify="right")
-    table.add_column("values", justify="right")
-    table.add_column("because", overflow="fold")
-    for column in columns:
-        why = f"{column.why}; not used" if column.is_left_out else column.why
-        table.add_row(column.name, column.kind.value, str(column.missing or ""), str(column.distinct), why)
-    return table
+    headers = ["column", "taken for", "missing", "values", "because"]
+    rows = [
+        [
+            column.name,
+            column.kind.value,
+            str(column.missing or ""),
+            str(column.distinct),
+            f"{column.why}; not used" if column.is_left_out else column.why,
+        ]
+        for column in columns
+    ]
+    listing(console, headers, rows, wrap="because", right=["missing", "values"])
 
 
 def _print_counted(console: Console, title: str, counted: Counted, *, guessed: bool, option: str, all_: bool) -> None:

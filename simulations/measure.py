@@ -30,6 +30,7 @@ from limbeck.client.teachers import Teacher
 from limbeck.client.teachers.votes import Votes
 from limbeck.client.witness import SEEDED
 from limbeck.inputs.transfer_set import read_arrays, read_headers
+from limbeck.operators import Power
 from limbeck.plans import privacy_filter
 from limbeck.plans.schema import Plan
 from limbeck.protos import codec
@@ -39,7 +40,7 @@ from limbeck.server.export import ExportReport
 from limbeck.server.record import ClientRecord, Record, StageRecord
 from limbeck.server.scores import Scores, majority, score
 from limbeck.server.states import SiteState
-from limbeck.simulations import black_box, metrics
+from limbeck.simulations import black_box, contribution, metrics
 from limbeck.simulations.answering import Pools
 from limbeck.simulations.central import Central, Kind, noise_of
 from limbeck.simulations.metrics import (
@@ -74,7 +75,9 @@ class Truth:
     def __init__(self, folder: Path) -> None:
         names = ("public_y", "test_x", "test_y", "class_names", "counts")
         path = folder / "truth.npz"
-        self.public_y, self.test_x, self.test_y, class_names, self.counts = read_arrays(path, *names)
+        public_y, self.test_x, self.test_y, class_names, self.counts = read_arrays(path, *names)
+        # -1 where it is unknown.
+        self.public_y = public_y.astype(np.int64)
         self.class_names = [str(name) for name in class_names]
         try:
             (self.test_sites,) = read_arrays(path, "test_sites")
@@ -85,9 +88,10 @@ class Truth:
         """The scores of probabilities of the test set."""
         return score(p_NK.numpy(), self.test_y, self.class_names)
 
-    def on_public(self, p_NK: Tensor) -> Scores:
-        """The scores of probabilities of the public inputs."""
-        return score(p_NK.numpy(), self.public_y, self.class_names)
+    def on_public(self, p_NK: Tensor) -> Scores | None:
+        """The scores of probabilities of those public inputs whose label is known; None if that is none."""
+        known_N = self.public_y >= 0
+        return score(p_NK.numpy()[known_N], self.public_y[known_N], self.class_names) if known_N.any() else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +144,7 @@ def measure(
     seconds: Mapping[Phase, float],
     dense: bool = False,
     central: Mapping[Kind, Central] | None = None,
+    temperature: float = 1.0,
 ) -> Metrics:
     """The metrics of the finished run in `folder`, which are also written there.
 
@@ -148,6 +153,7 @@ def measure(
     - seconds: wall-clock seconds of each phase.
     - dense: whether there is a dense control, as `dense_control` leaves it.
     - central: teachers of all records to compare with, as `limbeck.simulations.central` trains them.
+    - temperature: by which the logits of the student that is handed over are divided.
     """
     truth, public_x = Truth(folder), _public_inputs(folder, plan)
     plan_hash = codec.plan_hash(plan)
@@ -159,9 +165,10 @@ def measure(
         _alone(Site(path.parent), index, scenario, plan, truth, public_x, record.clients, pools, folder / "cache")
         for index, path in enumerate(paths)
     ]
-    stages, last = _stages(folder, plan, truth, public_x, record.stages, pools, dense)
+    stages, last = _stages(folder, plan, truth, public_x, record.stages, pools, dense, temperature)
+    pools_without = contribution.accuracies_without(plan, record.stages[-1], record.clients, sites, truth.public_y)
     clients = tuple(
-        _client(Site(path.parent), index, site, truth, record.clients, last)
+        _client(Site(path.parent), index, site, truth, record.clients, last, pools_without)
         for index, (path, site) in enumerate(zip(paths, alone, strict=True))
     )
     names = tuple(client.site for client in clients)
@@ -212,6 +219,7 @@ def measure(
             dense_accuracy=stages[-1].dense_accuracy,
             confusion=last.confusion,
             quality=last.student,
+            calibrated=last.calibrated,
             dense=last.dense,
         ),
         carrier=carrier,
@@ -230,8 +238,10 @@ def _public_inputs(folder: Path, plan: Plan) -> Inputs:
 
 
 def _majority(truth: Truth, classes: int) -> Quality:
+    public_y = truth.public_y[truth.public_y >= 0]
     return Quality(
-        test=majority(truth.test_y, classes, truth.class_names), public=majority(truth.public_y, classes, truth.class_names)
+        test=majority(truth.test_y, classes, truth.class_names),
+        public=majority(public_y, classes, truth.class_names) if len(public_y) else None,
     )
 
 
@@ -298,7 +308,13 @@ def _alone(
 
 
 def _client(
-    site: Site, index: int, alone: _Alone, truth: Truth, recorded: Mapping[str, ClientRecord], last: _Last
+    site: Site,
+    index: int,
+    alone: _Alone,
+    truth: Truth,
+    recorded: Mapping[str, ClientRecord],
+    last: _Last,
+    pools_without: Mapping[str, float],
 ) -> ClientMetrics:
     seen, budget = recorded.get(site.name, ABSENT), site.budget
     with Ledger(site.ledger, budget) as ledger:
@@ -327,6 +343,7 @@ def _client(
         record_count=seen.record_count,
         teacher=alone.quality,
         own=_own(index, alone, truth, last),
+        pool_without=pools_without.get(site.name),
     )
 
 
@@ -354,6 +371,7 @@ class _Last:
 
     pool: Quality
     student: Quality
+    calibrated: Quality | None
     dense: Quality | None
     confusion: tuple[tuple[int, ...], ...]
     pool_NK: Tensor | None
@@ -368,29 +386,31 @@ def _stages(
     recorded: Sequence[StageRecord],
     pools: Pools,
     dense: bool,
+    temperature: float,
 ) -> tuple[tuple[StageMetrics, ...], _Last]:
     """The metrics of each stage, and what the last of them left."""
     model = student.build(plan.student.architecture, truth.test_x.shape[1:], plan.classes, plan.public_seed)
     masks = pruning.Masks.ones(model)
     inputs = torch.from_numpy(truth.test_x), torch.from_numpy(public_x)
 
-    def predicted(saved: checkpoint.Checkpoint) -> tuple[Scores, Scores, Tensor]:
+    def predicted(saved: checkpoint.Checkpoint) -> tuple[Tensor, Tensor]:
         checkpoint.restore(saved, model, masks)
         test_NK, public_NK = (distil.predict(model, x_N) for x_N in inputs)
-        return truth.on_test(test_NK), truth.on_public(public_NK), test_NK
+        return test_NK, public_NK
+
+    def scored(test_NK: Tensor, public_NK: Tensor) -> Quality:
+        return Quality(test=truth.on_test(test_NK), public=truth.on_public(public_NK))
 
     stages: list[StageMetrics] = []
     for stage in recorded:
         saved = _checkpoint(folder, stage.stage)
         pool_NK, why = pools.result(stage.stage)
-        on_test, on_public = None if pool_NK is None else truth.on_test(pool_NK), truth.on_public(saved.targets_NK)
-        pool = Quality(test=on_test, public=on_public, why=why)
-        control = None
-        if dense:
-            test, public, _ = predicted(_dense_checkpoint(folder, stage.stage))
-            control = Quality(test=test, public=public)
-        test, public, student_NK = predicted(saved)
-        sparse = Quality(test=test, public=public)
+        of_pool = truth.on_public(saved.targets_NK)
+        pool = Quality(test=None if pool_NK is None else truth.on_test(pool_NK), public=of_pool, why=why)
+        control = scored(*predicted(_dense_checkpoint(folder, stage.stage))) if dense else None
+        student_NK, public_NK = predicted(saved)
+        on_test = truth.on_test(student_NK)
+        sparse = Quality(test=on_test, public=truth.on_public(public_NK))
         stages.append(
             StageMetrics(
                 stage=stage.stage,
@@ -401,8 +421,8 @@ def _stages(
                 bytes_down=stage.bytes_down,
                 seconds=StageSeconds(answers=stage.seconds["answers"], distil=stage.seconds["distil"]),
                 losses=tuple(math.nan if loss is None else loss for loss in stage.losses),
-                pool_accuracy=on_public.accuracy,
-                sparse_accuracy=test.accuracy,
+                pool_accuracy=None if of_pool is None else of_pool.accuracy,
+                sparse_accuracy=on_test.accuracy,
                 dense_accuracy=None if control is None or control.test is None else control.test.accuracy,
                 pool=pool.whole,
                 sparse=sparse.whole,
@@ -414,6 +434,7 @@ def _stages(
     last = _Last(
         pool=pool,
         student=sparse,
+        calibrated=None if temperature == 1 else scored(*(Power(temperature)(p_NK) for p_NK in (student_NK, public_NK))),
         dense=control,
         confusion=tuple(map(tuple, confusion.tolist())),
         pool_NK=pool_NK,

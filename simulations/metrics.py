@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 from limbeck.base.errors import RunError
 from limbeck.base.files import write_durably
 from limbeck.base.settings import Strict, explain
-from limbeck.server.scores import FIGURES, Scores
+from limbeck.server.scores import FIGURES, Main, Scores
 from limbeck.simulations.scenario import Scenario
 
 FILE = "metrics.json"
@@ -137,13 +137,16 @@ class ClientMetrics(Strict):
     """Its teacher alone, without details by class. Known to the simulation only."""
     own: OwnInputs | None = None
     """Test inputs of this site, without details by class; None without natural sites, or if none of the test inputs is its own."""
+    pool_without: Accuracy | None = None
+    """Accuracy on the public inputs of the last stage's pool, made again without this site; None if the site is not in it, is alone there,
+    or if there are too many sites to try each. Known to the simulation only."""
 
 
 class PoolMetrics(Strict):
     """The pooled answers of the last stage."""
 
-    accuracy: Accuracy
-    """On the public inputs, from 0 to 1."""
+    accuracy: Accuracy | None
+    """On the public inputs, from 0 to 1; None if these have no labels, as a user's own may not."""
     quality: Quality = Quality()
     """On test inputs: the sites' teachers there, softened, truncated, encoded and pooled as the answers to public inputs were. Known to the
     simulation only."""
@@ -176,8 +179,8 @@ class StageMetrics(Strict):
     seconds: StageSeconds
     losses: tuple[float, ...]
     """Mean training loss of each epoch, in nats."""
-    pool_accuracy: Accuracy
-    """Pooled answers on the public inputs, from 0 to 1."""
+    pool_accuracy: Accuracy | None
+    """Pooled answers on the public inputs, from 0 to 1; None if these have no labels."""
     sparse_accuracy: Accuracy
     """The student on the test set, from 0 to 1."""
     dense_accuracy: Accuracy | None
@@ -215,7 +218,10 @@ class StudentMetrics(Strict):
     confusion: tuple[tuple[Count, ...], ...]
     """(true class, predicted class): inputs of the test set."""
     quality: Quality = Quality()
-    """The finished student."""
+    """The finished student, as it was trained."""
+    calibrated: Quality | None = None
+    """The same with its logits divided by the temperature that it is handed over with, which was fitted on the public inputs: predictions
+    and ranking are the same, log-loss and calibration are not. None without a temperature."""
     dense: Quality | None = None
     """The dense control; None without a control."""
 
@@ -284,8 +290,7 @@ class Metrics(Strict):
     @property
     def main(self) -> Main:
         """The measure to look at first: accuracy, or balanced accuracy if a class has less than half of an equal share of the test set."""
-        test = self.majority.test
-        return "balanced_accuracy" if test is not None and test.unbalanced else "accuracy"
+        return self.majority.test.main if self.majority.test is not None else "accuracy"
 
     @property
     def best_site(self) -> ClientMetrics | None:
@@ -321,6 +326,7 @@ class Metrics(Strict):
             ("pool", "pool", self.pool.quality),
             ("dense", "dense control", self.student.dense),
             ("student", "student", self.student.quality),
+            ("calibrated", "student, calibrated", self.student.calibrated),
         ]
         teachers = [client.teacher for client in self.clients]
         rows = []
@@ -333,8 +339,18 @@ class Metrics(Strict):
         return tuple(rows)
 
 
-Role = Literal["majority", "worst site", "mean site", "best site", "central", "without privacy", "pool", "dense", "student"]
-Main = Literal["accuracy", "balanced_accuracy"]
+Role = Literal[
+    "majority",
+    "worst site",
+    "mean site",
+    "best site",
+    "central",
+    "without privacy",
+    "pool",
+    "dense",
+    "student",
+    "calibrated",
+]
 Figures = Mapping[str, float | None]
 
 

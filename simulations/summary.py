@@ -2,62 +2,58 @@
 
 from __future__ import annotations
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
-from limbeck.base.printable import printable
+from limbeck.base.listing import Cell, listing
+from limbeck.base.printable import LOG_LIMIT, printable, printable_lines
 from limbeck.server.scores import Scores
 from limbeck.simulations.metrics import Compared, Metrics, Quality
 
 CLIENTS_SHOWN = 20
-LABEL_WIDTH = 24
 
 
 def show(console: Console, run: Metrics) -> None:
     """Print what a run reached, what it cost and how long it took."""
     _compared(console, run)
     _stages(console, run)
-    _clients(console, run)
+    _sites(console, run)
     phases = ", ".join(f"{name} {value:.1f}" for name, value in run.seconds.items())
-    console.print(f"Seconds: {phases}.", highlight=False)
+    _say(console, f"Seconds: {phases}.")
 
 
 def _compared(console: Console, run: Metrics) -> None:
     test = run.majority.test
-    if test is None:
+    if test is None:  # measured by limbeck 0.1.0
         return
-    main = "balanced %" if test.unbalanced else "accuracy %"
-    measures = ("accuracy %", "balanced %", "AUPRC *") if test.unbalanced else ("accuracy %",)
-    table = _table(
-        f"What was reached on {test.inputs} test inputs", "", *measures, "AUC", "log-loss", "ECE %", f"{main}\non public"
-    )
-    for row in run.comparison:
-        table.add_row(_label(row), *_cells(row, run))
-    console.print(table)
+    measures = ["accuracy %", "balanced %", "AUPRC *"] if test.unbalanced else ["accuracy %"]
+    headers = [f"on {test.inputs} test inputs", *measures, "AUC", "log-loss", "ECE %", "public %"]
+    listing(console, headers, [[row.label, *_cells(row, run)] for row in run.comparison], wrap=headers[0], right=headers[1:])
+    public = run.majority.public
+    if public is not None:
+        main = "balanced accuracy" if test.unbalanced else "accuracy"
+        labelled = "" if public.inputs == run.plan.samples else f" that have labels, out of {run.plan.samples}"
+        _say(console, f"public %: {main} on the {public.inputs} public inputs{labelled}.")
+    else:
+        _say(console, "public %: not known, because the public inputs have no labels.")
     if test.unbalanced:
-        console.print(
-            f"Classes are unbalanced: one has less than half of an equal share of the test inputs. Look at balanced accuracy, and at the"
-            f" AUPRC of the rarest, here of {escape(repr(printable(test.rarest)))}: guessing reaches {test.rarest_share:.4f}.",
-            highlight=False,
+        _say(
+            console,
+            "Classes are unbalanced: one has less than half of an equal share of the test inputs, so look at balanced accuracy first."
+            f" *: AUPRC of the rarest class, {test.rarest!r}, whose share, and so the AUPRC of guessing, is {test.rarest_share:.4f}.",
         )
     if test.absent:
-        console.print(f"Not in the test set: {escape(printable(', '.join(test.absent)))}.", highlight=False)
+        _say(console, f"Not in the test set: {', '.join(test.absent)}.")
     for row in run.comparison:
         if row.why:
-            console.print(f"{escape(printable(row.label)).capitalize()}: {escape(printable(row.why))}.", highlight=False)
-
-
-def _label(row: Compared) -> str:
-    return escape(printable(row.label))
+            _say(console, f"{row.label[:1].upper()}{row.label[1:]}: {row.why}.")
+    console.print()
 
 
 def _cells(row: Compared, run: Metrics) -> list[str]:
-    unbalanced = run.main == "balanced_accuracy"
     test = row.test
     cells = [_percent(test.get("accuracy"))]
-    if unbalanced:
+    if run.main == "balanced_accuracy":
         cells += [_percent(test.get("balanced_accuracy")), _number(test.get("rarest_auprc"), 3)]
     return [
         *cells,
@@ -70,13 +66,10 @@ def _cells(row: Compared, run: Metrics) -> list[str]:
 
 def _stages(console: Console, run: Metrics) -> None:
     main = "balanced accuracy" if run.main == "balanced_accuracy" else "accuracy"
-    table = _table(
-        f"Stages: {main} on test inputs, sparsity and bytes",
-        "stage", "student %", "dense %", "pool %", "sparsity %", "sites", "kB up", "kB down",
-    )  # fmt: skip
-    for stage in run.stages:
-        old = run.majority.test is None
-        table.add_row(
+    old = run.majority.test is None
+    headers = ["stage", "student %", "dense %", "pool %", "sparsity %", "sites", "kB up", "kB down"]
+    rows = [
+        [
             str(stage.stage + 1),
             _percent(stage.sparse_accuracy if old else _main(stage.sparse, run)),
             _percent(stage.dense_accuracy if old else _main(stage.dense, run)),
@@ -85,8 +78,12 @@ def _stages(console: Console, run: Metrics) -> None:
             str(stage.clients),
             f"{stage.bytes_up / 1000:.1f}",
             f"{stage.bytes_down / 1000:.1f}",
-        )
-    console.print(table)
+        ]
+        for stage in run.stages
+    ]
+    listing(console, headers, rows, right=headers)
+    _say(console, f"Student, dense control and pool: {main} on the test inputs.")
+    console.print()
 
 
 def _main(quality: Quality | None, run: Metrics) -> float | None:
@@ -95,37 +92,36 @@ def _main(quality: Quality | None, run: Metrics) -> float | None:
     return None if test is None else test.figures[run.main]
 
 
-def _clients(console: Console, run: Metrics) -> None:
-    table = _table("Sites", "site", "records", "alone %", "epsilon", "budget", "kB up", "kB down", "status")
+def _sites(console: Console, run: Metrics) -> None:
     shown = [client for index, client in enumerate(run.clients) if index < CLIENTS_SHOWN or client.reason]
-    for client in shown:
-        alone = _main(client.teacher, run) if client.teacher.test is not None else client.teacher_accuracy
-        table.add_row(
-            escape(printable(client.site)),
+    headers = ["site", "records", "alone %", "epsilon", "budget", "kB up", "kB down", "status"]
+    rows: list[list[Cell]] = [
+        [
+            client.site,
             str(client.records),
-            _percent(alone),
+            _percent(_main(client.teacher, run) if client.teacher.test is not None else client.teacher_accuracy),
             f"{client.epsilon:.3f}" if client.epsilon is not None else "no DP guarantee",
             f"{client.budget_epsilon:g}",
             f"{client.bytes_up / 1000:.1f}",
             f"{client.bytes_down / 1000:.1f}",
-            escape(printable(client.reason or client.status)),
-        )
-    console.print(table)
+            client.reason or client.status,
+        ]
+        for client in shown
+    ]
+    listing(console, headers, rows, wrap="status", below=["status"], right=headers[1:-1])
     if len(shown) < len(run.clients):
-        console.print(f"{len(run.clients) - len(shown)} more sites, none of them left out: see the report.", highlight=False)
+        _say(console, f"{len(run.clients) - len(shown)} more sites, none of them left out: see the report.")
     first = run.clients[0]
     seeded = "; noise is SEEDED, no guarantee holds" if run.noise == "UnsafeSeeded" else ""
-    console.print(
-        f"epsilon at delta = {first.delta:g}, unit: {first.unit}, adjacency: {first.adjacency}, by PLD{seeded}.",
-        highlight=False,
-    )
+    _say(console, f"epsilon at delta = {first.delta:g}, unit: {first.unit}, adjacency: {first.adjacency}, by PLD{seeded}.")
     if run.sites_without_guarantee:
-        console.print(
-            f"[bold red]No DP guarantee[/bold red] for the records of {escape(', '.join(run.sites_without_guarantee))}: answers of a"
-            " black-box teacher left there.",
-            highlight=False,
-            soft_wrap=True,
-        )
+        without = printable(", ".join(run.sites_without_guarantee), LOG_LIMIT)
+        said = f" for the records of {without}: answers of a black-box teacher left there."
+        console.print(Text.assemble(("No DP guarantee", "bold red"), said), soft_wrap=True)
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(Text(printable_lines(text)), soft_wrap=True)
 
 
 def _percent(value: float | None) -> str:
@@ -134,14 +130,3 @@ def _percent(value: float | None) -> str:
 
 def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _table(title: str, *columns: str) -> Table:
-    """A table that fits 80 columns. Its first column is cut where it does not."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    for index, column in enumerate(columns):
-        left = index == 0 or column == "status"
-        table.add_column(
-            column, justify="left" if left else "right", no_wrap=index == 0, overflow="ellipsis" if index == 0 else "fold"
-        )
-    return table

@@ -1,13 +1,17 @@
-"""The checks of a coordinator: its certificate and port, the sites that may connect, its plan and its files."""
+"""The checks of a coordinator: its certificate, address and port, the sites that may connect, its plan and its files."""
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
 from limbeck.base.errors import CertificateError, SettingError
+from limbeck.base.files import is_held
 from limbeck.base.findings import Findings, fail, ok, warn
-from limbeck.client.proxy import Route
+from limbeck.client.proxy import Route, is_loopback
 from limbeck.deployment import certificates, keys
 from limbeck.deployment.bringup import COORDINATOR_SETTINGS
 from limbeck.deployment.certificates import Role
@@ -16,10 +20,16 @@ from limbeck.deployment.doctor.checks import Examination, Side, check
 from limbeck.deployment.doctor.connection import Reach
 from limbeck.plans import accounting
 from limbeck.protos import codec
-from limbeck.server import serve
-from limbeck.server.serve import CoordinatorSettings
+from limbeck.server import record, serve
+from limbeck.server.app import LOCK
+from limbeck.server.serve import RECORD, CoordinatorSettings
 
 PLAN = "plan.pb"
+CHANGED_PLAN_ADVICE = (
+    "It is not as its author made it. Fetch the author's copy again, and compare the hash that `limbeck plan show` prints with the one that"
+    " the author tells you. Do not make it good by a signature of your own: sites would decline it, or accept what was changed."
+)
+LAST_PORT = 65535
 SITES_SHOWN = 10
 # Where a listener on all addresses is reached from its own machine.
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
@@ -66,6 +76,81 @@ def sites(coordinator: Coordinator, examination: Examination) -> Findings:
         yield warn(found, "Name the authority's list as `revoked`; without it no certificate can be taken back.")
 
 
+@check("address", advice="Correct `listen` in coordinator.toml.")
+def address(coordinator: Coordinator, examination: Examination) -> Findings:
+    """Whether the coordinator can listen where its settings say, as this user, and is reached there under a name of its certificate."""
+    folder, settings = coordinator.folder, coordinator.settings
+    host, _, number = settings.listen.rpartition(":")
+    host, port = host.strip("[]"), int(number)
+    if not 1 <= port <= LAST_PORT:
+        yield fail(f"Sites dial one port from 1 to {LAST_PORT}, got {port}.", "Correct `listen`.")
+        return
+    problem = _problem_of_binding(host, port)
+    if problem is not None and problem.errno == errno.EADDRINUSE and is_held(folder / settings.folder / LOCK):
+        yield ok(f"{settings.listen} is in use by the coordinator that is running")
+    elif problem is not None:
+        yield fail(
+            f"Cannot listen at {settings.listen}: {problem.strerror or problem}.",
+            _BINDING_ADVICE.get(problem.errno or 0, "Correct `listen`."),
+        )
+    elif port < (first := _first_unprivileged_port()) and os.geteuid() == 0:
+        yield warn(
+            f"{settings.listen} is free for root; below {first} another user may not listen.",
+            "Take a port from 1024 on, or let the unit keep CAP_NET_BIND_SERVICE (AmbientCapabilities, CapabilityBoundingSet).",
+        )
+    else:
+        yield ok(f"{settings.listen} is free")
+    yield from _names_for(folder, settings, host)
+
+
+def _names_for(folder: Path, settings: CoordinatorSettings, host: str) -> Findings:
+    """Whether the certificate's names lead to where the coordinator listens."""
+    dns, addresses = certificates.names_of(certificates.read_certificate(folder / settings.certificate))
+    elsewhere = [name for name in (*dns, *addresses) if not is_loopback(f"{name}:0")]
+    if is_loopback(f"{host}:0") and elsewhere:
+        yield warn(
+            f"It listens on this machine only, and its certificate names {', '.join(elsewhere)}: no site elsewhere can connect.",
+            "Listen on 0.0.0.0, or on the address that sites reach.",
+        )
+    elif host not in _LOOPBACK and not dns and addresses and host not in addresses:
+        yield warn(
+            f"It listens on {host}, and its certificate names {', '.join(addresses)} only.",
+            "Sites must reach it under a name or an address in its certificate: limbeck keys init --server, --server-ip.",
+        )
+
+
+def _problem_of_binding(host: str, port: int) -> OSError | None:
+    """What keeps this process from listening there, now; nothing is accepted meanwhile."""
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        return error
+    first: OSError | None = None
+    for family, kind, protocol, _, where in found:
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(where)
+                return None
+        except OSError as error:
+            first = first or error
+    return first
+
+
+def _first_unprivileged_port() -> int:
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+    except (OSError, ValueError):
+        return 1024
+
+
+_BINDING_ADVICE = {
+    errno.EADDRINUSE: "Another program listens there (ss -ltnp names it): stop it, or take another port on both sides.",
+    errno.EACCES: "Take a port from 1024 on, or let the unit keep CAP_NET_BIND_SERVICE (AmbientCapabilities, CapabilityBoundingSet).",
+    errno.EADDRNOTAVAIL: "That address is not this machine's (ip addr lists them): 0.0.0.0 listens on all of them.",
+}
+
+
 @check("port", network=True)
 def port(coordinator: Coordinator, examination: Examination) -> Findings:
     """Whether the coordinator answers where it is to listen, with the certificate that is in its folder."""
@@ -92,7 +177,7 @@ def port(coordinator: Coordinator, examination: Examination) -> Findings:
         yield greeting.finding
 
 
-@check("plan", advice="Make a new one (limbeck plan make), or sign it (limbeck keys sign).")
+@check("plan", advice=CHANGED_PLAN_ADVICE)
 def plan(coordinator: Coordinator, examination: Examination) -> Findings:
     """What the plan costs the sites, and whether they can accept it."""
     folder, settings = coordinator.folder, coordinator.settings
@@ -107,7 +192,16 @@ def plan(coordinator: Coordinator, examination: Examination) -> Findings:
     signed = f"signed by {offer.author.hex()[:16]}" if offer.author else "not signed"
     yield ok(f"{offered.name!r}, {codec.plan_hash(offered).hex()[:16]}, {signed}; costs epsilon = {cost:.4g} at {terms}")
     if not offer.author:
-        yield fail("It is not signed: sites decline it.", f"limbeck keys sign {PLAN} --key plan.key")
+        yield fail(
+            "It is not signed: sites decline it.",
+            "Fetch the author's copy: a plan is signed by its author, where plan.key is, and nowhere else.",
+        )
+    running = folder / settings.folder / RECORD
+    if running.exists() and (begun := record.read(running).plan_hash) != codec.plan_hash(offered).hex():
+        yield fail(
+            f"{settings.folder} holds a run of plan {begun[:16]}, and this is another plan.",
+            f"For a new plan, name another `folder` in {COORDINATOR_SETTINGS}. If it was to be the same plan, fetch the author's copy.",
+        )
     if offered.minimum_clients > len(settings.sites):
         yield fail(
             f"It needs {offered.minimum_clients} sites, and {len(settings.sites)} may connect.",
@@ -130,6 +224,13 @@ def files(coordinator: Coordinator, examination: Examination) -> Findings:
     return shared.files(coordinator.folder, (coordinator.folder / coordinator.settings.folder,))
 
 
+@check("modes")
+def modes(coordinator: Coordinator, examination: Examination) -> Findings:
+    """Whether somebody else could put other settings, keys or folders in the place of the coordinator's."""
+    folder, settings = coordinator.folder, coordinator.settings
+    return shared.modes(folder, [folder / name for name in (COORDINATOR_SETTINGS, settings.key, settings.revoked) if name])
+
+
 @check("disk")
 def disk(coordinator: Coordinator, examination: Examination) -> Findings:
     """Whether there is room for the run."""
@@ -139,5 +240,5 @@ def disk(coordinator: Coordinator, examination: Examination) -> Findings:
 SIDE = Side(
     owns=lambda folder: (folder / COORDINATOR_SETTINGS).exists(),
     open=_open,
-    checks=(certificate, sites, port, plan, public_inputs, files, disk),
+    checks=(certificate, sites, address, port, plan, public_inputs, files, modes, disk),
 )

@@ -187,6 +187,47 @@ def _below(folder: Path) -> Iterator[Path]:
         yield path
 
 
+def modes(folder: Path, settings: Sequence[Path]) -> Findings:
+    """Whether others than the owner can change what decides: the settings, the folder itself, or a folder above it.
+
+    Whoever can write to a folder above puts another one in its place, whatever the modes of the files in it.
+
+    settings: files that must not be anybody else's; those that are not there are left out.
+    """
+    owner = folder.stat().st_uid
+    chain = dict.fromkeys(above for path in settings if path.exists() for above in (path.resolve(), *path.resolve().parents))
+    findings = [finding for above in chain for finding in _mode(above, owner)]
+    if not is_shielded(folder):
+        mode = stat.S_IMODE(folder.stat().st_mode)
+        findings.append(warn(f"Others than its owner can enter {folder}, mode {mode:03o}.", f"chmod 700 {folder}"))
+    if owner != os.geteuid():
+        findings.append(
+            warn(
+                f"This is user {os.geteuid()}, and {folder} belongs to user {owner}: files that a command leaves there would not be its.",
+                f"Run limbeck's commands as that user: sudo -u '#{owner}' limbeck ...",
+            )
+        )
+    yield from findings or [ok("its owner's alone, and nobody else can change its settings")]
+
+
+def _mode(path: Path, owner: int) -> Findings:
+    """Whether somebody else than the folder's owner, or root, can change a file, or what is in a folder."""
+    status = path.stat()
+    mode, what = stat.S_IMODE(status.st_mode), "folder" if path.is_dir() else "file"
+    if status.st_uid not in {0, owner}:
+        yield warn(
+            f"The {what} {path} belongs to user {status.st_uid}, who can change it.",
+            f"Give it to the user of the service, or to root: chown {owner} {path}",
+        )
+    # In a folder such as /tmp everybody may write, and nobody may replace what is another's.
+    if is_shielded(path if path.is_dir() else path.parent) or (path.is_dir() and mode & stat.S_ISVTX):
+        return
+    if mode & stat.S_IWOTH:
+        yield fail(f"Everybody can change the {what} {path}, mode {mode:03o}.", f"chmod o-w {path}")
+    elif mode & stat.S_IWGRP:
+        yield warn(f"Its group can change the {what} {path}, mode {mode:03o}.", f"chmod g-w {path}")
+
+
 def is_closed(folder: Path) -> bool:
     """Whether nobody but its owner can enter a folder."""
     return not stat.S_IMODE(folder.stat().st_mode) & OTHERS

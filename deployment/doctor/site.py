@@ -9,22 +9,31 @@ import stat
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from limbeck.base.errors import CertificateError, DataError, SettingError
+from limbeck.base.errors import CertificateError, DataError, LimbeckError, SettingError
 from limbeck.base.files import OTHERS
 from limbeck.base.findings import Finding, Findings, Outcome, fail, ok, warn
+from limbeck.base.printable import printable
 from limbeck.client import policy as policies
 from limbeck.client import proxy, records
 from limbeck.client.examination import structure
 from limbeck.client.settings import FILE as SITE_SETTINGS
 from limbeck.client.site import Site
+from limbeck.client.witness import PLAN
 from limbeck.deployment.certificates import Role
 from limbeck.deployment.doctor import connection, shared
 from limbeck.deployment.doctor.checks import Examination, Side, check
 from limbeck.deployment.doctor.connection import Reach
 from limbeck.deployment.doctor.shared import CLOCK_TOLERANCE
 from limbeck.inputs import encoders
+from limbeck.plans import accounting
+from limbeck.protos import codec
 
 BUDGET_NEARLY_SPENT = 0.9
+PLANS_SHOWN = 5
+CHANGED_PLAN_ADVICE = (
+    "Somebody or something changed it. The site answers nothing under it until the coordinator offers the author's copy again, which is"
+    " then written anew. Find out what happened; do not copy or sign a plan here by hand."
+)
 PLACEHOLDER_DATA_SET = "our-records"
 _INCIDENT_ADVICE = (
     "Stop, keep the files as they are, and find out what happened: docs/operate.md, 'When something is wrong'."
@@ -42,6 +51,23 @@ def certificate(site: Site, examination: Examination) -> Findings:
         )
         return
     yield from shared.key_pair(site.folder, link.ca, link.certificate, link.key, Role.SITE, site.name, examination.now)
+
+
+@check("proxy", advice='Correct the variable, or link.proxy in site.toml ("none": always directly).')
+def way(site: Site, examination: Examination) -> Findings:
+    """By which way the daemon dials the coordinator, and which variable decided on it. Nothing is dialled."""
+    link = site.settings.link
+    if link is None:
+        return
+    yield ok(f"dials {proxy.route(link.address, link.proxy)}; a service has an environment of its own")
+    given = [name for name in proxy.EXCEPTIONS if name in os.environ]
+    if len({os.environ[name] for name in given}) > 1:
+        yield warn(
+            f"{' and '.join(given)} differ: {given[0]} counts, the others are not read.",
+            "Give them the same value, or unset all but one.",
+        )
+    if os.environ.get("HTTP_PROXY") and not any(os.environ.get(name) for name in proxy.PROXIES):
+        yield warn("HTTP_PROXY is set and not read: in a server's environment a peer can set it.", "Set https_proxy.")
 
 
 @check("coordinator", network=True)
@@ -153,6 +179,29 @@ def transcript(site: Site, examination: Examination) -> Findings:
     )
 
 
+@check("plans")
+def plans(site: Site, examination: Examination) -> Findings:
+    """Which plans the site has accepted, whether they are as they were then, and what each costs."""
+    folders = sorted(path.parent for path in site.states.glob(f"*/{PLAN}")) if site.states.is_dir() else []
+    good: list[str] = []
+    for folder in folders:
+        try:
+            plan = codec.decode_offer((folder / PLAN).read_bytes()).plan
+        except LimbeckError as error:
+            yield fail(f"{folder / PLAN} is no plan any more: {error}", CHANGED_PLAN_ADVICE)
+            continue
+        if not codec.plan_hash(plan).hex().startswith(folder.name):
+            yield fail(f"{folder / PLAN} is another plan than the one that was accepted.", CHANGED_PLAN_ADVICE)
+            continue
+        cost, privacy = accounting.epsilon(((plan.teaching, plan.counts),), plan.privacy.delta), plan.privacy
+        good.append(
+            f"{printable(plan.name, 80)!r}, {folder.name}: epsilon = {cost:.4g} at delta = {privacy.delta:g}, per {privacy.unit.value},"
+            f" {privacy.adjacency.value}"
+        )
+    shown = "; ".join(good[-PLANS_SHOWN:])
+    yield ok(f"{len(good)} accepted{f': {shown}' if shown else ''}")
+
+
 @check("records")
 def private_records(site: Site, examination: Examination) -> Findings:
     """Whether the records, and what encodes them, are where the settings say, and nobody else's to read. None is read."""
@@ -210,6 +259,14 @@ def _of_records(site: Site) -> list[Path]:
     return [site.ledger, folder / settings.transcript, folder / settings.state, *([site.cache] if site.cache else [])]
 
 
+@check("modes")
+def modes(site: Site, examination: Examination) -> Findings:
+    """Whether somebody else could put another policy, other settings or another folder in the place of the site's."""
+    link = site.settings.link
+    keys = [site.folder / link.key] if link is not None else []
+    return shared.modes(site.folder, [site.policy_path, site.folder / SITE_SETTINGS, *keys])
+
+
 @check("disk")
 def disk(site: Site, examination: Examination) -> Findings:
     """Whether there is room for what must be written before anything is sent."""
@@ -221,13 +278,16 @@ SIDE = Side(
     open=Site,
     checks=(
         certificate,
+        way,
         coordinator,
         policy,
         ledger,
         transcript,
+        plans,
         private_records,
         public_inputs,
         files,
+        modes,
         disk,
     ),
 )

@@ -299,7 +299,7 @@ def _divided(settings: DataSettings, parts: split.Split, label_N: Labels, names:
     ]
     for name, number in parts.doubled.items():
         if number:
-            others = "private" if name == "public" else "private or public"
+            others = "private or in the test set" if name == "public" else "private"
             sentences.append(
                 f"{number} records of data.{name} are also {others}, or of the same person: they are left out of it."
             )

@@ -52,7 +52,7 @@ class Split:
     """Rows of each part, in an order that depends on their content and the seed alone.
 
     doubled: how many rows of a public file, a test file or of named sites were left out of "public" or "test", because the same record or
-        person is also private, or public.
+        person is also private, or, for "public", in the test set.
     """
 
     private: Rows
@@ -96,10 +96,10 @@ def split(
         raise SettingError(
             f"data.public and data.test: expected to leave private records, got none of {whole} records for the sites."
         )
-    kept_public = _without(records, chosen_public, [rest])
-    kept_test = _without(records, chosen_test, [rest, kept_public])
+    kept_test = _without(records, chosen_test, [rest])
+    kept_public = _without(records, chosen_public, [rest, kept_test])
     doubled = {"public": len(chosen_public) - len(kept_public), "test": len(chosen_test) - len(kept_test)}
-    for name, kept, other in (("public", kept_public, "private"), ("test", kept_test, "private or public")):
+    for name, kept, other in (("public", kept_public, "private or tested on"), ("test", kept_test, "private")):
         if not kept:
             raise SettingError(f"data.{name}: expected records that are not {other}, got {doubled[name]}, all of which are.")
     return Split(

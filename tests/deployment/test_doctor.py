@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
+import re
 import shutil
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,26 +24,33 @@ from typer.testing import CliRunner
 from helpers import sites
 from limbeck.base.errors import SettingError
 from limbeck.cli.main import app
+from limbeck.client import proxy
+from limbeck.client.app import respond
 from limbeck.client.ledger import Ledger
 from limbeck.client.link import Daemon
 from limbeck.client.site import Site
 from limbeck.deployment import bringup, doctor, keys
 from limbeck.deployment.doctor import Finding, Outcome, connection, shared
 from limbeck.deployment.doctor.connection import Reach
-from limbeck.experiments.faults.linked import HANG_SECONDS
+from limbeck.experiments.faults.linked import HANG_SECONDS, free_port
 from limbeck.inputs import encodings
 from limbeck.inputs.encodings import EncoderEncoding
 from limbeck.inputs.transfer_set import digest
 from limbeck.protos import codec, signing
 from limbeck.protos.messages import Offer
 from limbeck.server import serve
+from limbeck.server.record import Record
+
+# Where nothing listens; kept for this process.
+PORT = free_port()
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A federation on loopback whose site A has records, public inputs and a policy that accepts the plan; and the coordinator, it."""
     out = tmp_path_factory.mktemp("doctor") / "federation"
-    bringup.init(bringup.Federation(server=("localhost",), sites=("A", "B"), days=90), out, now=datetime.now(UTC))
+    described = bringup.Federation(server=("localhost",), sites=("A", "B"), days=90, port=PORT)
+    bringup.init(described, out, now=datetime.now(UTC))
     source = sites.make(out.parent / "site")
     a = out / "sites" / "A"
     for name in ("records.npz", "policy.toml"):
@@ -82,7 +92,7 @@ def test_what_is_well_is_called_well(federation: Path) -> None:
     checked = {each.check for each in examine(federation / "sites" / "A")}
     assert checked == {
         *("versions", "clock", "certificate", "authority", "policy"),
-        *("ledger", "transcript", "records", "public inputs", "disk"),
+        *("ledger", "transcript", "records", "public inputs", "disk", "proxy", "plans", "modes"),
     }
 
 
@@ -263,6 +273,18 @@ def test_versions_that_were_not_tested_together_are_named(federation: Path, monk
     assert "constraints.txt" in finding.advice
 
 
+def _change_plan(folder: Path) -> None:
+    """One bit of what was signed."""
+    data = bytearray((folder / "plan.pb").read_bytes())
+    where = data.index(b"plan") if b"plan" in data else 40
+    data[where] ^= 1
+    (folder / "plan.pb").write_bytes(bytes(data))
+
+
+def _begin_another_run(folder: Path) -> None:
+    Record(folder / "run" / "record.json", bytes(32)).save()
+
+
 COORDINATOR_FAULTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "a name for two sites": (_replace("coordinator.toml", '"B"', '"A"'), "sites", "Expected every site once"),
     "a name with a path": (_replace("coordinator.toml", '"B"', '"../B"'), "sites", "Expected a site name"),
@@ -273,6 +295,19 @@ COORDINATOR_FAULTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
         lambda folder: (folder / "plan.pb").write_bytes(codec.encode_request(Offer(plan=sites.plan()))),
         "plan",
         "not signed: sites decline it",
+    ),
+    "a plan that was changed": (_change_plan, "plan", "Expected"),
+    "another plan than that of the run": (_begin_another_run, "plan", "holds a run of plan 0000000000000000"),
+    "a port that cannot be dialled": (_replace("coordinator.toml", f":{PORT}", ":0"), "address", "Sites dial one port"),
+    "an address of another machine": (
+        _replace("coordinator.toml", "0.0.0.0:", "192.0.2.1:"),
+        "address",
+        "Cannot listen at 192.0.2.1",
+    ),
+    "a name that stands for no address": (
+        _replace("coordinator.toml", "0.0.0.0:", "nobody.invalid:"),
+        "address",
+        "Cannot listen at nobody.invalid",
     ),
     "a plan that is none": (_write("plan.pb", "x"), "plan", "Expected"),
     "no inputs of the plan": (lambda folder: shutil.rmtree(folder / "transfer-sets"), "plan", "public inputs are not at"),
@@ -295,6 +330,142 @@ def test_every_fault_of_a_coordinator_is_found_and_named(name: str, federation: 
     matching = [each for each in examine(federation / "coordinator") if each.outcome is Outcome.FAIL]
     assert [each.check for each in matching][:1] == [check]
     assert words in matching[0].found
+
+
+def test_nobody_is_told_to_sign_a_plan_that_was_changed(federation: Path) -> None:
+    """A signature of the operator's would make the change good."""
+    for fault in (_change_plan, COORDINATOR_FAULTS["a plan that nobody signed"][0]):
+        fault(federation / "coordinator")
+        told = " ".join(each.advice for each in examine(federation / "coordinator"))
+        assert "etch the author's copy" in told
+        assert "keys sign" not in told
+    site = Site(federation / "sites" / "A")
+    respond(site, codec.encode_request(sites.offer()))
+    (accepted,) = site.states.glob("*/plan.pb")
+    for data in (codec.encode_request(sites.offer(sites.plan(public_seed=9))), b"x"):
+        accepted.write_bytes(data)
+        (found,) = [each for each in examine(site.folder) if each.check == "plans" and each.outcome is Outcome.FAIL]
+        assert "the author's copy" in found.advice
+
+
+def test_plans_that_were_accepted_are_listed_with_their_cost(federation: Path) -> None:
+    site = Site(federation / "sites" / "A")
+    respond(site, codec.encode_request(sites.offer()))
+    (found,) = [each.found for each in examine(site.folder) if each.check == "plans"]
+    assert re.search(r"^1 accepted: .*epsilon = [\d.]+ at delta = 1e-05, per record, add-remove-one$", found)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone may listen below 1024")
+def test_a_port_that_only_root_may_have_is_pointed_out_to_root(federation: Path) -> None:
+    folder = federation / "coordinator"
+    _replace("coordinator.toml", f":{PORT}", ":913")(folder)
+    found = only(examine(folder))
+    assert (found.check, found.outcome) == ("address", Outcome.WARN)
+    assert "CAP_NET_BIND_SERVICE" in found.advice
+
+
+def test_a_port_that_this_user_may_not_have_is_named(federation: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    found = only(examine(federation / "coordinator"))
+    assert (found.check, found.outcome) == ("address", Outcome.FAIL)
+    assert "CAP_NET_BIND_SERVICE" in found.advice
+
+
+def test_a_coordinator_that_only_its_own_machine_reaches_under_another_name(tmp_path: Path) -> None:
+    described = bringup.Federation(server=("limbeck.example.org",), sites=("A", "B"), listen="127.0.0.1", port=PORT)
+    bringup.init(described, tmp_path / "out", now=datetime.now(UTC))
+    found = [each.found for each in examine(tmp_path / "out" / "coordinator") if each.check == "address"]
+    assert "names limbeck.example.org: no site elsewhere can connect" in found[-1]
+
+
+@pytest.mark.parametrize(
+    ("variables", "outcome", "words"),
+    [
+        ({}, Outcome.OK, "dials coordinator.example.org:7443 directly"),
+        (
+            {"https_proxy": "http://user:secret@proxy:3128"},
+            Outcome.OK,
+            "through the proxy proxy:3128 (of https_proxy)",
+        ),
+        ({"https_proxy": "http://proxy:3128", "no_proxy": ".example.org"}, Outcome.OK, "directly (no_proxy excepts it"),
+        ({"https_proxy": "socks5://proxy:1080"}, Outcome.FAIL, "Expected a proxy as http://HOST:PORT in https_proxy"),
+        ({"no_proxy": "a", "NO_PROXY": "b"}, Outcome.WARN, "no_proxy and NO_PROXY differ: no_proxy counts"),
+        ({"HTTP_PROXY": "http://proxy:3128"}, Outcome.WARN, "HTTP_PROXY is set and not read"),
+    ],
+)
+def test_by_which_way_a_site_dials_is_said_and_what_decided(
+    federation: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], outcome: Outcome, words: str
+) -> None:
+    for name in (*proxy.PROXIES, *proxy.EXCEPTIONS, "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    site = federation / "sites" / "A"
+    _replace("site.toml", f"localhost:{PORT}", "coordinator.example.org:7443")(site)
+    found = [each for each in examine(site) if each.check == "proxy"]
+    assert found[-1].outcome is outcome
+    assert words in found[-1].found
+    assert "secret" not in str(found)
+
+
+def _open(site: Path, mode: int) -> None:
+    site.chmod(0o755)
+    (site / "policy.toml").chmod(mode)
+
+
+def _open_above(site: Path) -> None:
+    site.parent.chmod(0o777)
+    site.parents[1].chmod(0o711)
+
+
+MODES: dict[str, tuple[Callable[[Path], object], Outcome, str]] = {
+    "a folder that others enter": (lambda site: site.chmod(0o755), Outcome.WARN, "Others than its owner can enter"),
+    "a policy that everybody changes": (
+        lambda site: _open(site, 0o666),
+        Outcome.FAIL,
+        "Everybody can change the file",
+    ),
+    "a policy that a group changes": (
+        lambda site: _open(site, 0o664),
+        Outcome.WARN,
+        "Its group can change the file",
+    ),
+    "a folder above that everybody changes": (_open_above, Outcome.FAIL, "Everybody can change the folder"),
+}
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_whatever_lets_others_change_what_decides_is_found(
+    name: str, federation: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pytest's own folders above are closed to others; a test is about those below."""
+    change, outcome, words = MODES[name]
+    top = federation.parent.resolve()
+    monkeypatch.setattr(
+        shared,
+        "is_closed",
+        lambda path, closed=shared.is_closed: path.resolve() not in top.parents and path != top and closed(path),
+    )
+    for folder in (federation, federation / "sites"):
+        folder.chmod(0o711)
+    site = federation / "sites" / "A"
+    assert [each.outcome for each in examine(site) if each.check == "modes"] == [Outcome.OK]
+    change(site)
+    found = [each for each in examine(site) if each.check == "modes" and words in each.found]
+    assert [each.outcome for each in found] == [outcome]
+    assert found[0].advice.startswith("chmod")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone may give files away")
+def test_files_of_another_user_are_found(federation: Path) -> None:
+    site = federation / "sites" / "A"
+    os.chown(site / "policy.toml", 12345, -1)
+    assert "belongs to user 12345" in only(examine(site)).found
+    os.chown(site, 12345, -1)
+    assert "sudo -u '#12345'" in " ".join(each.advice for each in examine(site))
 
 
 # Connections, with real sockets.
@@ -343,7 +514,7 @@ def tls(folder: Path, stem: str, *, protocol: str = "h2", ca: Path | None = None
 
 def reach(site: Path, port: int, host: str = "localhost", seconds: float = HANG_SECONDS) -> Finding:
     text = (site / "site.toml").read_text()
-    (site / "site.toml").write_text(text.replace("localhost:7443", f"{host}:{port}"))
+    (site / "site.toml").write_text(text.replace(f"localhost:{PORT}", f"{host}:{port}"))
     (finding,) = [each for each in examine(site, network=True, seconds=seconds) if each.check == "coordinator"]
     return finding
 
@@ -366,7 +537,7 @@ def test_a_clock_that_is_far_from_the_coordinators_is_said(
     settings = serve.read(folder / "coordinator.toml")
     grid = serve.open_link(settings.model_copy(update={"listen": "127.0.0.1:0"}), folder)
     text = (site / "site.toml").read_text()
-    (site / "site.toml").write_text(text.replace("localhost:7443", f"localhost:{grid.address.rpartition(':')[2]}"))
+    (site / "site.toml").write_text(text.replace(f"localhost:{PORT}", f"localhost:{grid.address.rpartition(':')[2]}"))
     try:
         (finding,) = [
             each for each in examine(site, network=True, later=timedelta(hours=hours)) if "coordinator's" in each.found
@@ -445,9 +616,13 @@ def test_there_is_advice_for_every_way_that_a_connection_can_fail() -> None:
 
 def test_the_coordinator_sees_whether_it_listens_and_with_which_certificate(federation: Path) -> None:
     folder = federation / "coordinator"
-    with listening(tls(folder / "keys", "server")) as port:
-        settings = (folder / "coordinator.toml").read_text().replace("0.0.0.0:7443", f"0.0.0.0:{port}")
+    with ExitStack() as stack, listening(tls(folder / "keys", "server")) as port:
+        settings = (folder / "coordinator.toml").read_text().replace(f"0.0.0.0:{PORT}", f"0.0.0.0:{port}")
         (folder / "coordinator.toml").write_text(settings)
+        # Whoever has it says so by the lock in the run's folder; without it, another program has the port.
+        assert [each.check for each in examine(folder, network=True) if each.outcome is Outcome.FAIL] == ["address"]
+        lock = stack.enter_context((folder / "run" / "coordinator.lock").open("w"))
+        fcntl.flock(lock, fcntl.LOCK_EX)
         assert wrong(examine(folder, network=True)) == []
         # A new certificate in the folder, and the old one still in the memory of the process.
         made = keys.Authority(federation / "authority").rotate("localhost", now=datetime.now(UTC))

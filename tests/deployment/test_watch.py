@@ -30,7 +30,7 @@ from helpers.pages import CHROMIUM, FLAGS, get
 from helpers.plans import PLAN
 from limbeck.base.errors import DataError, RunError, SettingError, TooFewClients
 from limbeck.cli.main import app
-from limbeck.deployment import status, watch
+from limbeck.deployment import status, tested, watch
 from limbeck.deployment.bringup import TEMPLATES
 from limbeck.experiments.faults.linked import HANG_SECONDS, until
 from limbeck.plans import accounting
@@ -212,14 +212,14 @@ def test_students_are_measured_on_test_data_and_only_once(
     checkpoint.save_stage(folder / "checkpoints", 0, model, Masks.ones(model), torch.zeros(20, 10))
     with torch.no_grad():
         expected = float(np.mean(model.eval()(torch.from_numpy(x_N).float() / 255).argmax(1).numpy() == y_N))
-    test = status.TestData(tmp_path / "test.npz")
+    test = tested.TestData(tmp_path / "test.npz")
     assert [stage.accuracy for stage in status.read(folder, test).stages] == [pytest.approx(expected), None]
     monkeypatch.setattr(checkpoint, "load", None)
     assert status.read(folder, test).stages[0].accuracy == pytest.approx(expected)
     assert f"{100 * expected:.1f} %" in watch.fragment(folder, test, now=0.0)
     np.savez(tmp_path / "bad.npz", x=x_N, y=y_N[:3])
     with pytest.raises(DataError, match="Expected inputs x"):
-        status.TestData(tmp_path / "bad.npz")
+        tested.TestData(tmp_path / "bad.npz")
 
 
 # The page.

@@ -161,6 +161,8 @@ def test_a_record_that_is_a_bomb_by_itself_is_left_out_alone(tmp_path: Path, mon
     assert tracemalloc.get_traced_memory()[1] < 16 << 20
     tracemalloc.stop()
     assert table.columns == {"a": ["1", None, "3"], "b": ["2", None, "4"]}
+    # Nor does it make the table too large.
+    assert tables.has_rows(tmp_path / "t.csv.gz", largest=1 << 20)
 
 
 def test_a_workbook_is_inflated_up_to_the_limit_and_no_further(tmp_path: Path) -> None:
@@ -197,6 +199,7 @@ ODD = [
     b"1|2|3",
     b'"',
     b"1.5;yes;1.5",
+    b"1.5;2.5;1.5;2.5;1.5;2.5;9.5",
     b"1.234,5;no;1,234.5",
     "größe;ja;3".encode("cp1252"),
     "größe;ja;3".encode("utf-16"),

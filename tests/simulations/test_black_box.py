@@ -53,7 +53,7 @@ def test_console_and_report_say_so(finished: Path) -> None:
     console = Console(record=True, width=160, quiet=False, file=io.StringIO())
     summary.show(console, measured)
     printed = console.export_text()
-    (row,) = [line for line in printed.splitlines() if line.startswith(" site-02")]
+    (row,) = [line for line in printed.splitlines() if line.startswith("site-02")]
     assert "no DP guarantee" in row
     assert "No DP guarantee for the records of site-02" in printed
     page = (finished / "report.html").read_text()
