@@ -8,6 +8,8 @@ environment, whose run config is then read.
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
 import tomllib
 from collections.abc import Mapping
@@ -21,8 +23,11 @@ from limbeck.base.errors import DataError, SettingError
 from limbeck.base.files import alone, keep_to_owner
 from limbeck.base.printable import escape_logs
 from limbeck.inputs.transfer_set import digest, read_arrays
+from limbeck.plans.schema import Plan
 from limbeck.protos import codec
 from limbeck.server.coordinator import Coordinator, Patience
+
+log = logging.getLogger(__name__)
 
 BUNDLE = "LIMBECK_BUNDLE"
 # In the run's folder: two coordinators would write over each other's record and checkpoints.
@@ -54,8 +59,26 @@ def main(grid: Grid, context: Context) -> None:
         pause=float(settings.get("pause-seconds", 0.0)),
     )
     folder = Path(_text(settings, "folder"))
+    encoding = _encoding(plan, transfer_path.parent)
     with alone(folder / LOCK, "coordinator"):
-        Coordinator(grid, offer, torch.from_numpy(x_N), folder, patience).run()
+        Coordinator(grid, offer, torch.from_numpy(x_N), folder, patience, encoding=encoding).run()
+
+
+def _encoding(plan: Plan, folder: Path) -> bytes | None:
+    """The content of the plan's public encoding among the transfer sets, for the student's folder; whoever uses the student needs it."""
+    if plan.encoding is None:
+        return None
+    for path in sorted(folder.glob("*.json")):
+        content = path.read_bytes()
+        if hashlib.sha256(content).digest() == plan.encoding:
+            return content
+    log.warning(
+        "Expected the plan's public encoding (SHA-256 %s) as a .json file in %s, found none: the run goes on, but whoever uses the student"
+        " on tables or texts must be given it apart.",
+        plan.encoding.hex(),
+        folder,
+    )
+    return None
 
 
 def _of_bundle(bundle: str | None) -> dict[str, bool | float | int | str]:

@@ -152,11 +152,21 @@ class Coordinator:
 
     offer: the plan, with its author's signature if it has one. transfer_x: the (N, ...) public inputs of the plan.
     folder: checkpoints, record, events and the student go there; a folder that holds finished stages of the same plan is
-    continued after the last of them.
+    continued after the last of them. encoding: the content of the file of the plan's public encoding, for the student's folder.
     """
 
-    def __init__(self, grid: Grid, offer: Offer, transfer_x: Tensor, folder: Path, patience: Patience) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        offer: Offer,
+        transfer_x: Tensor,
+        folder: Path,
+        patience: Patience,
+        *,
+        encoding: bytes | None = None,
+    ) -> None:
         self.grid, self.offer, self.transfer_x, self.folder, self.patience = grid, offer, transfer_x, folder, patience
+        self.encoding = encoding
         self.plan = offer.plan
         self.plan_hash = codec.plan_hash(self.plan)
         self.record = Record(folder / "record.json", self.plan_hash)
@@ -215,8 +225,12 @@ class Coordinator:
         del self.record.stages[first:]
         for stage in range(first, len(self.plan.stages)):
             self._stage(stage, model, masks)
-        self._timed(Step.EXPORT, lambda: export.export(model, self.folder / "student", self.transfer_x[:256]))
+        self._timed(Step.EXPORT, lambda: self._export(model))
         self.events(Ended())
+
+    def _export(self, model: torch.nn.Module) -> None:
+        card = export.describe(self.plan, self.plan_hash, self.transfer_x, self.record.clients, self.record.stages)
+        export.export(model, self.folder / "student", self.transfer_x, card, encoding=self.encoding)
 
     def _timed(self, step: Step, work: Callable[[], object]) -> None:
         started = time.perf_counter()

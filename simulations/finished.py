@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from limbeck.server.card import Epsilon
 from limbeck.simulations import metrics as measured
 from limbeck.simulations.metrics import Metrics
 from limbeck.simulations.scenario import Scenario, parse
@@ -16,27 +17,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from limbeck.server.exported import Student
+    from limbeck.server.exported import Inputs, Student
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Epsilon:
-    """What a site has spent of its privacy budget, according to its ledger.
-
-    - value: epsilon; infinite if answers left the site without a guarantee.
-    - delta, unit, adjacency: what the value holds for, such as 1e-5, "record" and "add-remove-one".
-    - seeded: noise came from a seed (UnsafeSeeded), so that no guarantee holds: the value is what the same run would cost with real noise.
-    """
-
-    value: float
-    delta: float
-    unit: str
-    adjacency: str
-    seeded: bool
-
-    def __str__(self) -> str:
-        warning = "; noise is SEEDED, no guarantee holds" if self.seeded else ""
-        return f"epsilon = {self.value:.4g} at delta = {self.delta:g}, per {self.unit}, {self.adjacency}{warning}"
+__all__ = ["Epsilon", "Paths", "Run", "load_run", "new_folder", "simulate"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +30,7 @@ class Paths:
     - report: one HTML page that needs no network.
     - metrics: metrics.json.
     - plan: the signed plan, as it was offered to the sites.
-    - student: the folder with the student as ONNX and safetensors.
+    - student: the folder with the finished student: ONNX, safetensors, model card.
     - record: what the coordinator noted of sites and stages.
     - sites: one folder per site, by name, with policy, ledger and transcript; another run's if the sites are of an earlier run.
     """
@@ -83,7 +66,7 @@ class Run:
 
     @property
     def epsilons(self) -> dict[str, Epsilon]:
-        """What each site has spent, by the site's name."""
+        """What each site has spent according to its ledger, by the site's name."""
         return {
             client.site: Epsilon(
                 value=math.inf if client.epsilon is None else client.epsilon,
@@ -104,7 +87,10 @@ class Run:
 
     @property
     def students(self) -> tuple[Student, ...]:
-        """The student after each stage, from dense to sparse, read from the checkpoints. Raises: RunError if one cannot be read."""
+        """The student after each stage, from dense to sparse, read from the checkpoints: as trained, so without calibration and card.
+
+        Raises: RunError if one cannot be read.
+        """
         return tuple(_after_stage(self.folder, stage.stage) for stage in self.metrics.stages)
 
     @property
@@ -127,7 +113,7 @@ class Run:
             report=self.folder / "report.html",
             metrics=self.folder / measured.FILE,
             plan=self.folder / "plan.pb",
-            student=self.folder / "server" / "student",
+            student=_student_folder(self.folder),
             record=self.folder / "server" / "record.json",
             sites={client.site: sites / client.site for client in self.metrics.clients},
         )
@@ -163,23 +149,24 @@ def new_folder(scenario: Scenario) -> Path:
     return Path("runs") / f"{scenario.name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
+def _student_folder(folder: Path) -> Path:
+    """RUN/student, which limbeck 0.1.0 did not write."""
+    finished = folder / "student"
+    return finished if finished.is_dir() else folder / "server" / "student"
+
+
 def _after_stage(folder: Path, stage: int) -> Student:
     import torch
 
     from limbeck.server import checkpoint, distil
-    from limbeck.server.exported import Student
+    from limbeck.server.exported import load_student
     from limbeck.simulations import measure
 
-    model, plan = measure.load_student(folder, stage)
+    model, _ = measure.load_student(folder, stage)
 
-    def forward(x_N: NDArray[np.float32]) -> NDArray[np.float32]:
-        with torch.no_grad():
-            p_NK: NDArray[np.float32] = distil.predict(model, torch.from_numpy(x_N)).numpy()
+    def forward(x_N: Inputs) -> NDArray[np.float32]:
+        p_NK: NDArray[np.float32] = distil.predict(model, torch.from_numpy(x_N)).numpy()
         return p_NK
 
-    return Student(
-        path=checkpoint.path_of(folder / "server" / "checkpoints", stage),
-        input_shape=measure.input_shape(folder),
-        classes=plan.classes,
-        forward=forward,
-    )
+    path = checkpoint.path_of(folder / "server" / "checkpoints", stage)
+    return replace(load_student(folder), path=path, card=None, forward=forward)

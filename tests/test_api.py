@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import limbeck
+from helpers import onnx_students
 from limbeck.base.errors import DataError, RunError, SettingError
 from limbeck.server.exported import Student, load_student
 
@@ -45,16 +46,9 @@ print(json.dumps(sorted({"torch", "grpc", "flwr", "pydantic"} & set(sys.modules)
 
 
 def doubling(folder: Path, *, name: str = "probabilities", sides: int = 2) -> Path:
-    """A student of two numbers and two classes, as ONNX: softmax of what comes in."""
-    from onnx import TensorProto, helper
-
-    shape: list[str | int] = ["n", *[2] * (sides - 1)]
-    inputs = helper.make_tensor_value_info("inputs", TensorProto.FLOAT, shape)
-    outputs = helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-    graph = helper.make_graph([helper.make_node("Softmax", ["inputs"], [name], axis=-1)], "student", [inputs], [outputs])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    """A student of two numbers and two classes, as limbeck 0.1.0 wrote them: softmax of what comes in."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "student.onnx").write_bytes(model.SerializeToString())
+    (folder / "student.onnx").write_bytes(onnx_students.softmax(name=name, sides=sides).SerializeToString())
     return folder / "student.onnx"
 
 

@@ -163,12 +163,12 @@ def test_the_onnx_student_equals_torch_for_any_batch(tmp_path: Path) -> None:
     model, masks = fresh("cnn-small")
     masks.prune(model, 0.9)
     x, _ = digits()
-    report = export.export(model, tmp_path, x[:7])
+    report = export.export(model, tmp_path, x[:7], export.describe(PLAN, b"", x, {}, []))
     assert report.onnx_max_difference < 1e-4
     assert report.nonzero < 0.2 * report.parameters
     session = onnxruntime.InferenceSession(str(tmp_path / "student.onnx"))
     for n in (1, 33):
-        (found,) = session.run(None, {"inputs": student.prepare(x[:n]).numpy()})
+        (found,) = session.run(None, {"inputs": x[:n].numpy()})
         torch.testing.assert_close(torch.from_numpy(found), distil.predict(model, x[:n]), atol=1e-4, rtol=0)
 
 
@@ -176,7 +176,7 @@ def test_the_onnx_student_does_not_say_where_it_was_made(tmp_path: Path) -> None
     """torch writes stack traces beside the nodes: paths of the coordinator's machine, for whoever gets the student."""
     model, _ = fresh("cnn-small")
     x, _ = digits()
-    export.export(model, tmp_path, x[:7])
+    export.export(model, tmp_path, x[:7], export.describe(PLAN, b"", x, {}, []))
     content = (tmp_path / "student.onnx").read_bytes()
     for telling in (b".py", b"site-packages", b"File ", str(Path.cwd()).encode()):
         assert telling not in content
