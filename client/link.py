@@ -374,7 +374,7 @@ def _explained() -> Iterator[None]:
 
 # What gRPC's details mean, where they have one of these words in them.
 _MEANINGS = {
-    "Connection refused": "nothing listens there; is the coordinator started, and is this its port?",
+    "Connection refused": "nothing listens there (is the coordinator started, and is this its port?)",
     "DNS resolution failed": "its name cannot be resolved",
     "Domain name not found": "its name cannot be resolved",
     "No route to host": "there is no way to it",
