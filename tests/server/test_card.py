@@ -21,7 +21,7 @@ from limbeck.inputs import encodings
 from limbeck.inputs.encodings import Number, TableEncoding
 from limbeck.plans.schema import InputKind, PublicInputs
 from limbeck.protos.messages import Guarantee
-from limbeck.server import card, delivery, export, student
+from limbeck.server import app, card, delivery, export, student
 from limbeck.server.card import Calibration, Measure, Site
 from limbeck.server.exported import load_student
 from limbeck.server.record import ClientRecord, StageRecord
@@ -228,3 +228,17 @@ def test_a_coordinator_that_exports_the_same_student_again_keeps_what_was_stated
     other = replace(own, plan_hash="00")
     export.export(student.build("mlp", (8, 8), 10, 4), tmp_path, x_N, other)
     assert delivery.read_card(tmp_path).calibration is None
+
+
+def test_a_coordinator_finds_the_encoding_of_its_plan_by_its_hash(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    content = b"the encoding"
+    plan = replace(PLAN, encoding=hashlib.sha256(content).digest())
+    (tmp_path / "a.json").write_bytes(b"another")
+    caplog.set_level("WARNING", logger="limbeck")
+    assert app._encoding(plan, tmp_path) is None
+    assert "Expected the plan's public encoding" in caplog.text
+    (tmp_path / "b.json").write_bytes(content)
+    assert app._encoding(plan, tmp_path) == content
+    caplog.clear()
+    assert app._encoding(PLAN, tmp_path / "absent") is None
+    assert not caplog.text
