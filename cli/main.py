@@ -30,7 +30,7 @@ from limbeck.deployment import commands as deployment_commands
 from limbeck.deployment import flower_commands, key_commands, plan_commands
 from limbeck.server import commands as server_commands
 from limbeck.server import student_commands
-from limbeck.simulations import commands, data_commands
+from limbeck.simulations import commands, data_commands, sweep_commands
 
 log = logging.getLogger("limbeck.cli")
 
@@ -100,6 +100,8 @@ def limbeck(
 app.command("simulate")(commands.simulate)
 app.command("scenarios")(commands.scenarios)
 app.command("report")(commands.report)
+app.command("sweep")(sweep_commands.sweep)
+app.command("compare")(sweep_commands.compare)
 app.command("predict")(student_commands.predict)
 app.add_typer(student_commands.app, name="student")
 app.add_typer(data_commands.app, name="data")

@@ -146,7 +146,7 @@ def score(p_NK: ArrayLike, y_N: ArrayLike, names: Sequence[str] = ()) -> Scores:
     predicted = p.argmax(1)
     own_N, confidence_N, right_N = p[np.arange(inputs), y], p.max(1), predicted == y
     counts = np.bincount(y, minlength=classes)
-    by_class = [_of_class(index, name, p[:, index], y, predicted) for index, name in enumerate(names)]
+    by_class = _by_class(names, p, y, predicted)
     present = [each for each in by_class if each.inputs]
     bins = _bins(confidence_N, right_N)
     rarest = min(present, key=lambda each: each.inputs)
@@ -200,23 +200,29 @@ def _checked(p_NK: ArrayLike, y_N: ArrayLike) -> tuple[NDArray[np.float64], Labe
     return p, y.astype(np.int64)
 
 
-def _of_class(index: int, name: str, p_N: NDArray[np.float64], y_N: Labels, predicted_N: Labels) -> ClassScores:
+def _by_class(names: Sequence[str], p_NK: NDArray[np.float64], y_N: Labels, predicted_N: Labels) -> list[ClassScores]:
     from sklearn import metrics
 
-    is_it, taken = y_N == index, predicted_N == index
-    inputs, predicted = int(is_it.sum()), int(taken.sum())
-    told = 0 < inputs < len(y_N)
-    precision, recall, f1, _ = metrics.precision_recall_fscore_support(is_it, taken, average="binary", zero_division=0.0)
-    return ClassScores(
-        name=name,
-        inputs=inputs,
-        predicted=predicted,
-        precision=float(precision) if predicted else None,
-        recall=float(recall) if inputs else None,
-        f1=float(f1) if inputs else None,
-        auc=_share(metrics.roc_auc_score(is_it, p_N)) if told else None,
-        auprc=_share(metrics.average_precision_score(is_it, p_N)) if told else None,
-    )
+    labels = range(len(names))
+    told = metrics.precision_recall_fscore_support(y_N, predicted_N, labels=labels, average=None, zero_division=0.0)
+    counts_K, taken_K = (np.bincount(each, minlength=len(names)).tolist() for each in (y_N, predicted_N))
+    by_class = []
+    for index, name, precision, recall, f1 in zip(labels, names, *(part.tolist() for part in told[:3]), strict=True):
+        is_it, p_N, inputs = y_N == index, p_NK[:, index], counts_K[index]
+        both = 0 < inputs < len(y_N)
+        by_class.append(
+            ClassScores(
+                name=name,
+                inputs=inputs,
+                predicted=taken_K[index],
+                precision=_share(precision) if taken_K[index] else None,
+                recall=_share(recall) if inputs else None,
+                f1=_share(f1) if inputs else None,
+                auc=_share(metrics.roc_auc_score(is_it, p_N)) if both else None,
+                auprc=_share(metrics.average_precision_score(is_it, p_N)) if both else None,
+            )
+        )
+    return by_class
 
 
 def _bins(confidence_N: NDArray[np.float64], right_N: NDArray[np.bool_]) -> tuple[Bin, ...]:

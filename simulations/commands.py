@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from limbeck.simulations.scenario import Scenario
 
 
-def _complete_scenario(incomplete: str) -> list[str]:
+def complete_scenario(incomplete: str) -> list[str]:
     """Names of scenarios that begin like what was typed. Their files are not read, so that completion is quick."""
     names = (path.stem for path in (Path(__file__).parent / "scenarios").glob("*.toml"))
     return sorted(name for name in names if name.startswith(incomplete))
@@ -32,7 +32,7 @@ def simulate(
         str | None,
         typer.Argument(
             help="A scenario's name, a TOML file, or a file or folder of your own data; default: the scenario named default.",
-            autocompletion=_complete_scenario,
+            autocompletion=complete_scenario,
         ),
     ] = None,
     label: options.Label = None,
@@ -166,7 +166,7 @@ def scenarios() -> None:
 
 
 def plan_settings(
-    scenario: Annotated[str, typer.Argument(help="A scenario's name, or a TOML file.", autocompletion=_complete_scenario)],
+    scenario: Annotated[str, typer.Argument(help="A scenario's name, or a TOML file.", autocompletion=complete_scenario)],
     out: Annotated[Path, typer.Option(help="The file to write the settings to.")] = Path("plan.toml"),
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as privacy.epsilon=1.")

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from limbeck.server.card import Epsilon
+from limbeck.server.scores import Scores
 from limbeck.simulations import metrics as measured
-from limbeck.simulations.metrics import Metrics
+from limbeck.simulations.metrics import Compared, Metrics
 from limbeck.simulations.scenario import Scenario, parse
 
 if TYPE_CHECKING:
@@ -77,6 +78,20 @@ class Run:
             )
             for client in self.metrics.clients
         }
+
+    @property
+    def comparison(self) -> tuple[Compared, ...]:
+        """What is compared, from the majority class over sites alone and a central teacher to the student: the rows of every table.
+
+        Each has all measures on the test set and on the public inputs. Empty for a run of limbeck 0.1.0.
+        """
+        return self.metrics.comparison
+
+    @property
+    def scores(self) -> Scores | None:
+        """All measures of the finished student on the test set, as it is handed over; None for a run of limbeck 0.1.0."""
+        student = self.metrics.student
+        return (student.calibrated or student.quality).test
 
     @property
     def student(self) -> Student:

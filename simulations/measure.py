@@ -40,7 +40,7 @@ from limbeck.server.export import ExportReport
 from limbeck.server.record import ClientRecord, Record, StageRecord
 from limbeck.server.scores import Scores, majority, score
 from limbeck.server.states import SiteState
-from limbeck.simulations import black_box, metrics
+from limbeck.simulations import black_box, contribution, metrics
 from limbeck.simulations.answering import Pools
 from limbeck.simulations.central import Central, Kind, noise_of
 from limbeck.simulations.metrics import (
@@ -166,8 +166,9 @@ def measure(
         for index, path in enumerate(paths)
     ]
     stages, last = _stages(folder, plan, truth, public_x, record.stages, pools, dense, temperature)
+    pools_without = contribution.accuracies_without(plan, record.stages[-1], record.clients, sites, truth.public_y)
     clients = tuple(
-        _client(Site(path.parent), index, site, truth, record.clients, last)
+        _client(Site(path.parent), index, site, truth, record.clients, last, pools_without)
         for index, (path, site) in enumerate(zip(paths, alone, strict=True))
     )
     names = tuple(client.site for client in clients)
@@ -307,7 +308,13 @@ def _alone(
 
 
 def _client(
-    site: Site, index: int, alone: _Alone, truth: Truth, recorded: Mapping[str, ClientRecord], last: _Last
+    site: Site,
+    index: int,
+    alone: _Alone,
+    truth: Truth,
+    recorded: Mapping[str, ClientRecord],
+    last: _Last,
+    pools_without: Mapping[str, float],
 ) -> ClientMetrics:
     seen, budget = recorded.get(site.name, ABSENT), site.budget
     with Ledger(site.ledger, budget) as ledger:
@@ -336,6 +343,7 @@ def _client(
         record_count=seen.record_count,
         teacher=alone.quality,
         own=_own(index, alone, truth, last),
+        pool_without=pools_without.get(site.name),
     )
 
 

@@ -137,6 +137,9 @@ class ClientMetrics(Strict):
     """Its teacher alone, without details by class. Known to the simulation only."""
     own: OwnInputs | None = None
     """Test inputs of this site, without details by class; None without natural sites, or if none of the test inputs is its own."""
+    pool_without: Accuracy | None = None
+    """Accuracy on the public inputs of the last stage's pool, made again without this site; None if the site is not in it, is alone there,
+    or if there are too many sites to try each. Known to the simulation only."""
 
 
 class PoolMetrics(Strict):

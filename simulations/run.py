@@ -35,6 +35,7 @@ def simulate(
     client_app: str = CLIENT_APP,
     sites: Path | None = None,
     cache: Path | None = None,
+    workers: int | None = None,
     console: Console | None = None,
 ) -> Metrics:
     """Make a new run in an empty or absent `folder`; returns its metrics.
@@ -43,6 +44,7 @@ def simulate(
     - client_app: "module:attribute" of what each site runs over the local carrier.
     - sites: site folders of an earlier run to go on with, ledgers included.
     - cache: where downloaded data sets are.
+    - workers: client processes at once over the local carrier, if the scenario does not say; by default one per core.
     - console: for progress bars; none by default.
 
     Raises: RunError if the folder is not empty.
@@ -52,7 +54,7 @@ def simulate(
         grid.warm_up(client_app)
     started = time.perf_counter()
     prepare_only(scenario, folder, sites=sites, cache=cache, console=console)
-    return _go_on(folder, carrier, client_app, console, {"prepare": time.perf_counter() - started})
+    return _go_on(folder, carrier, client_app, workers, console, {"prepare": time.perf_counter() - started})
 
 
 def prepare_only(
@@ -79,17 +81,26 @@ def prepare_only(
     return flower.write_bundle(folder, len(list(held.glob("*/site.toml"))))
 
 
-def resume(folder: Path, *, carrier: str = "local", client_app: str = CLIENT_APP, console: Console | None = None) -> Metrics:
+def resume(
+    folder: Path,
+    *,
+    carrier: str = "local",
+    client_app: str = CLIENT_APP,
+    workers: int | None = None,
+    console: Console | None = None,
+) -> Metrics:
     """Resume the run in `folder` after its last finished stage; returns its metrics. Arguments are those of `simulate`.
 
     Raises: RunError if no run was prepared there.
     """
     if carrier == "local":
         grid.warm_up(client_app)
-    return _go_on(folder, carrier, client_app, console or Console(quiet=True), {})
+    return _go_on(folder, carrier, client_app, workers, console or Console(quiet=True), {})
 
 
-def _go_on(folder: Path, carrier: str, client_app: str, console: Console, seconds: dict[Phase, float]) -> Metrics:
+def _go_on(
+    folder: Path, carrier: str, client_app: str, workers: int | None, console: Console, seconds: dict[Phase, float]
+) -> Metrics:
     scenario, plan, sites = prepare.read_prepared(folder)
     started = time.perf_counter()
     with (
@@ -97,7 +108,7 @@ def _go_on(folder: Path, carrier: str, client_app: str, console: Console, second
         Watch(folder / "server" / "events.jsonl", console),
     ):
         if carrier == "local":
-            _run_local(scenario, folder, sites, client_app)
+            _run_local(scenario, folder, sites, client_app, workers)
         elif carrier == "flower":
             _run_flower(folder, sites)
         else:
@@ -123,12 +134,12 @@ def _go_on(folder: Path, carrier: str, client_app: str, console: Console, second
     return measured
 
 
-def _run_local(scenario: Scenario, folder: Path, sites: Path, client_app: str) -> None:
+def _run_local(scenario: Scenario, folder: Path, sites: Path, client_app: str, workers: int | None) -> None:
     from limbeck.server.app import app
 
     folders = sorted(path.parent for path in sites.glob("*/site.toml"))
-    workers = scenario.run.workers or os.cpu_count() or 1
-    local = grid.LocalGrid(folders, workers=workers, client_app=client_app)
+    processes = scenario.run.workers or workers or os.cpu_count() or 1
+    local = grid.LocalGrid(folders, workers=processes, client_app=client_app)
     try:
         config = flower.run_config(folder, len(folders))
         context = Context(run_id=1, node_id=SERVER_NODE, node_config={}, state=RecordDict(), run_config=config)

@@ -18,6 +18,7 @@ import pytest
 import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from helpers import sites
 from limbeck.base.errors import DataError, LedgerError, SettingError, TranscriptError
@@ -650,3 +651,63 @@ def test_a_ledger_has_no_more_rows_than_can_be_read_in_a_second(tmp_path: Path, 
         ):
             with pytest.raises(LedgerError, match="of fewer than 3 rows"):
                 call()
+
+
+# Public inputs and weights of classes
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(lambda x: np.where(np.arange(x.size).reshape(x.shape) == 7, np.nan, x / 255), id="one NaN"),
+        pytest.param(lambda x: np.where(np.arange(x.size).reshape(x.shape) == 7, np.inf, x / 255), id="one infinity"),
+        pytest.param(lambda x: x[:1].repeat(len(x), 0), id="one input again and again"),
+        pytest.param(lambda x: x.astype(np.int64), id="bytes as int64"),
+        pytest.param(lambda x: x * 1e5, id="far too large"),
+    ],
+)
+def test_a_site_declines_public_inputs_that_would_ruin_the_run_before_a_charge_also_under_an_older_plan(
+    spoil: Callable[[NDArray[np.uint8]], NDArray[np.generic]], tmp_path: Path
+) -> None:
+    """An author's check is not this site's: a plan by an earlier version, or by somebody else's program, has none."""
+    site = sites.make(tmp_path)
+    x_N = spoil(sites.PUBLIC)
+    np.savez(tmp_path / "transfer" / f"{digest(x_N).hex()}.npz", x=x_N)
+    plan = replace(sites.plan(), transfer_set=digest(x_N))
+    assert plan.inputs is None
+    reply = ask(site, plan, sites.offer(plan))
+    assert isinstance(reply, Declined)
+    assert reply.reason is Reason.PLAN
+    with Ledger(site.ledger, site.budget) as ledger:
+        assert ledger.entries() == []
+
+
+def test_a_site_trains_with_the_weights_of_classes_that_the_plan_states(tmp_path: Path) -> None:
+    site, plan = sites.make(tmp_path), sites.plan(class_weights=(0.5,) * 9 + (1.0,))
+    seen: list[object] = []
+
+    class Noting:
+        load = staticmethod(teachers.load)
+
+        @staticmethod
+        def train(*given: Any, **options: Any) -> teachers.Teacher:
+            seen.append(options["class_weights"])
+            return teachers.train(*given, **options)
+
+    assert isinstance(ask(site, plan, sites.offer(plan)), Accepted)
+    respond(site, codec.encode_request(Teach(plan_hash=codec.plan_hash(plan))), backend=Noting())
+    assert seen == [plan.class_weights]
+
+
+@pytest.mark.parametrize(("temperature", "said"), [(0.002, True), (1000.0, False)])
+def test_answers_on_the_floor_are_in_the_sites_own_log(
+    temperature: float, said: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = sites.make(tmp_path, answers__min_temperature=0.001)
+    plan = sites.plan(stages=tuple(replace(stage, temperature=temperature) for stage in sites.plan().stages))
+    assert isinstance(ask(site, plan, sites.offer(plan)), Accepted)
+    assert isinstance(ask(site, plan, Teach(plan_hash=codec.plan_hash(plan))), Taught)
+    answers = Ask(plan_hash=codec.plan_hash(plan), stage=0, first=0, count=plan.samples)
+    with caplog.at_level(logging.WARNING, "limbeck"):
+        assert isinstance(ask(site, plan, answers), Share)
+    assert ("lie on the floor of the wire" in caplog.text) is said

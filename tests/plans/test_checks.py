@@ -21,9 +21,9 @@ from limbeck.base.errors import LimbeckError, SettingError, WireError
 from limbeck.client.teachers import architectures
 from limbeck.client.teachers import linear as linear_teacher
 from limbeck.client.teachers.votes import vote
-from limbeck.inputs import features
+from limbeck.inputs import arrays, features
 from limbeck.inputs.tensors import tensors
-from limbeck.plans import checks
+from limbeck.plans import checks, public_inputs
 from limbeck.plans.schema import (
     ARCHITECTURES,
     CUSTOM,
@@ -342,6 +342,91 @@ def test_a_plan_that_does_not_go_with_its_public_inputs_is_refused_by_the_name_o
     plan = _student(architecture=changes.get("student", "mlp"))
     with pytest.raises(SettingError, match=f"Expected .*{named}"):
         checks.check_inputs(replace(plan, teaching=changes.get("teaching", LINEAR)), x_N)
+
+
+FEW = np.repeat(ROWS[:9], 3, axis=0)[:20]
+SPOILT_INPUTS = [
+    ({}, np.zeros((20, 8), np.float32), "at least 10 inputs that differ from one another, got 1 that do among 20"),
+    ({}, FEW, "at least 10 inputs that differ from one another, got 7 that do among 20"),
+    ({}, np.where(np.arange(20)[:, None] == 3, ROWS, -0.0), "got 2 that do among 20"),
+    ({"samples": 5}, ROWS[:5], "at least 10 inputs, got 5"),
+    ({}, np.where(ROWS > 1, 1.1e6, ROWS), r"numbers from -1e\+06 to 1e\+06, got .* to 1.1e\+06: scale them"),
+    ({}, np.where(ROWS < 0, -1.1e6, ROWS), r"numbers from -1e\+06 to 1e\+06, got -1.1e\+06 to "),
+    *(
+        ({}, GREY.astype(kind), "images as bytes .* only bytes are divided by 255")
+        for kind in ("i8", "u2", "f4", "f8", ">i4")
+    ),
+    ({}, COLOUR + np.float32(0.25) * (COLOUR < 255), "images as bytes .* only bytes are divided by 255"),
+    (
+        {"inputs": PublicInputs(kind=InputKind.BYTES, low=0.0, high=255.0)},
+        ROWS,
+        "bytes, as inputs.kind says, got float32",
+    ),
+    (
+        {"inputs": PublicInputs(kind=InputKind.UNIT, low=0.0, high=1.0)},
+        GREY,
+        "unit, as inputs.kind says, got uint8",
+    ),
+    ({"inputs": PublicInputs(kind=InputKind.UNIT, low=0.0, high=1.0)}, ROWS, "numbers from 0 to 1, as inputs says, got -"),
+    (
+        {"inputs": PublicInputs(kind=InputKind.NUMBERS, low=-1.0, high=9.0)},
+        ROWS,
+        "numbers from -1 to 9, as inputs says, got -",
+    ),
+    (
+        {"inputs": PublicInputs(kind=InputKind.NUMBERS, low=-9.0, high=1.0)},
+        ROWS,
+        "numbers from -9 to 1, as inputs says, got -",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "x_N", "named"), SPOILT_INPUTS)
+def test_public_inputs_that_no_student_could_learn_from_are_refused_with_or_without_a_declaration(
+    changes: dict[str, Any], x_N: np.ndarray[Any, np.dtype[np.generic]], named: str
+) -> None:
+    plan = replace(_student(architecture="mlp"), **changes)
+    with pytest.raises(SettingError, match=f"Expected transfer_set of .*{named}"):
+        checks.check_inputs(plan, x_N)
+
+
+@pytest.mark.parametrize(
+    "x_N",
+    [
+        ROWS,
+        GREY,
+        COLOUR,
+        ROWS.astype(">f8"),
+        (GREY > 99),
+        (GREY / 255).astype("f2"),
+        GREY // 16,
+        GREY.astype(np.int64) + 300,
+    ],
+)
+def test_what_a_plan_declares_of_its_inputs_goes_with_them(x_N: np.ndarray[Any, np.dtype[np.generic]]) -> None:
+    plan = replace(_student(architecture="mlp"), inputs=public_inputs.declared(x_N))
+    checks.check_plan(plan)
+    checks.check_inputs(plan, x_N)
+
+
+def test_rows_are_as_wide_as_the_public_encoding_makes_them() -> None:
+    plan = replace(_student(architecture="mlp"), teaching=replace(LINEAR, features="rows"))
+    checks.check_inputs(plan, ROWS, dimensions=8)
+    for dimensions in (7, 9):
+        with pytest.raises(
+            SettingError, match=rf"rows of {dimensions} numbers, as the public encoding makes them, got .*\(8,\)"
+        ):
+            checks.check_inputs(plan, ROWS, dimensions=dimensions)
+
+
+@pytest.mark.parametrize("kind", ["u1", "i8", "u2", "f4", "f8", ">i4"])
+def test_the_same_images_give_the_same_features_teachers_and_students_whatever_array_holds_them(kind: str) -> None:
+    published = public_inputs.normalised(GREY.astype(kind))
+    np.testing.assert_array_equal(arrays.unit_scale(published), arrays.unit_scale(GREY))
+    assert torch.equal(tensors(published), tensors(GREY))
+    assert torch.equal(student.prepare(torch.from_numpy(published)), student.prepare(torch.from_numpy(GREY)))
+    for name in ("pixels", "hog", "scattering"):
+        np.testing.assert_array_equal(features.compute(name, published), features.compute(name, GREY))
 
 
 SHAPES = [

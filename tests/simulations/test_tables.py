@@ -11,11 +11,11 @@ import pytest
 from helpers import tiny_encoder
 from limbeck.base.errors import DataError, SettingError
 from limbeck.client.site import Site
-from limbeck.experiments import sweep
 from limbeck.inputs import encoders, encodings, tables
 from limbeck.simulations import data, run, scenario
 from limbeck.simulations.data import tables as sets
 from limbeck.simulations.prepare import prepare
+from limbeck.simulations.sweep import baseline
 
 pytestmark = pytest.mark.usefixtures("quick_export")
 
@@ -239,7 +239,9 @@ def test_a_net_of_the_sites_own_is_trained_and_answers(tmp_path: Path) -> None:
 
 def test_the_baseline_without_privacy_is_better_than_a_run_with_much(tmp_path: Path) -> None:
     own = small(write_heart(tmp_path), "privacy.epsilon=0.05", "student.epochs=10")
-    private, public = sweep.private(own, tmp_path / "a"), sweep.without_privacy(own, tmp_path / "b")
-    assert set(private) == set(public) == set(sweep.NAMES)
-    assert public["teacher_mean"] > private["teacher_mean"] + 10
-    assert public["student"] > 75
+    private, public = run.simulate(own, tmp_path / "run"), baseline.compute(own)
+    mean = sum(private.teacher_accuracies) / len(private.teacher_accuracies)
+    assert sum(each.accuracy for each in public.teachers) / len(public.teachers) > mean + 0.1
+    assert public.stages[-1].student.accuracy > 0.75
+    assert private.majority.test is not None
+    assert public.majority == private.majority.test.whole

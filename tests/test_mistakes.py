@@ -1,0 +1,146 @@
+"""Mistakes that users make: each is told in words that name it, before anything is charged (docs/mistakes.md has the same rows)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from typer.testing import CliRunner
+
+from limbeck.base.errors import LimbeckError
+from limbeck.cli.main import app
+from limbeck.inputs import encodings
+from limbeck.protos import signing
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "mistakes.md"
+X = np.random.default_rng(0).integers(0, 256, (40, 8, 8), np.uint8)
+ROWS = np.random.default_rng(0).normal(size=(40, 64))
+ROW_SETTINGS = ("teacher.features=rows", "student.architecture=mlp")
+
+
+# In a plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanMistake:
+    """arrays: of the file of public inputs. settings: of the plan, changed. says: words of the message."""
+
+    says: str
+    arrays: dict[str, NDArray[np.generic]] | None = None
+    settings: tuple[str, ...] = ()
+    encoded: bool = False
+
+
+def _with(x_N: NDArray[np.uint8], value: float) -> NDArray[np.float64]:
+    changed: NDArray[np.float64] = x_N / 255
+    changed[3, 4] = value
+    return changed
+
+
+REFUSED = {
+    "one NaN in the public inputs": PlanMistake(arrays={"x": _with(X, np.nan)}, says="finite numbers, got NaN"),
+    "five public inputs": PlanMistake(arrays={"x": X[:5]}, says="at least 10 inputs, got 5"),
+    "one public input again and again": PlanMistake(
+        arrays={"x": X[:1].repeat(40, 0)}, says="differ from one another, got 1"
+    ),
+    "numbers that overflow features": PlanMistake(
+        arrays={"x": ROWS * 1e6}, settings=ROW_SETTINGS, says="scale them, or make rows of a table by `limbeck plan encode`"
+    ),
+    "images from 0 to 255 with fractions": PlanMistake(arrays={"x": X * 0.99}, says="round them, or divide them by 255"),
+    "rows narrower than the encoding": PlanMistake(
+        arrays={"x": ROWS[:, :1]},
+        settings=ROW_SETTINGS,
+        encoded=True,
+        says="rows of 2 numbers, as the public encoding makes them",
+    ),
+    "rows for a teacher of images": PlanMistake(
+        arrays={"x": ROWS}, settings=("teacher.features=scattering",), says="Expected grey images of at least 4 x 4"
+    ),
+    "k = 3 for two classes": PlanMistake(settings=("classes=2",), says="release.k = 3: expected at most the 2 classes"),
+    "100,000,000 classes": PlanMistake(
+        settings=("classes=100000000",), says="Expected classes in [2, 65536], got 100000000"
+    ),
+    "one weight of a class too few": PlanMistake(
+        settings=("teacher.class_weights=[1, 0.5]",),
+        says="teacher.class_weights = [1.0, 0.5]: expected one for each of the 10 classes",
+    ),
+}
+WARNED = {
+    "few public inputs": PlanMistake(says="40 public inputs for 10 classes"),
+    "repeated public inputs": PlanMistake(
+        arrays={"x": np.concatenate([X[:20], X[:20]])}, says="20 of 40 public inputs repeat others"
+    ),
+    "public inputs that are nearly the same": PlanMistake(
+        arrays={"x": ROWS * 1e-4 + 50}, settings=ROW_SETTINGS, says="public inputs that are nearly the same"
+    ),
+    "a raw table as public inputs": PlanMistake(
+        arrays={"x": ROWS * 300}, settings=ROW_SETTINGS, says="take numbers as they are, and expect them about 1 in size"
+    ),
+    "sixteen levels of grey": PlanMistake(arrays={"x": X // 16}, says="images of which no pixel is above 15"),
+    "pixels as rows of int64": PlanMistake(
+        arrays={"x": X.reshape(40, 64).astype(np.int64)}, settings=ROW_SETTINGS, says="rows of whole numbers from 0 to 255"
+    ),
+    "three classes for labels of two": PlanMistake(
+        arrays={"x": X, "y": np.arange(40) % 2},
+        settings=("classes=3",),
+        says="classes = 3: the labels of the public inputs have only 2 values",
+    ),
+    "labels that are no class": PlanMistake(
+        arrays={"x": X, "y": np.array(["cat", "dog"] * 20)}, says="none of the plan's classes: cat, dog"
+    ),
+    "a large δ": PlanMistake(settings=("privacy.delta=0.01",), says="privacy.delta = 0.01: expected far less than 1 / 300"),
+    "weights of rare classes above 1": PlanMistake(
+        settings=(f"teacher.class_weights={[1] * 9 + [20]}",), says="a gradient that is clipped anyway cannot count for more"
+    ),
+}
+
+
+@pytest.fixture
+def author(tmp_path: Path) -> Path:
+    """A folder with a key and the settings of a plan."""
+    signing.new_key(tmp_path / "plan.key")
+    CliRunner().invoke(
+        app, ["plan", "settings", "digits-tiny", "--out", str(tmp_path / "plan.toml")], catch_exceptions=False
+    )
+    return tmp_path
+
+
+def _make(folder: Path, mistake: PlanMistake) -> list[str]:
+    """The command that makes a plan with this mistake."""
+    np.savez(folder / "public.npz", **(mistake.arrays or {"x": X}))  # type: ignore[arg-type]
+    paths = {"transfer": "public.npz", "key": "plan.key", "out": "plan.pb", "publish": "transfer-sets"}
+    if mistake.encoded:
+        encodings.save(encodings.TextEncoding(column="text", words=("a", "b"), idf=(1.0, 2.0)), folder / "encoding.json")
+        paths["encoding"] = "encoding.json"
+    command = ["plan", "make", str(folder / "plan.toml")]
+    for name, value in paths.items():
+        command += [f"--{name}", str(folder / value)]
+    for setting in mistake.settings:
+        command += ["--set", setting]
+    return command
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_mistake_in_a_plan_is_refused_in_words_that_name_it_and_nothing_is_written(name: str, author: Path) -> None:
+    with pytest.raises(LimbeckError) as caught:
+        CliRunner().invoke(app, _make(author, REFUSED[name]), catch_exceptions=False)
+    assert REFUSED[name].says in str(caught.value)
+    assert not (author / "plan.pb").exists()
+    assert not (author / "transfer-sets").exists()
+
+
+@pytest.mark.parametrize("name", WARNED)
+def test_what_looks_like_a_mistake_in_a_plan_is_said_by_the_command_that_makes_it(name: str, author: Path) -> None:
+    made = CliRunner().invoke(app, _make(author, WARNED[name]), catch_exceptions=False)
+    assert made.exit_code == 0, made.output
+    assert f"warning: {WARNED[name].says}" in made.stderr or WARNED[name].says in made.stderr
+
+
+def test_the_documentation_has_a_row_for_each_mistake_in_a_plan_and_no_other() -> None:
+    section = DOCUMENT.read_text(encoding="utf-8").partition("## In a plan")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| ([^|]+?) \|", section, re.MULTILINE)
+    assert sorted(row for row in rows if row != "mistake") == sorted([*REFUSED, *WARNED])
