@@ -35,7 +35,7 @@ TEMPERATURES = ("none", "own", "held_out", "test")
 FIGURES = ("temperature", "log_loss", "calibration_error", "confidence")
 
 
-def compare(folder: Path, seed: int) -> dict[str, dict[str, float]]:
+def compare(folder: Path, seed: int, *, held_out: bool = True) -> dict[str, dict[str, float]]:
     """The figures of the student of a finished run, by what it was calibrated on. Errors and confidence in per cent."""
     model, plan = measure.load_student(folder)
     truth = measure.Truth(folder)
@@ -43,15 +43,16 @@ def compare(folder: Path, seed: int) -> dict[str, dict[str, float]]:
     public_x, public_y = torch.from_numpy(x_N), truth.public_y
     test_NK = distil.predict(model, torch.from_numpy(truth.test_x)).numpy()
     test_y = truth.test_y.astype(np.int64)
-    order = np.random.default_rng(seed).permutation(len(public_y))
-    held_out, rest = np.split(order, [round(HELD_OUT * len(order))])
-    other = _trained_on(np.sort(rest), folder, plan, public_x)
     temperatures = {
         "none": 1.0,
         "own": _fitted(distil.predict(model, public_x).numpy(), public_y),
-        "held_out": _fitted(distil.predict(other, public_x[held_out]).numpy(), public_y[held_out]),
         "test": _fitted(test_NK, test_y),
     }
+    if held_out:
+        order = np.random.default_rng(seed).permutation(len(public_y))
+        out, rest = np.split(order, [round(HELD_OUT * len(order))])
+        other = _trained_on(np.sort(rest), folder, plan, public_x)
+        temperatures["held_out"] = _fitted(distil.predict(other, public_x[out]).numpy(), public_y[out])
     return {name: _judged(test_NK, test_y, temperature) for name, temperature in temperatures.items()}
 
 
@@ -100,6 +101,7 @@ def main() -> None:
     parser.add_argument("scenario")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--set", dest="overrides", nargs="*", default=[])
+    parser.add_argument("--without-held-out", action="store_true", help="which trains another student for every seed")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--runs", type=Path, help="default: runs/experiments/NAME, with the name of --out")
     options = parser.parse_args()
@@ -107,14 +109,19 @@ def main() -> None:
     for seed in options.seeds:
         folder = (options.runs or RUNS / options.out.stem) / f"seed-{seed}"
         finished(load(options.scenario, [*options.overrides, f"run.seed={seed}"]), folder)
-        compared = compare(folder, seed)
+        compared = compare(folder, seed, held_out=not options.without_held_out)
         rows.append({"seed": seed, **{name: _rounded(values) for name, values in compared.items()}})
         print(rows[-1], flush=True)
     overrides = f" --set {' '.join(options.overrides)}" if options.overrides else ""
     seeds = " ".join(map(str, options.seeds))
-    by = {name: {figure: [row[name][figure] for row in rows] for figure in FIGURES} for name in TEMPERATURES}  # type: ignore[index]
+    left_out = " --without-held-out" if options.without_held_out else ""
+    by = {
+        name: {figure: [row[name][figure] for row in rows] for figure in FIGURES}  # type: ignore[index]
+        for name in TEMPERATURES
+        if name in rows[0]
+    }
     result = {
-        "command": f"python -m limbeck.experiments.calibration {options.scenario} --seeds {seeds}{overrides} --out {options.out}",
+        "command": f"python -m limbeck.experiments.calibration {options.scenario} --seeds {seeds}{overrides}{left_out} --out {options.out}",
         "noise": "system-entropy",
         "mean": {
             name: {figure: round(statistics.mean(values), 3) for figure, values in of.items()} for name, of in by.items()
