@@ -116,9 +116,7 @@ def main() -> None:
     seeds = " ".join(map(str, options.seeds))
     left_out = " --without-held-out" if options.without_held_out else ""
     by = {
-        name: {figure: [row[name][figure] for row in rows] for figure in FIGURES}  # type: ignore[index]
-        for name in TEMPERATURES
-        if name in rows[0]
+        name: {figure: [row[name][figure] for row in rows] for figure in FIGURES} for name in TEMPERATURES if name in rows[0]
     }
     result = {
         "command": f"python -m limbeck.experiments.calibration {options.scenario} --seeds {seeds}{overrides}{left_out} --out {options.out}",

@@ -173,7 +173,7 @@ def test_a_student_whose_card_does_not_fit_its_graph_is_refused(tmp_path: Path) 
         {"class_names": ("one", "two", "three")},
         {"inputs": replace(CARD.inputs, shape=(3,))},
     ):
-        folder = made(tmp_path / str(len(changes)), replace(CARD, **changes))  # type: ignore[arg-type]
+        folder = made(tmp_path / str(len(changes)), replace(CARD, **changes))
         with pytest.raises(DataError, match="whose card fits its graph"):
             load_student(folder)
 

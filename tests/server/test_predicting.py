@@ -206,7 +206,8 @@ def test_a_missing_column_another_encoding_and_no_encoding_are_refused(patients:
     with pytest.raises(DataError, match="Expected a column 'sex'"):
         load_student(patients).predict_file(table)
     table.write_text("age,sex\n50,f\n")
-    encodings.save(replace(TABLE, columns=(replace(TABLE.columns[0], mean=40.0), TABLE.columns[1])), tmp_path / "other.json")
+    other = TableEncoding(columns=(Number(name="age", mean=40.0, deviation=10.0), TABLE.columns[1]))
+    encodings.save(other, tmp_path / "other.json")
     done = run("predict", patients, table, "--encoding", tmp_path / "other.json", "-o", tmp_path / "out.csv")
     assert "by which this student was made" in str(done.exception)
     (patients / "encoding.json").rename(tmp_path / "moved.json")
