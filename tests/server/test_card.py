@@ -24,6 +24,7 @@ from limbeck.protos.messages import Guarantee
 from limbeck.server import app, card, delivery, export, student
 from limbeck.server.card import Calibration, Measure, Site
 from limbeck.server.exported import load_student
+from limbeck.server.predicting import open_inputs
 from limbeck.server.record import ClientRecord, StageRecord
 
 CALIBRATION = Calibration(
@@ -189,6 +190,15 @@ def test_a_student_of_0_1_0_has_no_card_and_takes_no_temperature(tmp_path: Path)
         delivery.amend(tmp_path, CARD)
     with pytest.raises(RunError, match="found none"):
         delivery.find(tmp_path / "absent")
+    old = Path(__file__).parent.parent / "old" / "0.1.0" / "federation" / "coordinator"
+    loaded = load_student(old / "run")
+    assert loaded.card is None
+    (tmp_path / "t.csv").write_text(f"{','.join(encodings.load(old / 'transfer-sets' / 'encoding.json').reads)}\n")
+    with pytest.raises(DataError, match="name it by --encoding"):
+        loaded.predict_file(tmp_path / "t.csv")
+    source = open_inputs(loaded, [tmp_path / "t.csv"], encoding=old / "transfer-sets" / "encoding.json")
+    assert (source.what, source.count) == ("row", 0)
+    assert loaded.predict(np.zeros((3, *loaded.input_shape))).shape == (3, loaded.classes)
 
 
 def test_a_coordinator_describes_the_plan_and_the_sites_that_answered() -> None:
