@@ -158,7 +158,8 @@ def _against(study: Study, key: str, measure: str) -> Iterator[Figure]:
     lines, levels = [], []
     for index, (values, groups) in enumerate(list(apart.items())[:MOST_LINES]):
         lines.append(_line(groups, key, "student", measure, named[values], LINES[index], "-", MARKS[index]))
-        levels += _without_privacy(groups, measure, f"{named[values]}, no privacy", LINES[index])
+        if key == EPSILON:
+            levels += _without_privacy(groups, measure, f"{named[values]}, no privacy", LINES[index])
     left_out = f" Of {len(apart)} lines the first {MOST_LINES} are drawn." if len(apart) > MOST_LINES else ""
     levels += _majority(study.groups, measure)
     yield _curve(f"Student against {_name(key)}", key, measure, lines, levels, left_out)
@@ -171,7 +172,9 @@ def _with_all_beside(groups: Sequence[Group], key: str, measure: str, where: str
     """Student, pool, central DP, sites alone, majority and no privacy in one figure. where: the values of other settings."""
     lines = [_line(groups, key, "student", measure, "student", STUDENT, "-", "o")]
     lines += [_line(groups, key, role, measure, label, colour, style, mark) for role, label, colour, style, mark in BESIDE]
-    levels = [*_without_privacy(groups, measure, "student, no privacy", INK), *_majority(groups, measure)]
+    # Where epsilon is not on the axis, runs without privacy have lines of their own.
+    baseline = _without_privacy(groups, measure, "student, no privacy", INK) if key == EPSILON else []
+    levels = [*baseline, *_majority(groups, measure)]
     at = f" at {where}" if where else ""
     return _curve(
         f"Student, pool and sites alone against {_name(key)}{at}",

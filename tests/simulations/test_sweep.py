@@ -13,11 +13,14 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from helpers.result_pages import Page
 from limbeck.base.errors import RunError, SettingError
+from limbeck.cli.main import app
 from limbeck.experiments.faults.linked import HANG_SECONDS, until
-from limbeck.simulations import metrics
+from limbeck.server.scores import FIGURES
+from limbeck.simulations import metrics, sweep_commands
 from limbeck.simulations.sweep import baseline, cells, crew, page, rows, run
 
 # A second or two each, of a machine that does nothing else; a run without privacy, which exports nothing, less than one.
@@ -387,6 +390,28 @@ def test_a_run_given_twice_or_a_folder_that_is_none_is_refused(folder: Path, tmp
         page.of_folders([own, own])
     with pytest.raises(RunError, match="Expected the metrics of a finished run"):
         page.of_folders([tmp_path])
+
+
+def test_the_command_shows_the_comparison_and_never_replaces_the_tables_of_a_sweep(folder: Path, tmp_path: Path) -> None:
+    before = (folder / "runs.csv").read_bytes()
+    done = CliRunner().invoke(
+        app, ["compare", str(folder), "--out", str(tmp_path), "--measure", "log_loss"], env={"COLUMNS": "80"}
+    )
+    assert done.exit_code == 0, done.output
+    assert "Log-loss, nats on the test set" in done.output
+    assert "sites = 3" in done.output
+    assert max(map(len, done.output.splitlines())) <= 80 or str(tmp_path) in done.output
+    assert (tmp_path / "compare.html").exists()
+    refused = CliRunner().invoke(app, ["compare", str(folder), "--out", str(folder)])
+    assert isinstance(refused.exception, SettingError)
+    assert (folder / "runs.csv").read_bytes() == before
+
+
+def test_the_command_knows_every_measure_and_no_other() -> None:
+    assert sweep_commands.MEASURES == FIGURES
+    refused = CliRunner().invoke(app, ["compare", "runs/one", "--measure", "beauty"])
+    assert isinstance(refused.exception, SettingError)
+    assert "beauty" in str(refused.exception)
 
 
 def test_a_text_that_a_spreadsheet_would_compute_is_kept_from_it(folder: Path, tmp_path: Path) -> None:
