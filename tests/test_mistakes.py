@@ -308,3 +308,102 @@ def test_the_documentation_has_a_row_for_each_mistake_in_a_simulation_and_no_oth
     section = DOCUMENT.read_text(encoding="utf-8").partition("## In a simulation")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| ([^|]+?) \|", section, re.MULTILINE)
     assert sorted(row for row in rows if row != "mistake") == sorted([*SIMULATED, *SAID])
+
+
+# In a public table
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableMistake:
+    """columns: of the public table. words: of the command. file: the public table's name. says: words of the message."""
+
+    says: str
+    columns: dict[str, list[str]]
+    words: tuple[str, ...] = ()
+    file: str = "public.csv"
+
+
+PATIENTS = {
+    "id": [f"p{row}" for row in range(60)],
+    "age": [str(20 + row) for row in range(60)],
+    "sex": ["m", "f", "f"] * 20,
+    "diagnosis": ["ill", "well"] * 30,
+}
+LABELLED = ("--label", "diagnosis")
+UNREADABLE = {
+    "the label's column misspelt": TableMistake(
+        columns=PATIENTS, words=("--label", "diagnosi"), says="Expected a column 'diagnosi' in"
+    ),
+    "a header and nothing else": TableMistake(columns={name: [] for name in PATIENTS}, says="found a header alone"),
+    "identifiers alone": TableMistake(columns={"id": PATIENTS["id"]}, says="that says something about records, found none"),
+    "a column said to be numbers that is words": TableMistake(
+        columns=PATIENTS, words=(*LABELLED, "--as", "sex=number"), says="Expected values of the kind number as 'sex' in"
+    ),
+    "a name twice in the header": TableMistake(
+        columns={"id": PATIENTS["id"], "age,age": [f"{age},1" for age in PATIENTS["age"]]}, says="distinct column names"
+    ),
+    "a file of another kind": TableMistake(columns=PATIENTS, file="records.npz", says="Expected a table, named"),
+}
+LOOKED_AT = {
+    "the label not named": TableMistake(
+        columns=PATIENTS, says="No column is the label. If the table has one, say so by --label"
+    ),
+    "zeros for values that nobody measured": TableMistake(
+        columns={"chol": [str(0 if row % 4 == 0 else 100 + row) for row in range(60)]},
+        says="! 0 in 25% of the rows, all others from 101 on: not known?",
+    ),
+    "999 for values that nobody knows": TableMistake(
+        columns={"age": [str(999 if row % 5 == 0 else 20 + row) for row in range(60)]},
+        says="! 999 in 20% of the rows, all others from 21 to 79: not known?",
+    ),
+    "dates that may begin with the day or the month": TableMistake(
+        columns={**PATIENTS, "seen": [f"{1 + row % 9}/{1 + row % 12}/2025" for row in range(60)]},
+        says="! dates of which nobody can tell day and month: say day-first or month-first",
+    ),
+    "dates with years of two digits": TableMistake(
+        columns={**PATIENTS, "seen": [f"{1 + row % 28}.{1 + row % 12}.25" for row in range(60)]},
+        says="! dates with years of two digits are not read: write four",
+    ),
+    "two numbers in one cell": TableMistake(
+        columns={**PATIENTS, "pressure": [f"{100 + row}/{60 + row // 2}" for row in range(60)]},
+        says="! two numbers in one cell are not read: give each a column",
+    ),
+    "words among numbers": TableMistake(
+        columns={**PATIENTS, "dose": [str(row % 8 / 2) if row % 4 else "none" for row in range(60)]},
+        says="! 75% of the cells are numbers: as a number, the others would count as missing",
+    ),
+}
+
+
+def _encode(folder: Path, mistake: TableMistake) -> list[str]:
+    """The command that encodes a table with this mistake."""
+    rows = [",".join(mistake.columns), *(",".join(row) for row in zip(*mistake.columns.values(), strict=True))]
+    (folder / mistake.file).write_text("\n".join(rows))
+    out = ["--out", str(folder / "rows.npz"), "--encoding", str(folder / "encoding.json")]
+    return ["plan", "encode", str(folder / mistake.file), *mistake.words, *out]
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_a_mistake_in_a_public_table_is_refused_in_words_that_name_it_and_nothing_is_written(
+    name: str, tmp_path: Path
+) -> None:
+    with pytest.raises(LimbeckError) as caught:
+        CliRunner().invoke(app, _encode(tmp_path, UNREADABLE[name]), catch_exceptions=False)
+    assert UNREADABLE[name].says in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == [UNREADABLE[name].file]
+
+
+@pytest.mark.parametrize("name", LOOKED_AT)
+def test_what_looks_like_a_mistake_in_a_public_table_is_said_by_the_command_that_encodes_it(
+    name: str, tmp_path: Path
+) -> None:
+    encoded = CliRunner().invoke(app, _encode(tmp_path, LOOKED_AT[name]), catch_exceptions=False)
+    assert encoded.exit_code == 0, encoded.output
+    assert LOOKED_AT[name].says in " ".join(encoded.output.replace("  ", " ").split())
+    assert (tmp_path / "rows.npz").exists()
+
+
+def test_the_documentation_has_a_row_for_each_mistake_in_a_public_table_and_no_other() -> None:
+    section = DOCUMENT.read_text(encoding="utf-8").partition("## In a public table")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| ([^|]+?) \|", section, re.MULTILINE)
+    assert sorted(row for row in rows if row != "mistake") == sorted([*UNREADABLE, *LOOKED_AT])
