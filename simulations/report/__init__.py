@@ -79,7 +79,7 @@ def style() -> str:
 def link(target: Path, start: Path, what: str) -> Link:
     """A link from a page in the folder `start`."""
     relative = Path(os.path.relpath(target.resolve(), start.resolve())).as_posix()
-    return Link(href=quote(relative + ("/" if target.is_dir() else "")), name=relative, what=what)
+    return Link(href=quote(relative + ("/" if target.is_dir() else ""), safe="/="), name=relative, what=what)
 
 
 def _render(run: Metrics, folder: Path) -> str:

@@ -24,6 +24,7 @@ from limbeck.protos.messages import Guarantee
 from limbeck.server import app, card, delivery, export, student
 from limbeck.server.card import Calibration, Measure, Site
 from limbeck.server.exported import load_student
+from limbeck.server.predicting import open_inputs
 from limbeck.server.record import ClientRecord, StageRecord
 
 CALIBRATION = Calibration(
@@ -78,20 +79,20 @@ def test_a_student_carries_its_card_and_the_values_by_themselves(tmp_path: Path)
     folder = made(tmp_path, FULL)
     assert load_student(folder).card == FULL
     told = {own.key: own.value for own in onnx.load(folder / "student.onnx").metadata_props}
-    del told["limbeck.card"]
+    del told["limbeck_card"]
     assert told == {
-        "limbeck.version": "0.2.0",
-        "limbeck.plan": "ab" * 32,
-        "limbeck.classes": '["well", "ill"]',
-        "limbeck.input": "numbers",
-        "limbeck.temperature": "0.5",
-        "limbeck.epsilon": "epsilon = 3 at delta = 1e-05, per record, add-remove-one",
-        "limbeck.epsilon_claimed": "3",
-        "limbeck.delta": "1e-05",
-        "limbeck.unit": "record",
-        "limbeck.adjacency": "add-remove-one",
-        "limbeck.epsilon_spent": '{"north": 2.5}',
-        "limbeck.licence": "CC BY 4.0",
+        "limbeck_version": "0.2.0",
+        "limbeck_plan": "ab" * 32,
+        "limbeck_classes": '["well", "ill"]',
+        "limbeck_input": "numbers",
+        "limbeck_temperature": "0.5",
+        "limbeck_epsilon": "epsilon = 3 at delta = 1e-05, per record, add-remove-one",
+        "limbeck_epsilon_claimed": "3",
+        "limbeck_delta": "1e-05",
+        "limbeck_unit": "record",
+        "limbeck_adjacency": "add-remove-one",
+        "limbeck_epsilon_spent": '{"north": 2.5}',
+        "limbeck_licence": "CC BY 4.0",
     }
     assert (folder / "labels.txt").read_text().splitlines() == ["well", "ill"]
 
@@ -189,6 +190,15 @@ def test_a_student_of_0_1_0_has_no_card_and_takes_no_temperature(tmp_path: Path)
         delivery.amend(tmp_path, CARD)
     with pytest.raises(RunError, match="found none"):
         delivery.find(tmp_path / "absent")
+    old = Path(__file__).parent.parent / "old" / "0.1.0" / "federation" / "coordinator"
+    loaded = load_student(old / "run")
+    assert loaded.card is None
+    (tmp_path / "t.csv").write_text(f"{','.join(encodings.load(old / 'transfer-sets' / 'encoding.json').reads)}\n")
+    with pytest.raises(DataError, match="name it by --encoding"):
+        loaded.predict_file(tmp_path / "t.csv")
+    source = open_inputs(loaded, [tmp_path / "t.csv"], encoding=old / "transfer-sets" / "encoding.json")
+    assert (source.what, source.count) == ("row", 0)
+    assert loaded.predict(np.zeros((3, *loaded.input_shape))).shape == (3, loaded.classes)
 
 
 def test_a_coordinator_describes_the_plan_and_the_sites_that_answered() -> None:
