@@ -374,7 +374,7 @@ def _explained() -> Iterator[None]:
 
 # What gRPC's details mean, where they have one of these words in them.
 _MEANINGS = {
-    "Connection refused": "nothing listens there; is the coordinator started, and is this its port?",
+    "Connection refused": "nothing listens there (is the coordinator started, and is this its port?)",
     "DNS resolution failed": "its name cannot be resolved",
     "Domain name not found": "its name cannot be resolved",
     "No route to host": "there is no way to it",
@@ -413,16 +413,25 @@ def run(site: Site, *, until_finished: bool = False) -> None:
 
 def _tell_start(site: Site) -> None:
     """Raises LedgerError if the ledger lacks anything that the site knows was spent."""
-    book, budget = site.account.check(), site.budget
+    book = site.account.check()
     spent = 0.0 if book is None else book.spent()
+    told = (
+        f"epsilon = {spent:.4g}"
+        if math.isfinite(spent)
+        else "more than any epsilon (something without a guarantee was released)"
+    )
+    try:
+        budget = site.budget
+    except LimbeckError as error:
+        # It can be mended while the site runs: it is read anew for every plan.
+        log.warning("%s starts without a policy, and declines every plan until there is one: %s", site.name, error)
+        return
     log.info(
         "%s starts, limbeck %s. Of its budget of %s, %s is spent.",
         site.name,
         version("limbeck"),
         budget,
-        f"epsilon = {spent:.4g}"
-        if math.isfinite(spent)
-        else "more than any epsilon (something without a guarantee was released)",
+        told,
         extra=about(
             event="started",
             site=site.name,

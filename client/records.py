@@ -61,8 +61,8 @@ class RecordSettings(BaseModel):
     label: the table's column of labels.
     classes: per class, in order, the value or values of its label (for a folder: its name), compared by `limbeck.inputs.labels`. Without
         it, these are the plan's names of its classes, or whole numbers from 0 on where it names none.
-    delimiter, decimal, text_encoding: of a text table, what its header does not show: the sign between cells, the decimal sign, and how
-        text becomes bytes. Never taken from rows, because one record would change what becomes of all.
+    delimiter, quote, decimal, text_encoding: of a text table, what its header does not show: the sign between cells, the one around them
+        ("" for none), the decimal sign, and how text becomes bytes. Never taken from rows: one record would change what becomes of all.
     encoding: the file of a public encoding, for tables and texts, whose SHA-256 a plan names. For rows in an .npz file or from a
         reader it says which encoding made them.
     encoder: the site's copy of the public encoder if the encoding names one: a Hugging Face model's folder or "module:factory".
@@ -81,6 +81,7 @@ class RecordSettings(BaseModel):
     label: str = "label"
     classes: tuple[str | int | tuple[str | int, ...], ...] | None = None
     delimiter: str | None = None
+    quote: str | None = None
     decimal: Literal[".", ","] | None = None
     text_encoding: str | None = None
     encoding: str | None = None
@@ -453,7 +454,11 @@ def encode(settings: RecordSettings, folder: Path, progress: Progress = encoders
 def read_dialect(settings: RecordSettings, path: Path) -> Dialect:
     """How a table is written, by its header and by what the settings say; no record is read. Raises DataError or SettingError."""
     return tables.read_dialect(
-        path, delimiter=settings.delimiter, decimal=settings.decimal, text_encoding=settings.text_encoding
+        path,
+        delimiter=settings.delimiter,
+        quote=settings.quote,
+        decimal=settings.decimal,
+        text_encoding=settings.text_encoding,
     )
 
 

@@ -6,15 +6,15 @@ It looks at all rows, so it is for public tables, and for owners who look at the
 The rules, in this order; the first that holds decides:
 
 1. empty: no cell holds anything. constant: every cell holds the same.
-2. identifier: whole numbers that count the rows one by one; or a name that says so (id, key, uuid ...) over more than 30 values, or over
+2. identifier: whole numbers that count the rows one by one; or a name that says so (id, key, uuid ...) over more than 50 values, or over
    another one in most rows.
 3. boolean: words of truth alone (true and false, yes and no, y and n, t and f, on and off), or 0 and 1.
 4. number: 95 of 100 cells are numbers; the others count as missing. But whole numbers that take at most ten different values, each in five
    rows on average, are a category: more often than not they are codes.
 5. date: 95 of 100 cells are dates in one order of day, month and year, which they show.
-6. text: other texts, of four words or more on average, more than 30 of which are different, or more than half of them.
+6. text: other texts, of four words or more on average, more than 50 of which are different, or more than half of them.
 7. identifier: other texts, 90 of 100 of which are different.
-8. category: at most 30 different texts. A level in less than one row of a hundred, or in a single row, is rare.
+8. category: at most 50 different texts. A level in less than one row of a hundred, or in a single row, is rare.
 9. hashed: more different texts than that.
 """
 
@@ -26,7 +26,7 @@ import re
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Literal
@@ -42,9 +42,10 @@ from limbeck.inputs.tables import Table
 MOST_SPELLINGS = 20
 # The share of a column's cells that must be of its kind; the others count as missing.
 MOST = 0.95
+HALF = 0.5
 FEW_NUMBERS = 10
 ROWS_PER_NUMBER = 5
-MOST_LEVELS = 30
+MOST_LEVELS = 50
 RARE_ROWS = 2
 RARE_SHARE = 0.01
 WORDS_OF_A_TEXT = 4
@@ -67,6 +68,12 @@ YEAR_FIRST = re.compile(r"(?P<year>\d{4})(?P<by>[-/.])(?P<a>\d{1,2})(?P=by)(?P<b
 YEAR_LAST = re.compile(r"(?P<a>\d{1,2})(?P<by>[-/.])(?P<b>\d{1,2})(?P=by)(?P<year>\d{4})" + TIME)
 DAY_FIRST = re.compile(r"(?P<a>\d{1,2})[-. ]+(?P<name>[A-Za-z]{3})[a-z]*\.?[-, ]+(?P<year>\d{4})" + TIME)
 MONTH_FIRST = re.compile(r"(?P<name>[A-Za-z]{3})[a-z]*\.? +(?P<a>\d{1,2}),? +(?P<year>\d{4})" + TIME)
+# What looks like numbers or dates, and cannot be read as such.
+UNREADABLE = (
+    (YEAR_LAST, "dates of which nobody can tell day and month: say day-first or month-first"),
+    (re.compile(r"\d{1,2}([-/.])\d{1,2}\1\d{2}"), "dates with years of two digits are not read: write four"),
+    (re.compile(r"[\d.,]+\s*[/:x]\s*[\d.,]+"), "two numbers in one cell are not read: give each a column"),
+)
 
 
 class Kind(StrEnum):
@@ -231,7 +238,12 @@ def _column(table: Table, name: str, said: str | None, zero: tuple[float, ...], 
     found = _by_rules(name, counts, numbers, len(cells)) if said is None else _as_said(what, counts, numbers, said)
     missing, distinct, warnings = len(cells) - counts.total() + found.unreadable, len(counts), found.warnings
     if found.unreadable:
-        warnings = (f"{found.unreadable} cells are not of this kind, and count as missing", *warnings)
+        what = (
+            "1 cell is not of this kind, and counts"
+            if found.unreadable == 1
+            else f"{found.unreadable} cells are not of this kind, and count"
+        )
+        warnings = (f"{what} as missing", *warnings)
     if found.kind is Kind.NUMBER:
         of_value: Counter[float] = Counter()
         for cell, number in numbers.items():
@@ -303,15 +315,21 @@ def _by_rules(name: str, counts: Counter[str], numbers: Mapping[str, float | Non
     if (order := _order(counts)) is not None:
         dates = sum(count for cell, count in counts.items() if days(cell, order) is not None)
         return _Found(kind=Kind.DATE, why=f"dates, {order.replace('-', ' ')}", unreadable=present - dates, order=order)
-    return _by_texts(counts)
+    found = _by_texts(counts)
+    if readable >= HALF * present:
+        mixed = f"{readable / present:.0%} of the cells are numbers: as a number, the others would count as missing"
+        return replace(found, warnings=(*found.warnings, mixed))
+    return found
 
 
 def _by_texts(counts: Counter[str]) -> _Found:
     present, distinct = counts.total(), len(counts)
     words = sum(len(cell.split()) * count for cell, count in counts.items()) / present
-    warnings: tuple[str, ...] = ()
-    if sum(count for cell, count in counts.items() if YEAR_LAST.fullmatch(cell)) >= MOST * present:
-        warnings = ("dates of which nobody can tell day and month: say day-first or month-first",)
+    warnings = tuple(
+        warning
+        for pattern, warning in UNREADABLE
+        if sum(count for cell, count in counts.items() if pattern.fullmatch(cell)) >= MOST * present
+    )
     if words >= WORDS_OF_A_TEXT and distinct > min(MOST_LEVELS, present / 2):
         return _Found(kind=Kind.TEXT, why=f"texts of {words:.0f} words on average")
     if distinct >= MOSTLY_ONCE * present and present >= FEWEST_ROWS:
@@ -373,6 +391,7 @@ def _suspects(counts: Counter[float]) -> tuple[str, ...]:
                 f"{code:g} in {counts[code] / rows:.0%} of the rows, all others from {others[0]:g} to {others[-1]:g}: not known?"
             )
     # Nothing is near zero: the others begin farther from it than the smallest of them are from one another.
-    if len(own) > 5 and own[0] == 0 and not is_rare(counts[0.0], rows) and own[1] > 3 * (own[5] - own[1]) / 4:
+    is_zero = len(own) > 5 and own[0] == 0 and not is_rare(counts[0.0], rows) and counts[0.0] < rows / 2
+    if is_zero and own[1] > max(3 * (own[5] - own[1]) / 4, own[len(own) // 2] / 5):
         found.append(f"0 in {counts[0.0] / rows:.0%} of the rows, all others from {own[1]:g} on: not known?")
     return tuple(found)

@@ -13,7 +13,8 @@ import io
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from limbeck.base.errors import SettingError
@@ -43,7 +44,7 @@ class Dialect:
     """How a text table is written.
 
     - delimiter: between cells.
-    - quote: around cells that contain it.
+    - quote: around cells that contain it; "" where a quotation mark is a character like any other.
     - text_encoding: a codec's name, as Python spells it.
     - decimal: "." or ","; "" for either, each cell by itself: the only sign is the decimal one, or the last of several.
     - thousands: what groups digits by three, or "". Other separators count where a cell leaves no doubt, as 1,234.5 and 1,234,567 do.
@@ -67,8 +68,8 @@ class Dialect:
             raise SettingError(
                 f"Expected one character between cells, such as {', '.join(map(repr, DELIMITERS))}, got {self.delimiter!r}."
             )
-        if len(self.quote) != 1 or self.quote.isalnum() or self.quote in "\r\n\0":
-            raise SettingError(f"Expected one character as quotation mark, got {self.quote!r}.")
+        if len(self.quote) > 1 or self.quote.isalnum() or (self.quote and self.quote in "\r\n\0"):
+            raise SettingError(f"Expected one character as quotation mark, or none, got {self.quote!r}.")
         if self.decimal not in {".", ",", EITHER}:
             raise SettingError(f"Expected '.' or ',' as decimal sign, got {self.decimal!r}.")
         if self.thousands and (len(self.thousands) != 1 or self.thousands.isalnum() or self.thousands == self.decimal):
@@ -83,11 +84,17 @@ class Dialect:
     def describe(self) -> str:
         """In words, for people."""
         between = SIGNS.get(self.delimiter, f"{self.delimiter!r}")
-        quoted = "" if self.quote == '"' else f", {self.quote} as quotation mark"
+        quoted = "" if self.quote == '"' else f", {self.quote or 'nothing'} as quotation mark"
         sign = {".": "decimal point", ",": "decimal comma"}.get(self.decimal, "decimal point or comma, each cell by itself")
         grouped = f", {_named(self.thousands)} between thousands" if self.thousands else ""
         text = NAMES.get(self.text_encoding, self.text_encoding)
         return f"{between} between cells{quoted}, {sign}{grouped}, {text} text"
+
+    def rows(self, lines: Iterable[str], *, strict: bool = True) -> Iterator[list[str]]:
+        """Rows of cells. Raises csv.Error, if strict also for quotation marks that are out of place."""
+        if not self.quote:
+            return csv.reader(lines, delimiter=self.delimiter, quoting=csv.QUOTE_NONE, strict=strict)
+        return csv.reader(lines, delimiter=self.delimiter, quotechar=self.quote, strict=strict)
 
     def number(self, cell: str) -> float:
         """A cell as a number, from nothing but itself. Raises ValueError if it is none."""
@@ -153,7 +160,12 @@ DEFAULT = Dialect()
 
 
 def of_header(
-    head: bytes, *, delimiter: str | None = None, decimal: str | None = None, text_encoding: str | None = None
+    head: bytes,
+    *,
+    delimiter: str | None = None,
+    quote: str | None = None,
+    decimal: str | None = None,
+    text_encoding: str | None = None,
 ) -> Dialect:
     """The dialect of a table that begins with this line, with what its owner says of it; what is not said, the line decides.
 
@@ -161,7 +173,7 @@ def of_header(
     Whoever gives it leaves no doubt about the other sign, which then separates thousands.
 
     - head: the header as bytes, with a byte order mark if there is one, and the line "sep=;" before it, if there is that.
-    - delimiter, decimal, text_encoding: see `Dialect`.
+    - delimiter, quote, decimal, text_encoding: see `Dialect`.
 
     Raises: SettingError for what no table can be read by.
     """
@@ -172,10 +184,10 @@ def of_header(
         # A line end may be cut where it takes two bytes.
         line = re.split("[\r\n]", decoded(head, codec(text_encoding)), maxsplit=1)[0]
         delimiter = said_by(line) or _by_header(line)
+    own = Dialect(delimiter=delimiter, quote='"' if quote is None else quote, text_encoding=text_encoding)
     if decimal is None:
-        return Dialect(delimiter=delimiter, text_encoding=text_encoding, decimal="." if delimiter == "," else EITHER)
-    thousands = {".": ",", ",": "."}.get(decimal, "")
-    return Dialect(delimiter=delimiter, text_encoding=text_encoding, decimal=decimal, thousands=thousands)
+        return replace(own, decimal="." if delimiter == "," else EITHER)
+    return replace(own, decimal=decimal, thousands={".": ",", ",": "."}.get(decimal, ""))
 
 
 def detect(data: bytes) -> Dialect:
@@ -189,7 +201,7 @@ def detect(data: bytes) -> Dialect:
     sample = text[: end or SAMPLE]
     quote = _quote(sample)
     own = Dialect(delimiter=said or _by_lines(sample, quote), quote=quote, text_encoding=text_encoding)
-    return _with_numbers(own, text)
+    return _with_numbers(replace(own, quote="") if _is_stray(quote, text, own) else own, text)
 
 
 def decoded(data: bytes, text_encoding: str) -> str:
@@ -233,7 +245,7 @@ def _by_header(text: str) -> str:
 
 def _first_row(text: str, delimiter: str, quote: str = '"') -> Sequence[str]:
     try:
-        return next(csv.reader([text], delimiter=delimiter, quotechar=quote, strict=True), [])
+        return next(Dialect(delimiter=delimiter, quote=quote).rows([text]), [])
     except csv.Error:
         return []
 
@@ -256,7 +268,28 @@ def _by_lines(sample: str, quote: str) -> str:
 
 def _rows(text: str, dialect: Dialect) -> Iterator[list[str]]:
     allow_cells(len(text))
-    return csv.reader(io.StringIO(text, newline=""), delimiter=dialect.delimiter, quotechar=dialect.quote)
+    return dialect.rows(io.StringIO(text, newline=""), strict=False)
+
+
+def _is_stray(quote: str, text: str, dialect: Dialect) -> bool:
+    """Whether quotation marks are characters like any other: more rows fit then, and more cells hold them elsewhere than around them."""
+    if quote not in text:
+        return False
+    without = replace(dialect, quote="")
+    marked = [cell for row in _rows(text, without) for cell in row if quote in cell]
+    around = sum(len(cell) > 1 and cell[0] == cell[-1] == quote for cell in marked)
+    return around < len(marked) / 2 and _fitting(text, without) > _fitting(text, dialect)
+
+
+def _fitting(text: str, dialect: Dialect) -> int:
+    """Rows with as many cells as the header, up to one of which nothing after it can be read."""
+    allow_cells(len(text))
+    rows, fitting = dialect.rows(io.StringIO(text, newline="")), 0
+    with suppress(csv.Error):
+        header = next(rows, [])
+        for row in rows:
+            fitting += len(row) == len(header)
+    return fitting
 
 
 def _quote(sample: str) -> str:

@@ -37,7 +37,7 @@ CYCLES = {"year": 365.2425, "week": 7.0, "day": 1.0}
 # Bounds of an encoding's size, which a file of a few bytes could otherwise set to anything.
 MOST_BUCKETS = 1 << 16
 # Of the buckets that `fit` chooses.
-FEWEST_BUCKETS, MOST_FITTED_BUCKETS = 8, 64
+FEWEST_BUCKETS, MOST_FITTED_BUCKETS = 16, 64
 # A cycle is of use if the public dates lie in three of so many parts of it.
 PARTS_OF_A_CYCLE = 4
 LONGEST_EVENTS = 30 * CYCLES["year"]
@@ -492,8 +492,8 @@ def _fit_words(public: Table, name: str, most: int) -> Words:
 
 
 def _buckets(distinct: int) -> int:
-    """A power of two, about a fourth of the different names."""
-    return min(max(1 << max(distinct // 4, 1).bit_length() - 1, FEWEST_BUCKETS), MOST_FITTED_BUCKETS)
+    """A power of two, about a third of the different names."""
+    return min(max(1 << max(distinct // 2, 1).bit_length() - 1, FEWEST_BUCKETS), MOST_FITTED_BUCKETS)
 
 
 def _quantiles(value_N: NDArray[np.float64]) -> tuple[float, ...]:

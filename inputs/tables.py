@@ -316,12 +316,12 @@ def _first(lines: Iterator[str | None]) -> str:
 def _cells(line: str, dialect: Dialect) -> list[str] | None:
     """The cells of one line, from nothing but itself; None if it is not valid CSV by itself."""
     # Unbalanced marks: the first and the last part of a cell that spans lines.
-    if line.count(dialect.quote) % 2:
+    if dialect.quote and line.count(dialect.quote) % 2:
         return None
     # A cell is never longer than its line.
     dialects.allow_cells(LONGEST_LINE)
     try:
-        rows = list(csv.reader([line], delimiter=dialect.delimiter, quotechar=dialect.quote, strict=True))
+        rows = list(dialect.rows([line]))
     except csv.Error:
         return None
     return rows[0] if len(rows) == 1 else None
@@ -332,6 +332,8 @@ def _cell(cell: str) -> Cell:
 
 
 def _header(line: str, dialect: Dialect, source: str) -> list[str]:
+    if "\r" in line:
+        raise DataError(f"Expected lines that end with LF or CR LF in {source}, found CR alone: save it anew as CSV.")
     return _distinct(_cells(line, dialect) or [], source, line)
 
 
@@ -368,7 +370,7 @@ def _with_line_breaks(data: bytes, source: str, dialect: Dialect | None) -> Tabl
         stream = io.StringIO(text, newline="")
         if dialects.said_by(text.partition("\n")[0]) is not None:
             stream.readline()
-        reader = csv.reader(stream, delimiter=dialect.delimiter, quotechar=dialect.quote, strict=True)
+        reader = dialect.rows(stream)
         header = next(reader, [])
         _distinct(header, source, header)
         rows = [row if len(row) == len(header) else [""] * len(header) for row in reader if row]
@@ -445,7 +447,12 @@ def has_rows(path: Path, dialect: Dialect | None = None, *, largest: int = LARGE
 
 
 def read_dialect(
-    path: Path, *, delimiter: str | None = None, decimal: str | None = None, text_encoding: str | None = None
+    path: Path,
+    *,
+    delimiter: str | None = None,
+    quote: str | None = None,
+    decimal: str | None = None,
+    text_encoding: str | None = None,
 ) -> Dialect:
     """The dialect by which a site reads a table: of its header and of what its owner says (`dialects.of_header`); no record is read.
 
@@ -455,7 +462,7 @@ def read_dialect(
         return dialects.DEFAULT
     with _open_text(path) as stream:
         head = _head(stream, text_encoding)
-        return dialects.of_header(head, delimiter=delimiter, decimal=decimal, text_encoding=text_encoding)
+        return dialects.of_header(head, delimiter=delimiter, quote=quote, decimal=decimal, text_encoding=text_encoding)
 
 
 def detect_dialect(path: Path, *, largest: int = LARGEST) -> Dialect:

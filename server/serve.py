@@ -91,6 +91,12 @@ def serve(plan: Path, path: Path) -> Path:
         }
         app(grid, Context(run_id=1, node_id=SERVER_NODE, node_config={}, state=RecordDict(), run_config=config))
         _say_finished(grid, bytes.fromhex(record.read(folder / RECORD).plan_hash))
+    except KeyboardInterrupt:
+        log.warning(
+            "Stopped; the same command continues after the last finished stage, and sites dial until then.",
+            extra=about(event="stopped"),
+        )
+        raise
     finally:
         grid.close()
     return folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -138,8 +139,9 @@ def test_an_invalid_command_is_answered_by_one_message(line: str, said: tuple[di
     status, errors = said[0][line]
     assert status == 1, (status, errors)
     assert "Traceback" not in errors
-    (message,) = [part for part in errors.split("\n") if part.startswith("limbeck: ")]
-    assert message.startswith("limbeck: Expected ") or "Expected " in errors
+    # A daemon says it in its log.
+    (message,) = [part for part in errors.split("\n") if re.match(r"limbeck: |\S+Z ERROR ", part)]
+    assert re.match(r"(limbeck:|\S+Z ERROR) Expected ", message) or "Expected " in errors
     assert LINES[line] in errors
 
 

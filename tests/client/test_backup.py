@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import stat
 import tarfile
@@ -247,6 +248,21 @@ def test_a_backup_that_is_older_than_what_was_spent_is_refused_wherever_it_is_pu
     declined = codec.decode_reply(reply, plan=sites.plan(public_seed=8), expecting=sites.offer(sites.plan(public_seed=8)))
     assert type(declined).__name__ == "Declined"
     assert spent > made.book.spent()
+
+
+def test_the_guide_quotes_what_is_said_of_an_older_backup(site: Site, tmp_path: Path) -> None:
+    backup.make(site, tmp_path / "backup", now=NOW)
+    run_plan(site, OTHER)
+    back(tmp_path / "backup", site)
+    with pytest.raises(LedgerError) as refused:
+        Site(site.folder).account.check()
+    guide = (Path(__file__).parents[2] / "docs" / "operate.md").read_text()
+    (quoted,) = re.findall(r"```text\n( *Expected the ledger in.*?)```", guide, flags=re.S)
+
+    def sentence(text: str) -> str:
+        return re.sub(r"(?<=hash )[0-9a-f]{16}|\d+|\S*/(?=records.npz|state)", "", " ".join(text.split()))
+
+    assert sentence(quoted) == sentence(str(refused.value))
 
 
 def test_the_newest_backup_restores_a_lost_ledger(site: Site, tmp_path: Path) -> None:

@@ -61,9 +61,14 @@ def test_the_guide_leads_from_an_empty_folder_to_a_student(tmp_path: Path) -> No
     assert (run.state, run.counts) == ("finished", {"answered": 3})
     assert run.privacy is not None
     for name in ("north", "south", "west"):
-        assert "Traceback" not in (home / f"{name}.log").read_text()
+        log = (home / f"{name}.log").read_text()
+        assert "Traceback" not in log
+        assert f"the run of plan {run.plan_hash[:16]} is finished" in log
         book = ledger.read(Site(home / "federation" / "sites" / name).ledger)
         assert len(book.schedules) == 1
         assert book.spent() == run.privacy.epsilon
     assert (home / "federation" / "coordinator" / "run" / "student").is_dir()
+    north = ledger.read(Site(home / "federation" / "sites" / "north").ledger)
+    assert ledger.read(home / "north-backup" / "records.npz.ledger").head == north.head
+    assert north.head in told.splitlines()
     assert "allowed" in told

@@ -26,7 +26,7 @@ def one(cells: Sequence[object], name: str = "c", **settings: Any) -> Column:
 
 
 NOTES = [f"the patient slept {hours} hours and felt well" for hours in range(60)]
-TOWNS = [f"town {place % 40}" for place in range(200)]
+TOWNS = [f"town {place % 60}" for place in range(200)]
 
 
 @pytest.mark.parametrize(
@@ -40,8 +40,8 @@ TOWNS = [f"town {place % 40}" for place in range(200)]
         ("c", [(7 * place) % 101 for place in range(101)], Kind.IDENTIFIER, "count the rows"),
         ("c", [value * value for value in range(30)], Kind.NUMBER, "whole numbers from 0 to 841"),
         ("patient_id", [value * value for value in range(30)], Kind.IDENTIFIER, "its name says so"),
-        ("PatientID", [f"p{value // 2}" for value in range(100)], Kind.IDENTIFIER, "its name says so"),
-        ("ward id", [f"w{value % 30}" for value in range(100)], Kind.CATEGORY, "30 different values"),
+        ("PatientID", [f"p{value // 2}" for value in range(200)], Kind.IDENTIFIER, "its name says so"),
+        ("ward id", [f"w{value % 50}" for value in range(100)], Kind.CATEGORY, "50 different values"),
         ("PatientID", [f"p{value % 80}" for value in range(100)], Kind.IDENTIFIER, "its name says so"),
         ("Id", [value * value for value in range(30)], Kind.IDENTIFIER, "its name says so"),
         ("paid", [value * value for value in range(30)], Kind.NUMBER, "whole numbers"),
@@ -66,11 +66,11 @@ TOWNS = [f"town {place % 40}" for place in range(200)]
         ("c", ["Jan 2, 2026", "December 31, 2025"] * 20, Kind.DATE, "dates"),
         ("c", ["2026-01-02T03:04:05Z", "2026-01-02 03:04"] * 20, Kind.DATE, "dates, year first"),
         ("c", NOTES, Kind.TEXT, "texts of 8 words"),
-        ("c", NOTES[:31] * 9, Kind.TEXT, "texts of 8 words"),
-        ("c", NOTES[:30] * 9, Kind.CATEGORY, "30 different values"),
+        ("c", NOTES[:51] * 9, Kind.TEXT, "texts of 8 words"),
+        ("c", NOTES[:50] * 9, Kind.CATEGORY, "50 different values"),
         ("c", NOTES[:5], Kind.TEXT, "texts of 8 words"),
         ("c", [f"p{value}" for value in range(30)], Kind.IDENTIFIER, "nearly every row has one of its own"),
-        ("c", TOWNS, Kind.HASHED, "40 different values, more than 30"),
+        ("c", TOWNS, Kind.HASHED, "60 different values, more than 50"),
         ("c", ["m", "f", None] * 20, Kind.CATEGORY, "2 different values"),
         ("c", ["a"] * 500 + ["b"] * 500 + ["c"], Kind.CATEGORY, "3 different values, 1 of them rare"),
         (
@@ -95,11 +95,24 @@ def test_a_few_cells_of_another_kind_count_as_missing_and_are_counted() -> None:
         4,
         ("2 cells are not of this kind, and count as missing",),
     )
-    assert one([*(value / 8 for value in range(30)), *("none", "much") * 5]).kind is Kind.HASHED
+    mixed = one([*(value / 8 for value in range(30)), *("none", "much") * 5])
+    assert (mixed.kind, mixed.missing) == (Kind.CATEGORY, 0)
+    assert mixed.warnings == ("75% of the cells are numbers: as a number, the others would count as missing",)
     dates = [f"2026-01-{day:02}" for day in range(1, 29)]
     assert one([*dates, "later"]).kind is Kind.DATE
     assert one([*dates, "2026-02-30"]).missing == 1
     assert one([*dates, "later", "soon"]).kind is not Kind.DATE
+
+
+@pytest.mark.parametrize(
+    ("cells", "warning"),
+    [
+        ([f"{100 + row}/{60 + row}" for row in range(40)], "two numbers in one cell are not read: give each a column"),
+        ([f"{1 + row % 28}/{1 + row % 12}/63" for row in range(40)], "dates with years of two digits are not read"),
+    ],
+)
+def test_numbers_and_dates_that_are_not_read_are_a_warning(cells: list[str], warning: str) -> None:
+    assert warning in one(cells).warnings[0]
 
 
 def test_missing_and_different_cells_are_counted() -> None:
@@ -126,6 +139,7 @@ def test_dates_of_which_nobody_can_tell_day_and_month_are_a_warning() -> None:
         ([*range(-20, 80), *[-1] * 20], None),
         ([*range(100), *[0] * 30], None),
         ([*(value / 10 for value in range(1, 60)), *[0] * 30], None),
+        ([*range(85, 185), *[0] * 101], None),
     ],
 )
 def test_numbers_that_may_mean_not_known_are_a_warning_and_nothing_else(cells: list[float], warning: str | None) -> None:

@@ -214,8 +214,8 @@ def test_the_header_says_how_text_becomes_bytes(head: bytes, encoding: str) -> N
 
 
 def test_what_the_owner_says_goes_before_what_the_header_shows() -> None:
-    own = dialects.of_header(b"a,b;c", delimiter=";", decimal=",", text_encoding="windows-1252")
-    assert own == Dialect(delimiter=";", decimal=",", thousands=".", text_encoding="cp1252")
+    own = dialects.of_header(b"a,b;c", delimiter=";", quote="'", decimal=",", text_encoding="windows-1252")
+    assert own == Dialect(delimiter=";", quote="'", decimal=",", thousands=".", text_encoding="cp1252")
     # A byte order mark says which of the two UTF-16s it is.
     assert dialects.of_header("\ufeffa".encode("utf-16-be"), text_encoding="utf-16").text_encoding == "utf-16-be"
     assert dialects.of_header(b"a", text_encoding="utf-16").text_encoding == "utf-16-le"
@@ -233,6 +233,7 @@ def test_a_dialect_is_said_in_words() -> None:
     assert own.describe() == "semicolons between cells, decimal comma, points between thousands, Windows-1252 text"
     assert Dialect().describe() == "commas between cells, decimal point, UTF-8 text"
     assert "decimal point or comma, each cell by itself" in Dialect(decimal="").describe()
+    assert "nothing as quotation mark" in Dialect(quote="").describe()
     assert Dialect(delimiter=":", quote="'").describe().startswith("':' between cells, ' as quotation mark")
 
 
@@ -244,7 +245,8 @@ def test_a_dialect_is_said_in_words() -> None:
         ({"delimiter": "\n"}, "one character between cells"),
         ({"delimiter": '"'}, "one character between cells"),
         ({"delimiter": "x"}, "one character between cells"),
-        ({"quote": "''"}, "one character as quotation mark"),
+        ({"quote": "''"}, "one character as quotation mark, or none"),
+        ({"quote": "\n"}, "one character as quotation mark, or none"),
         ({"decimal": ";"}, "'.' or ',' as decimal sign"),
         ({"thousands": "."}, "another sign than the decimal one"),
         ({"text_encoding": "utf-ate"}, "a text encoding such as utf-8"),

@@ -115,7 +115,7 @@ def test_a_site_reads_no_workbook_and_is_told_what_to_do(tmp_path: Path) -> None
         ("t.csv.gz", gzip.compress(b"a,b\n1,2\n" * 9999)[:-20], "a table compressed by gzip at"),
         ("t.csv.gz", gzip.compress(b"a,b\n1,2\n")[:-8] + bytes(8), "a table compressed by gzip at"),
         ("t.parquet", b"a,b\n", "a Parquet file at"),
-        ("t.csv", b'a,b\n"1,2\n', "Expected CSV in"),
+        ("t.csv", b'a,b\n"1,2\n"3","4"\n"5","6"\n', "Expected CSV in"),
         ("t.csv", b"", "distinct column names"),
         ("t.csv", b"a;a\n", "distinct column names"),
     ],
@@ -292,6 +292,26 @@ def test_a_table_that_is_written_anew_says_the_same_in_the_plainest_dialect() ->
     assert again.columns == {"a": ["1234.5", "3.5", None], "b": ["x", "one; two, three", "1.0"]}
     np.testing.assert_array_equal(again.numbers("a"), table.numbers("a"))
     assert table.rows([1]).dialect == table.dialect
+
+
+def test_quotation_marks_may_be_characters_like_any_other() -> None:
+    """As in texts that are separated by tabs, of which nobody thought that they contain marks."""
+    data = b'a\tb\n"half open\t1\n5" pipe\t2\n\'s-Hertogenbosch\t3\nplain\t4\n'
+    table = tables.from_csv(data, "t", public=True)
+    assert table.dialect.quote == ""
+    assert table.texts("a") == ['"half open', '5" pipe', "'s-Hertogenbosch", "plain"]
+    # A site is told so by its settings; its header does not show it, and rows are never asked.
+    assert tables.from_csv(data, "t", dialect=table.dialect).columns == table.columns
+    assert tables.from_csv(data, "t").texts("a") == [None, None, "'s-Hertogenbosch", "plain"]
+    quoted = tables.from_csv(b'a\tb\n"one\ntwo"\t1\nx\t2\n', "t", public=True)
+    assert quoted.texts("a") == ["one\ntwo", "x"]
+
+
+def test_lines_that_end_with_carriage_returns_are_read_by_their_owner_and_named_at_a_site() -> None:
+    data = b"a,b\r1,2\r3,4\r"
+    assert tables.from_csv(data, "t", public=True).columns == {"a": ["1", "3"], "b": ["2", "4"]}
+    with pytest.raises(DataError, match="Expected lines that end with LF or CR LF in t, found CR alone"):
+        tables.from_csv(data, "t")
 
 
 def test_the_limit_of_cells_is_never_lowered_for_the_rest_of_the_process() -> None:

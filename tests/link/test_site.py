@@ -19,7 +19,7 @@ from limbeck.client import link as client_link
 from limbeck.client.child import DIED, FAILED, LATE, MAX_QUESTION, NO_QUESTION, Child, Question
 from limbeck.client.link import Daemon
 from limbeck.client.site import Site
-from limbeck.experiments.faults.linked import HANG_SECONDS, until
+from limbeck.experiments.faults.linked import HANG_SECONDS, free_port, until
 from limbeck.experiments.faults.relay import Relay
 from limbeck.experiments.faults.throwaway_keys import Authority
 from limbeck.protos import carry, flower_messages
@@ -171,6 +171,41 @@ def test_what_a_coordinator_says_as_it_ends_is_one_line_of_the_log() -> None:
     with pytest.raises(Disconnected) as ended, client_link._explained():
         raise error
     assert str(ended.value) == r"ABORTED: gone\x0aERROR forged\x1b[2J"
+
+
+def test_a_port_at_which_nobody_listens_is_said_in_words_and_once(
+    keys: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.DEBUG, "limbeck")
+    monkeypatch.setattr(client_link, "FIRST_BACKOFF", 0.01)
+    port = free_port()
+
+    def said(level: int) -> list[str]:
+        entries = [each for each in caplog.records if each.levelno == level]
+        return [each.getMessage() for each in entries if each.getMessage().startswith("No connection")]
+
+    running = Running(make_site(tmp_path / "a", keys, port))
+    until(lambda: len(said(logging.DEBUG)) > 1)
+    running.stop()
+    (message,) = said(logging.WARNING)
+    assert message.startswith(f"No connection to 127.0.0.1:{port}: nothing listens there (is the coordinator started")
+
+
+def test_a_failure_is_said_again_when_it_changes_and_after_an_hour_but_not_between_two_runs(
+    keys: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.DEBUG, "limbeck")
+    daemon = Daemon(make_site(tmp_path / "a", keys, 1), client_app=APP)
+
+    def loud(reason: str) -> bool:
+        daemon._log_failure(reason, 1.0)
+        return caplog.records[-1].levelno == logging.WARNING
+
+    assert [loud(reason) for reason in ("one", "one", "another", "another", "one")] == [True, False, True, False, True]
+    monkeypatch.setattr(client_link, "SAID_AGAIN_SECONDS", 0.0)
+    assert loud("one")
+    daemon._between_runs = True
+    assert not loud("something new")
 
 
 def test_nothing_that_is_known_passes_in_plaintext(grid: LinkGrid, keys: Authority, tmp_path: Path) -> None:
