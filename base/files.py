@@ -134,7 +134,7 @@ def is_held(path: Path) -> bool:
     """Whether a process holds the lock on this file (see `alone`). It is neither made nor kept."""
     try:
         with path.open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
     except BlockingIOError:

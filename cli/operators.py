@@ -102,7 +102,7 @@ def check_(
     console.print(table)
     for finding in report.findings:
         if finding.note:
-            console.print(f"{finding.axiom.value}: {finding.note}.", highlight=False)
+            console.print(f"{finding.axiom.value}: {finding.note}.", highlight=False, markup=False)
         if finding.counterexample is not None:
             _show(console, finding.counterexample)
     if hasattr(make(max(report.lowest, 1.0)), "log_weight"):
@@ -187,7 +187,9 @@ def _dense(chain: SoftenThenTruncate) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 def _show(console: Console, example: axioms.Counterexample) -> None:
-    console.print(f"\n[bold red]{example.axiom.value}[/bold red]: {example.what}", highlight=False)
+    from rich.markup import escape
+
+    console.print(f"\n[bold red]{example.axiom.value}[/bold red]: {escape(example.what)}", highlight=False)
     temperatures = f"T = {example.temperature!r}"
     if example.other_temperature is not None:
         temperatures += f", T' = {example.other_temperature!r}"

@@ -160,6 +160,11 @@ class Book:
         """
         return _spent(self.entries, self.terms.delta)
 
+    def charged(self, more: tuple[Schedule, ...] = ()) -> float:
+        """Epsilon of all charges, with these as well, whatever was released without a guarantee: what a budget limits that allows that."""
+        lost = math.fsum(entry.epsilon or 0.0 for entry in self.entries)
+        return _composed(privacy_filter.spent, (*self.schedules, *more), lost, self.terms.delta)
+
     def spent_if_fixed(self) -> float:
         """The same had all plans been fixed in advance, by privacy loss distributions. No budget limits this value."""
         lost = math.fsum(entry.epsilon or 0.0 for entry in self.entries)

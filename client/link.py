@@ -275,29 +275,32 @@ class Daemon:
     async def _stay_connected(self) -> None:
         failures = 0
         while True:
+            own_fault = False
             try:
                 await self._connect()
             except RunFinished as over:
                 reason, self._between_runs = str(over), True
-            except (Disconnected, DataError, SettingError) as error:
+            except Disconnected as error:
                 reason = str(error)
+            except (DataError, SettingError) as error:
+                reason, own_fault = str(error), True
             except WireError as error:
-                reason = f"it broke the protocol: {error}"
+                reason, own_fault = f"it broke the protocol: {error}", True
             failures = 0 if self._was_connected else failures + 1
             # Jitter, so that hundreds of sites do not all dial again at the same moment.
             pause = min(FIRST_BACKOFF * 2 ** min(failures, 10), LONGEST_BACKOFF) * random.uniform(0.5, 1.5)
-            self._log_failure(reason, pause)
+            self._log_failure(reason, pause, expected=self._between_runs and not own_fault)
             await asyncio.sleep(pause)
 
-    def _log_failure(self, reason: str, pause: float) -> None:
-        """That there is no connection: loudly where it is news, or was said an hour ago."""
+    def _log_failure(self, reason: str, pause: float, *, expected: bool = False) -> None:
+        """That there is no connection: loudly where it is news, or was said an hour ago. expected: nobody listens between two runs."""
         now = time.monotonic()
-        quiet = self._between_runs or (reason == self._said and now - self._said_at < SAID_AGAIN_SECONDS)
+        quiet = expected or (reason == self._said and now - self._said_at < SAID_AGAIN_SECONDS)
         log.log(
             logging.DEBUG if quiet else logging.WARNING,
             "No connection to %s: %s. Dialling again in %.1f s.",
             self.settings.address,
-            reason,
+            reason.removesuffix("."),
             pause,
             extra=about(event="no connection", site=self.site.name, reason=reason),
         )

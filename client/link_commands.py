@@ -1,4 +1,4 @@
-"""`limbeck site`: connect a site to its coordinator, and encode its records in advance."""
+"""`limbeck site`: check a site's records, encode them in advance, and connect the site to its coordinator."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ app = typer.Typer(
 
     \b
     Examples:
+      limbeck site check site
       limbeck site run site
       limbeck site encode site
     """,
@@ -25,6 +26,9 @@ FormatOption = Annotated[
     LogFormat, typer.Option("--log-format", help="How the log is written: text, or json for one object per line.")
 ]
 LevelOption = Annotated[LogLevel, typer.Option("--log-level", help="The least important entries of the log.")]
+
+
+UNHEALTHY = 1
 
 
 @app.command()
@@ -77,3 +81,44 @@ def encode(
         task = bar.add_task(opened.name, total=None)
         rows = opened.records.encode(lambda done, total: bar.update(task, completed=done, total=total))
     print(f"{rows} records are encoded.")
+
+
+@app.command()
+def check(
+    site: Annotated[Path, typer.Argument(metavar="SITE", help="A site's folder, or its site.toml.")] = Path(),
+    plan: Annotated[Path | None, typer.Argument(metavar="[PLAN]", help="A plan's file, plan.pb.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Look at the records as their owner, before a plan costs anything. Exit status 1 if something will not work.
+
+    It reads every record and says what is left out and why, how many records each class has, what is missing, unknown or out of range; and
+    whether this site would accept PLAN, and at what cost. It sends nothing, charges nothing and writes nothing: what it prints is about
+    your records, and for you.
+
+    \b
+    Examples:
+      limbeck site check federation/sites/north
+      limbeck site check federation/sites/north plan.pb
+      limbeck site check federation/sites/north plan.pb --json
+    """
+    import json
+    import logging
+
+    from limbeck.base.findings import as_table
+    from limbeck.base.printable import plain_console
+    from limbeck.client import examination
+    from limbeck.client.site import Site
+    from limbeck.protos import plan_file
+
+    # What the log would say is among the findings.
+    logging.getLogger("limbeck").setLevel(logging.CRITICAL)
+    offer = plan_file.read(plan) if plan is not None else None
+    report = examination.examine(Site(site.parent if site.name == "site.toml" else site), offer)
+    if as_json:
+        print(json.dumps(report.to_json(), indent=1))
+    else:
+        console = plain_console()
+        console.print(as_table(report.findings))
+        console.print("Nothing was sent, charged or written.", soft_wrap=True)
+    if not report.healthy:
+        raise typer.Exit(UNHEALTHY)

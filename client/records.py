@@ -22,6 +22,7 @@ import inspect
 import logging
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +40,7 @@ from limbeck.inputs import arrays, encoders, encodings, images, labels, tables
 from limbeck.inputs.dialects import Dialect
 from limbeck.inputs.encodings import EncoderEncoding, Encoding
 from limbeck.inputs.labels import LabelRule
-from limbeck.inputs.transfer_set import KINDS, read_arrays, read_headers
+from limbeck.inputs.transfer_set import KINDS, Header, read_arrays, read_headers
 from limbeck.plans.schema import InputKind
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ log = logging.getLogger(__name__)
 NO_LABEL = -1
 # How many of the records that are left out for one reason are named.
 NAMED = 5
+# How many different labels of no class are counted.
+MOST_UNKNOWN = 1000
 Progress = progress.Progress
 Arrays = tuple[NDArray[np.generic], NDArray[np.int64]]
 READER = "a function (folder) -> inputs, labels"
@@ -109,7 +112,7 @@ class LeftOut:
 
     def __str__(self) -> str:
         """As a message has it."""
-        return f"Expected {self.expected}, got {self.examples}."
+        return f"Expected {self.expected}, got {self.examples}{'.' if self.count <= len(self.first) else ''}"
 
     @property
     def examples(self) -> str:
@@ -124,6 +127,7 @@ class Found:
     x_N, y_N: inputs (n, ...) and labels (n,) in [0, classes) of those that are kept.
     all: how many there are.
     left_out: why the others are not among them.
+    unknown: labels that are those of no class, and how often each was found, of the first thousand of them.
     names: of the classes, for messages.
     source: what they were read from, for messages.
     """
@@ -132,6 +136,7 @@ class Found:
     y_N: NDArray[np.int64]
     all: int
     left_out: tuple[LeftOut, ...]
+    unknown: tuple[tuple[str, int], ...]
     names: tuple[str, ...]
     source: str
 
@@ -179,6 +184,7 @@ class _Tally:
 
     counts: dict[str, int] = field(default_factory=dict)
     first: dict[str, list[str]] = field(default_factory=dict)
+    unknown: Counter[str] = field(default_factory=Counter)
 
     def add(self, expected: str, got: str) -> None:
         """One record. got: its place and what is there."""
@@ -204,6 +210,7 @@ def check(
     public_x: NDArray[np.generic],
     *,
     class_names: Sequence[str] = (),
+    prepare: bool = True,
 ) -> None:
     """Raise DataError or SettingError if records cannot be read as a plan needs them; a site asks before it is charged.
 
@@ -213,6 +220,7 @@ def check(
     - folder: the site's folder; paths are relative to it.
     - classes, class_names: the plan's, and its names of them, or () if it names none.
     - public_x: the public inputs, of which shape and type count.
+    - prepare: make the folder that `records.encoded` names, which a training needs.
     """
     _check_source(settings)
     rule = labels.label_rule(settings.classes, class_names, classes)
@@ -223,14 +231,15 @@ def check(
     path = folder / str(settings.path)
     _check_path(path)
     if path.is_dir():
-        folders = _class_folders(path, rule)
+        folders = class_folders(path, rule)
         arrays.check_shape(settings.image_size, public_x, f"records.image_size of the images in {path}")
-        _check_images(path, [each for each, _ in folders])
+        check_images(path, [each for each, _ in folders])
     elif tables.is_table(path):
-        _check_table(settings, path, folder, public_x)
+        _check_table(settings, path, folder, public_x, prepare)
     else:
         _check_names_are_said(settings, class_names, str(path))
-        _check_arrays(settings, path, public_x)
+        x, _ = read_array_headers(settings, path)
+        arrays.check_shape(x.shape[1:], public_x, f"x in {path}")
 
 
 def _check_source(settings: RecordSettings) -> None:
@@ -262,11 +271,11 @@ def _check_path(path: Path) -> None:
         raise DataError(f"Expected records at {path} that this process may read, got permissions {stat.filemode(mode)}.")
 
 
-def _check_table(settings: RecordSettings, path: Path, folder: Path, public_x: NDArray[np.generic]) -> None:
+def _check_table(settings: RecordSettings, path: Path, folder: Path, public_x: NDArray[np.generic], prepare: bool) -> None:
     dialect = read_dialect(settings, path)
     header = tables.read_header(path, dialect)
     tables.require(header, [settings.label], f"{path} for records.label")
-    encoding = _encoding(settings, path, folder)
+    encoding = read_encoding(settings, path, folder)
     if encoding is None:
         tables.require(header, settings.columns, f"{path} for records.columns")
         arrays.check_shape((len(settings.columns),), public_x, f"records.columns of {path}")
@@ -275,7 +284,7 @@ def _check_table(settings: RecordSettings, path: Path, folder: Path, public_x: N
         arrays.check_shape((encoding.dimensions,), public_x, f"records.encoding of {path}")
     if not tables.has_rows(path, dialect):
         raise DataError(f"Expected records in {path}, found a header and nothing else.")
-    if isinstance(encoding, EncoderEncoding):
+    if isinstance(encoding, EncoderEncoding) and prepare:
         try:
             create_private_folder(folder / settings.encoded)
         except OSError as error:
@@ -284,7 +293,8 @@ def _check_table(settings: RecordSettings, path: Path, folder: Path, public_x: N
             ) from error
 
 
-def _check_arrays(settings: RecordSettings, path: Path, public_x: NDArray[np.generic]) -> None:
+def read_array_headers(settings: RecordSettings, path: Path) -> tuple[Header, Header]:
+    """The headers of x and y in an NPZ file of as many labels as inputs, and of one at least. Raises DataError."""
     try:
         x, y = read_headers(path, "x", "y", largest=settings.largest_mb << 20)
     except DataError as error:
@@ -296,7 +306,7 @@ def _check_arrays(settings: RecordSettings, path: Path, public_x: NDArray[np.gen
         raise DataError(f"Expected as many labels as inputs in {path}, got {y.shape} for {x.shape}.")
     if not x.shape[0]:
         raise DataError(f"Expected records in {path}, found arrays of none.")
-    arrays.check_shape(x.shape[1:], public_x, f"x in {path}")
+    return x, y
 
 
 def _check_reader(reference: str, folder: Path) -> None:
@@ -309,7 +319,7 @@ def _check_reader(reference: str, folder: Path) -> None:
         pass
 
 
-def _class_folders(path: Path, rule: LabelRule) -> list[tuple[Path, int]]:
+def class_folders(path: Path, rule: LabelRule) -> list[tuple[Path, int]]:
     """The folder of every class, by its name alone, and its class; folders whose names begin with a dot do not count."""
     try:
         folders = sorted(each for each in path.iterdir() if each.is_dir() and not each.name.startswith("."))
@@ -343,7 +353,7 @@ def _hint(folders: Sequence[Path], rule: LabelRule) -> str:
     return ""
 
 
-def _check_images(path: Path, folders: Sequence[Path]) -> None:
+def check_images(path: Path, folders: Sequence[Path]) -> None:
     """Raise DataError if no folder holds an image, by its name. Which of them hold one does not count."""
     if any(images.contains(each) for each in folders):
         return
@@ -391,6 +401,7 @@ def find(
     *,
     class_names: Sequence[str] = (),
     kind: InputKind | None = None,
+    encode_texts: bool = True,
 ) -> Found:
     """All records, and what of them is left out.
 
@@ -398,6 +409,8 @@ def find(
     - classes, class_names: the plan's, and its names of them, or () if it names none.
     - public_x: the public inputs. If they are bytes, so are the records' inputs; otherwise these are float32.
     - kind: what the plan says that the public inputs are; without it, what they show themselves.
+    - encode_texts: put texts through a public encoder if there is one, which takes long and keeps their rows in a file; else their rows
+      are zeros.
 
     Raises: DataError or SettingError for problems that concern all records.
     """
@@ -416,7 +429,7 @@ def find(
         if path.is_dir():
             x_N, y_N = _images(settings, path, public_x, rule, tally)
         elif tables.is_table(path):
-            x_N, y_N = _table(settings, path, folder, public_x, rule, tally)
+            x_N, y_N = _table(settings, path, folder, public_x, rule, tally, encode_texts)
         else:
             _check_names_are_said(settings, class_names, source)
             raw_N, raw_y = read_arrays(path, "x", "y", largest=settings.largest_mb << 20)
@@ -429,7 +442,44 @@ def find(
     left_out = tally.left_out()
     # An image that cannot be read has no row.
     unread = sum(each.count for each in left_out) - (len(y_N) - len(kept))
-    return Found(x_N=x_N[kept], y_N=y_N[kept], all=len(y_N) + unread, left_out=left_out, names=names, source=source)
+    return Found(
+        x_N=x_N[kept],
+        y_N=y_N[kept],
+        all=len(y_N) + unread,
+        left_out=left_out,
+        unknown=tuple(tally.unknown.most_common()),
+        names=names,
+        source=source,
+    )
+
+
+def own_labels(settings: RecordSettings, folder: Path) -> Sequence[object] | NDArray[np.generic]:
+    """All labels as they are written, for their owner; of images, the names of their folders. Raises DataError or SettingError."""
+    _check_source(settings)
+    if settings.reader is not None:
+        return _read_by(settings.reader, folder)[1]
+    path = folder / str(settings.path)
+    _check_path(path)
+    if path.is_dir():
+        return sorted(each.name for each in path.iterdir() if each.is_dir() and not each.name.startswith("."))
+    if tables.is_table(path):
+        return read_table(settings, path).texts(settings.label)
+    return read_arrays(path, "y", largest=settings.largest_mb << 20)[0]
+
+
+def own_shape(settings: RecordSettings, folder: Path) -> tuple[int, ...]:
+    """The shape of an input, as settings and headers show it; of a reader, as its first input does. Raises DataError or SettingError."""
+    _check_source(settings)
+    if settings.reader is not None:
+        return next((np.shape(each) for each in _read_by(settings.reader, folder)[0]), ())  # type: ignore[arg-type]
+    path = folder / str(settings.path)
+    _check_path(path)
+    if path.is_dir():
+        return settings.image_size
+    if tables.is_table(path):
+        encoding = read_encoding(settings, path, folder)
+        return (len(settings.columns) if encoding is None else encoding.dimensions,)
+    return read_headers(path, "x", largest=settings.largest_mb << 20)[0].shape[1:]
 
 
 def public_encoder(settings: RecordSettings, folder: Path) -> EncoderEncoding | None:
@@ -479,7 +529,7 @@ def _encoded(
     )
 
 
-def _encoding(settings: RecordSettings, path: Path, folder: Path) -> Encoding | None:
+def read_encoding(settings: RecordSettings, path: Path, folder: Path) -> Encoding | None:
     """The encoding of a table, or None if its columns are read unchanged. Raises SettingError if the settings name neither."""
     if settings.encoding is not None:
         return encodings.load(folder / settings.encoding)
@@ -489,11 +539,19 @@ def _encoding(settings: RecordSettings, path: Path, folder: Path) -> Encoding | 
 
 
 def _table(
-    settings: RecordSettings, path: Path, folder: Path, public_x: NDArray[np.generic], rule: LabelRule, tally: _Tally
+    settings: RecordSettings,
+    path: Path,
+    folder: Path,
+    public_x: NDArray[np.generic],
+    rule: LabelRule,
+    tally: _Tally,
+    encode_texts: bool,
 ) -> Arrays:
-    table, encoding = read_table(settings, path), _encoding(settings, path, folder)
+    table, encoding = read_table(settings, path), read_encoding(settings, path, folder)
     if encoding is None:
         raw_N: NDArray[np.generic] = np.stack([table.numbers(name) for name in settings.columns], 1)
+    elif isinstance(encoding, EncoderEncoding) and not encode_texts:
+        raw_N = np.zeros((len(table), encoding.dimensions), np.float32)
     elif isinstance(encoding, EncoderEncoding):
         raw_N = _encoded(encoding, settings, table, folder, encoders.log_progress)
     else:
@@ -507,17 +565,35 @@ def _images(settings: RecordSettings, path: Path, public_x: NDArray[np.generic],
     """Grey images from the folder of every class, scaled to one size. They are bytes, whatever the public inputs are."""
     height, width = settings.image_size
     pixels, found = [], []
-    for each, label in _class_folders(path, rule):
+    for each, label in class_folders(path, rule):
         for file in images.files(each):
             try:
                 pixels.append(images.grey(images.contents(file), height, width))
             except Exception as error:  # whatever a decoder raises concerns this record alone
-                tally.add("an image", f"{type(error).__name__}: {str(error)[:200]!r} in {str(file.relative_to(path))!r}")
+                tally.add("an image", f"{images.why_unread(error)} in {str(file.relative_to(path))!r}")
                 continue
             found.append(label)
     grey_N = np.stack(pixels) if pixels else np.zeros((0, height, width), np.uint8)
     x_N, _ = arrays.like_public(grey_N, "bytes", public_x, str(path))
     return x_N, np.array(found, np.int64)
+
+
+Sequences = list[object] | NDArray[np.generic]
+
+
+def _read_by(reference: str, folder: Path) -> tuple[Sequences, Sequences]:
+    """What a reader returns, as many labels as inputs. Raises DataError."""
+    reader: Callable[[Path], tuple[Iterable[object], Iterable[object]]] = load_function(reference, folder, expected=READER)
+    try:
+        given, given_labels = reader(folder)
+        inputs = given if isinstance(given, np.ndarray) else list(given)
+        found = given_labels if isinstance(given_labels, np.ndarray) else list(given_labels)
+        unequal = len(inputs) != len(found)
+    except Exception as error:
+        raise DataError(f"Expected inputs and labels from {reference}: {type(error).__name__}: {error}.") from error
+    if unequal or getattr(found, "ndim", 1) != 1:
+        raise DataError(f"Expected as many labels as inputs from {reference}, got {len(found)} for {len(inputs)}.")
+    return inputs, found
 
 
 def _from_reader(
@@ -530,23 +606,14 @@ def _from_reader(
 ) -> Arrays:
     """What a site's own reader returns: arrays, or any sequences, each element of which is then a record."""
     reference = str(settings.reader)
-    reader: Callable[[Path], tuple[Iterable[object], Iterable[object]]] = load_function(reference, folder, expected=READER)
-    try:
-        inputs, own_labels = reader(folder)
-        inputs = inputs if isinstance(inputs, np.ndarray) else list(inputs)
-        own_labels = own_labels if isinstance(own_labels, np.ndarray) else list(own_labels)
-        unequal = len(inputs) != len(own_labels)
-    except Exception as error:
-        raise DataError(f"Expected inputs and labels from {reference}: {type(error).__name__}: {error}.") from error
-    if unequal or getattr(own_labels, "ndim", 1) != 1:
-        raise DataError(f"Expected as many labels as inputs from {reference}, got {len(own_labels)} for {len(inputs)}.")
+    inputs, found = _read_by(reference, folder)
     if isinstance(inputs, np.ndarray) and inputs.dtype.kind != "O":
         if inputs.dtype.kind not in KINDS:
             raise DataError(f"Expected inputs of numbers from {reference}, got {inputs.dtype}.")
         x_N, valid_N = arrays.like_public(inputs, settings.scale, public_x, reference, unit_images=unit_images)
     else:
         x_N, valid_N = arrays.like_public_one_by_one(inputs, settings.scale, public_x, unit_images=unit_images)
-    return x_N, _valid(rule, own_labels, valid_N, _inputs_wanted(public_x, unit_images), tally)
+    return x_N, _valid(rule, found, valid_N, _inputs_wanted(public_x, unit_images), tally)
 
 
 def _valid(
@@ -562,7 +629,10 @@ def _valid(
     where = f"{rule} in column {column!r}" if column is not None else f"{rule} as label"
     for row in np.flatnonzero((label_N == NO_LABEL) | ~valid_N).tolist():
         if valid_N[row]:
-            tally.add(where, f"{_short(found[row])} in row {row + 1}")
+            label = _short(found[row])
+            tally.add(where, f"{label} in row {row + 1}")
+            if len(tally.unknown) < MOST_UNKNOWN or label in tally.unknown:
+                tally.unknown[label] += 1
         else:
             tally.add(wanted, f"another in row {row + 1}")
     return np.where(valid_N, label_N, NO_LABEL)

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from limbeck.deployment.status import Status
     from limbeck.deployment.superlink_status import SuperLinkStatus
 
-OUTCOME_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 # By the values of SiteState, which is not imported for the start of a command.
 STATE_STYLES = {"answered": "green", "declined": "yellow", "left out": "red", "lost": "red", "absent": "yellow"}
 NODE_STYLES = {"online": "green", "registered": "yellow", "offline": "red"}
@@ -105,28 +104,15 @@ def doctor(
       limbeck doctor federation/sites/north
       limbeck doctor federation/coordinator --no-network --json
     """
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
+    from limbeck.base.findings import as_table
     from limbeck.deployment import doctor as doctors
 
     findings = doctors.examine(folder, now=datetime.now(UTC), network=not no_network, seconds=seconds)
     if as_json:
-        lines = [
-            {"check": finding.check, "outcome": finding.outcome.value, "found": finding.found, "advice": finding.advice}
-            for finding in findings
-        ]
+        lines = [finding.to_json() for finding in findings]
         print(json.dumps({"folder": str(folder), "healthy": doctors.healthy(findings), "findings": lines}, indent=1))
     else:
-        table = Table("", "check", box=SIMPLE_HEAD, pad_edge=False)
-        table.add_column("what was found, and what to do", overflow="fold")
-        for finding in findings:
-            text = Text(printable_lines(finding.found))
-            if finding.advice:
-                text.append(f"\n{printable_lines(finding.advice)}", style=OUTCOME_STYLES[finding.outcome.value])
-            table.add_row(Text(finding.outcome.value, style=OUTCOME_STYLES[finding.outcome.value]), finding.check, text)
-        plain_console().print(table)
+        plain_console().print(as_table(findings))
     if not doctors.healthy(findings):
         raise typer.Exit(UNHEALTHY)
 

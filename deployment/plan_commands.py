@@ -451,19 +451,24 @@ def encode_table(
     np.savez(buffer, x=rows_ND)
     write_durably(out, buffer.getvalue())
     encodings.save(fitted, encoding)
-    left_out = [(own.name, f"{own.kind}: {own.why}") for own in examined if own.is_left_out]
-    left_out += [(name, "as you said") for name in drop]
-    left_out += [(label, "the label")] if label is not None else []
+    left_out = [
+        (own.name, f"({own.kind}: {own.why}){''.join(f' ! {warning}' for warning in own.warnings)}")
+        for own in examined
+        if own.is_left_out
+    ]
+    left_out += [(name, "(as you said)") for name in drop]
+    left_out += [(label, "(the label)")] if label is not None else []
     said = [f"{public}: {len(table)} rows, {len(table.columns)} columns; {dialect.describe()}"]
     lines = [*_wrapped(said[0]), "", *columns.describe([own for own in examined if not own.is_left_out], len(table)), ""]
     for name, why in left_out:
-        lines += _wrapped(f"left out: {name} ({why})")
+        lines += _wrapped(f"left out: {name} {why}")
     if label is None:
         lines += _wrapped("No column is the label. If the table has one, say so by --label: it must not be encoded.")
     if any(own.warnings for own in examined):
         lines += _wrapped("! --as, --zero-is-missing and --missing say what a column is and which numbers mean not known.")
     lines += _wrapped(f"{out}: {len(rows_ND)} rows of {fitted.dimensions} numbers")
     lines += _wrapped(f"{encoding}: the public encoding, SHA-256 {encodings.digest(fitted).hex()}")
+    lines += _wrapped(f"Next: limbeck plan make plan.toml --key plan.key --transfer {out} --encoding {encoding}")
     return lines
 
 

@@ -103,6 +103,15 @@ def grey(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
         return np.array(_upright(pixels, _orientation(image)).resize((width, height)), np.uint8)
 
 
+def why_unread(error: Exception) -> str:
+    """Why a file is no image that can be read, for its owner: what `contents` or `grey` raised, in words."""
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):
+        return f"a file of another kind than {', '.join(FORMATS)}"
+    return f"{type(error).__name__}: {str(error)[:200]!r}"
+
+
 def changes(data: bytes) -> tuple[str, ...]:
     """What of an image that can be read is changed or lost in grey, for its owner: COLOUR, TURNED, ... Raises whatever decoders raise."""
     with _opened(data) as image:

@@ -8,25 +8,34 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from limbeck.base import check
+from limbeck.plans import privacy_filter
 from limbeck.plans.schema import LinearTeaching, NetTeaching, Plan, VotesTeaching
 
 # The width of the grid of a privacy loss distribution. Losses of persons are large, and this is quick.
 GRID = 5e-3
 # Beyond so many records, or so large an epsilon, a figure would mean nothing.
 MOST_RECORDS, LARGEST_EPSILON = 64, 500.0
+# Of delta, what the comparison of integer and continuous noise may use.
+IGNORED = 1e-3
 
 
 def person_epsilon(plan: Plan, records: int) -> float:
     """The epsilon of a plan at its own delta for adding or removing a person with so many records; infinite if it would mean nothing.
 
-    The integer noise of counts is taken as continuous here: this is a figure to be told, and nothing is charged by it.
+    It is a figure to be told, and nothing is charged by it. The integer noise of counts is taken as the Gaussian that dominates it but for
+    a thousandth of delta.
     """
     check.at_least(1, records=records)
     teaching, delta = plan.teaching, plan.privacy.delta
     counts = plan.label_counts or plan.record_count
     # The Gaussian-DP parameters of what is Gaussian add up in squares.
-    squared_mu = (records / counts.noise_std) ** 2 if counts is not None else 0.0
+    squared_mu = 0.0
+    if counts is not None:
+        (mu,) = privacy_filter.discrete_gaussian_mu(counts.noise_std, np.array([IGNORED * delta]))
+        squared_mu = (records * float(mu)) ** 2
     match teaching:
         case LinearTeaching():
             squared_mu += teaching.steps * (records / teaching.noise_multiplier) ** 2
@@ -35,7 +44,8 @@ def person_epsilon(plan: Plan, records: int) -> float:
             squared_mu += teaching.queries * (records / teaching.noise_multiplier) ** 2
         case NetTeaching():
             return _sampled(teaching, records, squared_mu, delta)
-    return _gaussian_epsilon(math.sqrt(squared_mu), delta)
+    epsilon = privacy_filter.gaussian_epsilon(math.sqrt(squared_mu), delta)
+    return epsilon if epsilon <= LARGEST_EPSILON else math.inf
 
 
 def _sampled(teaching: NetTeaching, records: int, squared_mu: float, delta: float) -> float:
@@ -53,22 +63,3 @@ def _sampled(teaching: NetTeaching, records: int, squared_mu: float, delta: floa
         whole = whole.compose(pld.from_gaussian_mechanism(1 / math.sqrt(squared_mu), value_discretization_interval=GRID))
     epsilon = float(whole.get_epsilon_for_delta(delta))
     return epsilon if epsilon <= LARGEST_EPSILON else math.inf
-
-
-def _gaussian_epsilon(mu: float, delta: float) -> float:
-    """The least epsilon at which a mechanism with this Gaussian-DP parameter is (epsilon, delta)-DP [F: arXiv 1805.06530, theorem 8]."""
-    low, high = 0.0, LARGEST_EPSILON
-    if _delta(mu, high) > delta:
-        return math.inf
-    while high - low > 1e-6 * max(1.0, high):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _delta(mu, middle) > delta else (low, middle)
-    return high
-
-
-def _delta(mu: float, epsilon: float) -> float:
-    return _normal(mu / 2 - epsilon / mu) - math.exp(epsilon) * _normal(-mu / 2 - epsilon / mu)
-
-
-def _normal(x: float) -> float:
-    return math.erfc(-x / math.sqrt(2)) / 2

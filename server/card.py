@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from limbeck.base.errors import DataError
-from limbeck.base.printable import printable
 
 InputKind = Literal["bytes", "unit", "numbers"]
 RECORD_DP, SEEDED, NONE = "record-dp", "seeded-noise", "none"
@@ -179,7 +178,7 @@ def read(text: str) -> Card:
     try:
         return _value(Card, json.loads(text), "card")
     except (ValueError, RecursionError) as error:
-        raise DataError(f"Expected a student's card: {printable(error)}.") from error
+        raise DataError(f"Expected a student's card: {error}.") from error
 
 
 def _value(kind: type[T], value: object, name: str) -> T:
@@ -216,7 +215,7 @@ def _value(kind: type[T], value: object, name: str) -> T:
 
 
 def _wrong(wanted: str, value: object, name: str) -> object:
-    raise ValueError(f"Expected {name} to be {wanted}, got {str(value)[:80]!r}")
+    raise ValueError(f"{name} to be {wanted}, got {str(value)[:80]!r}")
 
 
 def page(card: Card) -> str:
@@ -375,6 +374,8 @@ def _error(measure: Measure) -> str:
 
 def _text(text: str | None) -> str:
     """A text from elsewhere, so that it is one line and makes no table, link, heading or HTML of its own."""
+    from limbeck.base.printable import printable  # loads rich, which whoever only predicts need not have
+
     shown = printable(text or "", TEXT_LENGTH)
     return "".join(f"\\{letter}" if letter in "\\`*_[]<>|#" else letter for letter in shown)
 

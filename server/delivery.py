@@ -133,19 +133,19 @@ def _metadata(card: Card) -> dict[str, str]:
     claimed = card.claimed
     values = {
         CARD: card.to_json(),
-        "limbeck.version": card.limbeck,
-        "limbeck.plan": card.plan_hash,
-        "limbeck.classes": json.dumps(card.class_names, ensure_ascii=False),
-        "limbeck.input": card.inputs.kind,
-        "limbeck.temperature": f"{card.logits_divided_by:.9g}",
-        "limbeck.epsilon": str(card.epsilon),
-        "limbeck.epsilon_claimed": f"{claimed.value:.9g}",
-        "limbeck.delta": f"{claimed.delta:g}",
-        "limbeck.unit": claimed.unit,
-        "limbeck.adjacency": claimed.adjacency,
-        "limbeck.epsilon_spent": json.dumps(spent, ensure_ascii=False) if spent else "",
-        "limbeck.encoding": card.inputs.encoding or "",
-        "limbeck.licence": card.licence or "",
+        "limbeck_version": card.limbeck,
+        "limbeck_plan": card.plan_hash,
+        "limbeck_classes": json.dumps(card.class_names, ensure_ascii=False),
+        "limbeck_input": card.inputs.kind,
+        "limbeck_temperature": f"{card.logits_divided_by:.9g}",
+        "limbeck_epsilon": str(card.epsilon),
+        "limbeck_epsilon_claimed": f"{claimed.value:.9g}",
+        "limbeck_delta": f"{claimed.delta:g}",
+        "limbeck_unit": claimed.unit,
+        "limbeck_adjacency": claimed.adjacency,
+        "limbeck_epsilon_spent": json.dumps(spent, ensure_ascii=False) if spent else "",
+        "limbeck_encoding": card.inputs.encoding or "",
+        "limbeck_licence": card.licence or "",
     }
     return {key: value for key, value in values.items() if value}
 

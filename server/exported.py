@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ONNX, ENCODING = "student.onnx", "encoding.json"
 # The key of its metadata under which an ONNX file carries the card.
-CARD = "limbeck.card"
+CARD = "limbeck_card"
 # Where the file is within a folder: of a student, of a coordinator's or a finished simulation's run, of a simulation's coordinator.
 PLACES = (ONNX, f"student/{ONNX}", f"server/student/{ONNX}")
 # Inputs at once, so that the memory for activations is bounded.

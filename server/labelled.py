@@ -5,6 +5,7 @@ Shape legend: N inputs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import ZipFile
@@ -45,22 +46,32 @@ def read(
 
     Raises: DataError or SettingError.
     """
-    rule = label_rule(None, card.class_names, len(card.class_names))
     if tables.is_table(path):
         if label is None:
             raise SettingError(f"Expected --label, the column of labels in {path}, got none.")
         cells = predicting.read_table(path)[0].texts(label)
         source = predicting.open_inputs(student, [path], encoder=encoder)
-        return _labelled(predicting.read_all(source), rule.all(cells, -1), held_out=True, what=_of_their_own(path))
-    (y_N,) = read_arrays(path, "y")
-    if y_N.ndim != 1:
-        raise DataError(f"Expected one label for each input as y in {path}, got shape {y_N.shape}.")
+        y_N = _classes(cells, card, path)
+        return _labelled(predicting.read_all(source), y_N, held_out=True, what=_of_their_own(path))
+    (labels_N,) = read_arrays(path, "y")
+    if labels_N.ndim != 1:
+        raise DataError(f"Expected one label for each input as y in {path}, got shape {labels_N.shape}.")
     own = _holds(path, "x")
     source = predicting.open_inputs(student, [path if own else _transfer_set(student, card, transfer)])
-    if len(y_N) != source.count:
-        raise DataError(f"Expected a label for each of {source.count} inputs as y in {path}, got {len(y_N)}.")
+    if len(labels_N) != source.count:
+        raise DataError(f"Expected a label for each of {source.count} inputs as y in {path}, got {len(labels_N)}.")
     what = _of_their_own(path) if own else "the run's own public inputs"
-    return _labelled(predicting.read_all(source), rule.all(y_N, -1), held_out=own, what=what)
+    return _labelled(predicting.read_all(source), _classes(labels_N, card, path), held_out=own, what=what)
+
+
+def _classes(labels: Sequence[object] | NDArray[np.generic], card: Card, path: Path) -> NDArray[np.int64]:
+    """The class of each label, by the one rule for labels; -1 where it is none. Raises DataError if none is one."""
+    y_N = label_rule(None, card.class_names, len(card.class_names)).all(labels, -1)
+    if len(y_N) and not (y_N >= 0).any():
+        raise DataError(
+            f"Expected labels out of {', '.join(card.class_names)} in {path}, got others, such as {labels[0]!r}."
+        )
+    return y_N
 
 
 def _of_their_own(path: Path) -> str:

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.base.errors import DataError, SettingError
-from limbeck.base.printable import printable
 from limbeck.inputs import dialects, encodings, images, tables
 from limbeck.inputs.encodings import EncoderEncoding, Encoding, TableEncoding
 from limbeck.inputs.tables import Table
@@ -325,7 +324,7 @@ def _images(student: Student, paths: Sequence[Path]) -> Source:
                 read.append(images.grey(images.contents(path), height, width))
             except Exception as error:  # whatever decoders raise
                 unknown = type(error).__name__ == "UnidentifiedImageError"
-                errors[index] = "no image in a known format" if unknown else f"no image that can be read: {printable(error)}"
+                errors[index] = "no image in a known format" if unknown else f"no image that can be read: {error}"
         stacked = np.stack(read) if read else np.zeros((0, height, width), np.uint8)
         return Batch(
             names=tuple(name for name, _ in named[rows.start : rows.stop]), rows=student.prepare(stacked), errors=errors

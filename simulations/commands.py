@@ -129,7 +129,7 @@ def _of_own_data(console: Console, path: Path, own: Options, overrides: list[str
         raise SettingError(
             f"Expected --label with the column of labels in {path}: `limbeck data look {path}` says which columns there are."
         )
-    start, _ = starter.start(settings, epsilon=own.epsilon or starter.EPSILON, clients=own.clients)
+    start, _ = starter.start(settings, epsilon=own.epsilon, clients=own.clients)
     for sentence in start.chosen:
         console.print(sentence, markup=False, highlight=False)
     console.print(

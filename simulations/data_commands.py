@@ -76,7 +76,7 @@ def look_(
         return
     settings = _with_guesses(settings, seen)
     try:
-        start, _ = starter.start(settings, epsilon=epsilon or starter.EPSILON, clients=clients)
+        start, _ = starter.start(settings, epsilon=epsilon, clients=clients)
     except LimbeckError as error:
         raise type(error)(f"No scenario yet: {error}") from None
     if out is not None:

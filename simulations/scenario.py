@@ -16,6 +16,7 @@ from limbeck.plans import settings
 from limbeck.plans.settings import Count, Positive
 from limbeck.protos.teacher import Inputs, kind_of
 from limbeck.simulations.data import KNOWN, DataSet, DataSettings
+from limbeck.simulations.data.asked import is_data
 from limbeck.simulations.data.settings import problems as of_data
 from limbeck.simulations.data.settings import with_absolute_paths
 
@@ -159,6 +160,10 @@ def load(which: str, overrides: Sequence[str] = ()) -> Scenario:
     The value of an override is a TOML literal; a bare word is a string. Raises SettingError, naming every problem.
     """
     path = SHIPPED / f"{which}.toml" if which in shipped() else Path(which)
+    if path.suffix != ".toml" and is_data(which):
+        raise SettingError(
+            f"Expected a scenario, got data: `limbeck data look {which} --out scenario.toml` makes a scenario of {which}."
+        )
     try:
         raw = read_toml(path)
     except (FileNotFoundError, IsADirectoryError):

@@ -127,9 +127,13 @@ def compare(
     """
     from rich.console import Console
 
-    from limbeck.simulations.sweep import page
+    from limbeck.simulations.sweep import page, run
 
     _check_measure(measure)
+    if run.is_sweep(out) or (out / "metrics.json").exists():
+        raise SettingError(
+            f"Expected --out to be no folder of a run or a sweep, got {out}: its own tables would be replaced."
+        )
     console = Console()
     study = page.of_folders(runs)
     written = page.write(study, out, title="Comparison", failures=(), measure=measure, name="compare")

@@ -15,12 +15,13 @@ from datetime import datetime
 from pathlib import Path
 
 from limbeck.base.errors import SettingError
+from limbeck.base.findings import Finding, Outcome, healthy
 from limbeck.client.settings import FILE as SITE_SETTINGS
 from limbeck.client.site import Site
 from limbeck.deployment.bringup import COORDINATOR_SETTINGS
 from limbeck.deployment.defaults import CONNECT_SECONDS
 from limbeck.deployment.doctor import authority, coordinator, shared, site
-from limbeck.deployment.doctor.checks import Check, Examination, Finding, Outcome, Side, check
+from limbeck.deployment.doctor.checks import Check, Examination, Side, check
 from limbeck.deployment.doctor.coordinator import Coordinator
 
 __all__ = ["CONNECT_SECONDS", "SIDES", "Check", "Finding", "Outcome", "check", "examine", "healthy"]
@@ -58,8 +59,3 @@ def examine(
         *(finding for each in shared.CHECKS for finding in each(folder, examination)),
         *side.examine(examination, network=network),
     ]
-
-
-def healthy(findings: Sequence[Finding]) -> bool:
-    """Whether nothing failed."""
-    return all(finding.outcome is not Outcome.FAIL for finding in findings)

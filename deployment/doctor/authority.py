@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from limbeck.base.findings import Findings, ok, warn
 from limbeck.deployment import certificates, keys
-from limbeck.deployment.doctor.checks import Examination, Findings, Side, check, ok, warn
+from limbeck.deployment.doctor.checks import Examination, Side, check
 from limbeck.deployment.doctor.shared import EXPIRES_SOON_DAYS
 
 

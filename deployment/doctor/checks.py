@@ -6,60 +6,20 @@ A new check is one function with `@check`, in the file of its side, and its name
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from enum import Enum
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from limbeck.base.errors import LimbeckError
+from limbeck.base.findings import Finding, Findings, fail
 from limbeck.base.printable import printable
 
 log = logging.getLogger(__name__)
 
 # What a check looks at: an opened site, a coordinator's folder and settings, or a folder alone.
 Subject = TypeVar("Subject")
-
-
-class Outcome(Enum):
-    """WARN: it runs, but somebody should know. FAIL: it will not work, or cannot be trusted."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One line of the diagnosis.
-
-    check: the name of the check; empty until the check that yields it fills in its own.
-    advice: what to do; empty if there is nothing to do.
-    """
-
-    check: str = ""
-    outcome: Outcome
-    found: str
-    advice: str = ""
-
-
-Findings = Iterator[Finding]
-
-
-def ok(found: str, *, check: str = "") -> Finding:
-    """A finding that all is well."""
-    return Finding(check=check, outcome=Outcome.OK, found=found)
-
-
-def warn(found: str, advice: str = "", *, check: str = "") -> Finding:
-    """A finding that somebody should know of."""
-    return Finding(check=check, outcome=Outcome.WARN, found=found, advice=advice)
-
-
-def fail(found: str, advice: str = "", *, check: str = "") -> Finding:
-    """A finding that something will not work, or cannot be trusted."""
-    return Finding(check=check, outcome=Outcome.FAIL, found=found, advice=advice)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from limbeck.base.errors import CertificateError, SettingError
+from limbeck.base.findings import Finding, Outcome
 from limbeck.client import proxy
 from limbeck.client.proxy import Route
 from limbeck.client.settings import LinkSettings
-from limbeck.deployment.doctor.checks import Finding, Outcome
 from limbeck.protos import link
 
 # The first bytes of HTTP/2, on which gRPC runs: its preface and empty settings. A server that accepts our certificate answers with its own.

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from limbeck.base.errors import CertificateError, SettingError
 from limbeck.base.files import is_held
+from limbeck.base.findings import Findings, fail, ok, warn
 from limbeck.client.proxy import Route, is_loopback
 from limbeck.deployment import certificates, keys
 from limbeck.deployment.bringup import COORDINATOR_SETTINGS
 from limbeck.deployment.certificates import Role
 from limbeck.deployment.doctor import connection, shared
-from limbeck.deployment.doctor.checks import Examination, Findings, Side, check, fail, ok, warn
+from limbeck.deployment.doctor.checks import Examination, Side, check
 from limbeck.deployment.doctor.connection import Reach
 from limbeck.plans import accounting
 from limbeck.protos import codec

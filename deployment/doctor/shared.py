@@ -16,9 +16,10 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from limbeck.base.files import OTHERS
+from limbeck.base.findings import Finding, Findings, Outcome, fail, ok, warn
 from limbeck.deployment import certificates
 from limbeck.deployment.certificates import Role
-from limbeck.deployment.doctor.checks import Check, Examination, Finding, Findings, Outcome, check, fail, ok, warn
+from limbeck.deployment.doctor.checks import Check, Examination, check
 from limbeck.inputs.transfer_set import digest, read_arrays
 
 EXPIRES_SOON_DAYS = 30

@@ -11,15 +11,17 @@ from pathlib import Path
 
 from limbeck.base.errors import CertificateError, DataError, LimbeckError, SettingError
 from limbeck.base.files import OTHERS
+from limbeck.base.findings import Finding, Findings, Outcome, fail, ok, warn
 from limbeck.base.printable import printable
 from limbeck.client import policy as policies
 from limbeck.client import proxy, records
+from limbeck.client.examination import structure
 from limbeck.client.settings import FILE as SITE_SETTINGS
 from limbeck.client.site import Site
 from limbeck.client.witness import PLAN
 from limbeck.deployment.certificates import Role
 from limbeck.deployment.doctor import connection, shared
-from limbeck.deployment.doctor.checks import Examination, Finding, Findings, Outcome, Side, check, fail, ok, warn
+from limbeck.deployment.doctor.checks import Examination, Side, check
 from limbeck.deployment.doctor.connection import Reach
 from limbeck.deployment.doctor.shared import CLOCK_TOLERANCE
 from limbeck.inputs import encoders
@@ -229,6 +231,7 @@ def private_records(site: Site, examination: Examination) -> Findings:
     if not os.access(path, needed):
         yield fail(f"{path} cannot be read.", "Give the service's user leave to read them.")
         return
+    yield from structure(settings, site.folder)
     # Others cannot read what lies in a folder that they cannot enter.
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & OTHERS and not any(map(shared.is_closed, path.absolute().parents)):

@@ -85,7 +85,7 @@ def kind_of(path: Path) -> Source:
                 continue
             return "images" if source == "images" else "texts"
         raise DataError(f"Expected images or .txt files in folders by class below {path}, found none.")
-    if path.suffix.lower() == ".npz":
+    if path.suffix.lower() in (".npz", ".npy"):
         return "arrays"
     sources.open_table(path)
     return "table"

@@ -103,7 +103,8 @@ class DataSettings(Strict):
     inputs: the array of inputs; the column of texts, or of the files of images.
     image_size: height and width to which images are scaled.
     private: at most so many records for the sites.
-    public, test: public inputs, and the test set: how many, a share, a file, or sites; a data set by its name takes numbers only.
+    public, test: public inputs, and the test set: how many, a share (a fifth by default), a file, or sites; a data set by its name takes
+        numbers only.
     folder: of IDX files or of the CSV, instead of the cache, of a data set by its name.
     encoder: of texts, in place of counts of words: a public one by its name, or the folder of a Hugging Face model.
     """

@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import tomli_w
 
+from limbeck.base import check
+from limbeck.base.errors import SettingError
 from limbeck.base.settings import Raw
 from limbeck.plans import advice
 from limbeck.simulations.data import own, split
@@ -62,16 +64,24 @@ def _on_one_line(found: re.Match[str]) -> str:
 
 
 def start(
-    settings: DataSettings, *, epsilon: float = EPSILON, clients: int | None = None, seed: int = 1
+    settings: DataSettings, *, epsilon: float | None = None, clients: int | None = None, seed: int = 1
 ) -> tuple[Start, DataSet]:
     """A scenario for the user's own data, and the data as it divides them.
 
     - settings: the data; public inputs and a test set are a fifth of the records each if they do not say it.
-    - epsilon: what a run may cost each site, per record.
+    - epsilon: what a run may cost each site, per record; by default EPSILON.
     - clients: sites to divide the records among, if there are no natural ones.
 
     Raises: SettingError or DataError.
     """
+    epsilon = EPSILON if epsilon is None else epsilon
+    check.positive(epsilon=epsilon)
+    if clients is not None and settings.site is not None:
+        raise SettingError(
+            f"Expected no number of sites beside data.site = {settings.site!r}, which names them, got {clients}."
+        )
+    if clients is not None and clients < 1:
+        raise SettingError(f"Expected at least 1 site, got {clients}.")
     settings = settings.model_copy(
         update={key: split.DEFAULT_SHARE for key in ("public", "test") if getattr(settings, key) is None}
     )

@@ -79,7 +79,7 @@ def style() -> str:
 def link(target: Path, start: Path, what: str) -> Link:
     """A link from a page in the folder `start`."""
     relative = Path(os.path.relpath(target.resolve(), start.resolve())).as_posix()
-    return Link(href=quote(relative + ("/" if target.is_dir() else "")), name=relative, what=what)
+    return Link(href=quote(relative + ("/" if target.is_dir() else ""), safe="/="), name=relative, what=what)
 
 
 def _render(run: Metrics, folder: Path) -> str:
@@ -107,7 +107,7 @@ def _render(run: Metrics, folder: Path) -> str:
 
 def _tables(run: Metrics) -> dict[str, object]:
     """The rows of the page's tables, as text, and what stands below them."""
-    test = run.student.quality.test
+    test, majority = run.student.quality.test, plots.majority_accuracy(run)
     handed_over = run.student.calibrated.test if run.student.calibrated is not None else None
     calibrated = [("student", test), ("student as it is handed over", handed_over), ("pool", run.pool.quality.test)]
     return {
@@ -131,7 +131,8 @@ def _tables(run: Metrics) -> dict[str, object]:
                 *(f"{stage.seconds.answers:.1f}", f"{stage.seconds.distil:.1f}"),
             ]
             for stage in run.stages
-        ],
+        ]
+        + [["majority class", *[""] * 4, _percent(majority), *[""] * 5]],
         "class_rows": [
             [
                 *(each.name, each.inputs, each.predicted, _percent(each.precision), _percent(each.recall)),
@@ -147,7 +148,8 @@ def _tables(run: Metrics) -> dict[str, object]:
                 client.reason or client.status,
             ]
             for client in run.clients
-        ],
+        ]
+        + [["majority class", "", _percent(majority), *[""] * 6]],
         "own_rows": [
             [
                 *(client.site, client.own.majority.inputs, _percent(client.own.majority.accuracy)),

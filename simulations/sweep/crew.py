@@ -72,7 +72,7 @@ class Crew:
 
     def __init__(self, todo: Sequence[Planned], sweep: Path, *, jobs: int) -> None:
         self._sweep = sweep
-        self._share = max(1, cores() // jobs)
+        self._share = max(1, cores() // max(1, min(jobs, len(todo))))
         self._todo: queue.SimpleQueue[Planned] = queue.SimpleQueue()
         for planned in todo:
             self._todo.put(planned)

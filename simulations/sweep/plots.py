@@ -45,6 +45,8 @@ from limbeck.simulations.sweep.rows import (
 
 MOST_GROUPS = 40
 MOST_LINES = 8
+# Characters of a line's name in a legend.
+MOST_NAME = 48
 # Figures of their own for the values of the other settings.
 MOST_APART = 6
 # From this ratio of the largest value to the smallest on, an axis is logarithmic.
@@ -148,30 +150,44 @@ def _against(study: Study, key: str, measure: str) -> Iterator[Figure]:
     others = [other for other in study.keys if other != key]
     for group in study.groups:
         apart.setdefault(tuple(group.settings[other] for other in others), []).append(group)
-    named = {
-        values: ", ".join(f"{short(other)} = {shown(value)}" for other, value in zip(others, values, strict=True))
-        for values in apart
+    # A line goes through two points at least; what differs in everything from everything else has none.
+    lined = {
+        values: groups
+        for values, groups in apart.items()
+        if len({group.settings[key] for group in groups if _is_number(group.settings[key])}) > 1
     }
-    if len(apart) == 1:
-        yield _with_all_beside(next(iter(apart.values())), key, measure, "")
+    named = {values: _named(others, values, number) for number, values in enumerate(lined, start=1)}
+    if not lined:
+        return
+    if len(lined) == 1:
+        ((values, groups),) = lined.items()
+        yield _with_all_beside(groups, key, measure, named[values] if len(apart) > 1 else "")
         return
     lines, levels = [], []
-    for index, (values, groups) in enumerate(list(apart.items())[:MOST_LINES]):
+    for index, (values, groups) in enumerate(list(lined.items())[:MOST_LINES]):
         lines.append(_line(groups, key, "student", measure, named[values], LINES[index], "-", MARKS[index]))
-        levels += _without_privacy(groups, measure, f"{named[values]}, no privacy", LINES[index])
-    left_out = f" Of {len(apart)} lines the first {MOST_LINES} are drawn." if len(apart) > MOST_LINES else ""
+        if key == EPSILON:
+            levels += _without_privacy(groups, measure, f"{named[values]}, no privacy", LINES[index])
+    left_out = f" Of {len(lined)} lines the first {MOST_LINES} are drawn." if len(lined) > MOST_LINES else ""
     levels += _majority(study.groups, measure)
     yield _curve(f"Student against {_name(key)}", key, measure, lines, levels, left_out)
-    for values, groups in list(apart.items())[:MOST_APART]:
-        if sum(_is_number(group.settings[key]) for group in groups) > 1:
-            yield _with_all_beside(groups, key, measure, named[values])
+    for values, groups in list(lined.items())[:MOST_APART]:
+        yield _with_all_beside(groups, key, measure, named[values])
+
+
+def _named(keys: Sequence[str], values: Sequence[Value], number: int) -> str:
+    """What tells a line from the others: the values of the other settings, or its number if these would fill the figure."""
+    text = ", ".join(f"{short(key)} = {shown(value)}" for key, value in zip(keys, values, strict=True))
+    return text if len(text) <= MOST_NAME else f"line {number}"
 
 
 def _with_all_beside(groups: Sequence[Group], key: str, measure: str, where: str) -> Figure:
     """Student, pool, central DP, sites alone, majority and no privacy in one figure. where: the values of other settings."""
     lines = [_line(groups, key, "student", measure, "student", STUDENT, "-", "o")]
     lines += [_line(groups, key, role, measure, label, colour, style, mark) for role, label, colour, style, mark in BESIDE]
-    levels = [*_without_privacy(groups, measure, "student, no privacy", INK), *_majority(groups, measure)]
+    # Where epsilon is not on the axis, runs without privacy have lines of their own.
+    baseline = _without_privacy(groups, measure, "student, no privacy", INK) if key == EPSILON else []
+    levels = [*baseline, *_majority(groups, measure)]
     at = f" at {where}" if where else ""
     return _curve(
         f"Student, pool and sites alone against {_name(key)}{at}",

@@ -206,18 +206,18 @@ def study(rows: Sequence[Row], keys: Sequence[str] | None = None) -> Study:
     )
 
 
-MOST_IN_A_LABEL = 2
+MOST_IN_A_LABEL = 3
 
 
 def _labels(firsts: Sequence[Row], keys: Sequence[str]) -> list[str]:
-    """The settings that differ if they are few, the scenario's name if that tells them apart, else letters, for a table to explain."""
+    """The scenario's name if that tells them apart, the settings that differ if they are few, else letters, for a table to explain."""
     names = [each.scenario.name for each in firsts]
     if not keys:
         return names[:1]
+    if "name" in keys and len(set(names)) == len(names):
+        return names
     if len(keys) <= MOST_IN_A_LABEL:
         return [", ".join(f"{short(key)} = {shown(each.settings.get(key))}" for key in keys) for each in firsts]
-    if len(set(names)) == len(names):
-        return names
     return [chr(ord("A") + index) if len(firsts) <= 26 else str(index + 1) for index in range(len(firsts))]
 
 

@@ -156,8 +156,9 @@ def _check(folder: Path, about: Swept) -> None:
         )
     # As JSON has them: lists for tuples.
     asked = Swept.model_validate_json(about.model_dump_json()).scenario
-    for key in sorted({*earlier.scenario, *asked}):
-        had, wanted = earlier.scenario.get(key), asked.get(key)
+    # A setting that an earlier version did not have has its default there.
+    for key, had in sorted(earlier.scenario.items()):
+        wanted = asked.get(key)
         if had != wanted:
             raise RunError(f"Expected {key} = {had!r}, as in the sweep {folder}, got {wanted!r}; {_ELSEWHERE}.")
 
@@ -194,6 +195,7 @@ def _follow(processes: crew.Crew, todo: Sequence[Planned], folder: Path, progres
             case crew.Ended(planned=planned, problem=problem):
                 progress.remove_task(running.pop(planned.name)[1])
                 done += 1
+                problem = problem or _what_is_wrong(planned, folder)
                 if problem:
                     failures[planned.name] = problem
                     _note_failure(planned.folder(folder), problem)
@@ -206,6 +208,15 @@ def _follow(processes: crew.Crew, todo: Sequence[Planned], folder: Path, progres
                 for planned, task in running.values():
                     _show(planned, planned.folder(folder) / "server" / "events.jsonl", progress, task)
     return failures
+
+
+def _what_is_wrong(planned: Planned, sweep: Path) -> str:
+    """Why a run that has ended cannot be read; empty if it can."""
+    try:
+        _finished(planned, sweep)
+    except RunError as error:
+        return str(error)
+    return ""
 
 
 def _note_failure(folder: Path, problem: str) -> None:

@@ -51,10 +51,9 @@ def main() -> None:
     orders: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     busy = threading.Event()
     threading.Thread(target=_listen, args=(orders, busy), daemon=True).start()
-    _load()
     try:
+        _load()
         while (line := orders.get()) is not None:
-            busy.set()
             order = Order.model_validate_json(line)
             problem = _fulfil(order)
             busy.clear()
@@ -76,6 +75,7 @@ def _load() -> None:
 
 def _listen(orders: queue.SimpleQueue[str | None], busy: threading.Event) -> None:
     for line in sys.stdin:
+        busy.set()
         orders.put(line)
     orders.put(None)
     if busy.is_set():

@@ -159,6 +159,8 @@ def bash(line: str, folder: Path) -> list[str]:
         ("limbeck ledger re", ["restore"]),
         ("limbeck simulate --res", ["--resume"]),
         ("limbeck simulate digits-t", ["digits-tiny"]),
+        ("limbeck sweep digits-t", ["digits-tiny"]),
+        ("limbeck compare runs/one --measure rar", ["rarest_auprc"]),
     ],
 )
 def test_bash_completes_commands_options_and_scenarios(line: str, offered: list[str], tmp_path: Path) -> None:

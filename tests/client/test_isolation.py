@@ -183,6 +183,19 @@ ENCODING = encodings.TableEncoding(
     columns=(encodings.Number(name="age", mean=50, deviation=10), encodings.Category(name="sex", levels=("0", "1", "m")))
 )
 WORDS = encodings.TextEncoding(column="note", words=("film", "good"), idf=(1.0, 2.0))
+# Every kind of column, of the same cells.
+EVERY_KIND = encodings.TableEncoding(
+    columns=(
+        encodings.Number(
+            name="age", mean=50, deviation=10, zero_is_missing=True, missing_codes=(7.0,), seen=(0, 1, 2, 3, 4, 5, 6)
+        ),
+        encodings.Levels(name="sex", levels=("0", "1"), other=True, missing=True),
+        encodings.Hashed(name="note", buckets=8),
+        encodings.Boolean(name="sex"),
+        encodings.Date(name="age", order="day-first", mean=0, deviation=1, cycles=("year", "week", "day")),
+        encodings.Words(name="note", words=("film", "good"), idf=(1.0, 2.0)),
+    )
+)
 HEADER = b"age,sex,note,sick\n"
 LINES = [
     b'61,1,"a good, good film",1',
@@ -218,6 +231,11 @@ ODD_LINES = [
     b"61,1,a\rb,1",
     b"61,1,x,1\r",
     b"61;1;x;1",
+    b"31.12.2025,1,x,1",
+    b"12/31/2025 10:00,yes,x,1",
+    b'"61,5",TRUE,x,1',
+    b'"1.234,5",  1 ,GOOD,1',
+    b"sep=;",
     b"\xed\xa0\x80,1,\xed\xa0\x80,1",
     b"61,1,\xe2\x80\xa8,1",
 ]
@@ -228,6 +246,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("table")
     encodings.save(ENCODING, folder / "table.json")
     encodings.save(WORDS, folder / "words.json")
+    encodings.save(EVERY_KIND, folder / "every.json")
     return folder
 
 
@@ -236,6 +255,8 @@ WAYS: list[tuple[dict[str, Any], int]] = [
     ({"columns": ("age",)}, 1),
     ({"encoding": "table.json"}, 5),
     ({"encoding": "words.json"}, 2),
+    ({"encoding": "every.json"}, EVERY_KIND.dimensions),
+    ({"encoding": "every.json", "decimal": ",", "text_encoding": "windows-1252"}, EVERY_KIND.dimensions),
     ({"columns": ("age",), "classes": ("0", "1")}, 1),
 ]
 

@@ -425,3 +425,10 @@ def test_what_is_checked_before_a_charge_is_the_same_for_any_records(kind: Calla
     else:
         (tmp_path / "mine.py").write_text("def read(folder): raise KeyError(folder)\n")
         assert isinstance(ask(site, plan, sites.offer(plan)), Accepted)
+
+
+def test_the_documentation_has_a_row_for_each_mistake_of_a_sites_settings_and_no_other() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "mistakes.md").read_text(encoding="utf-8")
+    section = text.partition("## In a site's records")[2].partition("**What only records show**")[0]
+    rows = re.findall(r"^\| ([^|]+?) \|", section, re.MULTILINE)
+    assert sorted(row for row in rows if row != "mistake") == sorted(MISTAKES)

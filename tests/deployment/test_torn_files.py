@@ -16,12 +16,13 @@ import pytest
 
 from helpers import recorded_runs, sites
 from limbeck.base.errors import LimbeckError, RunError
+from limbeck.base.findings import Findings, ok
 from limbeck.base.printable import plain_console
 from limbeck.client.ledger import Ledger, close_idle
 from limbeck.client.site import Site
 from limbeck.deployment import bringup, commands, doctor, status, superlink_status, watch
-from limbeck.deployment.doctor import Finding, Outcome, checks, site
-from limbeck.deployment.doctor.checks import Examination, Findings
+from limbeck.deployment.doctor import Finding, Outcome, site
+from limbeck.deployment.doctor.checks import Examination
 from limbeck.protos import codec
 
 # What a value of JSON or TOML is replaced by.
@@ -152,7 +153,7 @@ def test_a_note_of_a_superlink_that_is_none_is_an_error(value: str, tmp_path: Pa
 def test_a_check_that_meets_what_nobody_foresaw_hides_no_other(federation: Path) -> None:
     @doctor.check("broken", advice="Do something.")
     def broken(_: Site, __: Examination) -> Findings:
-        yield checks.ok("so far")
+        yield ok("so far")
         raise RuntimeError("\x1b[31mbroken")
 
     side = replace(site.SIDE, checks=(broken, *site.SIDE.checks))

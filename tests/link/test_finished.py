@@ -5,7 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
+from subprocess import Popen
 from threading import Thread
 
 import grpc
@@ -13,6 +18,8 @@ import pytest
 
 from helpers.links import RawSite, Running, ask, make_site, port_of, pull
 from helpers.sites import charges
+from limbeck.client import backup, ledger
+from limbeck.client.site import Site
 from limbeck.experiments.faults.linked import HANG_SECONDS, Federation, until
 from limbeck.experiments.faults.throwaway_keys import Authority
 from limbeck.protos import carry, link
@@ -109,6 +116,16 @@ def test_a_site_that_says_the_run_is_finished_breaks_the_protocol(grid: LinkGrid
     assert site.end() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+def backups_while(process: Popen[str], site: Path, folder: Path) -> Iterator[backup.Backup]:
+    """One backup after the other of a site at work, each of which is read again; none before anything is spent."""
+    for number in count():
+        if process.poll() is not None:
+            return
+        if ledger.begun(Site(site).ledger):
+            yield backup.make(Site(site), folder / str(number), now=datetime.now(UTC))
+        time.sleep(0.2)
+
+
 def test_processes_end_when_the_run_does_and_their_logs_say_how_it_went(tmp_path: Path) -> None:
     """Two sites wait for the end of the run, in JSON and in text; a third would wait for the next run."""
     scenario = load("digits-tiny", ["student.epochs=2", "data.public=120", "run.workers=1"])
@@ -120,12 +137,18 @@ def test_processes_end_when_the_run_does_and_their_logs_say_how_it_went(tmp_path
         ]
         staying = federation.site(third)
         coordinator = federation.serve("--log-format", "json")
+        made = [*backups_while(coordinator, federation.sites[third], tmp_path / "backups")]
         assert coordinator.wait(HANG_SECONDS) == 0, (tmp_path / "run" / "serve.log").read_text()
+        # Once more, with the daemon still there.
+        made.append(backup.make(Site(federation.sites[third]), tmp_path / "backups" / "last", now=datetime.now(UTC)))
         assert [process.wait(HANG_SECONDS) for process in ending] == [0, 0]
         assert staying.poll() is None
         staying.terminate()
         assert staying.wait(HANG_SECONDS) == 0
     assert [charges(site) for site in federation.sites.values()] == [["committed"]] * 3
+    assert [len(each.book.rows) for each in made] == sorted(len(each.book.rows) for each in made)
+    assert made[-1].book == ledger.read(Site(federation.sites[third]).ledger)
+    assert made[-1].messages == 4
     logs = {name: (tmp_path / "run" / f"{name}.log").read_text().splitlines() for name in (first, second, third, "serve")}
 
     entries = [json.loads(line) for line in logs[first]]

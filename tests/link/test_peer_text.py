@@ -32,7 +32,9 @@ def harmless(text: str) -> bool:
 
 
 def test_what_a_site_says_of_its_error_is_text_wherever_it_is_shown(tmp_path: Path) -> None:
-    with Federation(tmp_path / "run", load("digits-tiny", SETTINGS), settings={"join_seconds": 0.5}) as federation:
+    with Federation(
+        tmp_path / "run", load("digits-tiny", SETTINGS), settings={"join_seconds": 0.5, "heartbeat_seconds": 60}
+    ) as federation:
         coordinator = federation.serve()
         server = tmp_path / "run" / "server"
         federation.wait_for(Started)

@@ -15,6 +15,7 @@ from flwr.app import Error, Message
 from helpers.answering import megabytes
 from helpers.links import APP, LIMIT, Running, ask, listen, make_site, port_of, pull
 from limbeck.base.errors import SettingError, WireError
+from limbeck.base.files import create_private
 from limbeck.client import link as client_link
 from limbeck.client.child import DIED, FAILED, LATE, MAX_QUESTION, NO_QUESTION, Child, Question
 from limbeck.client.link import Daemon
@@ -204,8 +205,26 @@ def test_a_failure_is_said_again_when_it_changes_and_after_an_hour_but_not_betwe
     assert [loud(reason) for reason in ("one", "one", "another", "another", "one")] == [True, False, True, False, True]
     monkeypatch.setattr(client_link, "SAID_AGAIN_SECONDS", 0.0)
     assert loud("one")
-    daemon._between_runs = True
-    assert not loud("something new")
+    daemon._log_failure("nobody listens", 1.0, expected=True)
+    assert caplog.records[-1].levelno == logging.DEBUG
+
+
+def test_between_two_runs_a_fault_of_its_own_is_said_all_the_same(
+    grid: LinkGrid, keys: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "limbeck")
+    site = make_site(tmp_path / "a", keys, port_of(grid))
+    key = site.folder / "own.key"
+    create_private(key, (keys.folder / "a.key").read_bytes())
+    described = (site.folder / "site.toml").read_text()
+    (site.folder / "site.toml").write_text(described.replace(f"{keys.folder}/a.key", "own.key"))
+    running = Running(Site(site.folder))
+    until(lambda: grid.connected)
+    key.chmod(0o644)
+    assert grid.say_finished(bytes(32)) == ["a"]
+    until(lambda: any("No connection" in each and "mode 644" in each for each in caplog.messages))
+    assert not any("is finished. Dialling again" in each for each in caplog.messages)
+    running.stop()
 
 
 def test_nothing_that_is_known_passes_in_plaintext(grid: LinkGrid, keys: Authority, tmp_path: Path) -> None:

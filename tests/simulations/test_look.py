@@ -185,6 +185,14 @@ def test_options_of_a_file_are_refused_elsewhere(tmp_path: Path) -> None:
     assert "Expected --label with the column of labels" in str(limbeck("simulate", own_files.wine(tmp_path)).exception)
     told = str(limbeck("simulate", "digits-tiny", "--label", "y", "--drop", "a").exception)
     assert "Expected --label, --drop with a file or folder of your own data, got the scenario 'digits-tiny'" in told
+    assert "beside data.site = 'cellar', which names them, got 3" in str(
+        limbeck("simulate", tmp_path / "wine.csv", "--label", "cultivar", "--site", "cellar", "--clients", 3).exception
+    )
+    assert "Expected epsilon > 0, got 0.0" in str(
+        limbeck("data", "look", tmp_path / "wine.csv", "--label", "cultivar", "--epsilon", 0).exception
+    )
+    with pytest.raises(SettingError, match=r"Expected a scenario, got data: `limbeck data look .*wine.csv --out"):
+        scenario.load(str(tmp_path / "wine.csv"))
     assert "nothing else" in str(limbeck("simulate", "--resume", "--out", tmp_path, "--epsilon", 2).exception)
 
 

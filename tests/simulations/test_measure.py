@@ -22,7 +22,7 @@ from limbeck.protos import codec
 from limbeck.server import checkpoint
 from limbeck.server.record import Record
 from limbeck.server.scores import FIGURES
-from limbeck.simulations import central, metrics, prepare, run, scenario, summary
+from limbeck.simulations import central, measure, metrics, prepare, run, scenario, summary
 from limbeck.simulations.answering import Pools
 from limbeck.simulations.metrics import Metrics, Quality
 
@@ -88,7 +88,8 @@ def test_without_one_sites_answers_there_is_no_pool_and_the_site_is_named(finish
 
 def test_all_that_is_compared_is_measured_on_both_sets_by_all_measures(finished: Path) -> None:
     measured = metrics.read(finished)
-    assert [row.role for row in measured.comparison] == ROLES
+    calibrated = ["calibrated"] if measured.student.calibrated is not None else []
+    assert [row.role for row in measured.comparison] == ROLES + calibrated
     for row in measured.comparison:
         assert set(row.test) == set(row.public) == set(FIGURES)
         assert all(value is not None for value in (*row.test.values(), *row.public.values()))
@@ -117,6 +118,25 @@ def test_old_fields_and_new_ones_agree(finished: Path) -> None:
     assert [own.inputs for own in test.classes] == confusion.sum(1).tolist()
     assert [own.predicted for own in test.classes] == confusion.sum(0).tolist()
     assert [own.recall for own in test.classes] == pytest.approx((confusion.diagonal() / confusion.sum(1)).tolist())
+
+
+def test_a_calibrated_student_predicts_the_same_with_other_confidence(finished: Path) -> None:
+    settings, plan, sites = prepare.read_prepared(finished)
+    seconds = metrics.read(finished).seconds
+    measured = measure.measure(
+        finished, settings, plan, sites, carrier="local", seconds=seconds, dense=True, temperature=0.5
+    )
+    assert measured.student.calibrated is not None
+    trained, calibrated = measured.student.quality.test, measured.student.calibrated.test
+    assert trained is not None
+    assert calibrated is not None
+    for name in ("accuracy", "balanced_accuracy", "f1"):
+        assert calibrated.figures[name] == trained.figures[name]
+    assert calibrated.confidence > trained.confidence
+    assert calibrated.log_loss != trained.log_loss
+    again = measure.measure(finished, settings, plan, sites, carrier="local", seconds=seconds, dense=True)
+    assert again.student.calibrated is None
+    assert (again.central, again.without_privacy) == (None, None)
 
 
 def test_best_and_worst_site_are_those_of_the_main_measure(finished: Path) -> None:

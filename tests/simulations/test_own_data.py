@@ -241,6 +241,16 @@ def test_small_sites_and_missing_classes_are_told_and_a_minimum_leaves_sites_out
         prepare.prepare(quick(found, run={"minimum_clients": 6}), tmp_path / "six")
 
 
+def test_any_number_of_sites_of_any_name_is_measured_in_the_order_of_the_records(tmp_path: Path) -> None:
+    rows: list[list[object]] = [[age * 0.7, f"Zürich/{age % 110}", "yes" if age % 3 else "no"] for age in range(2000)]
+    prepare.prepare(quick(settings(table=small_table(tmp_path, rows), label="ill", site="site")), tmp_path / "run")
+    names = [path.name for path in sorted((tmp_path / "run" / "sites").iterdir())]
+    assert names[:2] + names[-1:] == ["site-000-Zurich-0", "site-001-Zurich-1", "site-109-Zurich-99"]
+    with np.load(tmp_path / "run" / "truth.npz") as truth:
+        held = [len(tables.read(tmp_path / "run" / "sites" / name / "records.csv")) for name in names]
+        assert truth["counts"].sum(1).tolist() == held
+
+
 def test_a_class_that_a_part_lacks_is_told(tmp_path: Path) -> None:
     rows: list[list[object]] = [
         [age + 0.5, "north" if age < 50 else "south", "yes" if 10 < age < 50 else "no"] for age in range(100)

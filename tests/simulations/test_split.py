@@ -47,7 +47,8 @@ def test_no_record_and_no_person_is_in_two_parts(found: Records, of_a_site: bool
     assume(parts is not None)
     assert parts is not None
     marks = [
-        {mark for row in rows.tolist() for mark in found.marks(row)} for rows in (parts.private, parts.public, parts.test)
+        {mark for row in rows.tolist() for mark in (found.inputs[row], found.people[row]) if mark is not None}
+        for rows in (parts.private, parts.public, parts.test)
     ]
     assert not marks[0] & marks[1]
     assert not marks[0] & marks[2]
