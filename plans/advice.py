@@ -18,8 +18,8 @@ ROWS_NORM = 4.0
 ROWS_FEW = 600.0
 # Records times epsilon below which steps are few; and then, or otherwise, their number and what calls for a step of 1.
 ROWS_STEPS = {True: (20, 1_800.0), False: (60, 7_500.0)}
-# Of answers about rows, for `stages.temperature`: high enough for log-odds of 55 to stay above the wire's floor (`limbeck.protos.floor`), low
-# enough for a student to see differences.
+# Of answers about rows, for `stages.temperature`: high enough for log-odds of 55 to stay above the wire's floor (`limbeck.protos.floor`),
+# low enough for a student to see differences.
 ROWS_TEMPERATURE = 4.0
 # Beyond it, weights only swing about the optimum.
 ROWS_LARGEST_STEP = 8.0
