@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from limbeck.base.errors import DataError, SettingError
 from limbeck.base.progress import Progress
 from limbeck.client import records
-from limbeck.client.records import RecordSettings
+from limbeck.client.records import Found, RecordSettings
 from limbeck.inputs import encoders
 from limbeck.inputs.transfer_set import LARGEST, LARGEST_INPUT, digest, read_arrays, read_headers
 from limbeck.plans.schema import InputKind
@@ -61,6 +61,23 @@ class Records:
         except SettingError as error:
             raise DataError(str(error)) from error
 
+    def find(
+        self,
+        classes: int,
+        public_x: NDArray[np.generic],
+        class_names: Sequence[str] = (),
+        kind: InputKind | None = None,
+    ) -> Found:
+        """The records, and what of them is left out, with nothing said in the log. Raises DataError.
+
+        - class_names: the plan's names of its classes, or ().
+        - kind: what the plan says that its public inputs are, if it says so.
+        """
+        try:
+            return records.find(self.settings, self.folder, classes, public_x, class_names=class_names, kind=kind)
+        except SettingError as error:
+            raise DataError(str(error)) from error
+
     def read(
         self,
         classes: int,
@@ -68,11 +85,7 @@ class Records:
         class_names: Sequence[str] = (),
         kind: InputKind | None = None,
     ) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
-        """Inputs (n, ...), of the type of the public inputs, and labels (n,); the log says what was left out. Raises DataError.
-
-        - class_names: the plan's names of its classes, or ().
-        - kind: what the plan says that its public inputs are, if it says so.
-        """
+        """Inputs (n, ...), of the type of the public inputs, and labels (n,); the log says what was left out. As `find`."""
         try:
             return records.read(self.settings, self.folder, classes, public_x, class_names=class_names, kind=kind)
         except SettingError as error:

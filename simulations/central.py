@@ -79,7 +79,8 @@ def train(
         factory = next((own for site in members if (own := site.factory) is not None), None)
         if path.exists():
             return Central(teacher=teachers.load(path, factory=factory))
-        records = [site.records.read(plan.classes, public_x) for site in members]
+        found = [site.records.find(plan.classes, public_x) for site in members]
+        records = [(each.x_N, each.y_N) for each in found]
         teacher = teachers.train(
             of_all_sites(plan.teaching, len(members)),
             np.concatenate([x_N for x_N, _ in records]),

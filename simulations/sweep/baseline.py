@@ -83,12 +83,12 @@ def compute(scenario: Scenario, *, cache: Path | None = None) -> Baseline:
         trained = []
         for settings in sorted((folder / "sites").glob("*/site.toml")):
             site = Site(settings.parent)
-            own_x, own_y = site.records.read(plan.classes, x_N)
+            own = site.records.find(plan.classes, x_N)
             trained.append(
                 teachers.train(
                     plan.teaching,
-                    own_x,
-                    own_y,
+                    own.x_N,
+                    own.y_N,
                     classes=plan.classes,
                     public_x=x_N,
                     noise=NoNoise(),

@@ -17,13 +17,13 @@ import tomli_w
 from PIL import Image
 from typer.testing import CliRunner
 
-from helpers import odd_images, sites
+from helpers import odd_images, sites, tiny_encoder
 from limbeck.base.findings import Outcome
 from limbeck.cli.main import app
 from limbeck.client import examination
 from limbeck.client.examination import Report
 from limbeck.client.site import Site
-from limbeck.inputs import columns, encodings, tables
+from limbeck.inputs import columns, encoders, encodings, tables
 from limbeck.inputs.transfer_set import digest
 from limbeck.plans.schema import InputKind, Plan, PublicInputs, TopK
 from limbeck.protos import codec
@@ -366,6 +366,21 @@ def test_seeded_noise_is_named_and_no_ledger_is_made_for_it(tmp_path: Path) -> N
     before = snapshot(tmp_path)
     report = case.examine()
     assert 'fail noise: Expected noise.source = "system-entropy", got "UnsafeSeeded"' in lines(report)
+    assert snapshot(tmp_path) == before
+
+
+def test_texts_for_a_public_encoder_are_looked_at_and_not_encoded(tmp_path: Path) -> None:
+    """Encoding takes long, and its rows would be kept in a file."""
+    model = tiny_encoder.make(tmp_path / "tiny")
+    encoding = encoders.describe(str(model), tmp_path, column="note", name="tiny", tokens=16)
+    case = of_a_table(tmp_path / "site")
+    encodings.save(encoding, case.folder / "encoding.json")
+    case.says(path="r.csv", label="sick", encoding="encoding.json", encoder=str(model))
+    rows = np.zeros((60, encoding.dimensions), np.float32) + np.arange(60)[:, None]
+    case.transfers(rows)
+    before = snapshot(tmp_path)
+    report = case.examine(transfer_set=digest(rows), encoding=encodings.digest(encoding))
+    assert (report.kept, report.accepted) == (40, True), lines(report)
     assert snapshot(tmp_path) == before
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import math
@@ -148,6 +149,93 @@ def test_a_table_survives_being_written_and_read(rows: list[tuple[str, str | Non
     found = tables.from_csv(table.to_csv(), "t")
     texts = [text.replace("\n", " ") for text in table.texts("text") if text is not None]
     assert {name: list(cells) for name, cells in found.columns.items()} == {**table.columns, "text": texts}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "own"),
+    [
+        ("r.tsv", "age\tsick\n61\tyes\n40\tno\n", {}),
+        ("R.CSV", "age,sick\n61,yes\n40,no\n", {}),
+        ("r.csv.gz", "age,sick\n61,yes\n40,no\n", {}),
+        ("r.txt", "age;sick\n61;yes\n40;no\n", {}),
+        ("r.csv", "age;sick\n6.1e1;yes\n40,0;no\n", {}),
+        ("r.csv", 'age,sick\n"61,0",yes\n"40,0",no\n', {"decimal": ","}),
+        ("r.csv", "age:sick\n61:yes\n40:no\n", {"delimiter": ":"}),
+        ("r.csv", "age,sick,caf\u00e9\n61,yes,\u00e9\n40,no,x\n", {"text_encoding": "latin-1"}),
+    ],
+)
+def test_a_table_is_read_by_its_header_and_by_what_its_owner_says(
+    name: str, text: str, own: dict[str, str], tmp_path: Path
+) -> None:
+    data = text.encode(own.get("text_encoding", "utf-8"))
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    settings = SETTINGS.model_copy(update={"path": name, **own})
+    records.check(settings, tmp_path, 2, ROWS)
+    x_N, y_N = read(settings, tmp_path, 2)
+    assert (x_N.ravel().tolist(), y_N.tolist()) == ([61, 40], [1, 0])
+
+
+def test_many_cells_that_are_no_numbers_take_one_line_of_the_log_per_column(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, "age,size,sick\n" + '"61,5","1,7",yes\n' * 500)
+    with caplog.at_level(logging.INFO, "limbeck"):
+        read(SETTINGS.model_copy(update={"columns": ("age", "size")}), tmp_path, 2, np.zeros((0, 2), np.float32))
+    assert [record.levelname for record in caplog.records].count("WARNING") == 3
+    assert "got none of 1 of the 2: no" in caplog.text
+
+
+def test_no_usable_record_is_an_error_in_the_log_and_a_class_without_one_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All that tells the owner, once a plan was charged: nothing of it shows outside."""
+    for text, level, message in [
+        (
+            "age,sick\n61,maybe\n40,perhaps\n",
+            "ERROR",
+            r"NO USABLE RECORD in .*patients.csv, of 2: the teacher learns nothing",
+        ),
+        ("age,sick\n61,no\n40,maybe\n", "WARNING", r"records of every class in .*, got none of 1 of the 2: yes\."),
+    ]:
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "limbeck"):
+            read(SETTINGS, write(tmp_path, text), 2)
+        assert caplog.records[-1].levelname == level
+        assert re.search(message, caplog.text)
+
+
+def test_what_is_left_out_is_counted_by_its_reason_and_the_first_few_are_named(tmp_path: Path) -> None:
+    x = np.zeros((9, 1, 1))
+    x[:2] = 0.5
+    np.savez(tmp_path / "r.npz", x=x, y=[0, 1, 7, 7, 7, 7, 7, 7, 1])
+    found = records.find(RecordSettings(path="r.npz"), tmp_path, 2, np.zeros((0, 1, 1), np.uint8))
+    assert (found.all, found.counts, found.absent, found.unknown) == (9, (0, 1), ("0",), (("7", 6),))
+    assert [(each.count, each.first[0], len(each.first)) for each in found.left_out] == [
+        (2, "another in row 1", 2),
+        (6, "7 in row 3", 5),
+    ]
+    assert str(found.left_out[1]).startswith("Expected whole numbers from 0 to 1 as label, got 7 in row 3, 7 in row 4")
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("text", "table", "keys"),
+    [
+        ('[records]\npath = "r.csv"\ntransfer_sets = "t"\ncache = "c"\n', "records", "transfer_sets, cache"),
+        ('transfer_sets = "t"\n[noise]\nledger = "l"\n', "noise", "ledger"),
+        ('transfer_sets = "t"\n[link]\naddress = "a:1"\nrecords = "r.npz"\n', "link", "records"),
+    ],
+)
+def test_a_table_in_the_middle_of_the_settings_that_swallows_the_keys_below_it_is_named_with_them(
+    text: str, table: str, keys: str, tmp_path: Path
+) -> None:
+    (tmp_path / "site.toml").write_text(f'name = "a"\n{text}')
+    with pytest.raises(
+        SettingError, match=rf"\[{table}\]: expected none of the site's own keys .*, got {keys}\..*end of the file"
+    ):
+        Site(tmp_path)
 
 
 # Other sources

@@ -114,6 +114,25 @@ def _replace(path: str, old: str, new: str) -> Callable[[Path], None]:
     return change
 
 
+def _table(text: str) -> Callable[[Path], None]:
+    """The records are a table with this text."""
+
+    def change(site: Path) -> None:
+        (site / "records.csv").write_text(text)
+        own = '{path = "records.csv", label = "sick", columns = ["a"]}'
+        _replace("site.toml", '"records.npz"', own)(site)
+
+    return change
+
+
+def _dicom(site: Path) -> None:
+    """The records are folders of images, in a format that is not read."""
+    for name in ("cat", "dog"):
+        (site / "images" / name).mkdir(parents=True)
+        (site / "images" / name / "a.dcm").write_bytes(b"DICM")
+    _replace("site.toml", '"records.npz"', '{path = "images"}')(site)
+
+
 def _spend(site: Path) -> None:
     opened, plan = Site(site), sites.plan()
     with Ledger(opened.ledger, opened.budget) as ledger:
@@ -189,6 +208,24 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str, Outcome, str]] = {
     "a ledger that is gone": (_spend_and_cut, "ledger", Outcome.FAIL, "what was spent is not known"),
     "a transcript of more than the ledger allowed": (_send_without_an_entry, "ledger", Outcome.FAIL, "found no such entry"),
     "a transcript that was changed": (_send_and_change, "transcript", Outcome.FAIL, "found others"),
+    "a table without its column of labels": (
+        _table("a,b\n1,2\n"),
+        "records",
+        Outcome.FAIL,
+        "a column 'sick' in",
+    ),
+    "a table of a header": (
+        _table("a,sick\n"),
+        "records",
+        Outcome.FAIL,
+        "found a header and nothing else",
+    ),
+    "folders of no images": (
+        _dicom,
+        "records",
+        Outcome.FAIL,
+        "found 2 .dcm",
+    ),
     "records that are not there": (lambda site: (site / "records.npz").unlink(), "records", Outcome.FAIL, "None at"),
     "no public encoding": (
         _replace("site.toml", 'records = "records.npz"', 'records = {path = "records.npz", encoding = "public.json"}'),
