@@ -357,8 +357,8 @@ def _dialect(settings: RecordSettings, folder: Path) -> Findings:
         return
     lines = [
         f"{name} = {_toml(getattr(seen, name))}"
-        for name in ("delimiter", "decimal", "text_encoding")
-        if getattr(settings, name) is None and getattr(used, name) not in {getattr(seen, name), dialects.EITHER}
+        for name in ("delimiter", "quote", "decimal", "text_encoding")
+        if getattr(settings, name) is None and not _is_alike(name, used, seen)
     ]
     if lines:
         yield warn(
@@ -368,6 +368,16 @@ def _dialect(settings: RecordSettings, folder: Path) -> Findings:
         )
     else:
         yield ok(used.describe(), check="dialect")
+
+
+def _is_alike(name: str, used: dialects.Dialect, seen: dialects.Dialect) -> bool:
+    """Whether a part of the dialect does not make the rows mean something else.
+
+    Where the decimal sign is read cell by cell, 1.234 is little more than one: the sign has to be said if points separate thousands.
+    """
+    if name == "decimal" and used.decimal == dialects.EITHER:
+        return seen.thousands not in {".", ","}
+    return bool(getattr(used, name) == getattr(seen, name))
 
 
 def _toml(value: str) -> str:

@@ -272,24 +272,25 @@ def _rows(text: str, dialect: Dialect) -> Iterator[list[str]]:
 
 
 def _is_stray(quote: str, text: str, dialect: Dialect) -> bool:
-    """Whether quotation marks are characters like any other: more rows fit then, and more cells hold them elsewhere than around them."""
+    """Whether quotation marks are characters like any other: as many rows fit then, and most cells hold them elsewhere than around them."""
     if quote not in text:
         return False
     without = replace(dialect, quote="")
     marked = [cell for row in _rows(text, without) for cell in row if quote in cell]
     around = sum(len(cell) > 1 and cell[0] == cell[-1] == quote for cell in marked)
-    return around < len(marked) / 2 and _fitting(text, without) > _fitting(text, dialect)
+    return around < len(marked) / 2 and _fitting(text, without) >= _fitting(text, dialect)
 
 
-def _fitting(text: str, dialect: Dialect) -> int:
-    """Rows with as many cells as the header, up to one of which nothing after it can be read."""
+def _fitting(text: str, dialect: Dialect) -> tuple[int, int]:
+    """Rows with as many cells as the header, up to one after which nothing can be read; and minus the others."""
     allow_cells(len(text))
-    rows, fitting = dialect.rows(io.StringIO(text, newline="")), 0
+    rows, fitting, others = dialect.rows(io.StringIO(text, newline="")), 0, 0
     with suppress(csv.Error):
         header = next(rows, [])
         for row in rows:
             fitting += len(row) == len(header)
-    return fitting
+            others += len(row) != len(header)
+    return fitting, -others
 
 
 def _quote(sample: str) -> str:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from limbeck.base.errors import DataError, SettingError
 from limbeck.inputs import dialects, encodings, images, tables
 from limbeck.inputs.encodings import EncoderEncoding, Encoding, TableEncoding
+from limbeck.inputs.rows import from_rows
 from limbeck.inputs.tables import Table
 from limbeck.inputs.transfer_set import read_arrays
 from limbeck.server.exported import BATCH, ENCODING, Student
@@ -284,6 +285,9 @@ def _unlike(encoding: Encoding, table: Table) -> Iterator[str]:
 
 def _array(student: Student, path: Path, name: str) -> Source:
     (x_N,) = read_arrays(path, name)
+    encoding = _of_rows(student, x_N)
+    if encoding is not None:
+        return _table(student, encoding, from_rows(x_N, str(path)), None, (), ())
     finite_N = (
         np.isfinite(x_N).reshape(len(x_N), -1).all(1) if x_N.dtype.kind == "f" and x_N.ndim else np.ones(len(x_N), np.bool_)
     )
@@ -297,6 +301,15 @@ def _array(student: Student, path: Path, name: str) -> Source:
         return Batch(names=tuple(str(row + 1) for row in rows), rows=prepared_N[valid], errors=errors)
 
     return Source(what="row", count=len(x_N), batch=batch)
+
+
+def _of_rows(student: Student, x_N: NDArray[np.generic]) -> Encoding | None:
+    """The encoding of a student of arrays, if these are rows as they were before it; None if they are inputs as they are."""
+    if x_N.ndim != 2 or x_N.shape[1:] == student.input_shape or student.card is None or student.card.inputs.encoding is None:
+        return None
+    encoding = _encoding(student, None)
+    known = {f"x{place}" for place in range(x_N.shape[1])}
+    return encoding if isinstance(encoding, TableEncoding) and known.issuperset(encoding.reads) else None
 
 
 # Images

@@ -34,6 +34,7 @@ from limbeck.inputs.encodings import TableEncoding
 from limbeck.inputs.tables import Table
 from limbeck.plans import accounting, advice
 from limbeck.plans.schema import LinearTeaching
+from limbeck.plans.settings import TeacherSettings
 from limbeck.simulations import data
 
 SEEDS = (1, 2, 3, 4, 5)
@@ -44,9 +45,10 @@ SHARES = (0.25, 0.75)
 NORMS = (1.0, 2.0, 4.0)
 STEPS = (20, 60)
 RATES = tuple(2.0**power for power in range(-5, 6, 2))
-# Rules: a step of records * epsilon / (unit * sqrt(weights) ^ power), at most `largest`.
-UNITS = tuple(10 ** (power / 4) for power in range(0, 13))
-LARGEST = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+# Rules: below so many records times epsilon the fewer steps, then the more; in each, a step of records * epsilon / unit, at most `largest`.
+FEW = (0.0, 400.0, 600.0, 800.0, 1200.0, 2000.0, math.inf)
+UNITS = tuple(10 ** (power / 8) for power in range(16, 33))
+LARGEST = (1.0, 2.0, 4.0)
 
 Rows = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -109,9 +111,9 @@ def split(name: str, share: float, seed: int) -> Split:
 
 @cache
 def _noise(steps: int, epsilon: float) -> float:
-    """The noise multiplier of so many steps; none for an infinite epsilon."""
+    """The noise multiplier of so many steps; next to none for an infinite epsilon."""
     if math.isinf(epsilon):
-        return 0.0
+        return 1e-9
     own = LinearTeaching(
         features="rows",
         feature_norm=1.0,
@@ -154,15 +156,18 @@ Case = tuple[str, float, float]
 Setting = tuple[float, int, float]
 
 
-def search(tables: tuple[str, ...], kept: Path | None = None) -> tuple[dict[Case, dict[Setting, float]], dict[Case, float]]:
-    """Mean accuracy of every setting in every case, on the part that decides; and records * epsilon / sqrt(weights) of each case.
+def search(tables: tuple[str, ...], kept: Path | None = None) -> dict[Case, dict[Setting, float]]:
+    """Mean accuracy of every setting in every case, on the part that decides.
 
-    kept: a file for all of them, written after each table.
+    kept: a file for all of them, written after each table; what is there already is not trained again.
     """
     found: dict[Case, dict[Setting, float]] = {}
+    if kept is not None and kept.exists():
+        for (name, share, epsilon), accuracies in json.loads(kept.read_text(encoding="utf-8")):
+            found[name, share, epsilon] = {(norm, steps, rate): mean for (norm, steps, rate), mean in accuracies}
     for name, share in itertools.product(tables, SHARES):
-        if name == "digits" and share > SHARES[0]:
-            # 900 records of 64 numbers in ten classes take as long as all the rest.
+        if (name, share, EPSILONS[0]) in found or (name == "digits" and share > SHARES[0]):
+            # 900 records of 64 numbers in ten classes would take as long as all the rest.
             continue
         started = time.perf_counter()
         splits = {seed: split(name, share, seed) for seed in SEEDS}
@@ -175,26 +180,66 @@ def search(tables: tuple[str, ...], kept: Path | None = None) -> tuple[dict[Case
         if kept is not None:
             kept.write_text(json.dumps([[case, list(own.items())] for case, own in found.items()]), encoding="utf-8")
         print(name, share, f"{time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
-    sizes: dict[Case, float] = {}
-    for name, share, epsilon in found:
-        own = split(name, share, SEEDS[0])
-        weights = (own.x_N.shape[1] + 1) * own.classes
-        sizes[name, share, epsilon] = len(own.y_N) * epsilon / math.sqrt(weights)
-    return found, sizes
+    return found
 
 
-def score(
-    found: dict[Case, dict[Setting, float]], sizes: dict[Case, float], norm: float, steps: int, unit: float, largest: float
-) -> float:
-    """The mean over cases of a rule's accuracy as a share of the best setting's; between two rates, their weighted mean."""
+def ratio(case: Case) -> float:
+    """Records times epsilon."""
+    name, share, epsilon = case
+    return len(split(name, share, SEEDS[0]).y_N) * epsilon
+
+
+def scored(accuracies: dict[Setting, float], norm: float, steps: int, rate: float) -> float:
+    """Accuracy as a share of the best setting's; between two rates, their weighted mean."""
+    place = math.log(min(max(rate, RATES[0]), RATES[-1]) / RATES[0]) / math.log(RATES[1] / RATES[0])
+    low = min(int(place), len(RATES) - 2)
+    one, two = accuracies[norm, steps, RATES[low]], accuracies[norm, steps, RATES[low + 1]]
+    return (one + (place - low) * (two - one)) / max(accuracies.values())
+
+
+def rules(found: dict[Case, dict[Setting, float]]) -> list[dict[str, float]]:
+    """The rules, best first, each with the units that are best for it. share: of the best setting's accuracy, the mean over cases."""
+    ratios = {case: ratio(case) for case in found}
+    results = []
+    for norm, few, largest in itertools.product(NORMS, FEW, LARGEST):
+        total, units = 0.0, []
+        for steps, cases in (
+            (STEPS[0], [case for case in found if ratios[case] < few]),
+            (STEPS[1], [case for case in found if ratios[case] >= few]),
+        ):
+            best, unit = max(
+                (sum(scored(found[case], norm, steps, min(ratios[case] / unit, largest)) for case in cases), unit)
+                for unit in UNITS
+            )
+            total += best
+            units.append(round(unit))
+        results.append(
+            {
+                "share": round(total / len(found), 4),
+                "feature_norm": norm,
+                "few steps below records * epsilon": few if math.isfinite(few) else 1e9,
+                f"unit of {STEPS[0]} steps": units[0],
+                f"unit of {STEPS[1]} steps": units[1],
+                "largest step": largest,
+            }
+        )
+    return sorted(results, key=lambda rule: -rule["share"])
+
+
+def advised(found: dict[Case, dict[Setting, float]]) -> float:
+    """The share of the best setting's accuracy that the rule of `plans.advice` reaches, the mean over cases."""
     shares = []
-    for case, accuracies in found.items():
-        rate = min(max(min(sizes[case] / unit, largest), RATES[0]), RATES[-1])
-        place = math.log(rate / RATES[0]) / math.log(RATES[1] / RATES[0])
-        low = min(int(place), len(RATES) - 2)
-        one, two = accuracies[norm, steps, RATES[low]], accuracies[norm, steps, RATES[low + 1]]
-        shares.append((one + (place - low) * (two - one)) / max(accuracies.values()))
-    return statistics.mean(shares)
+    for (name, share, epsilon), accuracies in found.items():
+        own = split(name, share, SEEDS[0])
+        rule = _rule(own, epsilon)
+        shares.append(scored(accuracies, rule.feature_norm, rule.steps, rule.learning_rate))
+    return round(statistics.mean(shares), 4)
+
+
+def _rule(own: Split, epsilon: float) -> TeacherSettings:
+    return advice.rows_schedule(
+        records_per_site=len(own.y_N), dimensions=own.x_N.shape[1], classes=own.classes, epsilon=epsilon, delta=DELTA
+    )
 
 
 def _best(accuracies: dict[Setting, float]) -> Setting:
@@ -206,10 +251,7 @@ def tested(name: str, share: float, epsilon: float) -> tuple[float, float]:
     values = []
     for seed in SEEDS:
         own = split(name, share, seed)
-        finite = epsilon if math.isfinite(epsilon) else 1e3
-        rule = advice.rows_schedule(
-            records_per_site=len(own.y_N), dimensions=own.x_N.shape[1], classes=own.classes, epsilon=finite, delta=DELTA
-        )
+        rule = _rule(own, epsilon if math.isfinite(epsilon) else 1e3)
         teacher = trained(
             own, norm=rule.feature_norm, steps=rule.steps, rate=rule.learning_rate, epsilon=epsilon, seed=100 + seed
         )
@@ -224,28 +266,18 @@ def main() -> None:
     parser.add_argument("--kept", type=Path, help="A file for the accuracy of every setting.")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    found, sizes = search(TABLES, options.kept)
-    rules = sorted(
-        (
-            (score(found, sizes, norm, steps, unit, largest), norm, steps, unit, largest)
-            for norm, steps, unit, largest in itertools.product(NORMS, STEPS, UNITS, LARGEST)
-        ),
-        reverse=True,
-    )
-    names = ("share of the best", "feature_norm", "steps", "unit", "largest step")
-    steps_nearby = min(STEPS, key=lambda steps: abs(steps - advice.ROWS_STEPS))
-    used = score(found, sizes, advice.ROWS_NORM, steps_nearby, advice.ROWS_UNIT, advice.ROWS_LARGEST_STEP)
+    found = search(TABLES, options.kept)
     result = {
         "command": "python -m limbeck.experiments.benchmarks.rows experiments/results/rows.json",
         "machine": f"one core of {os.cpu_count()}, {platform.machine()}, CPU only",
         "what": "balanced accuracy in per cent, one site's linear teacher on rows of a table; delta = 1e-4, per record, add-remove-one;"
         " seeded noise, five seeds",
         "chosen on the part that decides": {
-            "best rules": [dict(zip(names, (round(value, 4) for value in rule), strict=True)) for rule in rules[:12]],
-            "the rule of plans/advice.py": round(used, 4),
+            "best rules": rules(found)[:8],
+            "the rule of plans/advice.py, share": advised(found),
             "best setting of each case": {
                 f"{name}, {share:g} of the rest, epsilon {epsilon:g}": {
-                    "records * epsilon / sqrt(weights)": round(sizes[name, share, epsilon], 2),
+                    "records * epsilon": round(ratio((name, share, epsilon))),
                     **dict(zip(("feature_norm", "steps", "rate"), _best(own), strict=True)),
                     "accuracy": round(max(own.values()), 1),
                 }

@@ -48,7 +48,7 @@ from limbeck.experiments import memory
 from limbeck.experiments.faults import bombs, mutations
 from limbeck.experiments.faults.mutations import Mutator
 from limbeck.operators import Truncated
-from limbeck.plans.schema import Coding, LabelCounts, Plan, Pooling, RecordCount, Sampled, TopK
+from limbeck.plans.schema import Coding, InputKind, LabelCounts, Plan, Pooling, PublicInputs, RecordCount, Sampled, TopK
 from limbeck.protos import carry, codec, flower_messages, link, link_codec, teacher_codec
 from limbeck.protos.messages import Accepted, Ask, Declined, Guarantee, Offer, Reason, Reply, Request, Share, Taught, Teach
 from limbeck.protos.teacher import Answers, Batch, Description, Inputs, Kind
@@ -430,12 +430,15 @@ def _plans(folder: Path) -> list[Plan]:
     plan = replace(codec.decode_offer((folder / "plan.pb").read_bytes()).plan, samples=24)
     # The first plan keeps the names of its classes; the others have other numbers of classes.
     few = replace(plan, label_counts=None, record_count=None, pooling=Pooling.MEAN, class_names=())
+    weighted = replace(few, class_weights=(0.25, 0.5, 1.0))
     return [
         plan,
         replace(few, coding=Coding.BYTES, record_count=RecordCount(noise_std=4.0), pooling=Pooling.RECORD_COUNTS),
-        replace(few, truncation=Sampled(draws=7)),
-        replace(few, classes=3, truncation=TopK(k=3), label_counts=LabelCounts(noise_std=4.0), pooling=Pooling.CLASS_COUNTS),
-        replace(few, classes=300, truncation=TopK(k=5), coding=Coding.BYTES),
+        replace(few, truncation=Sampled(draws=7), inputs=PublicInputs(kind=InputKind.NUMBERS, low=-3.5, high=1e6)),
+        replace(
+            weighted, classes=3, truncation=TopK(k=3), label_counts=LabelCounts(noise_std=4.0), pooling=Pooling.CLASS_COUNTS
+        ),
+        replace(few, classes=300, truncation=TopK(k=5), coding=Coding.BYTES, inputs=None),
         replace(few, classes=300, truncation=TopK(k=20)),
     ]
 

@@ -31,7 +31,7 @@ from limbeck.server import distil
 from limbeck.server import student as students
 from limbeck.server.pruning import Masks
 from limbeck.simulations import data
-from limbeck.simulations.report.plots import STYLE
+from limbeck.simulations.report.drawing import STYLE
 
 RESULTS = Path("experiments/results/theory")
 WORK = Path("runs/theory")

@@ -159,6 +159,19 @@ RECORDS: dict[str, tuple[Callable[[Path], Case], str]] = {
         lambda folder: of_a_table(folder, table(40, lambda value: f'"{value}"'.replace(".", ","))),
         r'Write under \[records\]: decimal = ","(?s:.)*pressure: no cell of 40 can be read as a number, such as',
     ),
+    "points between thousands": (
+        lambda folder: of_a_table(
+            folder,
+            table(40, lambda value: f"1.{int(value):03}{',5' if int(value) % 2 else ''}".replace(",", "#")).translate(
+                {ord(","): ";", ord("#"): ","}
+            ),
+        ),
+        r'points between thousands.*Write under \[records\]: decimal = ","',
+    ),
+    "marks that quote nothing": (
+        lambda folder: of_a_table(folder, table(40, note='5" film').replace(",", "\t"), "r.tsv"),
+        r'nothing as quotation mark.*Write under \[records\]: quote = ""',
+    ),
     "Windows-1252 beyond the header": (
         lambda folder: of_a_table(folder, table(40, sexes="m f \u00e9").encode("cp1252")),
         r'The rows look like: .*Windows-1252.*Write under \[records\]: text_encoding = "cp1252"',

@@ -13,6 +13,7 @@ from limbeck.base.errors import SettingError
 from limbeck.plans import advice
 from limbeck.plans.checks import check_plan
 from limbeck.plans.schema import LinearTeaching
+from limbeck.plans.settings import TeacherSettings
 
 
 @given(
@@ -31,15 +32,15 @@ def test_whatever_the_rows_the_schedule_is_one_that_a_plan_may_have(
     check_plan(replace(PLAN, teaching=LinearTeaching(noise_multiplier=1.0, **fields)))
 
 
-def test_more_records_or_a_larger_epsilon_allow_larger_steps_and_more_weights_smaller_ones() -> None:
-    def step(records: int = 200, dimensions: int = 30, epsilon: float = 1.0) -> float:
-        return advice.rows_schedule(
-            records_per_site=records, dimensions=dimensions, classes=2, epsilon=epsilon, delta=1e-5
-        ).learning_rate
+def test_where_noise_rules_steps_are_few_and_they_grow_with_records_and_epsilon() -> None:
+    def advised(records: int, epsilon: float = 1.0) -> TeacherSettings:
+        return advice.rows_schedule(records_per_site=records, dimensions=30, classes=2, epsilon=epsilon, delta=1e-5)
 
-    assert step() < step(records=400)
-    assert step(epsilon=2.0) == step(records=400)
-    assert step(dimensions=300) < step()
+    assert [advised(records).steps for records in (100, 599, 600, 5000)] == [20, 20, 60, 60]
+    assert advised(100).learning_rate < advised(200).learning_rate == advised(100, 2.0).learning_rate
+    assert advised(1000).learning_rate < advised(2000).learning_rate
+    assert advised(10**6).learning_rate == advice.ROWS_LARGEST_STEP
+    assert advised(140).normaliser == 140
 
 
 @pytest.mark.parametrize("name", ["records_per_site", "dimensions", "classes", "epsilon", "delta"])

@@ -61,7 +61,7 @@ class Prepared:
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Prepared]]:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(export, "export", lambda *_: None)
+        patched.setattr(export, "export", lambda *_, **__: None)
         found = {}
         for kind in POOLINGS:
             folder = tmp_path_factory.mktemp("prepared") / kind

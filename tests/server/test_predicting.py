@@ -20,6 +20,7 @@ from limbeck.base.errors import DataError, SettingError
 from limbeck.cli import main
 from limbeck.inputs import encodings, tables
 from limbeck.inputs.encodings import Category, Number, TableEncoding
+from limbeck.inputs.rows import from_rows
 from limbeck.inputs.transfer_set import digest
 from limbeck.server import delivery, export, labelled
 from limbeck.server.card import Inputs
@@ -144,6 +145,25 @@ def test_an_array_is_predicted_row_by_row_and_a_row_that_is_not_finite_has_no_pr
 
 
 # Images
+
+
+def test_rows_of_numbers_as_they_were_before_the_encoding_are_encoded(tmp_path: Path) -> None:
+    encoding = TableEncoding(columns=tuple(Number(name=f"x{place}", mean=50.0, deviation=10.0) for place in (0, 2)))
+    encodings.save(encoding, tmp_path / "e.json")
+    content, shape = (tmp_path / "e.json").read_bytes(), (encoding.dimensions,)
+    inputs = Inputs(kind="numbers", shape=shape, low=-5, high=5, encoding=hashlib.sha256(content).hexdigest())
+    weight = np.zeros((encoding.dimensions, 2))
+    weight[0, 1] = 2.0
+    net = onnx_students.weighted(weight, shape)
+    student = onnx_students.write(tmp_path / "s", net, replace(CARD, inputs=inputs), encoding=content)
+    raw = np.array([[80.0, 1.0, 50.0], [20.0, 1.0, 50.0]])
+    for name, x in (("raw", raw), ("encoded", encoding(from_rows(raw, "raw")))):
+        np.savez(tmp_path / f"{name}.npz", x=x)
+        assert run("predict", student, tmp_path / f"{name}.npz", "-o", tmp_path / f"{name}.csv").exit_code == 0
+        assert [row["predicted"] for row in rows(tmp_path / f"{name}.csv")] == ["ill", "well"]
+    assert rows(tmp_path / "raw.csv") == rows(tmp_path / "encoded.csv")
+    np.savez(tmp_path / "narrow.npz", x=raw[:, :2])
+    assert "Expected inputs (N, 4) of numbers" in str(run("predict", student, tmp_path / "narrow.npz", "-o", "-").exception)
 
 
 def test_images_are_found_in_folders_and_one_that_cannot_be_read_has_no_prediction(images: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from matplotlib.axes import Axes
 
 from helpers.pages import CHROMIUM, FLAGS
 from helpers.result_pages import Page
@@ -131,6 +132,19 @@ def test_a_hostile_name_is_shown_not_run(folder: Path, tmp_path: Path) -> None:
     assert "<script" not in page
     assert "alert(1)" in page
     Page(page)
+
+
+def test_a_hostile_name_in_a_figure_and_in_its_text_alternative_is_text() -> None:
+    evil = '"><script>alert(1)</script> $x^2$'
+
+    def draw(axes: Axes, narrow: bool) -> None:
+        axes.set_xlabel(evil)
+
+    made = drawing.figure(evil, f"Best: {evil}.", draw, drawing.Table(("",), ()), height=2.0)
+    for svg in (made.wide, made.narrow):
+        assert "<script" not in svg
+        assert "$x^2$" in svg
+        assert svg.count('role="img"') == 1
 
 
 def test_a_run_of_0_1_0_has_a_report_of_what_it_knows(tmp_path: Path) -> None:
