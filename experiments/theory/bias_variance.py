@@ -35,7 +35,7 @@ from limbeck.experiments.theory import common
 from limbeck.experiments.theory.results import GROUPS, BiasVariance, ConditionRow, Group, Tally, Triple, Verdict, Verdicts
 from limbeck.operators import Power
 from limbeck.server import distil
-from limbeck.simulations.report.plots import DENSE, STUDENT
+from limbeck.simulations.report.drawing import DENSE, STUDENT
 
 COMMAND = "python -m limbeck.experiments.theory.bias_variance"
 TEMPERATURES = (1.0, 2.0)

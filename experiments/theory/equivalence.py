@@ -31,7 +31,7 @@ from limbeck.operators import Mixing, Power, calibrate, compare, compare_targets
 from limbeck.operators.equivalence import Comparison, moments
 from limbeck.server import distil
 from limbeck.server.student import prepare
-from limbeck.simulations.report.plots import DENSE, POOL, STUDENT
+from limbeck.simulations.report.drawing import DENSE, POOL, STUDENT
 
 COMMAND = "python -m limbeck.experiments.theory.equivalence"
 DATA = {"digits": 30, "fashion-mnist-part": 12}

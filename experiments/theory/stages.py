@@ -48,7 +48,7 @@ from limbeck.operators import Anchoring, Power
 from limbeck.plans.paths import cubic, equal_kl, linear
 from limbeck.server import distil
 from limbeck.server.pruning import Masks
-from limbeck.simulations.report.plots import DENSE, POOL, STUDENT, TEACHER
+from limbeck.simulations.report.drawing import DENSE, POOL, STUDENT, TEACHER
 
 COMMAND = "python -m limbeck.experiments.theory.stages"
 STAGES = (1, 2, 4, 8, 16)
