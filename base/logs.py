@@ -10,6 +10,8 @@ import json
 import logging
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -100,6 +102,18 @@ def begin(logs: Logs) -> None:
     flower.handlers.clear()
     flower.propagate = True
     flower.setLevel(logging.ERROR)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within this context nothing of limbeck's own below `critical` is logged: what there is to say is said otherwise."""
+    logger = logging.getLogger(ROOT)
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def begin_daemon(log_format: LogFormat, level: LogLevel) -> None:

@@ -102,7 +102,6 @@ def check(
       limbeck site check federation/sites/north plan.pb --json
     """
     import json
-    import logging
 
     from limbeck.base.findings import as_table
     from limbeck.base.printable import plain_console
@@ -110,10 +109,10 @@ def check(
     from limbeck.client.site import Site
     from limbeck.protos import plan_file
 
-    # What the log would say is among the findings.
-    logging.getLogger("limbeck").setLevel(logging.CRITICAL)
     offer = plan_file.read(plan) if plan is not None else None
-    report = examination.examine(Site(site.parent if site.name == "site.toml" else site), offer)
+    # What the log would say is among the findings.
+    with logs.quiet():
+        report = examination.examine(Site(site.parent if site.name == "site.toml" else site), offer)
     if as_json:
         print(json.dumps(report.to_json(), indent=1))
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 from collections.abc import Callable
@@ -403,6 +404,16 @@ def test_the_command_fits_a_terminal_and_says_the_same_as_json(tmp_path: Path) -
     assert {column["name"]: column["unknown"] for column in told["columns"]}["sex"] == 13
     (tmp_path / "site" / "r.csv").write_text(table(40, sick="a b"))
     assert CliRunner().invoke(app, arguments).exit_code == 1
+
+
+def test_the_command_is_quiet_and_no_longer_than_it_runs(tmp_path: Path) -> None:
+    logger = logging.getLogger("limbeck")
+    before = logger.level
+    of_a_table(tmp_path / "site")
+    assert CliRunner().invoke(app, ["site", "check", str(tmp_path / "site")]).exit_code == 0
+    (tmp_path / "site" / "r.csv").unlink()
+    assert CliRunner().invoke(app, ["site", "check", str(tmp_path / "site")]).exit_code == 1
+    assert logger.level == before
 
 
 def test_a_plan_file_that_is_none_and_a_folder_that_is_no_site_are_errors(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import json
+import logging
 import os
 import resource
 import socket
@@ -141,6 +142,7 @@ def test_half_a_greeting_or_none_holds_no_place(coordinator: Coordinator, keys: 
 
 def test_a_full_table_delays_what_is_written_and_loses_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Every descriptor is taken, until the writer is seen to wait."""
+    caplog.set_level(logging.ERROR, "limbeck")
     events, soft = Events(tmp_path / "events.jsonl"), resource.getrlimit(resource.RLIMIT_NOFILE)
     taken: list[int] = []
 

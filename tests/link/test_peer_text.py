@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -46,7 +45,7 @@ def test_what_a_site_says_of_its_error_is_text_wherever_it_is_shown(tmp_path: Pa
         shown = CliRunner().invoke(app, ["status", str(server)], catch_exceptions=False).stdout
         page = watch.fragment(server, now=0.0)
         site.close()
-        coordinator.send_signal(signal.SIGINT)
+        coordinator.terminate()
         assert coordinator.wait(60) == INTERRUPTED
         log = (tmp_path / "run" / "serve.log").read_text()
     assert told.isprintable()

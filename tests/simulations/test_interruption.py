@@ -16,6 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import tomli_w
+
+from limbeck.base.settings import read_toml
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
 from limbeck.experiments.faults.linked import HANG_SECONDS, until
@@ -50,6 +53,11 @@ def build(shape, classes):
         wait()
     return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), classes))
 """
+# Without what is compared with once the run is over.
+SMALL = [
+    *("run.workers=1", "student.epochs=2", "student.dense_control=false"),
+    *("compare.central=false", "compare.without_privacy=false"),
+]
 NET = ["teacher.kind=custom", "teacher.factory=mine:build", "teacher.steps=3", "teacher.sampling_rate=0.3"]
 
 
@@ -99,7 +107,7 @@ class Run:
 @contextmanager
 def started(out: Path, *, custom: bool = False) -> Iterator[Run]:
     """A run in a process group of its own, one site after the other, whose second site waits: for records, or for its net."""
-    settings = ["run.workers=1", "student.epochs=2", "student.dense_control=false", *(NET if custom else [])]
+    settings = [*SMALL, *(NET if custom else [])]
     run.prepare_only(scenario.load("digits-tiny", settings), out)
     if custom:
         for site in out.glob("sites/*"):
@@ -109,8 +117,11 @@ def started(out: Path, *, custom: bool = False) -> Iterator[Run]:
     else:
         site = out / "sites" / "site-01"
         (site / "mine.py").write_text(READER)
-        text, own = (site / "site.toml").read_text(), 'ledger = "spent.ledger.sqlite"\nrecords = { reader = "mine:read" }\n'
-        (site / "site.toml").write_text(text.replace('records = "records.npz"\n', own))
+        described = read_toml(site / "site.toml")
+        # Records without a file to stand beside have their ledger where it is said to be.
+        described |= {"ledger": "spent.ledger.sqlite", "records": {**described["records"], "reader": "mine:read"}}
+        del described["records"]["path"]
+        (site / "site.toml").write_text(tomli_w.dumps(described))
     # A shell has its background jobs ignore SIGINT, these tests may be one, and what is ignored is inherited.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     command = [*LIMBECK, "--resume", "--out", str(out)]
