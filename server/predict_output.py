@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +75,7 @@ def writer(out: Path, student: Student, source: Source) -> Iterator[Write]:
         Path(temporary).unlink(missing_ok=True)
 
 
-def _csv(file: Any, names: Sequence[str], student: Student) -> Write:  # a text stream that csv can write to
+def _csv(file: TextIO, names: Sequence[str], student: Student) -> Write:
     out = csv.writer(file, lineterminator="\n")
     out.writerow(names)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import tomli_w
+from numpy.typing import NDArray
 
 from limbeck.base import check
 from limbeck.base.errors import SettingError
@@ -27,6 +28,11 @@ from limbeck.simulations.data.settings import SOURCES, DataSettings
 EPSILON = 3.0
 # Records that a site should have if the user does not say how many sites there are, and the most sites then.
 RECORDS_PER_SITE, MOST_SITES = 100, 8
+# Natural sites with fewer records learn nothing at any usual epsilon, and their noise would be in the pool like everybody's: they are left
+# out where at least two others are.
+SMALLEST_SITE = 20
+# Beyond this ratio of the largest site to the median one, answers are weighted by numbers of records, which sites release with noise.
+UNEVEN = 4.0
 # delta is at most one in ten times the records: of them all, fewer than one is expected to be unlucky.
 LARGEST_DELTA = 1e-4
 # Images [D, docs/teachers.md]: of the norm, steps, averaged steps, and records * epsilon per unit of step size.
@@ -93,7 +99,13 @@ def start(
     kind = "natural" if natural else "equal"
     sites = len(dataset.group_names) if dataset.group_names is not None else clients or _clients(records)
     partition: Raw = {"kind": "natural"} if natural else {"kind": "iid", "clients": sites}
-    nominal = _two_digits(records / sites)
+    sizes = np.bincount(dataset.groups) if natural and dataset.groups is not None else np.full(sites, records / sites)
+    left_out = int((sizes < SMALLEST_SITE).sum()) if natural else 0
+    if 0 < left_out <= sites - 2:
+        partition["minimum"] = SMALLEST_SITE
+        sizes = sizes[sizes >= SMALLEST_SITE]
+        sites = len(sizes)
+    nominal, uneven = _two_digits(typical_size(sizes)), bool(sizes.max() > UNEVEN * np.median(sizes))
     delta = min(LARGEST_DELTA, 10.0 ** -math.ceil(math.log10(10 * records)))
     rarest = float(np.bincount(dataset.private_y, minlength=classes).min()) / records
     public = dataset.public_x
@@ -103,6 +115,12 @@ def start(
         else f"Sites: {sites}, among which records are divided at random.",
         f"Privacy: epsilon = {epsilon:g} at delta = {delta:g}, below 1 / (10 x {records}) for {records} private records.",
     ]
+    if "minimum" in partition:
+        chosen.append(f"Left out: {left_out} sites of fewer than {SMALLEST_SITE} records, of whom a teacher would be noise.")
+    if uneven:
+        chosen.append(
+            f"Pooling: by numbers of records, released with noise, since sites have {sizes.min():.0f} to {sizes.max():.0f}."
+        )
     is_image = public.ndim == 3 and min(public.shape[1:]) >= SMALLEST_IMAGE
     if is_image:
         rate = _two_digits(min(nominal * epsilon / SCATTERING_UNIT, LARGEST_STEP))
@@ -149,9 +167,22 @@ def start(
         "stages": {"count": stages, "sparsity": 0.9 if is_image else 0.8, "temperature": temperature},
         "student": {"architecture": student, "epochs": epochs, "batch": batch, "augment": is_image},
     }
+    if uneven:
+        raw["pooling"] = {"kind": "record-counts"}
     if sites == 1:
         raw["run"] = {"minimum_clients": 1}
     return Start(settings=raw, chosen=tuple(chosen)), dataset
+
+
+def typical_size(sizes: NDArray[np.number]) -> float:
+    """Records of the site in which a record is on average, for `teacher.normaliser`.
+
+    The plain mean would make the steps of a large site, which are divided by it, so long that its teacher swings instead of learning;
+    those of a small one, whose teacher knows little anyway, become short.
+
+    sizes: (C,) records of each site.
+    """
+    return float((sizes.astype(np.float64) ** 2).sum() / sizes.sum())
 
 
 def _clients(records: int) -> int:

@@ -449,7 +449,7 @@ def reliability(run: Metrics) -> Figure | None:
         axes.set_xlabel("confidence, %")
         axes.set_ylabel("right, %")
         axes.grid(color=INK, alpha=0.12)
-        drawing.legend(axes, 3, narrow=narrow)
+        drawing.legend(axes, 2, narrow=narrow)
 
     sentences = [
         f"{name}: expected calibration error {_percent(scores.calibration_error)}, mean confidence {_percent(scores.confidence)},"

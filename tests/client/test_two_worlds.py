@@ -75,7 +75,7 @@ BROKEN = {
 
 def spoil(patch: pytest.MonkeyPatch, broken: Broken) -> None:
     own_sum, own_scales = linear.clipped_sum, gradients.scales
-    patch.setattr(linear, "clipped_sum", lambda w, x, norm, y, clip: own_sum(w, x, norm, y, broken.clip(clip)))
+    patch.setattr(linear, "clipped_sum", lambda w, x, norm, y, clip, k: own_sum(w, x, norm, y, broken.clip(clip), k))
     patch.setattr(gradients, "scales", lambda norm_N, clip: own_scales(norm_N, broken.clip(clip)))
 
 

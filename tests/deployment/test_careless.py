@@ -98,7 +98,9 @@ def test_a_coordinators_folder_is_looked_through_too(open_folder: Path) -> None:
     folder = open_folder / "f" / "coordinator"
     (folder / "run").chmod(0o700)
     assert about_files(folder) == []
-    (folder / "run" / "record.json").touch(0o644)
+    (folder / "run" / "record.json").touch()
+    # A command that ran in this process before has restricted what it creates.
+    (folder / "run" / "record.json").chmod(0o644)
     (folder / "revoked").chmod(0o602)
     assert [each.outcome for each in about_files(folder)] == [Outcome.FAIL, Outcome.WARN]
 

@@ -103,7 +103,8 @@ def test_without_the_owners_word_the_site_declines_and_nothing_is_asked(tmp_path
 def test_labels_only_teaches_too(softening: str, tmp_path: Path) -> None:
     measured = run.simulate(tiny("black_box.labels_only=true", f"release.softening={softening}"), tmp_path / "run")
     assert [stage.clients for stage in measured.stages] == [3, 3]
-    assert measured.pool.accuracy is not None and measured.pool.accuracy > 0.6
+    assert measured.pool.accuracy is not None
+    assert measured.pool.accuracy > 0.6
     # What the model would have drawn for other inputs is not known; what a model of probabilities says is.
     quality = measured.pool.quality
     assert (quality.test, quality.public is None) == (None, False)

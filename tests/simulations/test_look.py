@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import Result
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
@@ -153,6 +155,35 @@ def test_what_a_scenario_starts_from_follows_from_public_facts(tmp_path: Path) -
     images = start(tmp_path, rng.integers(0, 256, (600, 12, 12)).astype(np.uint8), np.arange(600) % 3)
     assert (images["teacher"]["features"], images["student"]["architecture"]) == ("scattering", "cnn")
     assert (images["partition"]["clients"], images["privacy"]["delta"]) == (3, 1e-4)
+
+
+def test_uneven_natural_sites_get_a_normaliser_of_the_large_ones_weights_and_lose_the_smallest(tmp_path: Path) -> None:
+    sizes = {"large": 3000, "middle": 200, "small": 100, "tiny": 3}
+    site, y = np.repeat([*sizes], [*sizes.values()]), np.arange(sum(sizes.values())) % 2
+    x = np.random.default_rng(0).normal(size=(len(y), 3))
+
+    def of(kept: NDArray[np.bool_]) -> Raw:
+        np.savez(tmp_path / "own.npz", x=x[kept], y=y[kept], site=site[kept])
+        found, _ = starter.start(DataSettings(arrays=str(tmp_path / "own.npz"), site="site"))
+        return tomllib.loads(found.to_toml())
+
+    uneven = of(np.ones(len(y), np.bool_))
+    assert uneven["partition"] == {"kind": "natural", "minimum": starter.SMALLEST_SITE}
+    assert uneven["pooling"] == {"kind": "record-counts"}
+    assert uneven["description"].startswith("own.npz: 3 natural sites")
+    # The site in which a record is on average, not the average site; a fifth of the records each is public and for tests.
+    assert 1500 < uneven["teacher"]["normaliser"] < 1800
+    even = of(np.isin(site, ["middle", "small"]))
+    assert "pooling" not in even
+    assert even["partition"] == {"kind": "natural"}
+    # One site beside a tiny one: neither is left out, or there would be no federation.
+    assert of(np.isin(site, ["middle", "tiny"]))["partition"] == {"kind": "natural"}
+
+
+@given(st.lists(st.integers(1, 10**6), min_size=1, max_size=50))
+def test_the_typical_size_is_between_the_mean_and_the_largest(sizes: list[int]) -> None:
+    found = starter.typical_size(np.array(sizes))
+    assert np.mean(sizes) * (1 - 1e-9) <= found <= max(sizes) * (1 + 1e-9)
 
 
 def test_the_rarer_a_class_the_hotter_the_answers(tmp_path: Path) -> None:

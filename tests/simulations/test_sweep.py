@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import signal
@@ -456,7 +457,7 @@ def test_spread_is_that_of_a_sample_and_unknown_for_one_run() -> None:
 
 
 def test_progress_names_each_run_and_what_it_reached(tmp_path: Path) -> None:
-    console = Console(record=True, width=120, file=open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+    console = Console(record=True, width=120, file=io.StringIO())
     axes, every = planned("privacy.epsilon=none", seeds="1")
     run.run(every, axes, tmp_path, jobs=1, console=console)
     assert "1/1 privacy.epsilon=none, seed 1: student" in console.export_text()
