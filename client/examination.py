@@ -271,13 +271,13 @@ def _public(site: Site, plan: Plan | None) -> tuple[NDArray[np.generic], str]:
 def _nothing(site: Site) -> NDArray[np.generic]:
     settings = site.settings.record_settings
     kind = np.uint8 if settings.path is not None and (site.folder / settings.path).is_dir() else np.float32
-    return np.zeros((0, *records.own_shape(settings, site.folder)), kind)
+    return np.zeros((0, *records.shape_of_inputs(settings, site.folder)), kind)
 
 
 def _named(settings: RecordSettings, folder: Path) -> tuple[RecordSettings, tuple[str, ...]]:
     """The settings with classes, and their names: those that they name, or else those that the labels show."""
     if settings.classes is None:
-        settings = settings.model_copy(update={"classes": labels.find_classes(records.own_labels(settings, folder))})
+        settings = settings.model_copy(update={"classes": labels.find_classes(records.written_labels(settings, folder))})
     assert settings.classes is not None
     rule = labels.label_rule(settings.classes, (), len(settings.classes))
     return settings, tuple("/".join(values) for values in rule.names)
@@ -619,8 +619,8 @@ def _values(found: Found, public_x: NDArray[np.generic]) -> Findings:
     own_NP = own_NP[finite_N]
     if not len(own_NP):
         return
-    own_scale = 255.0 if public_x.dtype == np.uint8 else 1.0
-    public_NP = public_x.reshape(len(public_x), own_NP.shape[1]).astype(np.float64) / own_scale
+    public_scale = 255.0 if public_x.dtype == np.uint8 else 1.0
+    public_NP = public_x.reshape(len(public_x), own_NP.shape[1]).astype(np.float64) / public_scale
     low_N, high_N = own_NP.min(1), own_NP.max(1)
     if found.x_N.ndim > 2:
         plain = int((low_N == high_N).sum())

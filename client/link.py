@@ -275,7 +275,7 @@ class Daemon:
     async def _stay_connected(self) -> None:
         failures = 0
         while True:
-            own_fault = False
+            worth_saying = False
             try:
                 await self._connect()
             except RunFinished as over:
@@ -283,13 +283,13 @@ class Daemon:
             except Disconnected as error:
                 reason = str(error)
             except (DataError, SettingError) as error:
-                reason, own_fault = str(error), True
+                reason, worth_saying = str(error), True
             except WireError as error:
-                reason, own_fault = f"it broke the protocol: {error}", True
+                reason, worth_saying = f"it broke the protocol: {error}", True
             failures = 0 if self._was_connected else failures + 1
             # Jitter, so that hundreds of sites do not all dial again at the same moment.
             pause = min(FIRST_BACKOFF * 2 ** min(failures, 10), LONGEST_BACKOFF) * random.uniform(0.5, 1.5)
-            self._log_failure(reason, pause, expected=self._between_runs and not own_fault)
+            self._log_failure(reason, pause, expected=self._between_runs and not worth_saying)
             await asyncio.sleep(pause)
 
     def _log_failure(self, reason: str, pause: float, *, expected: bool = False) -> None:

@@ -453,7 +453,7 @@ def find(
     )
 
 
-def own_labels(settings: RecordSettings, folder: Path) -> Sequence[object] | NDArray[np.generic]:
+def written_labels(settings: RecordSettings, folder: Path) -> Sequence[object] | NDArray[np.generic]:
     """All labels as they are written, for their owner; of images, the names of their folders. Raises DataError or SettingError."""
     _check_source(settings)
     if settings.reader is not None:
@@ -467,7 +467,7 @@ def own_labels(settings: RecordSettings, folder: Path) -> Sequence[object] | NDA
     return read_arrays(path, "y", largest=settings.largest_mb << 20)[0]
 
 
-def own_shape(settings: RecordSettings, folder: Path) -> tuple[int, ...]:
+def shape_of_inputs(settings: RecordSettings, folder: Path) -> tuple[int, ...]:
     """The shape of an input, as settings and headers show it; of a reader, as its first input does. Raises DataError or SettingError."""
     _check_source(settings)
     if settings.reader is not None:
