@@ -113,6 +113,7 @@ def _teaching(settings: PlanTables, samples: int) -> schema.Teaching:
             raise SettingError('Expected teacher.ridge as a number, resolved from the public inputs, got "auto".')
         return schema.EvidenceTeaching(
             features=teacher.features,
+            constant=teacher.constant,
             normaliser=teacher.normaliser,
             ridge=teacher.ridge,
             noise_multiplier=1.0,
