@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-import helpers.onnx_students
 import limbeck.protos.tls  # noqa: F401 - before gRPC is loaded, as the command does
 from helpers.plans import PLAN
 from limbeck.inputs.sessions import SILENT
