@@ -19,7 +19,14 @@ from limbeck.simulations.scenario import Scenario, load
 
 # Seeded noise, so that two runs can be compared to the last bit.
 AGREE = Phase(Step.AGREE)
-SETTINGS = ["privacy.noise=UnsafeSeeded", "student.epochs=4", "data.public=120", "run.workers=1"]
+# Every stage asks: at one temperature, all but the first would not.
+SETTINGS = [
+    "privacy.noise=UnsafeSeeded",
+    "student.epochs=4",
+    "data.public=120",
+    "run.workers=1",
+    "stages.temperature=[2.0, 3.0]",
+]
 
 
 @pytest.fixture(scope="module")
