@@ -20,8 +20,6 @@ from limbeck.protos.messages import Ask, Share
 from limbeck.server import checkpoint
 from limbeck.simulations import grid, metrics, prepare, run, scenario
 
-pytestmark = pytest.mark.usefixtures("quick_export")
-
 # Every stage asks: at one temperature, all but the first would not.
 TINY = [
     "data.private=300",
