@@ -45,6 +45,8 @@ def make_plan(
         counts=wanted_counts,
     )
     path = paths.cubic if stages.path == "cubic" else paths.linear
+    if stages.temperature == "auto":
+        raise SettingError('Expected stages.temperature as numbers, resolved from the public inputs, got "auto".')
     temperatures = stages.temperature if isinstance(stages.temperature, tuple) else (stages.temperature,) * stages.count
     if len(temperatures) != stages.count:
         raise SettingError(f"Expected stages.temperature to be one number or {stages.count}, got {list(temperatures)}.")
@@ -106,6 +108,16 @@ def _counts(settings: PlanTables) -> schema.Counts | None:
 def _teaching(settings: PlanTables, samples: int) -> schema.Teaching:
     """The schedule with a noise multiplier of 1, to be calibrated."""
     teacher = settings.teacher
+    if teacher.kind == "evidence":
+        if teacher.ridge == "auto":
+            raise SettingError('Expected teacher.ridge as a number, resolved from the public inputs, got "auto".')
+        return schema.EvidenceTeaching(
+            features=teacher.features,
+            normaliser=teacher.normaliser,
+            ridge=teacher.ridge,
+            noise_multiplier=1.0,
+            resolution=teacher.resolution,
+        )
     if teacher.kind == "votes":
         return schema.VotesTeaching(
             teachers=teacher.teachers,

@@ -5,7 +5,9 @@ values, so all three sides reach the same result: a plan that one of them accept
 
 Bounds are wide enough for every sensible plan, and narrow enough for two things. Privacy: floating-point numbers stay finite. With every
 constant at its worst, and 2^31 records, a linear teacher's weights stay below 1e22 in float32, so no record is revealed by an infinity that
-it alone causes. Cost: what a plan makes others compute is bounded.
+it alone causes. Evidence is summed in integers of 64 bits: 2^31 records of at most 2^20 each come to 2^51, and noise of a standard
+deviation of at most 1e6 * 2^20 < 2^40 stays below 2^46 except with a chance below e^-800, so no sum overflows, and float64 holds each
+exactly. Cost: what a plan makes others compute is bounded.
 
 Shape legend: N public inputs, K classes.
 """
@@ -24,6 +26,7 @@ from limbeck.plans.schema import (
     FEATURES,
     HASH_BYTES,
     STUDENTS,
+    EvidenceTeaching,
     InputKind,
     LinearTeaching,
     NetTeaching,
@@ -52,6 +55,8 @@ WHOLES: dict[str, tuple[int, int]] = {
     "teaching.physical_batch": (1, 4096),
     # Heads that a site trains one after another; a single one would not be a vote.
     "teaching.teachers": (2, 10**4),
+    # Steps in which evidence is counted: below, rounding costs accuracy; above, nothing is gained, and sums could exceed 64 bits.
+    "teaching.resolution": (1 << 12, 1 << 20),
     # They bound the coordinator's time, after all sites have been charged.
     "student.epochs": (1, 10**4),
     "student.batch": (1, 1 << 20),
@@ -75,6 +80,8 @@ REALS: dict[str, tuple[float, float]] = {
     "teaching.momentum": (0.0, 0.9999),
     # Below, one step costs epsilon = 50 and more; above, nothing is left to learn.
     "teaching.noise_multiplier": (0.1, 1e6),
+    # The eigenvalues of G add up to at most 1. Below, solving with it loses half of float64's digits; above, only class means are compared.
+    "teaching.ridge": (1e-8, 1e3),
     # Below, even a site with a million records would have only empty samples.
     "teaching.sampling_rate": (1e-6, 1.0),
     # In records. Below, a count costs epsilon = 50 and more; above, accounting for it takes seconds, and nothing of a site's count is left.
@@ -206,8 +213,15 @@ def _check_stages(plan: Plan) -> None:
 
 def _check_teaching(plan: Plan) -> None:
     teaching = plan.teaching
+    _real("teaching.noise_multiplier", teaching.noise_multiplier)
+    if isinstance(teaching, EvidenceTeaching):
+        one_of("teaching.features", teaching.features, FEATURES)
+        for name in ("normaliser", "ridge"):
+            _real(f"teaching.{name}", getattr(teaching, name))
+        _whole("teaching.resolution", teaching.resolution)
+        return
     _whole("teaching.steps", teaching.steps)
-    for name in ("learning_rate", "momentum", "noise_multiplier"):
+    for name in ("learning_rate", "momentum"):
         _real(f"teaching.{name}", getattr(teaching, name))
     match teaching:
         case LinearTeaching():

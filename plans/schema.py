@@ -15,8 +15,8 @@ from limbeck.operators import families
 
 HASH_BYTES = 32
 # What a plan can name. The lists are closed and stand only here, so that author, coordinator and every site refuse any other name before
-# anybody is charged: features of inputs (for linear teachers and votes), nets of teachers, students. Families, codings, poolings, losses
-# and noises are the enumerations below.
+# anybody is charged: features of inputs (for linear teachers, votes and evidence), nets of teachers, students. Families, codings,
+# poolings, losses and noises are the enumerations below.
 FEATURES = ("scattering", "hog", "pixels", "rows")
 CUSTOM = "custom"
 ARCHITECTURES = ("mlp", "cnn", "resnet-gn", CUSTOM)
@@ -86,9 +86,36 @@ class VotesTeaching:
     noise_multiplier: float
 
 
-Teaching = LinearTeaching | NetTeaching | VotesTeaching
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceTeaching:
+    """Class sums of public features under one Gaussian mechanism: teachers whose scores add up over sites, whatever each of them holds [D].
+
+    A record's features, balanced and scaled to norm 1, are multiplied by `resolution` and rounded towards zero: a row of integers of L2
+    norm at most `resolution`. A site's evidence S, (K, D), is the sum of its records' rows, each in the line of the record's class, and
+    integers drawn from the discrete Gaussian of variance (noise_multiplier * resolution)^2 + 4. With G = mean f f^T over the public inputs,
+    scores are z(x) = K S (G + ridge I)^-1 f(x) / (resolution * normaliser), and answers softmax(z / T): to first order in 1 / T, 1 / K plus
+    what least squares says above the mean over classes, divided by T.
+
+    features: one of FEATURES. normaliser: public constant (records) that divides the noisy sums; never the private data-set size.
+    ridge: public constant in units of G's eigenvalues, which add up to at most 1.
+    noise_multiplier: of the Gaussian mechanism that the release is charged as. resolution: integer steps in a norm of 1.
+    """
+
+    features: str
+    normaliser: float
+    ridge: float
+    noise_multiplier: float
+    resolution: int
+
+
+Teaching = LinearTeaching | NetTeaching | VotesTeaching | EvidenceTeaching
 # By the names that they have on the wire, in ledgers, policies and scenarios.
-TEACHINGS: dict[str, type[Teaching]] = {"linear": LinearTeaching, "net": NetTeaching, "votes": VotesTeaching}
+TEACHINGS: dict[str, type[Teaching]] = {
+    "linear": LinearTeaching,
+    "net": NetTeaching,
+    "votes": VotesTeaching,
+    "evidence": EvidenceTeaching,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,7 +287,8 @@ class Plan:
     the schedule, and so has the guarantee. encoding: SHA-256 of the file of the public encoding that makes rows of tables or texts, the
     transfer set's and every site's; None where none does. tsallis_order: q in [0, 4] with Family.TSALLIS, None with any other. class_names:
     of the K classes in the order of labels, or () where the plan only counts them. inputs: None in a plan of a version that did not declare
-    them. class_weights: by which a record of each class counts in training, before its gradient is clipped; () where all count alike.
+    them. class_weights: by which a record of each class counts in training, before its gradient is clipped, or as evidence, where none
+    counts for more than one; () where all count alike.
     """
 
     name: str

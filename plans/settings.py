@@ -27,13 +27,15 @@ def _values(kind: type[Enum]) -> list[str]:
 
 
 class TeacherSettings(Strict):
-    """How every client trains; all public constants. normaliser: records, the nominal size of a client (linear) or of a sample (nets).
+    """How every client trains; all public constants. normaliser: records, the nominal size of a client (linear, evidence) or of a sample
+    (nets).
 
-    teachers: disjoint sub-teachers that vote (votes). With kind "custom" every site trains a net that its own settings name. class_weights:
-    by which a record of each class counts, in the order of the classes, before its gradient is clipped; without it all count alike.
+    teachers: disjoint sub-teachers that vote (votes). ridge, resolution: of evidence; a ridge of "auto" follows from the public inputs, the
+    noise and the sites. With kind "custom" every site trains a net that its own settings name. class_weights: by which a record of each
+    class counts, in the order of the classes, before its gradient is clipped; without it all count alike.
     """
 
-    kind: Annotated[str, one_of("linear", *schema.ARCHITECTURES, "votes")] = "linear"
+    kind: Annotated[str, one_of("linear", *schema.ARCHITECTURES, "votes", "evidence")] = "linear"
     steps: Count = 60
     learning_rate: Positive = 4.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -45,6 +47,8 @@ class TeacherSettings(Strict):
     sampling_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
     physical_batch: Count = 128
     teachers: Annotated[int, Field(ge=2)] = 50
+    ridge: Positive | Literal["auto"] = "auto"
+    resolution: Annotated[int, Field(ge=1)] = 1 << 16
     class_weights: tuple[Positive, ...] | None = None
 
 
@@ -87,12 +91,13 @@ class PoolingSettings(Strict):
 
 
 class StageSettings(Strict):
-    """The path to the final sparsity. temperature: one for all stages, or one each."""
+    """The path to the final sparsity. temperature: one for all stages, or one each; "auto", with evidence alone, follows from the public
+    inputs, the noise and the sites."""
 
     count: Annotated[int, Field(ge=1, le=1000)] = 4
     sparsity: Annotated[float, Field(ge=0, lt=1)] = 0.9
     path: Literal["cubic", "linear"] = "cubic"
-    temperature: Positive | tuple[Positive, ...] = 2.0
+    temperature: Positive | tuple[Positive, ...] | Literal["auto"] = 2.0
 
 
 class StudentSettings(Strict):
@@ -187,7 +192,12 @@ def problems(settings: PlanTables) -> list[str]:
     teacher, stages, release = settings.teacher, settings.stages, settings.release
     if teacher.kind == "linear" and teacher.average_last > teacher.steps:
         sentences.append(f"teacher.average_last = {teacher.average_last}: expected at most teacher.steps = {teacher.steps}")
-    temperatures = stages.temperature if isinstance(stages.temperature, tuple) else (stages.temperature,)
+    if stages.temperature == "auto":
+        if teacher.kind != "evidence":
+            sentences.append(f"stages.temperature = 'auto': expected a number with teacher.kind = {teacher.kind!r}")
+        temperatures: tuple[float, ...] = ()
+    else:
+        temperatures = stages.temperature if isinstance(stages.temperature, tuple) else (stages.temperature,)
     if isinstance(stages.temperature, tuple) and len(temperatures) != stages.count:
         sentences.append(
             f"stages.temperature = {list(temperatures)}: expected one number, or stages.count = {stages.count} of them"

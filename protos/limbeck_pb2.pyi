@@ -70,6 +70,20 @@ class VotesTeaching(_message.Message):
     noise_multiplier: float
     def __init__(self, teachers: _Optional[int] = ..., queries: _Optional[int] = ..., features: _Optional[str] = ..., feature_norm: _Optional[float] = ..., steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., momentum: _Optional[float] = ..., noise_multiplier: _Optional[float] = ...) -> None: ...
 
+class EvidenceTeaching(_message.Message):
+    __slots__ = ("features", "normaliser", "ridge", "noise_multiplier", "resolution")
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    NORMALISER_FIELD_NUMBER: _ClassVar[int]
+    RIDGE_FIELD_NUMBER: _ClassVar[int]
+    NOISE_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
+    RESOLUTION_FIELD_NUMBER: _ClassVar[int]
+    features: str
+    normaliser: float
+    ridge: float
+    noise_multiplier: float
+    resolution: int
+    def __init__(self, features: _Optional[str] = ..., normaliser: _Optional[float] = ..., ridge: _Optional[float] = ..., noise_multiplier: _Optional[float] = ..., resolution: _Optional[int] = ...) -> None: ...
+
 class Privacy(_message.Message):
     __slots__ = ("epsilon", "delta", "unit", "adjacency")
     EPSILON_FIELD_NUMBER: _ClassVar[int]
@@ -153,7 +167,7 @@ class PublicInputs(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
 
 class Plan(_message.Message):
-    __slots__ = ("version", "name", "transfer_set", "samples", "classes", "family", "top_k", "sampled", "coding", "pooling", "stages", "linear", "net", "votes", "label_counts", "privacy", "student", "minimum_clients", "public_seed", "record_count", "black_box", "encoding", "tsallis_order", "class_names", "inputs", "class_weights")
+    __slots__ = ("version", "name", "transfer_set", "samples", "classes", "family", "top_k", "sampled", "coding", "pooling", "stages", "linear", "net", "votes", "evidence", "label_counts", "privacy", "student", "minimum_clients", "public_seed", "record_count", "black_box", "encoding", "tsallis_order", "class_names", "inputs", "class_weights")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     TRANSFER_SET_FIELD_NUMBER: _ClassVar[int]
@@ -168,6 +182,7 @@ class Plan(_message.Message):
     LINEAR_FIELD_NUMBER: _ClassVar[int]
     NET_FIELD_NUMBER: _ClassVar[int]
     VOTES_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_FIELD_NUMBER: _ClassVar[int]
     LABEL_COUNTS_FIELD_NUMBER: _ClassVar[int]
     PRIVACY_FIELD_NUMBER: _ClassVar[int]
     STUDENT_FIELD_NUMBER: _ClassVar[int]
@@ -194,6 +209,7 @@ class Plan(_message.Message):
     linear: LinearTeaching
     net: NetTeaching
     votes: VotesTeaching
+    evidence: EvidenceTeaching
     label_counts: LabelCounts
     privacy: Privacy
     student: Student
@@ -206,7 +222,7 @@ class Plan(_message.Message):
     class_names: _containers.RepeatedScalarFieldContainer[str]
     inputs: PublicInputs
     class_weights: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, version: _Optional[int] = ..., name: _Optional[str] = ..., transfer_set: _Optional[bytes] = ..., samples: _Optional[int] = ..., classes: _Optional[int] = ..., family: _Optional[str] = ..., top_k: _Optional[_Union[TopK, _Mapping]] = ..., sampled: _Optional[_Union[Sampled, _Mapping]] = ..., coding: _Optional[str] = ..., pooling: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., linear: _Optional[_Union[LinearTeaching, _Mapping]] = ..., net: _Optional[_Union[NetTeaching, _Mapping]] = ..., votes: _Optional[_Union[VotesTeaching, _Mapping]] = ..., label_counts: _Optional[_Union[LabelCounts, _Mapping]] = ..., privacy: _Optional[_Union[Privacy, _Mapping]] = ..., student: _Optional[_Union[Student, _Mapping]] = ..., minimum_clients: _Optional[int] = ..., public_seed: _Optional[int] = ..., record_count: _Optional[_Union[RecordCount, _Mapping]] = ..., black_box: _Optional[_Union[BlackBoxTeaching, _Mapping]] = ..., encoding: _Optional[bytes] = ..., tsallis_order: _Optional[float] = ..., class_names: _Optional[_Iterable[str]] = ..., inputs: _Optional[_Union[PublicInputs, _Mapping]] = ..., class_weights: _Optional[_Iterable[float]] = ...) -> None: ...
+    def __init__(self, version: _Optional[int] = ..., name: _Optional[str] = ..., transfer_set: _Optional[bytes] = ..., samples: _Optional[int] = ..., classes: _Optional[int] = ..., family: _Optional[str] = ..., top_k: _Optional[_Union[TopK, _Mapping]] = ..., sampled: _Optional[_Union[Sampled, _Mapping]] = ..., coding: _Optional[str] = ..., pooling: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., linear: _Optional[_Union[LinearTeaching, _Mapping]] = ..., net: _Optional[_Union[NetTeaching, _Mapping]] = ..., votes: _Optional[_Union[VotesTeaching, _Mapping]] = ..., evidence: _Optional[_Union[EvidenceTeaching, _Mapping]] = ..., label_counts: _Optional[_Union[LabelCounts, _Mapping]] = ..., privacy: _Optional[_Union[Privacy, _Mapping]] = ..., student: _Optional[_Union[Student, _Mapping]] = ..., minimum_clients: _Optional[int] = ..., public_seed: _Optional[int] = ..., record_count: _Optional[_Union[RecordCount, _Mapping]] = ..., black_box: _Optional[_Union[BlackBoxTeaching, _Mapping]] = ..., encoding: _Optional[bytes] = ..., tsallis_order: _Optional[float] = ..., class_names: _Optional[_Iterable[str]] = ..., inputs: _Optional[_Union[PublicInputs, _Mapping]] = ..., class_weights: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Offer(_message.Message):
     __slots__ = ("plan", "author", "signature")

@@ -30,6 +30,7 @@ from limbeck.plans.schema import (
     FEATURES,
     STUDENTS,
     BlackBoxTeaching,
+    EvidenceTeaching,
     Family,
     InputKind,
     LabelCounts,
@@ -61,6 +62,7 @@ VOTES = VotesTeaching(
     momentum=0.0,
     noise_multiplier=20.0,
 )
+EVIDENCE = EvidenceTeaching(features="pixels", normaliser=40.0, ridge=0.01, noise_multiplier=1.0, resolution=1 << 16)
 NAN, INF = math.nan, math.inf
 
 
@@ -85,6 +87,7 @@ def spoilt() -> Iterator[tuple[str, Plan]]:
     for name in ("sift", "", "Scattering"):
         yield "teaching.features", replace(PLAN, teaching=replace(LINEAR, features=name))
         yield "teaching.features", replace(PLAN, teaching=replace(VOTES, features=name))
+        yield "teaching.features", replace(PLAN, teaching=replace(EVIDENCE, features=name))
         yield "teaching.architecture", replace(PLAN, teaching=replace(MLP, architecture=name))
     yield "teaching.average_last", replace(PLAN, teaching=replace(LINEAR, average_last=LINEAR.steps + 1))
     yield "teaching.average_last", replace(PLAN, teaching=replace(LINEAR, average_last=0))
@@ -166,7 +169,7 @@ def _with(path: str, value: float) -> Iterator[Plan]:
         case "student", _:
             yield _student(**{name: value})
         case _:
-            for teaching in (LINEAR, MLP, VOTES):
+            for teaching in (LINEAR, MLP, VOTES, EVIDENCE):
                 if name in {each.name for each in fields(teaching)}:
                     yield replace(PLAN, teaching=replace(teaching, **{name: value}))  # type: ignore[arg-type]
 
@@ -205,7 +208,7 @@ def test_every_field_of_a_plan_has_an_impossible_value_in_these_tests() -> None:
         inner = field.message_type.fields if field.message_type is not None else ()
         paths = [f"{field.name}.{part.name}" for part in inner] or [field.name]
         for path in paths:
-            named = re.sub("^(linear|net|votes)[.]", "teaching.", path)
+            named = re.sub("^(linear|net|votes|evidence)[.]", "teaching.", path)
             assert elsewhere.get(named, named) in checked | listed | flags, path
 
 
@@ -321,13 +324,13 @@ COLOUR = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8)
         *(({"student": name}, GREY[:, :, :3], f"student.architecture = '{name}'") for name in checks.GREY_STUDENTS),
         *(
             ({"teaching": replace(teaching, features=name)}, x_N, f"teaching.features = '{name}'")
-            for teaching in (LINEAR, VOTES)
+            for teaching in (LINEAR, VOTES, EVIDENCE)
             for name in checks.GREY_FEATURES
             for x_N in (ROWS, COLOUR, GREY[:, :3])
         ),
         *(
             ({"teaching": replace(teaching, features="rows")}, GREY, "teaching.features = 'rows'")
-            for teaching in (LINEAR, VOTES)
+            for teaching in (LINEAR, VOTES, EVIDENCE)
         ),
         *(
             ({"teaching": replace(MLP, architecture=name)}, x_N, f"teaching.architecture = '{name}'")
