@@ -77,13 +77,18 @@ def engine(net: nn.Module, *, trusted: bool, by: Gradients = "opacus", class_wei
     return kind(net, trusted=trusted, by=by)(net, class_weight_K.float() if class_weight_K is not None else None)
 
 
-def kind(net: nn.Module, *, trusted: bool, by: Gradients = "opacus") -> type[Engine]:
+def kind(net: nn.Module, *, trusted: bool, by: Gradients = "opacus") -> Kind:
     """Which engine serves a net; parameters as of `engine`."""
     if not trusted:
-        return Functional if by == "book-keeping" or unfit_for_functorch(net) else Functorch
+        return mapped_kind(net, by)
     if by == "book-keeping":
         return BookKeeping
     return FastClipping if all(isinstance(layer, nn.Linear) for layer in _with_weights(net)) else Hooks
+
+
+def mapped_kind(net: nn.Module, by: Gradients = "opacus") -> type[Mapped]:
+    """Which engine serves a net that limbeck did not build."""
+    return Functional if by == "book-keeping" or unfit_for_functorch(net) else Functorch
 
 
 def unfit_for_functorch(net: nn.Module) -> str:
@@ -155,10 +160,11 @@ class BookKeeping:
         return [total for _, sums in parts for total in sums(scale_N, rows)]
 
 
-class _Mapped(ABC):
+class Mapped(ABC):
     """An engine for any net, that maps the gradient of one record's loss over records."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, class_weight_K: Tensor | None = None) -> None:
+        self.class_weight_K = class_weight_K
         named = {name: parameter for name, parameter in net.named_parameters() if parameter.requires_grad}
         self.names, self.parameters = list(named), list(named.values())
 
@@ -182,7 +188,7 @@ class _Mapped(ABC):
         return _sums_of(gradients, self.parameters, clip)
 
 
-class Functional(_Mapped):
+class Functional(Mapped):
     """Any net that torch can map over records.
 
     A forward pass that draws random numbers is an error: torch would draw those of all records from one generator, by position, and one
@@ -190,7 +196,7 @@ class Functional(_Mapped):
     """
 
     def __init__(self, net: nn.Module, class_weight_K: Tensor | None = None) -> None:
-        super().__init__(net)
+        super().__init__(net, class_weight_K)
         self.fixed: dict[str, Tensor] = dict(net.named_buffers())
         self.fixed |= {name: value for name, value in net.named_parameters() if not value.requires_grad}
 
@@ -202,7 +208,7 @@ class Functional(_Mapped):
         self._gradients: Callable[..., dict[str, Tensor]] = vmap(grad(loss), in_dims=(None, None, 0, 0), randomness="error")
 
     def gradients(self, x_N: Tensor, y_N: Tensor) -> list[Tensor]:
-        """See `_Mapped`."""
+        """See `Mapped`."""
         trained = {name: value.detach() for name, value in zip(self.names, self.parameters, strict=True)}
         by_name = self._gradients(trained, {name: value.detach() for name, value in self.fixed.items()}, x_N, y_N)
         return [by_name[name] for name in self.names]
@@ -226,23 +232,23 @@ class _Loss(nn.Module):
         return functional.cross_entropy(self.net(x_N), row_NW[:, -1].long(), reduction="none")
 
 
-class Functorch(_Mapped):
+class Functorch(Mapped):
     """Opacus's functorch mode on a whole net, for any net with neither buffers nor weights of two names.
 
     Random numbers are an error, as in `Functional`. Raises SettingError for a net that it cannot serve.
     """
 
     def __init__(self, net: nn.Module, class_weight_K: Tensor | None = None) -> None:
-        super().__init__(net)
+        super().__init__(net, class_weight_K)
         if why := unfit_for_functorch(net):
             raise SettingError(f"Expected a net for Opacus's functorch mode, got one that it cannot serve: {why}.")
         with _quiet():
             from opacus.grad_sample import functorch
-        self.class_weight_K, self.loss, self._of = class_weight_K, _Loss(net), functorch.ft_compute_per_sample_gradient
-        self._prepare = functorch.prepare_layer
+        self.loss, self._prepare = _Loss(net), functorch.prepare_layer
+        self._of = functorch.ft_compute_per_sample_gradient
 
     def gradients(self, x_N: Tensor, y_N: Tensor) -> list[Tensor]:
-        """See `_Mapped`."""
+        """See `Mapped`."""
         shape = tuple(x_N.shape[1:])
         if self.loss.shape != shape:
             # Opacus takes a copy, so that the shape has to be known before.
@@ -320,6 +326,9 @@ class FastClipping:
             return self.clipped_sums(x_N[good_N], y_N[good_N], clip)
         with _quiet():
             return list(torch.autograd.grad((scales(norm_N, clip) * loss_N).sum(), self._twins))
+
+
+Kind = type[FastClipping] | type[Hooks] | type[Mapped] | type[BookKeeping]
 
 
 @contextmanager

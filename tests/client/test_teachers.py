@@ -21,6 +21,7 @@ from helpers.teacher_conformance import Case, Conformance, Silent, weights
 from limbeck.base.errors import DataError, SettingError
 from limbeck.client import teachers
 from limbeck.client.noise import SystemEntropy, UnsafeSeeded, poisson_sample
+from limbeck.client.settings import SiteSettings
 from limbeck.client.teachers import architectures, gradients, kit, net
 from limbeck.plans.schema import NetTeaching
 from limbeck.simulations import data
@@ -162,7 +163,7 @@ def test_all_engines_give_the_same_sums(name: str, shape: tuple[int, ...]) -> No
     inputs, labels = torch.rand(12, *shape, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 10
     inputs[4] = torch.nan
     own = architectures.build(name, shape, 10)
-    kinds = [
+    kinds: list[gradients.Kind] = [
         gradients.Hooks,
         gradients.Functorch,
         gradients.Functional,
@@ -179,6 +180,15 @@ def test_all_engines_give_the_same_sums(name: str, shape: tuple[int, ...]) -> No
 def test_a_net_that_is_not_limbecks_own_never_goes_through_hooks() -> None:
     assert gradients.kind(nn.Linear(2, 2), trusted=False) is gradients.Functorch
     assert gradients.kind(nn.Linear(2, 2), trusted=False, by="book-keeping") is gradients.Functional
+
+
+def test_a_sites_settings_name_the_engines(caplog: pytest.LogCaptureFixture) -> None:
+    given = {"name": "north", "transfer_sets": "transfer-sets"}
+    assert SiteSettings.model_validate(given).gradients == "opacus"
+    assert SiteSettings.model_validate({**given, "gradients": "book-keeping"}).gradients == "book-keeping"
+    # As 0.1.0 wrote it.
+    assert SiteSettings.model_validate({**given, "gradients": "fastest"}).gradients == "book-keeping"
+    assert 'gradients = "fastest" is now called "book-keeping"' in caplog.text
 
 
 def test_opacus_is_the_default_and_clips_fast_where_all_weights_are_linear() -> None:
@@ -543,10 +553,10 @@ def test_a_net_that_cannot_be_copied_is_refused_in_words() -> None:
     assert kit.examine(own, (1, 8, 8), 10)[0].startswith("It cannot be examined: TypeError: cannot pickle 'generator'")
 
 
-def test_a_draw_that_escaped_the_examination_is_an_error_and_no_shared_mask() -> None:
+@pytest.mark.parametrize("kind", [gradients.Functorch, gradients.Functional])
+def test_a_draw_that_escaped_the_examination_is_an_error_and_no_shared_mask(kind: type[gradients.Mapped]) -> None:
     net = nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 3))
-    engine = gradients.engine(net.train(), trusted=False)
-    assert isinstance(engine, gradients.Functional)
+    engine = kind(net.train())
     with pytest.raises(RuntimeError, match="randomness"):
         engine.gradients(torch.rand(5, 4), torch.arange(5) % 3)
 
