@@ -20,6 +20,7 @@ from limbeck.base.errors import RunError
 from limbeck.operators import Anchoring
 from limbeck.plans.schema import Student
 from limbeck.server import augment, losses
+from limbeck.server.adamw import AdamW
 from limbeck.server.pruning import Masks
 from limbeck.server.student import prepare
 
@@ -66,7 +67,7 @@ def distil_stage(
         targets_NK = Anchoring(1 - student.relabel)(targets_NK, predict(model, x_N))
     generator = torch.Generator().manual_seed(seed * 1_000_003 + stage)
     model.train()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=student.learning_rate, weight_decay=student.weight_decay)
+    optimiser = AdamW(model.parameters(), learning_rate=student.learning_rate, weight_decay=student.weight_decay)
     per_epoch = math.ceil(len(x_N) / student.batch)
     steps = per_epoch * student.epochs
     prune_at = {round((i + 1) * PRUNING_SHARE * steps / PRUNINGS): i + 1 for i in range(PRUNINGS)}
@@ -79,8 +80,7 @@ def distil_stage(
             if step in prune_at:
                 done = prune_at[step] / PRUNINGS
                 masks.prune(model, start_sparsity + (sparsity - start_sparsity) * (1 - (1 - done) ** 3))
-            for group in optimiser.param_groups:
-                group["lr"] = student.learning_rate * _schedule(step / steps)
+            optimiser.learning_rate = student.learning_rate * _schedule(step / steps)
             batch = x_N[rows]
             if student.augment and batch.ndim == 3:
                 batch = augment.affine(batch.unsqueeze(1), generator)
@@ -93,7 +93,7 @@ def distil_stage(
                     f"Expected a finite loss in stage {stage + 1}, epoch {epoch + 1}, got {value}: the run has stopped, and what was"
                     " finished before is kept. Make a plan with a smaller student.learning_rate, or another student.loss."
                 )
-            optimiser.zero_grad(set_to_none=True)
+            optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             masks.apply(model)

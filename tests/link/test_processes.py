@@ -17,8 +17,10 @@ from limbeck.server.states import Phase, Step
 from limbeck.simulations import run
 from limbeck.simulations.scenario import Scenario, load
 
-# Seeded noise, so that two runs can be compared to the last bit.
+pytestmark = pytest.mark.early
+
 AGREE = Phase(Step.AGREE)
+# Seeded noise, so that two runs can be compared to the last bit.
 SETTINGS = ["privacy.noise=UnsafeSeeded", "student.epochs=4", "data.public=120", "run.workers=1"]
 
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import tomli_w
 
 from limbeck.base.settings import read_toml
@@ -23,6 +24,8 @@ from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
 from limbeck.experiments.faults.linked import HANG_SECONDS, until
 from limbeck.simulations import run, scenario
+
+pytestmark = pytest.mark.early
 
 LIMBECK = [sys.executable, "-m", "limbeck.cli.main", "simulate"]
 WAIT = """

@@ -20,8 +20,6 @@ from limbeck.protos.messages import Ask, Share
 from limbeck.server import checkpoint
 from limbeck.simulations import grid, metrics, prepare, run, scenario
 
-pytestmark = pytest.mark.usefixtures("quick_export")
-
 TINY = ["data.private=300", "data.public=80", "student.epochs=2", "student.dense_control=false", "run.workers=2"]
 SEEDED = [*TINY, "privacy.noise=UnsafeSeeded"]
 
