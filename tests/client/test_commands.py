@@ -104,7 +104,8 @@ def test_a_ledger_shows_both_accountants_and_is_loud_where_they_disagree(
     assert shown["disagreements"] == []
     monkeypatch.setattr(second_opinion, "_of", lambda *_: second_opinion.Opinion(9.0, 8.99, 9.01))
     said = limbeck("ledger", "show", site.folder)
-    assert "Entry 1: THE TWO ACCOUNTANTS DISAGREE" in said
+    entry = ledgers.read(site.ledger).entries[0].id
+    assert f"Entry {entry}: THE TWO ACCOUNTANTS DISAGREE" in said
     assert "All charges: THE TWO ACCOUNTANTS DISAGREE" in said
     assert len(json.loads(limbeck("ledger", "export", site.folder))["disagreements"]) == 2
 
