@@ -60,6 +60,8 @@ def build(shape, classes):
 SMALL = [
     *("run.workers=1", "student.epochs=2", "student.dense_control=false"),
     *("compare.central=false", "compare.without_privacy=false"),
+    # Every stage asks: at one temperature, all but the first would not.
+    "stages.temperature=[2.0, 3.0]",
 ]
 NET = ["teacher.kind=custom", "teacher.factory=mine:build", "teacher.steps=3", "teacher.sampling_rate=0.3"]
 
