@@ -10,7 +10,7 @@ from limbeck.client.examination.report import Cost, Report
 from limbeck.client.noise import UnsafeSeeded
 from limbeck.client.policy import UnsafePermissive
 from limbeck.client.site import Site
-from limbeck.plans import accounting, doubts, privacy_filter
+from limbeck.plans import accounting, doubts, privacy_filter, second_opinion
 from limbeck.plans.schema import Plan
 from limbeck.protos import codec
 from limbeck.protos.messages import Offer
@@ -97,6 +97,10 @@ def _budget(site: Site, plan: Plan, report: Report) -> Findings:
     else:
         left = f"{budget.epsilon - after:.4g} is left of {limit}"
         yield ok(f"epsilon = {alone:.4g} alone; {spent:.4g} is spent, {after:.4g} with it, {left}", check="cost")
+    opinion = second_opinion.of((schedule,), budget.delta)
+    yield ok(f"alone, {opinion.sentence}", check="cost")
+    if doubt := opinion.disagreement(alone):
+        yield warn(doubt, check="cost")
 
 
 def verdict(report: Report) -> Finding:
