@@ -128,10 +128,15 @@ class StudentSettings(Strict):
 
 
 class RunSettings(Strict):
-    """seed: of public randomness. minimum_clients: fewer, and the run stops until they are back."""
+    """seed: of public randomness. minimum_clients: fewer, and the run stops until they are back.
+
+    expected_clients: a public guess, from which constants of "auto" follow; by default as many as at least must be there, and in a
+    simulation as many as there are.
+    """
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
     minimum_clients: Count = 2
+    expected_clients: Count | None = None
 
 
 class PlanTables(Strict):
@@ -209,6 +214,10 @@ def problems(settings: PlanTables) -> list[str]:
     if stages.temperature == "auto":
         if teacher.kind != "evidence":
             sentences.append(f"stages.temperature = 'auto': expected a number with teacher.kind = {teacher.kind!r}")
+        if release.softening != schema.Family.POWER.value:
+            sentences.append(
+                f"stages.temperature = 'auto': expected a number with release.softening = {release.softening!r}"
+            )
         temperatures: tuple[float, ...] = ()
     else:
         temperatures = stages.temperature if isinstance(stages.temperature, tuple) else (stages.temperature,)
