@@ -162,8 +162,10 @@ class _Written:
 
     def _node(self, kind: str, *inputs: str, axis: int | None = None) -> str:
         name = f"{self._name}{len(self._layers.nodes)}"
-        attributes = {} if axis is None else {"axis": axis}
-        self._layers.nodes.append(helper.make_node(kind, list(inputs), [f"{name}.out"], name=name, **attributes))
+        node = helper.make_node(kind, list(inputs), [f"{name}.out"], name=name)
+        if axis is not None:
+            node.attribute.append(helper.make_attribute("axis", axis))
+        self._layers.nodes.append(node)
         return f"{name}.out"
 
 

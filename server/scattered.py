@@ -161,7 +161,8 @@ def _low_pass(padded: int, scales: int, at: int) -> Tensor:
     # On a coarser grid, frequencies that it cannot tell apart add up.
     response = response.view(1 << at, size).sum(0)
     fourier = _fourier(size)
-    return ((fourier.conj() / size) @ (response[:, None] * fourier)).real[:: 1 << (scales - at)]
+    blurred: Tensor = ((fourier.conj() / size) @ (response[:, None] * fourier)).real
+    return blurred[:: 1 << (scales - at)]
 
 
 class _Eager:
