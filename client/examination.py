@@ -30,7 +30,7 @@ from limbeck.client.site import Site
 from limbeck.inputs import columns, dialects, encodings, images, labels, tables
 from limbeck.inputs.encodings import EncoderEncoding, Encoding, TableEncoding, TextEncoding
 from limbeck.inputs.transfer_set import read_arrays
-from limbeck.plans import accounting, doubts, privacy_filter
+from limbeck.plans import accounting, doubts, privacy_filter, second_opinion
 from limbeck.plans.schema import Plan
 from limbeck.protos import codec
 from limbeck.protos.messages import Offer
@@ -757,6 +757,10 @@ def _budget(site: Site, plan: Plan, report: Report) -> Findings:
     else:
         left = f"{budget.epsilon - after:.4g} is left of {limit}"
         yield ok(f"epsilon = {alone:.4g} alone; {spent:.4g} is spent, {after:.4g} with it, {left}", check="cost")
+    opinion = second_opinion.of((schedule,), budget.delta)
+    yield ok(f"alone, {opinion.sentence}", check="cost")
+    if doubt := opinion.disagreement(alone):
+        yield warn(doubt, check="cost")
 
 
 def _verdict(report: Report) -> Finding:

@@ -144,12 +144,16 @@ def _tables(run: Metrics) -> dict[str, object]:
             [
                 *(client.site, client.records, _percent(client.teacher_accuracy), _percent(client.pool_without)),
                 "no DP guarantee" if client.epsilon is None else f"{client.epsilon:.3f}",
+                "" if client.second_opinion is None else _number(client.second_opinion.epsilon),
                 *(f"{client.budget_epsilon:g}", _kilobytes(client.bytes_up), _kilobytes(client.bytes_down)),
                 client.reason or client.status,
             ]
             for client in run.clients
         ]
-        + [["majority class", "", _percent(majority), *[""] * 6]],
+        + [["majority class", "", _percent(majority), *[""] * 7]],
+        "disagreements": sorted(
+            {client.second_opinion.disagreement for client in run.clients if client.second_opinion is not None} - {""}
+        ),
         "own_rows": [
             [
                 *(client.site, client.own.majority.inputs, _percent(client.own.majority.accuracy)),
