@@ -126,7 +126,8 @@ RANGES: dict[InputKind, tuple[float, float]] = {
 }
 # Public inputs that differ from one another. Fewer cannot teach a student anything.
 LEAST_INPUTS = 10
-GREY_FEATURES, IMAGE_TEACHERS, GREY_STUDENTS = ("scattering", "hog"), ("cnn", "resnet-gn"), ("cnn", "cnn-small")
+GREY_FEATURES, IMAGE_TEACHERS = ("scattering", "hog"), ("cnn", "resnet-gn")
+GREY_STUDENTS = ("cnn", "cnn-small", "scattering-linear", "scattering-mlp")
 
 
 def check_plan(plan: Plan) -> None:

@@ -20,7 +20,7 @@ HASH_BYTES = 32
 FEATURES = ("scattering", "hog", "pixels", "rows")
 CUSTOM = "custom"
 ARCHITECTURES = ("mlp", "cnn", "resnet-gn", CUSTOM)
-STUDENTS = ("cnn", "cnn-small", "mlp")
+STUDENTS = ("cnn", "cnn-small", "mlp", "scattering-linear", "scattering-mlp")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
