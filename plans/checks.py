@@ -96,6 +96,10 @@ REALS: dict[str, tuple[float, float]] = {
     "student.learning_rate": (1e-9, 1.0),
     "student.weight_decay": (0.0, 1.0),
     "student.relabel": (0.0, 1.0),
+    # Beyond, nothing but the arg-max is left.
+    "student.sharpen": (0.0, 100.0),
+    # Beyond, all mixtures are halves; below LEAST_MIXUP, but for 0, none is one.
+    "student.mixup": (0.0, 10.0),
     # Beyond, hardly anything of a class is left, or nothing of the others: clipping bounds what a record counts for anyway.
     "class_weights": (1e-3, 1e3),
 }
@@ -103,6 +107,8 @@ REALS: dict[str, tuple[float, float]] = {
 CELLS = 1 << 28
 # Bound of learning_rate * clip / normaliser, the most that one record moves the weights in a step: beyond it a single step decides.
 GAIN = 10.0
+# Least alpha of mixtures. Float64 draws from Beta(alpha, alpha) become 0 / 0 far below.
+LEAST_MIXUP = 0.01
 # Bound of the learning rate of heads that vote: their gradients are means over a shard, neither clipped nor normalised.
 VOTES_LEARNING_RATE = 1e3
 # Shortest side of an image, in pixels: two halvings leave one pixel.
@@ -122,7 +128,8 @@ RANGES: dict[InputKind, tuple[float, float]] = {
 }
 # Public inputs that differ from one another. Fewer cannot teach a student anything.
 LEAST_INPUTS = 10
-GREY_FEATURES, IMAGE_TEACHERS, GREY_STUDENTS = ("scattering", "hog"), ("cnn", "resnet-gn"), ("cnn", "cnn-small")
+GREY_FEATURES, IMAGE_TEACHERS = ("scattering", "hog"), ("cnn", "resnet-gn")
+GREY_STUDENTS = ("cnn", "cnn-small", "scattering-linear", "scattering-mlp")
 
 
 def check_plan(plan: Plan) -> None:
@@ -146,8 +153,14 @@ def check_plan(plan: Plan) -> None:
     one_of("student.architecture", student.architecture, STUDENTS)
     for name in ("epochs", "batch"):
         _whole(f"student.{name}", getattr(student, name))
-    for name in ("learning_rate", "weight_decay", "relabel"):
+    for name in ("learning_rate", "weight_decay", "relabel", "sharpen", "mixup"):
         _real(f"student.{name}", getattr(student, name))
+    if student.mixup:
+        real("student.mixup", student.mixup, LEAST_MIXUP, REALS["student.mixup"][1])
+    if student.refine:
+        one_of("student.refine", student.refine, FEATURES)
+    if student.choose_augment and not student.augment:
+        raise WireError("Expected student.choose_augment with student.augment, got it without: there is nothing to choose.")
     _whole("minimum_clients", plan.minimum_clients)
     _whole("public_seed", plan.public_seed)
     if plan.black_box is not None:
@@ -289,6 +302,10 @@ def check_inputs(plan: Plan, x_N: NDArray[np.generic], *, dimensions: int | None
         raise _unfit("grey images", f"teaching.features = {teaching.features!r}", shape)
     elif teaching.features == "rows" and len(shape) != 1:
         raise SettingError(f"Expected rows (N, D) for teaching.features = 'rows', got inputs of shape {shape}.")
+    if plan.student.refine in GREY_FEATURES and not _is_grey(shape):
+        raise _unfit("grey images", f"student.refine = {plan.student.refine!r}", shape)
+    if plan.student.refine == "rows" and len(shape) != 1:
+        raise SettingError(f"Expected rows (N, D) for student.refine = 'rows', got inputs of shape {shape}.")
     if plan.student.architecture in GREY_STUDENTS and not _is_grey(shape):
         raise _unfit("grey images", f"student.architecture = {plan.student.architecture!r}", shape)
     if dimensions is not None and shape != (dimensions,):

@@ -20,7 +20,7 @@ HASH_BYTES = 32
 FEATURES = ("scattering", "hog", "pixels", "rows")
 CUSTOM = "custom"
 ARCHITECTURES = ("mlp", "cnn", "resnet-gn", CUSTOM)
-STUDENTS = ("cnn", "cnn-small", "mlp")
+STUDENTS = ("cnn", "cnn-small", "mlp", "scattering-linear", "scattering-mlp")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,6 +246,12 @@ class Student:
     architecture: one of STUDENTS. epochs: passes over the transfer set per stage. augment: public random
     affine views of the transfer set. relabel: in [0, 1], the share of the student's own prediction in its targets
     from the second stage on: `limbeck.operators.Anchoring` with alpha = 1 - relabel.
+    sharpen: the spread of the targets' logits over all inputs and classes, `limbeck.operators.Sharpen`; 0 leaves the pool as it is.
+    refine: one of FEATURES; a linear model on these features of the public inputs is fitted to the (sharpened) pool first, and the student
+    to its answers. "" fits the student to the pool. mixup: alpha of the Beta distribution of random mixtures of inputs and targets; 0 mixes
+    none. choose_augment: the coordinator augments only if that helps on held-out public inputs, without labels (`limbeck.server.trial`).
+
+    The last four came later: at their defaults, a plan has the bytes that it had without them.
     """
 
     architecture: str
@@ -256,6 +262,10 @@ class Student:
     weight_decay: float
     augment: bool
     relabel: float
+    sharpen: float = 0.0
+    refine: str = ""
+    mixup: float = 0.0
+    choose_augment: bool = False
 
 
 class InputKind(Enum):

@@ -11,7 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from limbeck.base.errors import SettingError
 from limbeck.base.settings import Raw, Strict, one_of, override, read_toml, validate
@@ -24,6 +24,13 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 def _values(kind: type[Enum]) -> list[str]:
     return [str(item.value) for item in kind]
+
+
+def _flag_or_auto(value: object) -> object:
+    """Refuse what is neither, in one sentence: of a union, there would be one for each member."""
+    if isinstance(value, bool) or value == "auto":
+        return value
+    raise ValueError("true, false or 'auto'")
 
 
 class TeacherSettings(Strict):
@@ -102,7 +109,11 @@ class StageSettings(Strict):
 
 
 class StudentSettings(Strict):
-    """What the coordinator trains per stage."""
+    """What the coordinator trains per stage.
+
+    augment: "auto" leaves it to the coordinator, which decides without labels. sharpen: spread of the targets' logits; 0 takes the pool
+    as it is. refine: features on which the pool is fitted first. mixup: alpha; 0 mixes none.
+    """
 
     architecture: Annotated[str, one_of(*schema.STUDENTS)] = "cnn"
     loss: Annotated[str, one_of(*_values(schema.Loss))] = "ttm"
@@ -110,15 +121,23 @@ class StudentSettings(Strict):
     batch: Count = 64
     learning_rate: Positive = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    augment: bool = True
+    augment: Annotated[bool | Literal["auto"], BeforeValidator(_flag_or_auto)] = True
     relabel: Annotated[float, Field(ge=0, le=1)] = 0.0
+    sharpen: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    refine: Annotated[str, one_of("none", *schema.FEATURES)] = "none"
+    mixup: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
 class RunSettings(Strict):
-    """seed: of public randomness. minimum_clients: fewer, and the run stops until they are back."""
+    """seed: of public randomness. minimum_clients: fewer, and the run stops until they are back.
+
+    expected_clients: a public guess, from which constants of "auto" follow; by default as many as at least must be there, and in a
+    simulation as many as there are.
+    """
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
     minimum_clients: Count = 2
+    expected_clients: Count | None = None
 
 
 class PlanTables(Strict):
@@ -196,6 +215,10 @@ def problems(settings: PlanTables) -> list[str]:
     if stages.temperature == "auto":
         if teacher.kind != "evidence":
             sentences.append(f"stages.temperature = 'auto': expected a number with teacher.kind = {teacher.kind!r}")
+        if release.softening != schema.Family.POWER.value:
+            sentences.append(
+                f"stages.temperature = 'auto': expected a number with release.softening = {release.softening!r}"
+            )
         temperatures: tuple[float, ...] = ()
     else:
         temperatures = stages.temperature if isinstance(stages.temperature, tuple) else (stages.temperature,)

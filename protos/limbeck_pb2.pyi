@@ -133,7 +133,7 @@ class Stage(_message.Message):
     def __init__(self, sparsity: _Optional[float] = ..., temperature: _Optional[float] = ...) -> None: ...
 
 class Student(_message.Message):
-    __slots__ = ("architecture", "loss", "epochs", "batch", "learning_rate", "weight_decay", "augment", "relabel")
+    __slots__ = ("architecture", "loss", "epochs", "batch", "learning_rate", "weight_decay", "augment", "relabel", "sharpen", "refine", "mixup", "choose_augment")
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
     EPOCHS_FIELD_NUMBER: _ClassVar[int]
@@ -142,6 +142,10 @@ class Student(_message.Message):
     WEIGHT_DECAY_FIELD_NUMBER: _ClassVar[int]
     AUGMENT_FIELD_NUMBER: _ClassVar[int]
     RELABEL_FIELD_NUMBER: _ClassVar[int]
+    SHARPEN_FIELD_NUMBER: _ClassVar[int]
+    REFINE_FIELD_NUMBER: _ClassVar[int]
+    MIXUP_FIELD_NUMBER: _ClassVar[int]
+    CHOOSE_AUGMENT_FIELD_NUMBER: _ClassVar[int]
     architecture: str
     loss: str
     epochs: int
@@ -150,7 +154,11 @@ class Student(_message.Message):
     weight_decay: float
     augment: bool
     relabel: float
-    def __init__(self, architecture: _Optional[str] = ..., loss: _Optional[str] = ..., epochs: _Optional[int] = ..., batch: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., augment: _Optional[bool] = ..., relabel: _Optional[float] = ...) -> None: ...
+    sharpen: float
+    refine: str
+    mixup: float
+    choose_augment: bool
+    def __init__(self, architecture: _Optional[str] = ..., loss: _Optional[str] = ..., epochs: _Optional[int] = ..., batch: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., augment: _Optional[bool] = ..., relabel: _Optional[float] = ..., sharpen: _Optional[float] = ..., refine: _Optional[str] = ..., mixup: _Optional[float] = ..., choose_augment: _Optional[bool] = ...) -> None: ...
 
 class BlackBoxTeaching(_message.Message):
     __slots__ = ("draws",)

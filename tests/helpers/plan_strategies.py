@@ -7,7 +7,7 @@ import math
 from hypothesis import strategies as st
 
 from limbeck.plans.accounting import SMALLEST_SAMPLED_NOISE
-from limbeck.plans.checks import CELLS, GAIN, RANGES, REALS, VOTES_LEARNING_RATE, WHOLES
+from limbeck.plans.checks import CELLS, GAIN, LEAST_MIXUP, RANGES, REALS, VOTES_LEARNING_RATE, WHOLES
 from limbeck.plans.schema import (
     ARCHITECTURES,
     FEATURES,
@@ -159,6 +159,7 @@ def plans(draw: st.DrawFn, *, most_stages: int = 6) -> Plan:
         RecordCount: [Pooling.RECORD_COUNTS],
     }
     teaching: Teaching = draw(linear() | net() | votes(samples) | evidence())
+    augment = draw(st.booleans())
     weights = st.lists(real("class_weights"), min_size=classes, max_size=classes).map(tuple)
     names = st.lists(CLASS_NAMES, min_size=classes, max_size=classes, unique=True).map(tuple)
     return Plan(
@@ -193,8 +194,12 @@ def plans(draw: st.DrawFn, *, most_stages: int = 6) -> Plan:
             batch=draw(whole("student.batch")),
             learning_rate=draw(real("student.learning_rate")),
             weight_decay=draw(real("student.weight_decay")),
-            augment=draw(st.booleans()),
+            augment=augment,
             relabel=draw(real("student.relabel")),
+            sharpen=draw(real("student.sharpen")),
+            refine=draw(st.sampled_from(("", *FEATURES))),
+            mixup=draw(st.just(0.0) | real("student.mixup", least=LEAST_MIXUP)),
+            choose_augment=augment and draw(st.booleans()),
         ),
         minimum_clients=draw(whole("minimum_clients")),
         public_seed=draw(whole("public_seed")),

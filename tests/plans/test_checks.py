@@ -86,6 +86,11 @@ def spoilt() -> Iterator[tuple[str, Plan]]:
                 yield from ((path, invalid) for invalid in _with(path, value))
     for architecture in ("vit", "", "cnn ", CUSTOM):
         yield "student.architecture", _student(architecture=architecture)
+    for name in ("sift", "none", "Scattering"):
+        yield "student.refine", _student(refine=name)
+    for alpha in (5e-324, math.nextafter(checks.LEAST_MIXUP, 0)):
+        yield "student.mixup", _student(mixup=alpha)
+    yield "student.choose_augment with student.augment", _student(augment=False, choose_augment=True)
     for name in ("sift", "", "Scattering"):
         yield "teaching.features", replace(PLAN, teaching=replace(LINEAR, features=name))
         yield "teaching.features", replace(PLAN, teaching=replace(VOTES, features=name))
@@ -197,6 +202,7 @@ def test_every_field_of_a_plan_has_an_impossible_value_in_these_tests() -> None:
     }
     flags = {"student.augment", "version"}
     elsewhere = {
+        "student.choose_augment": "student.choose_augment with student.augment",
         "stages.sparsity": "stages[1].sparsity",
         "stages.temperature": "temperature",
         "top_k.k": "truncation.k",
@@ -334,6 +340,8 @@ COLOUR = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8)
             ({"teaching": replace(teaching, features="rows")}, GREY, "teaching.features = 'rows'")
             for teaching in (LINEAR, VOTES, EVIDENCE)
         ),
+        *(({"refine": name}, x_N, f"student.refine = '{name}'") for name in checks.GREY_FEATURES for x_N in (ROWS, COLOUR)),
+        ({"refine": "rows"}, GREY, "student.refine = 'rows'"),
         *(
             ({"teaching": replace(MLP, architecture=name)}, x_N, f"teaching.architecture = '{name}'")
             for name in checks.IMAGE_TEACHERS
@@ -344,7 +352,7 @@ COLOUR = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8)
 def test_a_plan_that_does_not_go_with_its_public_inputs_is_refused_by_the_name_of_the_field(
     changes: dict[str, Any], x_N: np.ndarray[Any, np.dtype[np.generic]], named: str
 ) -> None:
-    plan = _student(architecture=changes.get("student", "mlp"))
+    plan = _student(architecture=changes.get("student", "mlp"), refine=changes.get("refine", ""))
     with pytest.raises(SettingError, match=f"Expected .*{named}"):
         checks.check_inputs(replace(plan, teaching=changes.get("teaching", LINEAR)), x_N)
 
