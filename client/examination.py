@@ -246,11 +246,13 @@ def _of_records(site: Site, plan: Plan | None, report: Report) -> Findings:
     if against:
         yield ok(against, check="public inputs")
     path = folder / str(settings.path)
+    # Their rows are not made here.
+    of_images = records.image_encoding(settings, folder)
     if settings.reader is None and path.is_dir():
-        yield from _images(path)
+        yield from _images(path, in_colour=of_images is not None)
     if settings.reader is None and tables.is_table(path):
         yield from _columns(settings, path, folder, public_x, report)
-    elif len(found.x_N):
+    elif len(found.x_N) and of_images is None:
         yield from _values(found, public_x)
 
 
@@ -584,8 +586,8 @@ def _text(table: tables.Table, name: str, known: Sequence[str] | None) -> tuple[
 # Images and arrays
 
 
-def _images(path: Path) -> Findings:
-    """What making the images grey changes of them, and files that are none."""
+def _images(path: Path, *, in_colour: bool) -> Findings:
+    """What reading the images changes of them, grey or in colour, and files that are none."""
     changed, others, total = Counter[str](), Counter[str](), 0
     for folder in sorted(each for each in path.iterdir() if each.is_dir() and not each.name.startswith(".")):
         others.update(images.others(folder))
@@ -602,7 +604,9 @@ def _images(path: Path) -> Findings:
     if changed:
         kinds = ", ".join(f"{count} {what}" for what, count in changed.most_common())
         yield ok(
-            f"of {total} images: {kinds}; all become grey, upright, on white, of one frame and one size", check="images"
+            f"of {total} images: {kinds}; all become {'red, green and blue' if in_colour else 'grey'}, upright, on white, of one frame and"
+            " one size",
+            check="images",
         )
 
 
