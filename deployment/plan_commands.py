@@ -64,7 +64,7 @@ def make(
     """
     import numpy as np
 
-    from limbeck.inputs import encodings
+    from limbeck.inputs import encodings, features
     from limbeck.inputs.transfer_set import digest, read_arrays
     from limbeck.plans import checks, public_inputs
     from limbeck.plans.author import make_plan
@@ -82,6 +82,11 @@ def make(
         encoding_hash = hashlib.sha256(encoding.read_bytes()).digest()
     x_N = public_inputs.normalised(x_N)
     checks.check_numbers(x_N)
+
+    def of_public() -> features.Rows:
+        computed = features.compute(settings.teacher.features, x_N)
+        return features.normalise(computed, 1.0, features.balance(settings.teacher.features, computed))
+
     plan = make_plan(
         settings,
         transfer_set=digest(x_N),
@@ -89,6 +94,7 @@ def make(
         classes=settings.classes,
         encoding=encoding_hash,
         inputs=public_inputs.declared(x_N),
+        features=of_public,
     )
     checks.check_plan(plan)
     checks.check_inputs(plan, x_N, dimensions=dimensions)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from limbeck.base.errors import SettingError
 from limbeck.plans.checks import check_inputs
 from limbeck.plans.schema import STUDENTS, Plan
-from limbeck.server import augment, losses
+from limbeck.server import augment, losses, refining
+from limbeck.server.adamw import AdamW
 
 Shape = tuple[int, ...]
 
@@ -88,8 +89,10 @@ def rehearse(plan: Plan, x_N: NDArray[np.generic]) -> None:
     settings = plan.student
     try:
         model = build(settings.architecture, x_N.shape[1:], plan.classes, plan.public_seed)
-        optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        optimiser = AdamW(model.parameters(), learning_rate=settings.learning_rate, weight_decay=settings.weight_decay)
         batch = prepare(torch.from_numpy(np.array(x_N[: settings.batch])))
+        if settings.refine:
+            refining.check(settings.refine, x_N, plan.samples, plan.classes)
         if settings.augment and batch.ndim == 3:
             batch = augment.affine(batch.unsqueeze(1), torch.Generator().manual_seed(plan.public_seed))
         target_NK = torch.full((len(batch), plan.classes), 1 / plan.classes)

@@ -35,7 +35,7 @@ from limbeck.plans import privacy_filter
 from limbeck.plans.schema import Plan
 from limbeck.protos import codec
 from limbeck.protos.messages import Guarantee
-from limbeck.server import checkpoint, distil, pruning, student
+from limbeck.server import checkpoint, distil, lessons, pruning, student
 from limbeck.server.export import ExportReport
 from limbeck.server.record import ClientRecord, Record, StageRecord
 from limbeck.server.scores import Scores, majority, score
@@ -114,19 +114,22 @@ def dense_control(folder: Path, plan: Plan, progress: Progress | None = None) ->
     last = checkpoint.load_last(folder / "dense")
     if last is not None:
         checkpoint.restore(last, model, masks)
+    device = torch.device("cpu")
+    taught = lessons.Lessons(plan, torch.from_numpy(x_N), cache=folder / "cache", device=device)
     for stage in range(last.stage + 1 if last else 0, len(plan.stages)):
         targets_NK = _checkpoint(folder, stage).targets_NK
+        lesson = taught.of(targets_NK, stage)
         distil.distil_stage(
             model,
             masks,
             torch.from_numpy(x_N),
-            targets_NK,
+            lesson.targets_NK,
             stage=stage,
             sparsity=0.0,
-            temperature=plan.stages[stage].temperature,
-            student=plan.student,
+            temperature=lesson.temperature,
+            student=lesson.student,
             seed=plan.public_seed,
-            device=torch.device("cpu"),
+            device=device,
             progress=lambda done, total, stage=stage: (
                 progress(stage * total + done, total * len(plan.stages)) if progress else None
             ),  # type: ignore[misc]

@@ -18,7 +18,7 @@ from limbeck.base.progress import Progress
 from limbeck.client.noise import Noise
 from limbeck.client.teachers.architectures import Factory
 from limbeck.inputs.tensors import tensors
-from limbeck.plans.schema import CUSTOM, LinearTeaching, NetTeaching, Teaching, VotesTeaching
+from limbeck.plans.schema import CUSTOM, EvidenceTeaching, LinearTeaching, NetTeaching, Teaching, VotesTeaching
 
 
 class Teacher(Protocol):
@@ -51,7 +51,7 @@ def check(teaching: Teaching, public_x: NDArray[np.generic], *, classes: int, fa
     factory: makes the site's own net, for "custom"; the net is examined as `limbeck teacher check` does.
     """
     match teaching:
-        case LinearTeaching() | VotesTeaching():
+        case LinearTeaching() | VotesTeaching() | EvidenceTeaching():
             from limbeck.inputs import features
 
             features.compute(teaching.features, public_x[:1])
@@ -89,7 +89,7 @@ def train(
 
     Raises: DataError if the records cannot be used.
     """
-    from limbeck.client.teachers import linear, net, votes
+    from limbeck.client.teachers import evidence, linear, net, votes
 
     if x_N.shape[1:] != public_x.shape[1:]:
         raise DataError(f"Expected records of shape {public_x.shape[1:]} like the transfer set, got {x_N.shape[1:]}.")
@@ -131,11 +131,23 @@ def train(
                 cache=cache,
                 progress=progress,
             )
+        case EvidenceTeaching():
+            return evidence.train(
+                teaching,
+                x_N,
+                y_N,
+                classes=classes,
+                public_x=public_x,
+                noise=noise,
+                class_weights=class_weights,
+                cache=cache,
+                progress=progress,
+            )
 
 
 def load(path: Path, *, factory: Factory | None = None) -> Teacher:
     """The teacher that `save` wrote. factory: makes the site's own net, if it is custom. Raises DataError if there is no teacher."""
-    from limbeck.client.teachers import linear, net, votes
+    from limbeck.client.teachers import evidence, linear, net, votes
     from limbeck.client.teachers.stored import read
 
     kind, settings, tensors = read(path)
@@ -147,6 +159,8 @@ def load(path: Path, *, factory: Factory | None = None) -> Teacher:
                 return net.Net.restore(settings, tensors, factory)
             case "votes":
                 return votes.Votes.restore(settings, tensors)
+            case "evidence":
+                return evidence.Evidence.restore(settings, tensors)
     except LimbeckError:
         raise
     except Exception as error:  # whatever settings and tensors raise that do not fit each other

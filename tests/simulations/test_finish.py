@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers import onnx_students
 from helpers.students import QUICK
 from limbeck.inputs.transfer_set import read_arrays
-from limbeck.server import card, delivery, export
+from limbeck.server import card, delivery
 from limbeck.simulations import finish, measure, prepare, run
 from limbeck.simulations.finished import load_run
 from limbeck.simulations.scenario import load
@@ -19,12 +18,9 @@ from limbeck.simulations.scenario import load
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run, whose exported graph is a guess."""
+    """A finished run."""
     folder = tmp_path_factory.mktemp("simulated") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "_to_onnx", onnx_students.guessing)
-        patch.setattr(export, "_compare", lambda *_: 0.0)
-        run.simulate(load("digits-tiny", [*QUICK, "student.epochs=40"]), folder)
+    run.simulate(load("digits-tiny", [*QUICK, "student.epochs=40"]), folder)
     return folder
 
 

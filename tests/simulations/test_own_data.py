@@ -21,8 +21,6 @@ from limbeck.simulations.data import own, sources
 from limbeck.simulations.data.settings import DataSettings
 from limbeck.simulations.scenario import Scenario
 
-pytestmark = pytest.mark.usefixtures("quick_export")
-
 TEACHER = {"features": "rows", "normaliser": 30.0, "steps": 10, "average_last": 5, "learning_rate": 0.5}
 PIXELS = {**TEACHER, "features": "pixels"}
 QUICK = {

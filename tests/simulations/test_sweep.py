@@ -25,6 +25,8 @@ from limbeck.server.scores import FIGURES
 from limbeck.simulations import metrics, sweep_commands
 from limbeck.simulations.sweep import baseline, cells, crew, page, rows, run
 
+pytestmark = pytest.mark.early
+
 # A second or two each, of a machine that does nothing else; a run without privacy, which exports nothing, less than one.
 TINY = [
     *("data.private=300", "data.public=80", "student.epochs=1", "teacher.steps=5", "teacher.average_last=2"),
