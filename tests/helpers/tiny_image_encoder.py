@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +37,18 @@ def make(
     return folder
 
 
+@lru_cache(maxsize=1)
+def _sample_images() -> list[np.ndarray]:
+    return list(load_sample_images().images)
+
+
 def photographs(count: int, side: int = 32) -> np.ndarray:
     """(count, side, side, 3) bytes: pieces of the two photographs that scikit-learn brings, by turns of a temple and of a flower."""
     pieces = [
         image[top : top + side, left : left + side]
         for top in range(0, 384, side)
         for left in range(0, 608, side)
-        for image in load_sample_images().images
+        for image in _sample_images()
     ]
     return np.stack(pieces[:count])
 
