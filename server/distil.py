@@ -23,7 +23,8 @@ from limbeck.plans.schema import Student
 from limbeck.server import augment, losses
 from limbeck.server.adamw import AdamW
 from limbeck.server.pruning import Masks
-from limbeck.server.student import prepare
+from limbeck.server.scattered import OnScattering
+from limbeck.server.student import Scaled, prepare
 
 PREDICT_BATCH = 1024
 PRUNING_SHARE = 0.5
@@ -56,6 +57,8 @@ def distil_stage(
 ) -> StageResult:
     """Train `model` in place and close `masks` up to `sparsity`, over the first half of the stage's steps.
 
+    A student on features takes their balance from the inputs of the first stage.
+
     x_N: transfer inputs. targets_NK: what is to be learnt of them, `limbeck.server.lessons`. student.relabel: from the second stage on,
     targets are anchored with alpha = 1 - relabel: mixed with the student's own prediction at the start of the stage. student.mixup: each
     batch is mixed with itself in another order, inputs and targets alike [F: arXiv 1710.09412]. progress: epochs done, epochs in all.
@@ -65,8 +68,15 @@ def distil_stage(
     started = time.perf_counter()
     x_N = prepare(x_N).to(device)
     targets_NK = targets_NK.to(device)
+    on_features = model.body if isinstance(model, Scaled) and isinstance(model.body, OnScattering) else None
+    if stage == 0 and on_features is not None:
+        on_features.fit(x_N)
     if stage > 0 and student.relabel > 0:
         targets_NK = Anchoring(1 - student.relabel)(targets_NK, predict(model, x_N))
+    learner = model
+    if on_features is not None and not student.augment:
+        # What is fixed is computed once: the head alone learns.
+        learner, x_N = on_features.head, on_features.of(x_N)
     generator = torch.Generator().manual_seed(seed * 1_000_003 + stage)
     shares = np.random.default_rng((seed, stage))
     model.train()
@@ -92,7 +102,7 @@ def distil_stage(
                 other = torch.randperm(len(rows), generator=generator)
                 batch, target_nK = (share * each + (1 - share) * each[other] for each in (batch, target_nK))
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                logits = model(batch)
+                logits = learner(batch)
             loss = losses.by_name(student.loss, target_nK, logits.float(), temperature)
             value = float(loss.detach())
             if not math.isfinite(value):

@@ -86,19 +86,15 @@ def prepared(name: str, x_N: NDArray[np.generic], *, cache: Path | None) -> Tens
     return torch.from_numpy(out_ND)
 
 
-def check(name: str, x_N: NDArray[np.generic], samples: int, classes: int) -> None:
-    """Raise SettingError unless the features of so many inputs like these, and a model on them, fit into memory.
-
-    - x_N: some of the inputs.
-    """
-    width = features.compute(name, x_N[:2]).shape[1]
+def check(field: str, width: int, samples: int, classes: int) -> None:
+    """Raise SettingError, which names the field, unless so many features of all inputs, and a linear model on them, fit into memory."""
     for what, numbers in (
         ("samples x features", samples * width),
         ("features x classes", (2 * HISTORY + 4) * width * classes),
     ):
         if numbers > CELLS:
             raise SettingError(
-                f"Expected student.refine = {name!r} with at most {CELLS} numbers for {what}, got {numbers}: refine on others, or on none."
+                f"Expected {field} with at most {CELLS} numbers for {what}, got {numbers}: choose other features, or none."
             )
 
 

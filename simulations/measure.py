@@ -31,7 +31,7 @@ from limbeck.client.teachers.votes import Votes
 from limbeck.client.witness import SEEDED
 from limbeck.inputs.transfer_set import read_arrays, read_headers
 from limbeck.operators import Power
-from limbeck.plans import privacy_filter
+from limbeck.plans import accounting, privacy_filter, second_opinion
 from limbeck.plans.schema import Plan
 from limbeck.protos import codec
 from limbeck.protos.messages import Guarantee
@@ -53,6 +53,7 @@ from limbeck.simulations.metrics import (
     PlanMetrics,
     PoolMetrics,
     Quality,
+    SecondOpinion,
     StageMetrics,
     StageSeconds,
     StudentBytes,
@@ -326,7 +327,7 @@ def _client(
         without = [entry for entry in ledger.entries() if entry.state == "declared" and entry.what != SEEDED]
         schedules = tuple(entry.schedule for entry in ledger.entries() if entry.schedule is not None)
         spent = math.inf if without else privacy_filter.spent(schedules, budget.delta)
-    test = alone.quality.test
+    test, opinion = alone.quality.test, second_opinion.of(schedules, budget.delta)
     return ClientMetrics(
         site=site.name,
         records=int(truth.counts[index].sum()),
@@ -346,6 +347,11 @@ def _client(
         record_count=seen.record_count,
         teacher=alone.quality,
         own=_own(index, alone, truth, last),
+        second_opinion=SecondOpinion(
+            **opinion.values,  # type: ignore[arg-type]
+            sentence=opinion.sentence,
+            disagreement=opinion.disagreement(accounting.epsilon(schedules, budget.delta)),
+        ),
         pool_without=pools_without.get(site.name),
     )
 

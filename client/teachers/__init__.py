@@ -16,6 +16,7 @@ from torch import Tensor
 from limbeck.base.errors import DataError, LimbeckError
 from limbeck.base.progress import Progress
 from limbeck.client.noise import Noise
+from limbeck.client.settings import Gradients
 from limbeck.client.teachers.architectures import Factory
 from limbeck.inputs.tensors import tensors
 from limbeck.plans.schema import CUSTOM, EvidenceTeaching, LinearTeaching, NetTeaching, Teaching, VotesTeaching
@@ -75,7 +76,7 @@ def train(
     class_weights: Sequence[float] = (),
     cache: Path | None = None,
     factory: Factory | None = None,
-    opacus: bool = False,
+    gradients_by: Gradients = "opacus",
     progress: Progress | None = None,
 ) -> Teacher:
     """Train under a schedule; (epsilon, delta)-DP in the records as `limbeck.plans.accounting` counts it.
@@ -85,7 +86,7 @@ def train(
     class_weights: of the plan: by which a record of each class counts, before its gradient is clipped; none: all alike.
     cache: a folder for features of public inputs.
     factory: makes the site's own net.
-    opacus: take per-record gradients of limbeck's own nets from Opacus.
+    gradients_by: whose per-record gradients train a net.
 
     Raises: DataError if the records cannot be used.
     """
@@ -116,7 +117,7 @@ def train(
                 noise=noise,
                 class_weights=class_weights,
                 factory=factory,
-                opacus=opacus,
+                gradients_by=gradients_by,
                 progress=progress,
             )
         case VotesTeaching():

@@ -15,7 +15,7 @@ from helpers.plans import PLAN
 from limbeck.base.errors import SettingError
 from limbeck.operators import Sharpen
 from limbeck.plans.schema import Loss, Plan
-from limbeck.server import distil, lessons, refining, student, trial
+from limbeck.server import distil, lessons, losses, refining, student, trial
 from limbeck.server.pruning import Masks
 from limbeck.simulations import data
 
@@ -92,7 +92,12 @@ def test_refining_on_features_drops_noise_that_they_do_not_explain(
 
 def test_the_same_pool_is_worked_on_once(monkeypatch: pytest.MonkeyPatch) -> None:
     worked: list[Tensor] = []
-    monkeypatch.setattr(refining, "targets", lambda *args, **_: worked.append(args[1]) or args[1])
+
+    def targets(_: object, pool_NK: Tensor, *__: object, **___: object) -> Tensor:
+        worked.append(pool_NK)
+        return pool_NK
+
+    monkeypatch.setattr(refining, "targets", targets)
     taught = lessons.Lessons(plan_of(sharpen=2.0), torch.rand(20, 8, 8), cache=None, device=CPU)
     one, other = soft(1, 20, 10), soft(2, 20, 10)
     for pool, count in ((one, 1), (one.clone(), 1), (other, 2)):
@@ -140,34 +145,45 @@ def test_mixtures_are_of_inputs_and_targets_alike_and_repeat_with_the_seed(monke
     x_N = torch.rand(64, 8, 8, generator=torch.Generator().manual_seed(4))
     rule = torch.rand(64, 10, generator=torch.Generator().manual_seed(5))
     target_NK = x_N.flatten(1) @ (rule / rule.sum(1, keepdim=True))
-    batches: list[tuple[Tensor, Tensor]] = []
+    mixed: list[Tensor] = []
+    taught: list[Tensor] = []
     model = student.build("mlp", (8, 8), 10, 1)
-    model.register_forward_pre_hook(lambda _, inputs: batches.append((inputs[0], inputs[0])))
-    given: list[Tensor] = []
-    monkeypatch.setattr(distil.losses, "by_name", lambda loss, t, z, T: given.append(t) or z.square().mean())
+    model.register_forward_pre_hook(lambda _, inputs: mixed.append(inputs[0]))
+
+    def loss(_: Loss, target_nK: Tensor, logits_nK: Tensor, __: float) -> Tensor:
+        taught.append(target_nK)
+        return logits_nK.square().mean()
+
+    monkeypatch.setattr(losses, "by_name", loss)
     settings = replace(PLAN.student, mixup=0.5, epochs=2)
 
     def trained() -> list[Tensor]:
-        given.clear(), batches.clear()
-        fresh = Masks.ones(model)
+        mixed.clear()
+        taught.clear()
         distil.distil_stage(
-            model, fresh, x_N, target_NK, stage=0, sparsity=0.0, temperature=1.0, student=settings, seed=1, device=CPU
+            model,
+            Masks.ones(model),
+            x_N,
+            target_NK,
+            stage=0,
+            sparsity=0.0,
+            temperature=1.0,
+            student=settings,
+            seed=1,
+            device=CPU,
         )
-        return list(given)
+        return list(taught)
 
     first = trained()
-    for (x_n, _), target_nK in zip(batches, first, strict=True):
+    for x_n, target_nK in zip(mixed, first, strict=True):
         torch.testing.assert_close(target_nK, x_n.flatten(1) @ (rule / rule.sum(1, keepdim=True)))
-    assert not any(bool((x_n[0] == x_N).flatten(1).all(1).any()) for x_n, _ in batches)
+    assert not any(bool((x_n[0] == x_N).flatten(1).all(1).any()) for x_n in mixed)
     assert all(torch.equal(a, b) for a, b in zip(first, trained(), strict=True))
 
 
-def test_features_that_are_too_many_are_refused_by_the_name_of_the_field(monkeypatch: pytest.MonkeyPatch) -> None:
-    x_N = np.zeros((20, 8, 8), np.uint8)
-    refining.check("pixels", x_N, samples=20, classes=10)
-    with pytest.raises(
-        SettingError, match=r"Expected student.refine = 'pixels' with at most \d+ numbers for samples x features"
-    ):
-        refining.check("pixels", x_N, samples=1 << 27, classes=2)
+def test_features_that_are_too_many_are_refused_by_the_name_of_the_field() -> None:
+    refining.check("student.refine = 'pixels'", 64, samples=20, classes=10)
+    with pytest.raises(SettingError, match=r"Expected student.refine = 'x' with at most \d+ numbers for samples x features"):
+        refining.check("student.refine = 'x'", 64, samples=1 << 27, classes=2)
     with pytest.raises(SettingError, match="features x classes"):
-        refining.check("pixels", np.zeros((20, 80, 80), np.uint8), samples=20, classes=1 << 13)
+        refining.check("student.refine = 'x'", 6400, samples=20, classes=1 << 13)

@@ -324,6 +324,13 @@ def test_jobs_stay_within_cores_and_memory(monkeypatch: pytest.MonkeyPatch) -> N
     assert crew.default_jobs(100) == 8
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"), [(None, 4), ("", 4), ("1", 1), ("3", 3), ("4", 4), ("16", 4), ("0", 4), ("-1", 4), ("all", 4)]
+)
+def test_a_run_uses_no_more_threads_than_its_share_or_than_its_user_says(said: str | None, expected: int) -> None:
+    assert crew.threads(4, {} if said is None else {"OMP_NUM_THREADS": said}) == expected
+
+
 # The page
 
 
