@@ -230,8 +230,11 @@ def _one(encoder: Callable[[Item], Row], item: Item, dimensions: int) -> Row:
             raise ValueError(f"Expected a row of {dimensions} numbers, got {row.shape}")
         return row
     except Exception:  # whatever an encoder of the site's own raises
-        what = "a text" if isinstance(item, str) else "an image"
-        log.warning("The encoder failed on %s; it has no influence on training.", what, exc_info=True)
+        log.warning(
+            "The encoder failed on %s; it has no influence on training.",
+            "a text" if isinstance(item, str) else "an image",
+            exc_info=True,
+        )
         return np.full(dimensions, np.nan, np.float32)
 
 

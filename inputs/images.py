@@ -108,8 +108,8 @@ def colour(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
     with _opened(data) as image:
         if _is_deep(image) or image.mode in {"I", "F"}:
             return np.repeat(grey(data, height, width)[..., None], 3, axis=-1)
-        pixels = _on_white(image).convert("RGB")
-        return np.array(_upright(pixels, _orientation(image)).resize((width, height)), np.uint8)
+        coloured = _on_white(image).convert("RGB")
+        return np.array(_upright(coloured, _orientation(image)).resize((width, height)), np.uint8)
 
 
 def why_unread(error: Exception) -> str:

@@ -137,6 +137,16 @@ def test_another_model_is_named_and_one_that_is_no_encoder_is_refused(model: Pat
         encoders.describe_images("other", tmp_path, name="other")
 
 
+def test_a_model_of_images_that_keeps_numbers_in_another_file_is_refused(model: Path, tmp_path: Path) -> None:
+    kept_apart = onnx.load(model / "model.onnx")
+    (tmp_path / "apart").mkdir()
+    onnx.save_model(
+        kept_apart, tmp_path / "apart" / "model.onnx", save_as_external_data=True, location="numbers", size_threshold=0
+    )
+    with pytest.raises(DataError, match="Expected an ONNX model at"):
+        encoders.describe_images("apart", tmp_path, name="apart")
+
+
 # A site
 
 

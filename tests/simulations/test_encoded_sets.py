@@ -182,15 +182,16 @@ def test_the_graph_of_efficientnet_is_the_network_that_torch_computes() -> None:
 def write_posts(folder: Path) -> Path:
     """Posts in the files of the package; the last of the earlier ones comes twice, and once among the later ones."""
     for name, count in ((sets.NEWS_TRAIN, 60), (sets.NEWS_TEST, 25)):
-        posts = [(data.NEWSGROUPS[number % 20], f"post {number} of {name[12:-4]} about matter") for number in range(count)]
+        posts = [(data.NEWSGROUPS[number % 20], f"post {number} of {name[13:-4]} about matter") for number in range(count)]
         posts += [("sci.med", "one doctor wrote this twice")] * 2
         lines = ["Category\tText", "d\tstring", "class\t", "", *("\t".join(post) for post in posts), ""]
         (folder / name).write_text("\n".join(lines))
     return folder
 
 
-def test_no_post_is_in_two_parts_and_later_ones_are_the_test_set(tmp_path: Path) -> None:
+def test_no_post_is_in_two_parts_and_later_ones_are_the_test_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_posts(tmp_path)
+    monkeypatch.setattr(sets, "NEWS_WORDS", 5)
     found = data.load("newsgroups", folder=tmp_path, private=41, public=20, test=25)
     assert isinstance(found.private_x, tables.Table)
     private = found.private_x.texts("text")
