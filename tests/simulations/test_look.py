@@ -17,6 +17,7 @@ from helpers import own_files
 from limbeck.base.errors import DataError, SettingError
 from limbeck.base.settings import Raw
 from limbeck.cli import main
+from limbeck.plans import advice
 from limbeck.simulations import run, scenario
 from limbeck.simulations.data import asked, look, own, starter
 from limbeck.simulations.data.asked import Options
@@ -186,11 +187,12 @@ def test_the_typical_size_is_between_the_mean_and_the_largest(sizes: list[int]) 
     assert np.mean(sizes) * (1 - 1e-9) <= found <= max(sizes) * (1 + 1e-9)
 
 
-def test_the_rarer_a_class_the_hotter_the_answers(tmp_path: Path) -> None:
+def test_a_rare_class_gets_the_temperature_and_the_weights_that_are_advised(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(5000, 3))
-    hot = [start(tmp_path, x, (np.arange(5000) % every == 0).astype(int))["stages"]["temperature"] for every in (2, 30, 400)]
-    assert hot == sorted(hot)
-    assert hot[0] < hot[-1]
+    for every, weights in ((2, None), (30, None), (400, [0.1, 1.0])):
+        found = start(tmp_path, x, (np.arange(5000) % every == 0).astype(int))
+        balance = advice.rows_balance([1 - 1 / every, 1 / every])
+        assert (found["stages"]["temperature"], found["teacher"].get("class_weights")) == (balance.temperature, weights)
 
 
 def test_a_file_is_simulated_with_what_was_chosen_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
