@@ -21,7 +21,7 @@ from limbeck.base import check
 from limbeck.base.errors import SettingError
 from limbeck.base.settings import Raw
 from limbeck.plans import advice
-from limbeck.simulations.data import own, split
+from limbeck.simulations.data import split, user_files
 from limbeck.simulations.data.dataset import DataSet
 from limbeck.simulations.data.settings import SOURCES, DataSettings
 
@@ -91,7 +91,7 @@ def start(
     settings = settings.model_copy(
         update={key: split.DEFAULT_SHARE for key in ("public", "test") if getattr(settings, key) is None}
     )
-    dataset = own.load(settings, seed=seed)
+    dataset = user_files.load(settings, seed=seed)
     records, classes = len(dataset.private_y), len(dataset.class_names)
     if settings.class_names is None and settings.source is not None:
         settings = settings.model_copy(update={"classes": dataset.class_names})
