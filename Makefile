@@ -27,8 +27,9 @@ demo: environment
 	$(BIN)/limbeck simulate
 
 test: environment
-	# One torch thread in each of two workers and their children: more would only wait for each other.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+	# One torch thread in each of two workers and their children: more would only wait for each other. A module goes to one worker as a
+	# whole, so that what its tests share is made once; the order is that of tests/conftest.py.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 # Faults, with real processes: too slow for every commit.
 drill: environment

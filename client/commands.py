@@ -76,7 +76,7 @@ def check_policy(
     """
     from limbeck.client import policy as policies
     from limbeck.client.site import Site
-    from limbeck.plans import accounting
+    from limbeck.plans import accounting, second_opinion
     from limbeck.protos import plan_file
 
     if policy.is_dir():
@@ -84,16 +84,20 @@ def check_policy(
     console, offer, rules = plain_console(), plan_file.read(plan), policies.read(_policy_path(policy))
     asked = offer.plan
     broken = list(rules.broken_rules(asked, offer.author))
-    cost = accounting.epsilon(((asked.teaching, asked.counts),), rules.budget.delta)
+    schedules = ((asked.teaching, asked.counts),)
+    cost, opinion = accounting.epsilon(schedules, rules.budget.delta), second_opinion.of(schedules, rules.budget.delta)
     if cost > rules.budget.epsilon:
         broken.append(f"budget.epsilon = {rules.budget.epsilon:g}: the plan alone costs {cost:.4g}")
     console.print(
         f"Plan {asked.name!r}, {'signed by ' + offer.author.hex() if offer.author else 'not signed'}.", soft_wrap=True
     )
     console.print(
-        f"It costs epsilon = {cost:.4g} at delta = {rules.budget.delta:g}, per {rules.budget.unit}, {rules.budget.adjacency}.",
+        f"It costs epsilon = {cost:.4g} at delta = {rules.budget.delta:g}, per {rules.budget.unit}, {rules.budget.adjacency}."
+        f" {opinion.sentence}.",
         soft_wrap=True,
     )
+    if doubt := opinion.disagreement(cost):
+        console.print(doubt, style="bold red", highlight=False, markup=False, soft_wrap=True)
     for rule in broken:
         console.print(f"refused by {rule}", soft_wrap=True, highlight=False, markup=False)
     if broken:
@@ -150,6 +154,7 @@ def show_ledger(
     """
     from limbeck.base.listing import listing
     from limbeck.client import ledger as ledgers
+    from limbeck.plans import second_opinion
 
     book = ledgers.read(_ledger_path(path))
     if as_json:
@@ -160,13 +165,19 @@ def show_ledger(
     for entry in book.entries:
         epsilon = _epsilon_alone(entry, book)
         alone = "NO GUARANTEE" if entry.state == "declared" else "0" if epsilon is None else f"{epsilon:.4g}"
+        opinion = second_opinion.of((entry.schedule,), book.terms.delta).figure if entry.schedule else ""
         when, plan = seconds_of(entry.time), entry.plan_hash.hex()[:12]
-        rows.append([str(entry.id), when, plan, entry.what, entry.state, alone, entry.why or ""])
-    headers = ["entry", "time (UTC)", "plan", "what", "state", "epsilon", "why"]
-    listing(console, headers, rows, wrap="what", below=["why"], right=["entry", "epsilon"])
-    console.print(f"The epsilon of an entry is what it costs alone, at {book.terms}.", soft_wrap=True)
+        rows.append([str(entry.id), when, plan, entry.what, entry.state, alone, opinion, entry.why or ""])
+    headers = ["entry", "time (UTC)", "plan", "what", "state", "epsilon", "by PRV", "why"]
+    listing(console, headers, rows, wrap="what", below=["why"], right=["entry", "epsilon", "by PRV"])
+    console.print(
+        f"The epsilon of an entry is what it costs alone, at {book.terms}. By PRV: a second opinion, which decides nothing.",
+        soft_wrap=True,
+    )
     for line in cost_in_words(book):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for doubt in _disagreements(book):
+        console.print(doubt, style="bold red", highlight=False, markup=False, soft_wrap=True)
 
 
 def seconds_of(time: str) -> str:
@@ -189,6 +200,7 @@ def cost_in_words(book: ledgers.Book) -> list[str]:
         f"Records {book.terms.data_set!r}: epsilon = {spent:.4g} spent in all at {book.terms}: what the budget is held to.",
         "It holds whatever later plans depend on (by a privacy filter; a single plan by PLD).",
         f"Had all plans been fixed beforehand: epsilon = {book.spent_if_fixed():.4g} at {book.terms}, composed by PLD.",
+        *([f"{book.opinion().sentence}, for the charges together, had they been fixed."] if book.schedules else []),
     ]
 
 
@@ -469,9 +481,23 @@ def _epsilon_alone(entry: ledgers.Entry, book: ledgers.Book) -> float | None:
     return accounting.epsilon((entry.schedule,), book.terms.delta) if entry.schedule else entry.epsilon
 
 
+def _disagreements(book: ledgers.Book) -> list[str]:
+    """Where the second accountant contradicts the one that decides, of each charge and of all together."""
+    from limbeck.plans import accounting, second_opinion
+
+    found = []
+    for entry in book.entries:
+        if entry.schedule:
+            schedules, delta = (entry.schedule,), book.terms.delta
+            doubt = second_opinion.of(schedules, delta).disagreement(accounting.epsilon(schedules, delta))
+            found += [f"Entry {entry.id}: {doubt}"] if doubt else []
+    together = book.disagreement()
+    return [*found, f"All charges: {together}"] if together else found
+
+
 def _describe(book: ledgers.Book) -> dict[str, object]:
     """A ledger as JSON values."""
-    from limbeck.plans import privacy_filter
+    from limbeck.plans import privacy_filter, second_opinion
 
     entries = [
         {
@@ -482,6 +508,7 @@ def _describe(book: ledgers.Book) -> dict[str, object]:
             "state": entry.state,
             "why": entry.why,
             "epsilon_alone": _epsilon_alone(entry, book),
+            "second_opinion": second_opinion.of((entry.schedule,), book.terms.delta).values if entry.schedule else None,
         }
         for entry in book.entries
     ]
@@ -497,6 +524,9 @@ def _describe(book: ledgers.Book) -> dict[str, object]:
         # beforehand, and is composed by PLD.
         "spent_epsilon": spent if math.isfinite(spent) else None,
         "spent_epsilon_if_fixed": fixed if math.isfinite(fixed) else None,
+        # Of the charges alone; it decides nothing.
+        "second_opinion": book.opinion().values,
+        "disagreements": _disagreements(book),
         "entries": entries,
         "head": book.head,
         "rows": rows,

@@ -52,9 +52,10 @@ from typing import Any, Protocol
 from limbeck.base import check
 from limbeck.base.errors import BudgetError, LedgerError, SettingError
 from limbeck.base.files import outlives_power_cuts, sync, sync_folder, write_durably
-from limbeck.plans import accounting, privacy_filter
+from limbeck.plans import accounting, privacy_filter, second_opinion
 from limbeck.plans.accounting import Schedule
 from limbeck.plans.schema import TEACHINGS, Adjacency, CountNoise, Counts, LabelCounts, RecordCount, Teaching, Unit
+from limbeck.plans.second_opinion import Opinion
 
 _COUNTS: dict[str, type[LabelCounts] | type[RecordCount]] = {"label_counts": LabelCounts, "record_count": RecordCount}
 KINDS = ("open", "reserve", "commit", "free", "declared", "lost")
@@ -169,6 +170,19 @@ class Book:
         """The same had all plans been fixed in advance, by privacy loss distributions. No budget limits this value."""
         lost = math.fsum(entry.epsilon or 0.0 for entry in self.entries)
         return math.inf if self.declared else _composed(privacy_filter.if_fixed, self.schedules, lost, self.terms.delta)
+
+    def opinion(self) -> Opinion:
+        """What another accountant says of the charges together, had they been fixed: without what the owner states was lost."""
+        return second_opinion.of(self.schedules, self._delta_of_charges)
+
+    def disagreement(self) -> str:
+        """A warning if that accountant contradicts the one that decides, or an empty text."""
+        return self.opinion().disagreement(accounting.epsilon(self.schedules, self._delta_of_charges))
+
+    @property
+    def _delta_of_charges(self) -> float:
+        """Half of delta is for what was lost, if anything was."""
+        return self.terms.delta / 2 if any(entry.epsilon for entry in self.entries) else self.terms.delta
 
     @property
     def declared(self) -> bool:

@@ -2,7 +2,7 @@
 
 Gaussian samples come from a float64 Box-Muller transform and are added to float64 sums; rounding to float32 comes afterwards. A
 finite-precision Gaussian is not exactly the ideal one that the accounting assumes; attacks through its low bits are not defended against
-(docs/privacy.md).
+(docs/privacy.md). Integers from the discrete Gaussian are drawn exactly (`limbeck.client.discrete`) and added to integers.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import logging
 import math
 import os
+from fractions import Fraction
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from limbeck.base import check
+from limbeck.client import discrete
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,9 @@ class Noise(Protocol):
 
     def gaussian(self, *shape: int, std: float) -> Tensor:
         """Float64 samples of a normal distribution with mean 0 and standard deviation `std` > 0."""
+
+    def discrete_gaussian(self, *shape: int, variance: Fraction) -> NDArray[np.int64]:
+        """Integers x with probability proportional to exp(-x^2 / (2 variance)), exactly."""
 
     def uniform(self, n: int) -> NDArray[np.float64]:
         """n numbers in [0, 1), multiples of 2^-53."""
@@ -59,9 +64,11 @@ class _Stream:
         out = np.empty(n)
         for start in range(0, n, CHUNK):
             part = out[start : start + CHUNK]
-            words = np.frombuffer(self._bytes(8 * len(part)), np.uint64)
-            np.multiply(words >> np.uint64(11), 2.0**-53, out=part)
+            np.multiply(self._words(len(part)) >> np.uint64(11), 2.0**-53, out=part)
         return out
+
+    def discrete_gaussian(self, *shape: int, variance: Fraction) -> NDArray[np.int64]:
+        return discrete.gaussians(self._words, math.prod(shape), variance).reshape(shape)
 
     def gaussian(self, *shape: int, std: float) -> Tensor:
         check.positive(std=std)
@@ -83,6 +90,9 @@ class _Stream:
             drawn = int.from_bytes(self._bytes(size)) >> (8 * size - bits)
             if drawn < n:
                 return drawn
+
+    def _words(self, n: int) -> NDArray[np.uint64]:
+        return np.frombuffer(self._bytes(8 * n), np.uint64)
 
     def _bytes(self, n: int) -> bytes:
         return self._cipher.update(bytes(n))

@@ -341,8 +341,9 @@ record_count = false
 max_epsilon = 0.1
 
 [teachers]
-# "linear", "net": trained under differential privacy. "votes": noisy votes of sub-teachers.
-kinds = ["linear", "net"]
+# "linear", "net": trained under differential privacy. "evidence": noisy sums of features, one for each class. "votes": noisy votes of
+# sub-teachers.
+kinds = ["linear", "net", "evidence"]
 # Whether a teacher that no mechanism protects may answer.
 allow_without_dp = false
 """

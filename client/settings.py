@@ -6,11 +6,12 @@ for it.
 
 from __future__ import annotations
 
+import logging
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from limbeck.base.errors import DataError, SettingError
 from limbeck.base.settings import ADDRESS, Raw, Strict, parse_toml, validate
@@ -18,7 +19,19 @@ from limbeck.client.proxy import ENVIRONMENT
 from limbeck.client.records import RecordSettings
 from limbeck.client.transcript import FILE_BYTES, TOTAL_BYTES
 
+log = logging.getLogger(__name__)
+
 FILE = "site.toml"
+# Whose per-record gradients train nets.
+Gradients = Literal["opacus", "book-keeping"]
+
+
+def _renamed(value: object) -> object:
+    """What 0.1.0 called "fastest" is "book-keeping"."""
+    if value != "fastest":
+        return value
+    log.warning('gradients = "fastest" is now called "book-keeping"; please write that in %s.', FILE)
+    return "book-keeping"
 
 
 class NoiseSettings(Strict):
@@ -90,7 +103,7 @@ class SiteSettings(Strict):
     transcript: the file that keeps every byte that was sent.
     transcript_file_bytes, transcript_total_bytes: the sizes at which a transcript's file is closed, and at which nothing more is sent.
     state: the folder for what belongs to plans and to the link.
-    gradients: whose per-record gradients train limbeck's own nets.
+    gradients: whose per-record gradients train nets: those of Opacus, or limbeck's own.
     durability: what charges, transcript and stored replies survive. "UnsafeProcessOnly" is several times faster, and after a power cut
         charges may be missing: simulations only.
     black_box: a teacher to ask instead of training one.
@@ -109,7 +122,7 @@ class SiteSettings(Strict):
     transcript_file_bytes: int = Field(default=FILE_BYTES, ge=1)
     transcript_total_bytes: int = Field(default=TOTAL_BYTES, ge=1)
     state: str = "state"
-    gradients: Literal["fastest", "opacus"] = "fastest"
+    gradients: Annotated[Gradients, BeforeValidator(_renamed)] = "opacus"
     durability: Literal["power-cut", "UnsafeProcessOnly"] = "power-cut"
     black_box: BlackBoxSettings | None = None
     link: LinkSettings | None = None

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from limbeck.base import logs
 from limbeck.base.errors import DataError, SettingError
 from limbeck.base.logs import LogFormat, LogLevel
+
+if TYPE_CHECKING:
+    from limbeck.client.teachers.kit import Replaced
 
 app = typer.Typer(
     help="""A site's own teacher: a template and a check for networks, and a server for finished models.
@@ -58,13 +62,23 @@ def check(
     shape: Annotated[str, typer.Option(help="Shape of one input: 1x28x28 for grey images, 54 for rows.")] = "1x28x28",
     classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 10,
     folder: Annotated[Path, typer.Option(help="The folder of the module's file, such as the site's folder.")] = Path(),
+    fix: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a module whose nets have the layers replaced that Opacus would replace, if those can be trained.",
+        ),
+    ] = None,
 ) -> None:
     """Say whether a network can be trained under differential privacy, and if not, what is wrong with it (exit status 1).
+
+    Beside limbeck's own examination, which decides, it shows what Opacus's ModuleValidator says, and the layers that it would replace.
 
     \b
     Examples:
       limbeck teacher check my_teacher:build
       limbeck teacher check my_teacher:build --folder site --shape 54 --classes 2
+      limbeck teacher check my_teacher:build --fix my_fixed_teacher.py
     """
     from limbeck.client.teachers import architectures, kit
 
@@ -75,13 +89,46 @@ def check(
     if len(sides) not in {1, 3} or min(sides) < 1:
         raise SettingError(f"Expected --shape such as 1x28x28 or 54, got {shape!r}.")
     net = architectures.build("custom", sides, classes, architectures.load_factory(factory, folder))
-    problems = kit.examine(net, sides, classes)
+    problems, objections = kit.examine(net, sides, classes), kit.validator_says(net)
+    fixed, replaced = kit.proposal(net)
+    left = kit.examine(fixed, sides, classes) if replaced else problems
+    if fix is not None and replaced and not left:
+        _write_fixed(fix, factory, replaced)
+        print(f'{fix}: {factory} with these layers replaced; in site.toml: teacher = "{fix.stem}:build"')
+        print("\n".join(f"- {layer}" for layer in replaced))
+        return
     if problems:
-        raise SettingError(
-            "\n".join([f"{factory} cannot be trained under differential privacy:", *(f"- {each}" for each in problems)])
-        )
+        said = [f"{factory} cannot be trained under differential privacy:", *(f"- {each}" for each in problems)]
+        said += ["Opacus's validator says:", *(f"- {each}" for each in objections)] if objections else []
+        if replaced:
+            said += ["Opacus's fixer would replace:", *(f"- {each}" for each in replaced)]
+            said += (
+                ["and then this would be wrong:", *(f"- {each}" for each in left)]
+                if left
+                else [f"and then it can be trained: limbeck teacher check {factory} --fix FILE writes such a module."]
+            )
+        elif not objections:
+            said.append("Opacus's validator, which looks at classes of layers only, finds nothing.")
+        raise SettingError("\n".join(said))
+    if fix is not None:
+        raise SettingError(f"Expected layers to replace in {factory}, found none that limbeck or Opacus would replace.")
+    for each in objections:
+        print(f"Opacus's validator would replace it, limbeck need not, since it maps the whole net over records: {each}")
     weights = sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
     print(f"{factory} can be trained: {weights:,} weights, {classes} classes, inputs of shape {shape}.")
+
+
+def _write_fixed(path: Path, factory: str, replaced: Sequence[Replaced]) -> None:
+    from limbeck.client.teachers.kit import FIXED
+
+    if not path.stem.isidentifier() or path.suffix != ".py":
+        raise SettingError(f"Expected a file name such as my_fixed_teacher.py, got {path.name!r}.")
+    text = FIXED.format(factory=factory, stem=path.stem, replaced="\n".join(str(each) for each in replaced))
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise SettingError(f"Expected no file at {path} yet, found one; it was left as it is.") from None
 
 
 @app.command()

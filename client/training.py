@@ -81,7 +81,7 @@ def train(site: Site, plan: Plan, plan_hash: bytes, state: Path, backend: teache
             class_weights=plan.class_weights,
             cache=site.cache,
             factory=site.factory,
-            opacus=site.settings.gradients == "opacus",
+            gradients_by=site.settings.gradients,
         )
     teacher.save(state / TEACHER)
     taught = Taught(

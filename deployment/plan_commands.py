@@ -64,7 +64,7 @@ def make(
     """
     import numpy as np
 
-    from limbeck.inputs import encodings
+    from limbeck.inputs import encodings, features
     from limbeck.inputs.transfer_set import digest, read_arrays
     from limbeck.plans import checks, public_inputs
     from limbeck.plans.author import make_plan
@@ -82,6 +82,11 @@ def make(
         encoding_hash = hashlib.sha256(encoding.read_bytes()).digest()
     x_N = public_inputs.normalised(x_N)
     checks.check_numbers(x_N)
+
+    def of_public() -> features.Rows:
+        computed = features.compute(settings.teacher.features, x_N)
+        return features.normalise(computed, 1.0, features.balance(settings.teacher.features, computed))
+
     plan = make_plan(
         settings,
         transfer_set=digest(x_N),
@@ -89,6 +94,7 @@ def make(
         classes=settings.classes,
         encoding=encoding_hash,
         inputs=public_inputs.declared(x_N),
+        features=of_public,
     )
     checks.check_plan(plan)
     checks.check_inputs(plan, x_N, dimensions=dimensions)
@@ -116,6 +122,8 @@ class Noise:
 class Description:
     """What `limbeck plan show` says of a plan. cost_epsilon: what one run costs a site, at the plan's delta, unit and adjacency, by PLD.
 
+    second_opinion, opinion: what another accountant says of the same, as values and as a sentence.
+
     bytes_up: of one site's answers over all stages. inputs: kind and range of the public inputs; None where the plan does not say. doubts:
     what looks like a mistake and is allowed. plan_hash, author, transfer_set and encoding are in hexadecimal; author is None where
     nobody signed.
@@ -135,6 +143,8 @@ class Description:
     counts: Noise | None
     claimed_epsilon: float
     cost_epsilon: float
+    second_opinion: dict[str, object]
+    opinion: str
     delta: float
     unit: str
     adjacency: str
@@ -173,7 +183,7 @@ def doubts_about(plan: Plan, *, folder: Path, labelled: Path | None = None) -> t
 
 def describe(offer: Offer, *, transfer_sets: Path = Path("transfer-sets")) -> Description:
     """What an offered plan says, and what follows from it. transfer_sets: where its public inputs may be."""
-    from limbeck.plans import accounting, schema
+    from limbeck.plans import accounting, schema, second_opinion
     from limbeck.protos import codec
     from limbeck.protos.messages import Ask
 
@@ -182,6 +192,9 @@ def describe(offer: Offer, *, transfer_sets: Path = Path("transfer-sets")) -> De
     kind = next(name for name, one in schema.TEACHINGS.items() if isinstance(plan.teaching, one))
     questions = [Ask(plan_hash=plan_hash, stage=stage, first=0, count=plan.samples) for stage in range(len(plan.stages))]
     counts = plan.counts
+    cost = accounting.epsilon(((plan.teaching, counts),), plan.privacy.delta)
+    opinion = second_opinion.of(((plan.teaching, counts),), plan.privacy.delta)
+    doubt = opinion.disagreement(cost)
     noise = None
     if counts is not None:
         asked = "label_counts" if isinstance(counts, schema.LabelCounts) else "record_count"
@@ -200,7 +213,9 @@ def describe(offer: Offer, *, transfer_sets: Path = Path("transfer-sets")) -> De
         teaching={"kind": kind, **asdict(plan.teaching)},
         counts=noise,
         claimed_epsilon=plan.privacy.epsilon,
-        cost_epsilon=accounting.epsilon(((plan.teaching, counts),), plan.privacy.delta),
+        cost_epsilon=cost,
+        second_opinion=opinion.values,
+        opinion=opinion.sentence,
         delta=plan.privacy.delta,
         unit=plan.privacy.unit.value,
         adjacency=plan.privacy.adjacency.value,
@@ -215,7 +230,7 @@ def describe(offer: Offer, *, transfer_sets: Path = Path("transfer-sets")) -> De
         minimum_clients=plan.minimum_clients,
         public_seed=plan.public_seed,
         black_box_draws=plan.black_box.draws if plan.black_box is not None else None,
-        doubts=doubts_about(plan, folder=transfer_sets),
+        doubts=(*([doubt] if doubt else []), *doubts_about(plan, folder=transfer_sets)),
     )
 
 
@@ -265,7 +280,7 @@ def in_words(plan: Description) -> list[tuple[str, str]]:
         (
             "cost to a site",
             f"epsilon = {plan.cost_epsilon:.4g} at delta = {plan.delta:g}, per {plan.unit}, {plan.adjacency}"
-            f" (claimed: {plan.claimed_epsilon:g})",
+            f" (claimed: {plan.claimed_epsilon:g}); {plan.opinion}",
         ),
         ("teacher", "{}: {}".format(plan.teaching["kind"], _pairs(plan.teaching))),
         *weights,
@@ -564,19 +579,23 @@ def make_command(
       limbeck plan make plan.toml --transfer rows.npz --key plan.key \\
         --encoding encoding.json --set privacy.epsilon=1
     """
-    from limbeck.plans import accounting
+    from limbeck.plans import accounting, second_opinion
     from limbeck.plans.settings import load
     from limbeck.protos import codec, signing
 
     offer = make(load(settings, set_ or []), transfer, signing.read_key(key), out=out, publish=publish, encoding=encoding)
     plan: Plan = offer.plan
     privacy = plan.privacy
-    cost = accounting.epsilon(((plan.teaching, plan.counts),), privacy.delta)
+    schedules = ((plan.teaching, plan.counts),)
+    cost, opinion = accounting.epsilon(schedules, privacy.delta), second_opinion.of(schedules, privacy.delta)
     print(f"{out}: plan {plan.name!r}, {codec.plan_hash(plan).hex()}")
     print(f"signed by {offer.author.hex()}")
     print(
-        f"costs each site epsilon = {cost:.4g} at delta = {privacy.delta:g}, per {privacy.unit.value}, {privacy.adjacency.value}"
+        f"costs each site epsilon = {cost:.4g} at delta = {privacy.delta:g}, per {privacy.unit.value}, {privacy.adjacency.value};"
+        f" {opinion.sentence}"
     )
+    if disagreement := opinion.disagreement(cost):
+        print(f"warning: {disagreement}", file=sys.stderr)
     inputs = publish / (plan.transfer_set.hex() + ".npz")
     print(f"{inputs}: {plan.samples} public inputs, for the coordinator and every site")
     if encoding is not None:

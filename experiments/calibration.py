@@ -26,7 +26,7 @@ from limbeck.base.files import write_durably
 from limbeck.experiments.experiment import RUNS, finished
 from limbeck.inputs.transfer_set import read_arrays
 from limbeck.plans.schema import Plan
-from limbeck.server import calibration, checkpoint, distil, pruning, scores, student
+from limbeck.server import calibration, checkpoint, distil, lessons, pruning, scores, student
 from limbeck.simulations import measure
 from limbeck.simulations.scenario import load
 
@@ -76,21 +76,24 @@ def _trained_on(rows: measure.Inputs, folder: Path, plan: Plan, x_N: torch.Tenso
     """A student that is trained as that of the run, on the same pooled answers, but to these public inputs alone."""
     model = student.build(plan.student.architecture, x_N.shape[1:], plan.classes, plan.public_seed)
     masks = pruning.Masks.ones(model)
+    device = torch.device("cpu")
+    taught = lessons.Lessons(plan, x_N[rows], cache=folder / "cache", device=device)
     for stage, settings in enumerate(plan.stages):
         saved = checkpoint.load(checkpoint.path_of(folder / "server" / "checkpoints", stage))
         if saved is None:
             raise RunError(f"Expected the checkpoint of stage {stage} in {folder}, but there is none that can be read.")
+        lesson = taught.of(saved.targets_NK[rows], stage)
         distil.distil_stage(
             model,
             masks,
             x_N[rows],
-            saved.targets_NK[rows],
+            lesson.targets_NK,
             stage=stage,
             sparsity=settings.sparsity,
-            temperature=settings.temperature,
-            student=plan.student,
+            temperature=lesson.temperature,
+            student=lesson.student,
             seed=plan.public_seed,
-            device=torch.device("cpu"),
+            device=device,
         )
     return model
 

@@ -11,7 +11,9 @@ import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +29,11 @@ SMALL = 16
 # A fraction of the root mean square deviation. A feature that hardly varies on public inputs is given this deviation, so that it cannot
 # dominate a private record.
 LEAST_DEVIATION = 0.1
+# Images that are transformed at a time where each must be computed by itself.
+SLOTS = 8
 
 Rows = NDArray[np.float32]
+N = TypeVar("N", bound=np.generic)
 
 
 def _pixels(x_N: NDArray[np.generic]) -> Rows:
@@ -88,21 +93,66 @@ def compute(name: str, x_N: NDArray[np.generic], *, cache: Path | None = None) -
 
     Raises: SettingError for an unknown name, DataError for inputs from which the features cannot be computed.
     """
-    if name not in FEATURES:
-        raise SettingError(f"Expected features out of {', '.join(FEATURES)}, got {name!r}.")
-    if cache is None:
-        return FEATURES[name](x_N)
-    key = hashlib.sha256(f"{name} {VERSION} ".encode() + digest(x_N)).hexdigest()[:32]
-    path = cache / f"{name}-{key}.npy"
+    function = _named(name)
+    return function(x_N) if cache is None else kept(cache, name, digest(x_N), lambda: function(x_N))
+
+
+def kept(cache: Path, name: str, key: bytes, make: Callable[[], NDArray[N]]) -> NDArray[N]:
+    """What `make` makes, or made earlier, of PUBLIC values: an array in a folder, mapped into memory.
+
+    - name: the first part of the file's name.
+    - key: all that the array depends on besides its name and this version.
+
+    Processes that want the same array wait for each other.
+    """
+    stem = f"{name}-{hashlib.sha256(f'{name} {VERSION} '.encode() + key).hexdigest()[:32]}"
+    path = cache / f"{stem}.npy"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        with (cache / f"{name}-{key}.lock").open("w") as lock:
+        with (cache / f"{stem}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.exists():
                 buffer = io.BytesIO()
-                np.save(buffer, FEATURES[name](x_N))
+                np.save(buffer, make())
                 write_durably(path, buffer.getvalue())
     return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+def compute_each(name: str, x_N: NDArray[np.generic]) -> Rows:
+    """(N, D) features as `compute` has them, and each row depends on its own input alone, to the last bit, whatever else is in the array.
+
+    Pixels and rows are made number by number, and HOG image by image. The transforms of scattering work on several images at a time, and
+    nothing promises that the place of an image among them, or their number, leaves its last bits as they are. So there are always SLOTS
+    images, of the same size, and an image's own content says which place it has: what is computed for it is the same program on the same
+    numbers. Places that are empty hold zeros. An image that occurs again is computed once.
+
+    Raises: SettingError for an unknown name, DataError for inputs from which the features cannot be computed.
+    """
+    function = _named(name)
+    return _scattering_each(x_N) if name == "scattering" and len(x_N) else function(x_N)
+
+
+def _scattering_each(x_N: NDArray[np.generic]) -> Rows:
+    content_N = [hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in x_N]
+    first: dict[bytes, int] = {}
+    queues: list[list[int]] = [[] for _ in range(SLOTS)]
+    for index, content in enumerate(content_N):
+        if first.setdefault(content, index) == index:
+            queues[content[0] % SLOTS].append(index)
+    row_of: dict[int, NDArray[np.float32]] = {}
+    for images in zip_longest(*queues):
+        block = np.zeros((SLOTS, *x_N.shape[1:]), x_N.dtype)
+        for slot, index in enumerate(images):
+            if index is not None:
+                block[slot] = x_N[index]
+        row_of.update({index: row for index, row in zip(images, _scattering(block), strict=True) if index is not None})
+    return np.stack([row_of[first[content]] for content in content_N])
+
+
+def _named(name: str) -> Callable[[NDArray[np.generic]], Rows]:
+    if name not in FEATURES:
+        raise SettingError(f"Expected features out of {', '.join(FEATURES)}, got {name!r}.")
+    return FEATURES[name]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,14 +181,21 @@ def balance(name: str, public_ND: Rows) -> Balance:
     return Balance(mean_D=mean_D, weight_D=weight_D.astype(np.float32))
 
 
+def balanced(f_ND: Rows, balance: Balance) -> Rows:
+    """Features centred and weighted, number by number: each result is one rounding away from its own number's."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        found: Rows = (f_ND - balance.mean_D) * balance.weight_D
+        return found
+
+
 def normalise(f_ND: Rows, norm: float, balance: Balance) -> Rows:
     """Centre and weight features, then scale every row to this L2 norm.
 
     Row by row, so no record affects another. A row that is not finite becomes zero: harmless, and its presence does not show.
     """
+    found_ND = balanced(f_ND, balance)
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        balanced = (f_ND - balance.mean_D) * balance.weight_D
-        length = np.sqrt(np.einsum("nd,nd->n", balanced, balanced, dtype=np.float64))[:, None]
-        scaled = balanced * np.where(length > 0, norm / length, 0)
+        length = np.sqrt(np.einsum("nd,nd->n", found_ND, found_ND, dtype=np.float64))[:, None]
+        scaled = found_ND * np.where(length > 0, norm / length, 0)
     finite = np.isfinite(length) & np.isfinite(scaled).all(1, keepdims=True)
     return np.where(finite, scaled, 0).astype(np.float32)

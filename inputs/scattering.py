@@ -20,6 +20,8 @@ from torch import Tensor
 from limbeck.base import check
 
 BATCH = 64
+# Width of the low-pass filter in pixels of the grid coarser by 2^(scales - 1).
+LOW_PASS = 0.8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +44,7 @@ def scatter(x_NHW: NDArray[np.float32], *, scales: int = 2, angles: int = 8) -> 
     height, width = x_NHW.shape[1:]
     step = 1 << scales
     padded_height, padded_width = (_padded(size, step) for size in (height, width))
-    bank = _bank(padded_height, padded_width, scales, angles)
+    filters = bank(height, width, scales, angles)
     top, left = (padded_height - height) // 2 // step * step, (padded_width - width) // 2 // step * step
     rows, columns = slice(top // step, (top + height) // step), slice(left // step, (left + width) // step)
     out = []
@@ -50,7 +52,7 @@ def scatter(x_NHW: NDArray[np.float32], *, scales: int = 2, angles: int = 8) -> 
         part = torch.from_numpy(np.ascontiguousarray(x_NHW[start : start + BATCH], dtype=np.float32))
         image = torch.zeros(len(part), padded_height, padded_width)
         image[:, top : top + height, left : left + width] = part
-        out.append(_scatter_batch(image, bank, scales)[:, :, rows, columns].contiguous())
+        out.append(_scatter_batch(image, filters, scales)[:, :, rows, columns].contiguous())
     paths = 1 + scales * angles + angles * angles * scales * (scales - 1) // 2
     if not out:
         return np.zeros((0, paths, rows.stop - rows.start, columns.stop - columns.start), np.float32)
@@ -92,13 +94,19 @@ def _periodised(filter_HW: Tensor, levels: int) -> Tensor:
     return _fold(filter_HW, levels) * 4**levels if levels else filter_HW
 
 
+def bank(height: int, width: int, scales: int, angles: int) -> Bank:
+    """The filters for images of this size, on the grid of the padded image."""
+    step = 1 << scales
+    return _bank(_padded(height, step), _padded(width, step), scales, angles)
+
+
 def _padded(size: int, step: int) -> int:
     return math.ceil(size / step) * step + step
 
 
 @lru_cache(maxsize=8)
 def _bank(height: int, width: int, scales: int, angles: int) -> Bank:
-    low = _gaussian(height, width, 0.8 * 2 ** (scales - 1))
+    low = _gaussian(height, width, LOW_PASS * 2 ** (scales - 1))
     bands = [
         (scale, _morlet(height, width, scale, math.pi * angle / angles, angles))
         for scale in range(scales)

@@ -27,6 +27,7 @@ from limbeck.operators.heads import Nucleus, Raw, Renormalised
 from limbeck.operators.pooling import Arithmetic, Geometric, Pooling, PowerMean
 from limbeck.operators.projections import ArgMax, Sparsemax
 from limbeck.operators.sampling import LabelsOnly, Sampled
+from limbeck.operators.sharpening import Sharpen, evidence
 from limbeck.operators.softening import (
     Hybrid,
     Mixing,
@@ -64,6 +65,7 @@ __all__ = [
     "Separable",
     "SeparableSoftening",
     "Shared",
+    "Sharpen",
     "SoftenThenTruncate",
     "Softening",
     "Sparsemax",
@@ -79,6 +81,7 @@ __all__ = [
     "compare",
     "compare_targets",
     "concatenate",
+    "evidence",
     "family",
     "losses",
     "reparametrise",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 from limbeck.base import check
 from limbeck.base.errors import SettingError
 from limbeck.plans import composition
-from limbeck.plans.schema import Counts, LabelCounts, LinearTeaching, NetTeaching, Teaching, VotesTeaching
+from limbeck.plans.schema import Counts, EvidenceTeaching, LabelCounts, LinearTeaching, NetTeaching, Teaching, VotesTeaching
 
 DISCRETISATION = 1e-3
 HIGHEST_NOISE = 1e6
@@ -26,6 +26,9 @@ HIGHEST_NOISE = 1e6
 # largest standard deviation of the sum of all losses, which bounds the time and memory of composing sampled steps.
 LARGEST_MU = 30.0
 SMALLEST_SAMPLED_NOISE = 0.3
+# Ratios of noise: to which calibration bisects, and within which it knows the crossing beforehand; secants for the latter.
+PRECISION, CLOSE = 1.0005, 1.0003
+MOST_SECANTS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +64,10 @@ def event(teaching: Teaching, counts: Counts | FormerCounts | None) -> Any:
         case VotesTeaching():
             # Training is without noise; what is released is one noisy histogram of votes per query, L2 sensitivity sqrt(2) each.
             training = dp.SelfComposedDpEvent(noisy, teaching.queries)
+        case EvidenceTeaching():
+            # One release of integers, no steps: post-processing of this mechanism but for a factor of 1 +- 1e-33 per sum
+            # (`limbeck.client.discrete`), which moves an epsilon by less than 1e-24 with 10^9 sums.
+            training = noisy
     return training if counts is None else dp.ComposedDpEvent([training, _counts_event(counts)])
 
 
@@ -183,20 +190,84 @@ def calibrate(
         mu = gaussian_mu(epsilon, delta)
         kind = counts or LabelCounts(noise_std=1.0)
         counts = replace(kind, noise_std=_round_up(1 / (mu * math.sqrt(label_counts_fraction))))
+    search = _Search(
+        lambda noise: _cost(replace(teaching, noise_multiplier=noise), counts, delta),
+        epsilon,
+        first=_likely_noise(teaching, epsilon, delta, label_counts_fraction or 0.0),
+    )
+    return replace(teaching, noise_multiplier=_round_up(_least_noise(search, epsilon))), counts
+
+
+def _least_noise(too_little: Callable[[float], bool], epsilon: float) -> float:
+    """The least noise that is not too little for `epsilon`, by bisection, at most PRECISION times as much as it could be."""
     low, high = 0.01, 0.02
-    while _cost(replace(teaching, noise_multiplier=high), counts, delta) > epsilon:
+    while too_little(high):
         low, high = high, high * 2
         if high > HIGHEST_NOISE:
             raise SettingError(
                 f"Expected a schedule that costs epsilon = {epsilon} with enough noise, got one that costs more with any."
             )
-    while high / low > 1.0005:
+    while high / low > PRECISION:
         middle = math.sqrt(low * high)
-        if _cost(replace(teaching, noise_multiplier=middle), counts, delta) > epsilon:
+        if too_little(middle):
             low = middle
         else:
             high = middle
-    return replace(teaching, noise_multiplier=_round_up(high)), counts
+    return high
+
+
+class _Search:
+    """Says whether an amount of noise is too little for `epsilon`, from as few costs as it can: more noise never costs more.
+
+    - cost: of an amount of noise.
+    - first: an amount that is likely to be nearly right; from there, secants in logarithms close in from both sides.
+    """
+
+    def __init__(self, cost: Callable[[float], float], epsilon: float, *, first: float) -> None:
+        self._cost, self._epsilon = cost, epsilon
+        self._least, self._most = 0.0, math.inf
+        former: tuple[float, float] | None = None
+        noise, slope = first, -1.0
+        for _ in range(MOST_SECANTS):
+            if self._most <= self._least * CLOSE:
+                return
+            noise = min(max(noise, self._least * 1.0001, 1e-2), self._most / 1.0001, HIGHEST_NOISE)
+            found = self._ask(noise)
+            if not 0 < found < math.inf:
+                noise *= 2 if found else 0.5
+                continue
+            at = (math.log(noise), math.log(found))
+            if former is not None and at[0] != former[0] and at[1] != former[1]:
+                slope = min(-0.1, (at[1] - former[1]) / (at[0] - former[0]))
+            former = at
+            # Beyond the crossing by a little, so that the next cost lies on its other side.
+            beyond = CLOSE**0.4 if found > epsilon else CLOSE**-0.4
+            noise = math.exp(at[0] + (math.log(epsilon) - at[1]) / slope) * beyond
+
+    def __call__(self, noise: float) -> bool:
+        if self._least < noise < self._most:
+            self._ask(noise)
+        return noise <= self._least
+
+    def _ask(self, noise: float) -> float:
+        found = self._cost(noise)
+        if found > self._epsilon:
+            self._least = max(self._least, noise)
+        else:
+            self._most = min(self._most, noise)
+        return found
+
+
+def _likely_noise(teaching: Teaching, epsilon: float, delta: float, fraction: float) -> float:
+    """About the noise multiplier of this epsilon, of which the counts take a fraction: exact for steps on all records, and for sampled ones
+    by the central limit, mu = q sqrt(T (e^(1/sigma^2) - 1)) [F: arXiv 1911.11607]."""
+    import dp_accounting as dp
+
+    squared_mu = gaussian_mu(epsilon, delta) ** 2 * (1 - fraction)
+    ((leaf, uses),) = leaves(event(teaching, None), 1)
+    if isinstance(leaf, dp.PoissonSampledDpEvent):
+        return 1 / math.sqrt(math.log1p(squared_mu / (uses * leaf.sampling_probability**2)))
+    return math.sqrt(uses / squared_mu)
 
 
 def gaussian_mu(epsilon: float, delta: float) -> float:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from limbeck.base.errors import SettingError
-from limbeck.plans import accounting, paths, schema
+from limbeck.plans import accounting, evidence_constants, paths, schema
 from limbeck.plans.settings import PlanTables
 
 
@@ -17,6 +21,8 @@ def make_plan(
     classes: int | Sequence[str],
     encoding: bytes | None = None,
     inputs: schema.PublicInputs | None = None,
+    features: Callable[[], NDArray[np.floating]] | None = None,
+    sites: int | None = None,
 ) -> schema.Plan:
     """The plan of these settings: its noise is calibrated so that the whole of it costs at most `privacy.epsilon`.
 
@@ -25,8 +31,10 @@ def make_plan(
     - classes: their names in the order of the labels, or only their number.
     - encoding: SHA-256 of the public encoding that made the inputs, if one did.
     - inputs: what they are as numbers, `limbeck.plans.public_inputs.declared`.
+    - features: computes the teacher's features of the public inputs, (N, D), balanced and of norm 1, where settings are "auto".
+    - sites: how many are expected, if `run.expected_clients` does not say it; by default `run.minimum_clients`.
 
-    `limbeck.plans.checks.check_plan` says whether such a plan may be offered. Raises SettingError.
+    `limbeck.plans.checks.check_plan` says whether such a plan may be offered. Raises SettingError or DataError.
     """
     stages, release, student, privacy = settings.stages, settings.release, settings.student, settings.privacy
     names = () if isinstance(classes, int) else tuple(classes)
@@ -45,7 +53,30 @@ def make_plan(
         counts=wanted_counts,
     )
     path = paths.cubic if stages.path == "cubic" else paths.linear
-    temperatures = stages.temperature if isinstance(stages.temperature, tuple) else (stages.temperature,) * stages.count
+    temperature = stages.temperature
+    if isinstance(teaching, schema.EvidenceTeaching) and "auto" in (settings.teacher.ridge, temperature):
+        if features is None:
+            raise SettingError(
+                'Expected public inputs, from which teacher.ridge and stages.temperature of "auto" follow, got none.'
+            )
+        constants = evidence_constants.choose(
+            features(),
+            evidence_constants.Expected(
+                classes=count,
+                inputs=samples,
+                sites=settings.run.expected_clients or sites or settings.run.minimum_clients,
+                records=teaching.normaliser,
+                noise=teaching.noise_multiplier,
+            ),
+            ridge=None if settings.teacher.ridge == "auto" else settings.teacher.ridge,
+        )
+        teaching = replace(teaching, ridge=constants.ridge)
+        temperature = constants.temperature if temperature == "auto" else temperature
+    if temperature == "auto":
+        raise SettingError(
+            f'Expected stages.temperature as numbers with teacher.kind = {settings.teacher.kind!r}, got "auto".'
+        )
+    temperatures = temperature if isinstance(temperature, tuple) else (temperature,) * stages.count
     if len(temperatures) != stages.count:
         raise SettingError(f"Expected stages.temperature to be one number or {stages.count}, got {list(temperatures)}.")
     draws = settings.black_box_draws
@@ -80,8 +111,12 @@ def make_plan(
             batch=student.batch,
             learning_rate=student.learning_rate,
             weight_decay=student.weight_decay,
-            augment=student.augment,
+            augment=bool(student.augment),
             relabel=student.relabel,
+            sharpen=student.sharpen,
+            refine="" if student.refine == "none" else student.refine,
+            mixup=student.mixup,
+            choose_augment=student.augment == "auto",
         ),
         minimum_clients=settings.run.minimum_clients,
         public_seed=settings.run.seed,
@@ -104,8 +139,16 @@ def _counts(settings: PlanTables) -> schema.Counts | None:
 
 
 def _teaching(settings: PlanTables, samples: int) -> schema.Teaching:
-    """The schedule with a noise multiplier of 1, to be calibrated."""
+    """The schedule with a noise multiplier of 1, to be calibrated, and a ridge of 1 where it follows from that."""
     teacher = settings.teacher
+    if teacher.kind == "evidence":
+        return schema.EvidenceTeaching(
+            features=teacher.features,
+            normaliser=teacher.normaliser,
+            ridge=1.0 if teacher.ridge == "auto" else teacher.ridge,
+            noise_multiplier=1.0,
+            resolution=teacher.resolution,
+        )
     if teacher.kind == "votes":
         return schema.VotesTeaching(
             teachers=teacher.teachers,

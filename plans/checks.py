@@ -5,7 +5,9 @@ values, so all three sides reach the same result: a plan that one of them accept
 
 Bounds are wide enough for every sensible plan, and narrow enough for two things. Privacy: floating-point numbers stay finite. With every
 constant at its worst, and 2^31 records, a linear teacher's weights stay below 1e22 in float32, so no record is revealed by an infinity that
-it alone causes. Cost: what a plan makes others compute is bounded.
+it alone causes. Evidence is summed in integers of 64 bits: 2^31 records of at most 2^20 each come to 2^51, and noise of a standard
+deviation of at most 1e6 * 2^20 < 2^40 stays below 2^46 except with a chance below e^-800, so no sum overflows, and float64 holds each
+exactly. Cost: what a plan makes others compute is bounded.
 
 Shape legend: N public inputs, K classes.
 """
@@ -24,6 +26,7 @@ from limbeck.plans.schema import (
     FEATURES,
     HASH_BYTES,
     STUDENTS,
+    EvidenceTeaching,
     InputKind,
     LinearTeaching,
     NetTeaching,
@@ -52,6 +55,8 @@ WHOLES: dict[str, tuple[int, int]] = {
     "teaching.physical_batch": (1, 4096),
     # Heads that a site trains one after another; a single one would not be a vote.
     "teaching.teachers": (2, 10**4),
+    # Steps in which evidence is counted: below, rounding costs accuracy; above, nothing is gained, and sums could exceed 64 bits.
+    "teaching.resolution": (1 << 12, 1 << 20),
     # They bound the coordinator's time, after all sites have been charged.
     "student.epochs": (1, 10**4),
     "student.batch": (1, 1 << 20),
@@ -75,6 +80,8 @@ REALS: dict[str, tuple[float, float]] = {
     "teaching.momentum": (0.0, 0.9999),
     # Below, one step costs epsilon = 50 and more; above, nothing is left to learn.
     "teaching.noise_multiplier": (0.1, 1e6),
+    # The eigenvalues of G add up to at most 1. Below, solving with it loses half of float64's digits; above, only class means are compared.
+    "teaching.ridge": (1e-8, 1e3),
     # Below, even a site with a million records would have only empty samples.
     "teaching.sampling_rate": (1e-6, 1.0),
     # In records. Below, a count costs epsilon = 50 and more; above, accounting for it takes seconds, and nothing of a site's count is left.
@@ -87,6 +94,10 @@ REALS: dict[str, tuple[float, float]] = {
     "student.learning_rate": (1e-9, 1.0),
     "student.weight_decay": (0.0, 1.0),
     "student.relabel": (0.0, 1.0),
+    # Beyond, nothing but the arg-max is left.
+    "student.sharpen": (0.0, 100.0),
+    # Beyond, all mixtures are halves; below LEAST_MIXUP, but for 0, none is one.
+    "student.mixup": (0.0, 10.0),
     # Beyond, hardly anything of a class is left, or nothing of the others: clipping bounds what a record counts for anyway.
     "class_weights": (1e-3, 1e3),
 }
@@ -94,6 +105,8 @@ REALS: dict[str, tuple[float, float]] = {
 CELLS = 1 << 28
 # Bound of learning_rate * clip / normaliser, the most that one record moves the weights in a step: beyond it a single step decides.
 GAIN = 10.0
+# Least alpha of mixtures. Float64 draws from Beta(alpha, alpha) become 0 / 0 far below.
+LEAST_MIXUP = 0.01
 # Bound of the learning rate of heads that vote: their gradients are means over a shard, neither clipped nor normalised.
 VOTES_LEARNING_RATE = 1e3
 # Shortest side of an image, in pixels: two halvings leave one pixel.
@@ -113,7 +126,8 @@ RANGES: dict[InputKind, tuple[float, float]] = {
 }
 # Public inputs that differ from one another. Fewer cannot teach a student anything.
 LEAST_INPUTS = 10
-GREY_FEATURES, IMAGE_TEACHERS, GREY_STUDENTS = ("scattering", "hog"), ("cnn", "resnet-gn"), ("cnn", "cnn-small")
+GREY_FEATURES, IMAGE_TEACHERS = ("scattering", "hog"), ("cnn", "resnet-gn")
+GREY_STUDENTS = ("cnn", "cnn-small", "scattering-linear", "scattering-mlp")
 
 
 def check_plan(plan: Plan) -> None:
@@ -137,8 +151,14 @@ def check_plan(plan: Plan) -> None:
     one_of("student.architecture", student.architecture, STUDENTS)
     for name in ("epochs", "batch"):
         _whole(f"student.{name}", getattr(student, name))
-    for name in ("learning_rate", "weight_decay", "relabel"):
+    for name in ("learning_rate", "weight_decay", "relabel", "sharpen", "mixup"):
         _real(f"student.{name}", getattr(student, name))
+    if student.mixup:
+        real("student.mixup", student.mixup, LEAST_MIXUP, REALS["student.mixup"][1])
+    if student.refine:
+        one_of("student.refine", student.refine, FEATURES)
+    if student.choose_augment and not student.augment:
+        raise WireError("Expected student.choose_augment with student.augment, got it without: there is nothing to choose.")
     _whole("minimum_clients", plan.minimum_clients)
     _whole("public_seed", plan.public_seed)
     if plan.black_box is not None:
@@ -206,8 +226,15 @@ def _check_stages(plan: Plan) -> None:
 
 def _check_teaching(plan: Plan) -> None:
     teaching = plan.teaching
+    _real("teaching.noise_multiplier", teaching.noise_multiplier)
+    if isinstance(teaching, EvidenceTeaching):
+        one_of("teaching.features", teaching.features, FEATURES)
+        for name in ("normaliser", "ridge"):
+            _real(f"teaching.{name}", getattr(teaching, name))
+        _whole("teaching.resolution", teaching.resolution)
+        return
     _whole("teaching.steps", teaching.steps)
-    for name in ("learning_rate", "momentum", "noise_multiplier"):
+    for name in ("learning_rate", "momentum"):
         _real(f"teaching.{name}", getattr(teaching, name))
     match teaching:
         case LinearTeaching():
@@ -273,6 +300,10 @@ def check_inputs(plan: Plan, x_N: NDArray[np.generic], *, dimensions: int | None
         raise _unfit("grey images", f"teaching.features = {teaching.features!r}", shape)
     elif teaching.features == "rows" and len(shape) != 1:
         raise SettingError(f"Expected rows (N, D) for teaching.features = 'rows', got inputs of shape {shape}.")
+    if plan.student.refine in GREY_FEATURES and not _is_grey(shape):
+        raise _unfit("grey images", f"student.refine = {plan.student.refine!r}", shape)
+    if plan.student.refine == "rows" and len(shape) != 1:
+        raise SettingError(f"Expected rows (N, D) for student.refine = 'rows', got inputs of shape {shape}.")
     if plan.student.architecture in GREY_STUDENTS and not _is_grey(shape):
         raise _unfit("grey images", f"student.architecture = {plan.student.architecture!r}", shape)
     if dimensions is not None and shape != (dimensions,):

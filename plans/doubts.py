@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.plans import public_inputs
-from limbeck.plans.schema import InputKind, LinearTeaching, NetTeaching, Plan, Teaching
+from limbeck.plans.schema import EvidenceTeaching, InputKind, LinearTeaching, NetTeaching, Plan, Teaching
 
 # Public inputs per class, and in all, below which a student hardly learns.
 FEW_INPUTS, FEW_INPUTS_PER_CLASS = 100, 10
@@ -121,7 +121,7 @@ def _of_labels(plan: Plan, y_N: NDArray[np.generic]) -> Iterator[str]:
 def _records(teaching: Teaching) -> float | None:
     """About how many records the author expects at a site, as far as the plan says so."""
     match teaching:
-        case LinearTeaching():
+        case LinearTeaching() | EvidenceTeaching():
             return teaching.normaliser
         case NetTeaching():
             return teaching.normaliser / teaching.sampling_rate

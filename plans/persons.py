@@ -12,7 +12,7 @@ import numpy as np
 
 from limbeck.base import check
 from limbeck.plans import privacy_filter
-from limbeck.plans.schema import LinearTeaching, NetTeaching, Plan, VotesTeaching
+from limbeck.plans.schema import EvidenceTeaching, LinearTeaching, NetTeaching, Plan, VotesTeaching
 
 # The width of the grid of a privacy loss distribution. Losses of persons are large, and this is quick.
 GRID = 5e-3
@@ -42,6 +42,8 @@ def person_epsilon(plan: Plan, records: int) -> float:
         case VotesTeaching():
             # A record is in one sub-teacher, so a person changes as many votes on a query as there are records.
             squared_mu += teaching.queries * (records / teaching.noise_multiplier) ** 2
+        case EvidenceTeaching():
+            squared_mu += (records / teaching.noise_multiplier) ** 2
         case NetTeaching():
             return _sampled(teaching, records, squared_mu, delta)
     epsilon = privacy_filter.gaussian_epsilon(math.sqrt(squared_mu), delta)

@@ -15,12 +15,12 @@ from limbeck.operators import families
 
 HASH_BYTES = 32
 # What a plan can name. The lists are closed and stand only here, so that author, coordinator and every site refuse any other name before
-# anybody is charged: features of inputs (for linear teachers and votes), nets of teachers, students. Families, codings, poolings, losses
-# and noises are the enumerations below.
+# anybody is charged: features of inputs (for linear teachers, votes and evidence), nets of teachers, students. Families, codings,
+# poolings, losses and noises are the enumerations below.
 FEATURES = ("scattering", "hog", "pixels", "rows")
 CUSTOM = "custom"
 ARCHITECTURES = ("mlp", "cnn", "resnet-gn", CUSTOM)
-STUDENTS = ("cnn", "cnn-small", "mlp")
+STUDENTS = ("cnn", "cnn-small", "mlp", "scattering-linear", "scattering-mlp")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +86,36 @@ class VotesTeaching:
     noise_multiplier: float
 
 
-Teaching = LinearTeaching | NetTeaching | VotesTeaching
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceTeaching:
+    """Class sums of public features under one Gaussian mechanism: teachers whose scores add up over sites, whatever each of them holds [D].
+
+    A record's features, balanced and scaled to norm 1, are multiplied by `resolution` and rounded towards zero: a row of integers of L2
+    norm at most `resolution`. A site's evidence S, (K, D), is the sum of its records' rows, each in the line of the record's class, and
+    integers drawn from the discrete Gaussian of variance (noise_multiplier * resolution)^2 + 4. With G = mean f f^T over the public inputs,
+    scores are z(x) = K S (G + ridge I)^-1 f(x) / (resolution * normaliser), and answers softmax(z / T): to first order in 1 / T, 1 / K plus
+    what least squares says above the mean over classes, divided by T.
+
+    features: one of FEATURES. normaliser: public constant (records) that divides the noisy sums; never the private data-set size.
+    ridge: public constant in units of G's eigenvalues, which add up to at most 1.
+    noise_multiplier: of the Gaussian mechanism that the release is charged as. resolution: integer steps in a norm of 1.
+    """
+
+    features: str
+    normaliser: float
+    ridge: float
+    noise_multiplier: float
+    resolution: int
+
+
+Teaching = LinearTeaching | NetTeaching | VotesTeaching | EvidenceTeaching
 # By the names that they have on the wire, in ledgers, policies and scenarios.
-TEACHINGS: dict[str, type[Teaching]] = {"linear": LinearTeaching, "net": NetTeaching, "votes": VotesTeaching}
+TEACHINGS: dict[str, type[Teaching]] = {
+    "linear": LinearTeaching,
+    "net": NetTeaching,
+    "votes": VotesTeaching,
+    "evidence": EvidenceTeaching,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +243,12 @@ class Student:
     architecture: one of STUDENTS. epochs: passes over the transfer set per stage. augment: public random
     affine views of the transfer set. relabel: in [0, 1], the share of the student's own prediction in its targets
     from the second stage on: `limbeck.operators.Anchoring` with alpha = 1 - relabel.
+    sharpen: the spread of the targets' logits over all inputs and classes, `limbeck.operators.Sharpen`; 0 leaves the pool as it is.
+    refine: one of FEATURES; a linear model on these features of the public inputs is fitted to the (sharpened) pool first, and the student
+    to its answers. "" fits the student to the pool. mixup: alpha of the Beta distribution of random mixtures of inputs and targets; 0 mixes
+    none. choose_augment: the coordinator augments only if that helps on held-out public inputs, without labels (`limbeck.server.trial`).
+
+    The last four came later: at their defaults, a plan has the bytes that it had without them.
     """
 
     architecture: str
@@ -226,6 +259,10 @@ class Student:
     weight_decay: float
     augment: bool
     relabel: float
+    sharpen: float = 0.0
+    refine: str = ""
+    mixup: float = 0.0
+    choose_augment: bool = False
 
 
 class InputKind(Enum):
@@ -260,7 +297,8 @@ class Plan:
     the schedule, and so has the guarantee. encoding: SHA-256 of the file of the public encoding that makes rows of tables or texts, the
     transfer set's and every site's; None where none does. tsallis_order: q in [0, 4] with Family.TSALLIS, None with any other. class_names:
     of the K classes in the order of labels, or () where the plan only counts them. inputs: None in a plan of a version that did not declare
-    them. class_weights: by which a record of each class counts in training, before its gradient is clipped; () where all count alike.
+    them. class_weights: by which a record of each class counts in training, before its gradient is clipped, or as evidence, where none
+    counts for more than one; () where all count alike.
     """
 
     name: str

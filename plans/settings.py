@@ -11,7 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from limbeck.base.errors import SettingError
 from limbeck.base.settings import Raw, Strict, one_of, override, read_toml, validate
@@ -26,14 +26,23 @@ def _values(kind: type[Enum]) -> list[str]:
     return [str(item.value) for item in kind]
 
 
-class TeacherSettings(Strict):
-    """How every client trains; all public constants. normaliser: records, the nominal size of a client (linear) or of a sample (nets).
+def _flag_or_auto(value: object) -> object:
+    """Refuse what is neither, in one sentence: of a union, there would be one for each member."""
+    if isinstance(value, bool) or value == "auto":
+        return value
+    raise ValueError("true, false or 'auto'")
 
-    teachers: disjoint sub-teachers that vote (votes). With kind "custom" every site trains a net that its own settings name. class_weights:
-    by which a record of each class counts, in the order of the classes, before its gradient is clipped; without it all count alike.
+
+class TeacherSettings(Strict):
+    """How every client trains; all public constants. normaliser: records, the nominal size of a client (linear, evidence) or of a sample
+    (nets).
+
+    teachers: disjoint sub-teachers that vote (votes). ridge, resolution: of evidence; a ridge of "auto" follows from the public inputs, the
+    noise and the sites. With kind "custom" every site trains a net that its own settings name. class_weights: by which a record of each
+    class counts, in the order of the classes, before its gradient is clipped; without it all count alike.
     """
 
-    kind: Annotated[str, one_of("linear", *schema.ARCHITECTURES, "votes")] = "linear"
+    kind: Annotated[str, one_of("linear", *schema.ARCHITECTURES, "votes", "evidence")] = "linear"
     steps: Count = 60
     learning_rate: Positive = 4.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -45,6 +54,8 @@ class TeacherSettings(Strict):
     sampling_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
     physical_batch: Count = 128
     teachers: Annotated[int, Field(ge=2)] = 50
+    ridge: Positive | Literal["auto"] = "auto"
+    resolution: Annotated[int, Field(ge=1)] = 1 << 16
     class_weights: tuple[Positive, ...] | None = None
 
 
@@ -87,16 +98,21 @@ class PoolingSettings(Strict):
 
 
 class StageSettings(Strict):
-    """The path to the final sparsity. temperature: one for all stages, or one each."""
+    """The path to the final sparsity. temperature: one for all stages, or one each; "auto", with evidence alone, follows from the public
+    inputs, the noise and the sites."""
 
     count: Annotated[int, Field(ge=1, le=1000)] = 4
     sparsity: Annotated[float, Field(ge=0, lt=1)] = 0.9
     path: Literal["cubic", "linear"] = "cubic"
-    temperature: Positive | tuple[Positive, ...] = 2.0
+    temperature: Positive | tuple[Positive, ...] | Literal["auto"] = 2.0
 
 
 class StudentSettings(Strict):
-    """What the coordinator trains per stage."""
+    """What the coordinator trains per stage.
+
+    augment: "auto" leaves it to the coordinator, which decides without labels. sharpen: spread of the targets' logits; 0 takes the pool
+    as it is. refine: features on which the pool is fitted first. mixup: alpha; 0 mixes none.
+    """
 
     architecture: Annotated[str, one_of(*schema.STUDENTS)] = "cnn"
     loss: Annotated[str, one_of(*_values(schema.Loss))] = "ttm"
@@ -104,15 +120,23 @@ class StudentSettings(Strict):
     batch: Count = 64
     learning_rate: Positive = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    augment: bool = True
+    augment: Annotated[bool | Literal["auto"], BeforeValidator(_flag_or_auto)] = True
     relabel: Annotated[float, Field(ge=0, le=1)] = 0.0
+    sharpen: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    refine: Annotated[str, one_of("none", *schema.FEATURES)] = "none"
+    mixup: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
 class RunSettings(Strict):
-    """seed: of public randomness. minimum_clients: fewer, and the run stops until they are back."""
+    """seed: of public randomness. minimum_clients: fewer, and the run stops until they are back.
+
+    expected_clients: a public guess, from which constants of "auto" follow; by default as many as at least must be there, and in a
+    simulation as many as there are.
+    """
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
     minimum_clients: Count = 2
+    expected_clients: Count | None = None
 
 
 class PlanTables(Strict):
@@ -187,7 +211,16 @@ def problems(settings: PlanTables) -> list[str]:
     teacher, stages, release = settings.teacher, settings.stages, settings.release
     if teacher.kind == "linear" and teacher.average_last > teacher.steps:
         sentences.append(f"teacher.average_last = {teacher.average_last}: expected at most teacher.steps = {teacher.steps}")
-    temperatures = stages.temperature if isinstance(stages.temperature, tuple) else (stages.temperature,)
+    if stages.temperature == "auto":
+        if teacher.kind != "evidence":
+            sentences.append(f"stages.temperature = 'auto': expected a number with teacher.kind = {teacher.kind!r}")
+        if release.softening != schema.Family.POWER.value:
+            sentences.append(
+                f"stages.temperature = 'auto': expected a number with release.softening = {release.softening!r}"
+            )
+        temperatures: tuple[float, ...] = ()
+    else:
+        temperatures = stages.temperature if isinstance(stages.temperature, tuple) else (stages.temperature,)
     if isinstance(stages.temperature, tuple) and len(temperatures) != stages.count:
         sentences.append(
             f"stages.temperature = {list(temperatures)}: expected one number, or stages.count = {stages.count} of them"

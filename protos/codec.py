@@ -35,6 +35,7 @@ from limbeck.plans.schema import (
     BlackBoxTeaching,
     Coding,
     CountNoise,
+    EvidenceTeaching,
     Family,
     InputKind,
     LabelCounts,
@@ -125,6 +126,7 @@ def _plan_to_pb(plan: Plan) -> pb.Plan:
         linear=pb.LinearTeaching(**fields) if isinstance(teaching, LinearTeaching) else None,
         net=pb.NetTeaching(**fields) if isinstance(teaching, NetTeaching) else None,
         votes=pb.VotesTeaching(**fields) if isinstance(teaching, VotesTeaching) else None,
+        evidence=pb.EvidenceTeaching(**fields) if isinstance(teaching, EvidenceTeaching) else None,
         label_counts=pb.LabelCounts(noise_std=plan.label_counts.noise_std, noise=plan.label_counts.noise.value)
         if plan.label_counts
         else None,

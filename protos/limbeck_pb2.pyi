@@ -70,6 +70,20 @@ class VotesTeaching(_message.Message):
     noise_multiplier: float
     def __init__(self, teachers: _Optional[int] = ..., queries: _Optional[int] = ..., features: _Optional[str] = ..., feature_norm: _Optional[float] = ..., steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., momentum: _Optional[float] = ..., noise_multiplier: _Optional[float] = ...) -> None: ...
 
+class EvidenceTeaching(_message.Message):
+    __slots__ = ("features", "normaliser", "ridge", "noise_multiplier", "resolution")
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    NORMALISER_FIELD_NUMBER: _ClassVar[int]
+    RIDGE_FIELD_NUMBER: _ClassVar[int]
+    NOISE_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
+    RESOLUTION_FIELD_NUMBER: _ClassVar[int]
+    features: str
+    normaliser: float
+    ridge: float
+    noise_multiplier: float
+    resolution: int
+    def __init__(self, features: _Optional[str] = ..., normaliser: _Optional[float] = ..., ridge: _Optional[float] = ..., noise_multiplier: _Optional[float] = ..., resolution: _Optional[int] = ...) -> None: ...
+
 class Privacy(_message.Message):
     __slots__ = ("epsilon", "delta", "unit", "adjacency")
     EPSILON_FIELD_NUMBER: _ClassVar[int]
@@ -117,7 +131,7 @@ class Stage(_message.Message):
     def __init__(self, sparsity: _Optional[float] = ..., temperature: _Optional[float] = ...) -> None: ...
 
 class Student(_message.Message):
-    __slots__ = ("architecture", "loss", "epochs", "batch", "learning_rate", "weight_decay", "augment", "relabel")
+    __slots__ = ("architecture", "loss", "epochs", "batch", "learning_rate", "weight_decay", "augment", "relabel", "sharpen", "refine", "mixup", "choose_augment")
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
     EPOCHS_FIELD_NUMBER: _ClassVar[int]
@@ -126,6 +140,10 @@ class Student(_message.Message):
     WEIGHT_DECAY_FIELD_NUMBER: _ClassVar[int]
     AUGMENT_FIELD_NUMBER: _ClassVar[int]
     RELABEL_FIELD_NUMBER: _ClassVar[int]
+    SHARPEN_FIELD_NUMBER: _ClassVar[int]
+    REFINE_FIELD_NUMBER: _ClassVar[int]
+    MIXUP_FIELD_NUMBER: _ClassVar[int]
+    CHOOSE_AUGMENT_FIELD_NUMBER: _ClassVar[int]
     architecture: str
     loss: str
     epochs: int
@@ -134,7 +152,11 @@ class Student(_message.Message):
     weight_decay: float
     augment: bool
     relabel: float
-    def __init__(self, architecture: _Optional[str] = ..., loss: _Optional[str] = ..., epochs: _Optional[int] = ..., batch: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., augment: _Optional[bool] = ..., relabel: _Optional[float] = ...) -> None: ...
+    sharpen: float
+    refine: str
+    mixup: float
+    choose_augment: bool
+    def __init__(self, architecture: _Optional[str] = ..., loss: _Optional[str] = ..., epochs: _Optional[int] = ..., batch: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., augment: _Optional[bool] = ..., relabel: _Optional[float] = ..., sharpen: _Optional[float] = ..., refine: _Optional[str] = ..., mixup: _Optional[float] = ..., choose_augment: _Optional[bool] = ...) -> None: ...
 
 class BlackBoxTeaching(_message.Message):
     __slots__ = ("draws",)
@@ -153,7 +175,7 @@ class PublicInputs(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
 
 class Plan(_message.Message):
-    __slots__ = ("version", "name", "transfer_set", "samples", "classes", "family", "top_k", "sampled", "coding", "pooling", "stages", "linear", "net", "votes", "label_counts", "privacy", "student", "minimum_clients", "public_seed", "record_count", "black_box", "encoding", "tsallis_order", "class_names", "inputs", "class_weights")
+    __slots__ = ("version", "name", "transfer_set", "samples", "classes", "family", "top_k", "sampled", "coding", "pooling", "stages", "linear", "net", "votes", "evidence", "label_counts", "privacy", "student", "minimum_clients", "public_seed", "record_count", "black_box", "encoding", "tsallis_order", "class_names", "inputs", "class_weights")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     TRANSFER_SET_FIELD_NUMBER: _ClassVar[int]
@@ -168,6 +190,7 @@ class Plan(_message.Message):
     LINEAR_FIELD_NUMBER: _ClassVar[int]
     NET_FIELD_NUMBER: _ClassVar[int]
     VOTES_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_FIELD_NUMBER: _ClassVar[int]
     LABEL_COUNTS_FIELD_NUMBER: _ClassVar[int]
     PRIVACY_FIELD_NUMBER: _ClassVar[int]
     STUDENT_FIELD_NUMBER: _ClassVar[int]
@@ -194,6 +217,7 @@ class Plan(_message.Message):
     linear: LinearTeaching
     net: NetTeaching
     votes: VotesTeaching
+    evidence: EvidenceTeaching
     label_counts: LabelCounts
     privacy: Privacy
     student: Student
@@ -206,7 +230,7 @@ class Plan(_message.Message):
     class_names: _containers.RepeatedScalarFieldContainer[str]
     inputs: PublicInputs
     class_weights: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, version: _Optional[int] = ..., name: _Optional[str] = ..., transfer_set: _Optional[bytes] = ..., samples: _Optional[int] = ..., classes: _Optional[int] = ..., family: _Optional[str] = ..., top_k: _Optional[_Union[TopK, _Mapping]] = ..., sampled: _Optional[_Union[Sampled, _Mapping]] = ..., coding: _Optional[str] = ..., pooling: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., linear: _Optional[_Union[LinearTeaching, _Mapping]] = ..., net: _Optional[_Union[NetTeaching, _Mapping]] = ..., votes: _Optional[_Union[VotesTeaching, _Mapping]] = ..., label_counts: _Optional[_Union[LabelCounts, _Mapping]] = ..., privacy: _Optional[_Union[Privacy, _Mapping]] = ..., student: _Optional[_Union[Student, _Mapping]] = ..., minimum_clients: _Optional[int] = ..., public_seed: _Optional[int] = ..., record_count: _Optional[_Union[RecordCount, _Mapping]] = ..., black_box: _Optional[_Union[BlackBoxTeaching, _Mapping]] = ..., encoding: _Optional[bytes] = ..., tsallis_order: _Optional[float] = ..., class_names: _Optional[_Iterable[str]] = ..., inputs: _Optional[_Union[PublicInputs, _Mapping]] = ..., class_weights: _Optional[_Iterable[float]] = ...) -> None: ...
+    def __init__(self, version: _Optional[int] = ..., name: _Optional[str] = ..., transfer_set: _Optional[bytes] = ..., samples: _Optional[int] = ..., classes: _Optional[int] = ..., family: _Optional[str] = ..., top_k: _Optional[_Union[TopK, _Mapping]] = ..., sampled: _Optional[_Union[Sampled, _Mapping]] = ..., coding: _Optional[str] = ..., pooling: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., linear: _Optional[_Union[LinearTeaching, _Mapping]] = ..., net: _Optional[_Union[NetTeaching, _Mapping]] = ..., votes: _Optional[_Union[VotesTeaching, _Mapping]] = ..., evidence: _Optional[_Union[EvidenceTeaching, _Mapping]] = ..., label_counts: _Optional[_Union[LabelCounts, _Mapping]] = ..., privacy: _Optional[_Union[Privacy, _Mapping]] = ..., student: _Optional[_Union[Student, _Mapping]] = ..., minimum_clients: _Optional[int] = ..., public_seed: _Optional[int] = ..., record_count: _Optional[_Union[RecordCount, _Mapping]] = ..., black_box: _Optional[_Union[BlackBoxTeaching, _Mapping]] = ..., encoding: _Optional[bytes] = ..., tsallis_order: _Optional[float] = ..., class_names: _Optional[_Iterable[str]] = ..., inputs: _Optional[_Union[PublicInputs, _Mapping]] = ..., class_weights: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Offer(_message.Message):
     __slots__ = ("plan", "author", "signature")

@@ -1,12 +1,14 @@
 """Checkpoints: one file per finished stage, whole or absent, checked when read.
 
-checkpoints/stage-003.safetensors    weights, masks, the pooled targets; metadata: stage, SHA-256 of the tensors
+checkpoints/stage-003.safetensors    weights, masks, the pooled targets; metadata: stage, SHA-256 of the tensors, whose answers were pooled
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,21 +25,39 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Checkpoint:
-    """A finished stage. targets_NK: the pool it was distilled from."""
+    """A finished stage. targets_NK: the pool it was distilled from. clients: the sites in it, in order; none in a file that does not say.
+    asked_in: the stage in which they were asked."""
 
     stage: int
     weights: dict[str, Tensor]
     masks: dict[str, Tensor]
     targets_NK: Tensor
+    clients: tuple[str, ...] = ()
+    asked_in: int = 0
 
 
-def save_stage(folder: Path, stage: int, model: nn.Module, masks: Masks, targets_NK: Tensor) -> Path:
-    """Write a stage durably."""
+def save_stage(
+    folder: Path,
+    stage: int,
+    model: nn.Module,
+    masks: Masks,
+    targets_NK: Tensor,
+    *,
+    clients: Sequence[str] = (),
+    asked_in: int | None = None,
+) -> Path:
+    """Write a stage durably. asked_in: the stage in which the targets were asked for, by default this one."""
     tensors = {f"weight/{name}": tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     tensors |= {f"mask/{name}": mask.cpu().contiguous() for name, mask in masks.kept.items()}
     tensors["targets"] = targets_NK.cpu().contiguous()
     path = path_of(folder, stage)
-    write_durably(path, save(tensors, metadata={"stage": str(stage), "sha256": _digest(tensors)}))
+    metadata = {
+        "stage": str(stage),
+        "sha256": _digest(tensors),
+        "clients": json.dumps(list(clients)),
+        "asked_in": str(stage if asked_in is None else asked_in),
+    }
+    write_durably(path, save(tensors, metadata=metadata))
     return path
 
 
@@ -68,6 +88,8 @@ def load(path: Path) -> Checkpoint | None:
             weights={name.removeprefix("weight/"): tensor for name, tensor in tensors.items() if name.startswith("weight/")},
             masks={name.removeprefix("mask/"): tensor for name, tensor in tensors.items() if name.startswith("mask/")},
             targets_NK=tensors["targets"],
+            clients=tuple(map(str, json.loads(metadata.get("clients", "[]")))),
+            asked_in=int(metadata.get("asked_in", metadata["stage"])),
         )
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         log.warning("Skipped the checkpoint %s: %s.", path, error)

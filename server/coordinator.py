@@ -28,10 +28,10 @@ from limbeck.base.errors import LimbeckError, TooFewClients, WireError
 from limbeck.base.logs import about
 from limbeck.base.printable import printable
 from limbeck.plans import checks, doubts
-from limbeck.plans.schema import Plan, Pooling
+from limbeck.plans.schema import Plan, Pooling, TopK
 from limbeck.protos import carry, codec, floor
 from limbeck.protos.messages import Accepted, Ask, Declined, Guarantee, Offer, Reply, Request, Share, Taught, Teach
-from limbeck.server import checkpoint, distil, export, pooling, student
+from limbeck.server import checkpoint, distil, export, lessons, pooling, refining, student
 from limbeck.server.events import (
     Continued,
     Ended,
@@ -147,6 +147,19 @@ class _Round:
         return not self.open or time.monotonic() >= self.until
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Pooled:
+    """The answers of a stage, pooled.
+
+    clients: the sites in them, in order. asked_in: the stage in which they were asked for. at_floor: as in the record of a stage.
+    """
+
+    targets_NK: Tensor
+    clients: tuple[str, ...]
+    asked_in: int
+    at_floor: tuple[float, ...]
+
+
 class Coordinator:
     """Runs one plan over a Grid.
 
@@ -180,6 +193,9 @@ class Coordinator:
         self._unsaved = False
         self._next_save = 0.0
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._lessons = lessons.Lessons(self.plan, transfer_x, cache=folder / refining.CACHE, device=self.device)
+        # Of the last stage, as long as a later one may use it again.
+        self._pooled: _Pooled | None = None
 
     def run(self) -> None:
         """All of it. Raises TooFewClients where the plan's minimum is not met; what is finished stays and can be resumed."""
@@ -223,6 +239,11 @@ class Coordinator:
             self.events(Resumed(after_stage=last.stage))
             log.info("Goes on after stage %d.", last.stage + 1, extra=self._about("resumed", Phase(Step.DISTIL, last.stage)))
         del self.record.stages[first:]
+        if last is not None and last.clients:
+            at_floor = self.record.stages[last.stage].at_floor if len(self.record.stages) > last.stage else ()
+            self._pooled = _Pooled(
+                targets_NK=last.targets_NK, clients=last.clients, asked_in=last.asked_in, at_floor=at_floor
+            )
         for stage in range(first, len(self.plan.stages)):
             self._stage(stage, model, masks)
         self._timed(Step.EXPORT, lambda: self._export(model))
@@ -462,12 +483,8 @@ class Coordinator:
         settings = self.plan.stages[stage]
         started = time.perf_counter()
         before = self._bytes()
-        pool, answered = self._pool(stage)
-        targets_NK = pool.result()
-        at_floor = pool.at_floor if floor.applies(self.plan) else ()
-        # Its sums take twice the memory of the targets, and are not needed any more.
-        del pool
-        if (sentence := floor.warning(self.plan, at_floor, settings.temperature)) is not None:
+        pooled = self._pooled = self._pool(stage)
+        if (sentence := floor.warning(self.plan, pooled.at_floor, settings.temperature)) is not None:
             self._warn(sentence)
         answers_seconds = time.perf_counter() - started
         phase = Phase(Step.DISTIL, stage)
@@ -476,62 +493,99 @@ class Coordinator:
             self.events(Progress(phase=phase, done=done, total=total))
             self._let_in()
 
+        distilling = time.perf_counter()
+        lesson = self._lessons.of(pooled.targets_NK, stage)
+        preparing = time.perf_counter() - distilling
         result = distil.distil_stage(
             model,
             masks,
             self.transfer_x,
-            targets_NK,
+            lesson.targets_NK,
             stage=stage,
             sparsity=settings.sparsity,
-            temperature=settings.temperature,
-            student=self.plan.student,
+            temperature=lesson.temperature,
+            student=lesson.student,
             seed=self.plan.public_seed,
             device=self.device,
             progress=progress,
         )
         up, down = self._bytes()
+        distil_seconds = preparing + result.seconds
         record = StageRecord(
             stage=stage,
             sparsity=result.sparsity,
             temperature=settings.temperature,
-            clients=tuple(sorted(answered)),
+            clients=pooled.clients,
+            asked_in=None if pooled.asked_in == stage else pooled.asked_in,
             bytes_up=up - before[0],
             bytes_down=down - before[1],
-            seconds={Step.ANSWERS.value: answers_seconds, Step.DISTIL.value: result.seconds},
+            seconds={Step.ANSWERS.value: answers_seconds, Step.DISTIL.value: distil_seconds},
             losses=tuple(result.losses),
-            at_floor=at_floor,
+            at_floor=pooled.at_floor,
         )
-        checkpoint.save_stage(self.folder / "checkpoints", stage, model, masks, targets_NK)
+        checkpoint.save_stage(
+            self.folder / "checkpoints",
+            stage,
+            model,
+            masks,
+            pooled.targets_NK,
+            clients=pooled.clients,
+            asked_in=pooled.asked_in,
+        )
         self.record.stages.append(record)
         self.record.add_seconds(Step.ANSWERS.value, answers_seconds)
-        self.record.add_seconds(Step.DISTIL.value, result.seconds)
+        self.record.add_seconds(Step.DISTIL.value, distil_seconds)
         self._save()
         self.events(StageFinished(**asdict(record)))
         log.info(
             "Stage %d of %d is finished: %d sites, %.1f %% sparse, %.1f s.",
             stage + 1,
             len(self.plan.stages),
-            len(answered),
+            len(pooled.clients),
             100 * result.sparsity,
-            answers_seconds + result.seconds,
+            answers_seconds + distil_seconds,
             extra=self._about("stage finished", phase, done=stage + 1, total=len(self.plan.stages)),
         )
 
-    def _pool(self, stage: int) -> tuple[pooling.Pool, list[str]]:
-        """One stage's answers of all sites, pooled as they come, and the names of the sites in them.
+    def _pool(self, stage: int) -> _Pooled:
+        """One stage's answers of all sites, pooled as they come.
 
         Another site has other weights for all: if one joins after the others were asked, those are asked again. They send the same again,
-        which costs nothing.
+        which costs nothing. Where all would send what they sent in the last stage, nobody is asked.
         """
         last = stage + 1 == len(self.plan.stages)
         while True:
             self._await_late_ones(stage)
+            if (same := self._pool_before(stage)) is not None:
+                return same
             for node in self._members():
                 node.on(NodeEvent.BEGIN_STAGE)
             pool, answered = self._collect(stage)
             late = self.roster.in_state(NodeState.LATE_TAUGHT)
             if len(answered) >= self.plan.minimum_clients and not (last and (late or self._teaching_late_ones())):
-                return pool, answered
+                at_floor = pool.at_floor if floor.applies(self.plan) else ()
+                return _Pooled(targets_NK=pool.result(), clients=tuple(sorted(answered)), asked_in=stage, at_floor=at_floor)
+
+    def _pool_before(self, stage: int) -> _Pooled | None:
+        """The last stage's pool, if asking for this stage's answers would only bring it again; else None.
+
+        A teacher does not change, and its largest answers are a function of it and of the temperature: so the same sites send the same at
+        the same temperature, and have the same weights [D]. Samples, in contrast, are drawn anew for every stage.
+        """
+        pooled, settings = self._pooled, self.plan.stages
+        if pooled is None or not isinstance(self.plan.truncation, TopK):
+            return None
+        if settings[pooled.asked_in].temperature != settings[stage].temperature:
+            return None
+        if tuple(sorted(node.site for node in self._members())) != pooled.clients:
+            return None
+        log.info(
+            "Stage %d asks nobody: %d sites have answered at this temperature.",
+            stage + 1,
+            len(pooled.clients),
+            extra=self._about("asked nobody", Phase(Step.ANSWERS, stage)),
+        )
+        return pooled
 
     def _members(self) -> list[Node]:
         return self.roster.in_state(*MEMBERS)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,8 +21,10 @@ from limbeck.base.errors import RunError
 from limbeck.operators import Anchoring
 from limbeck.plans.schema import Student
 from limbeck.server import augment, losses
+from limbeck.server.adamw import AdamW
 from limbeck.server.pruning import Masks
-from limbeck.server.student import prepare
+from limbeck.server.scattered import OnScattering
+from limbeck.server.student import Scaled, prepare
 
 PREDICT_BATCH = 1024
 PRUNING_SHARE = 0.5
@@ -54,19 +57,30 @@ def distil_stage(
 ) -> StageResult:
     """Train `model` in place and close `masks` up to `sparsity`, over the first half of the stage's steps.
 
-    x_N: transfer inputs. targets_NK: pooled answers. student.relabel: from the second stage on, targets are anchored with
-    alpha = 1 - relabel: mixed with the student's own prediction at the start of the stage. progress: epochs done, epochs in all.
+    A student on features takes their balance from the inputs of the first stage.
+
+    x_N: transfer inputs. targets_NK: what is to be learnt of them, `limbeck.server.lessons`. student.relabel: from the second stage on,
+    targets are anchored with alpha = 1 - relabel: mixed with the student's own prediction at the start of the stage. student.mixup: each
+    batch is mixed with itself in another order, inputs and targets alike [F: arXiv 1710.09412]. progress: epochs done, epochs in all.
 
     Raises RunError as soon as a loss or, at the end, a weight is not finite: a student that is NaN learns nothing more.
     """
     started = time.perf_counter()
     x_N = prepare(x_N).to(device)
     targets_NK = targets_NK.to(device)
+    on_features = model.body if isinstance(model, Scaled) and isinstance(model.body, OnScattering) else None
+    if stage == 0 and on_features is not None:
+        on_features.fit(x_N)
     if stage > 0 and student.relabel > 0:
         targets_NK = Anchoring(1 - student.relabel)(targets_NK, predict(model, x_N))
+    learner = model
+    if on_features is not None and not student.augment:
+        # What is fixed is computed once: the head alone learns.
+        learner, x_N = on_features.head, on_features.of(x_N)
     generator = torch.Generator().manual_seed(seed * 1_000_003 + stage)
+    shares = np.random.default_rng((seed, stage))
     model.train()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=student.learning_rate, weight_decay=student.weight_decay)
+    optimiser = AdamW(model.parameters(), learning_rate=student.learning_rate, weight_decay=student.weight_decay)
     per_epoch = math.ceil(len(x_N) / student.batch)
     steps = per_epoch * student.epochs
     prune_at = {round((i + 1) * PRUNING_SHARE * steps / PRUNINGS): i + 1 for i in range(PRUNINGS)}
@@ -79,21 +93,24 @@ def distil_stage(
             if step in prune_at:
                 done = prune_at[step] / PRUNINGS
                 masks.prune(model, start_sparsity + (sparsity - start_sparsity) * (1 - (1 - done) ** 3))
-            for group in optimiser.param_groups:
-                group["lr"] = student.learning_rate * _schedule(step / steps)
-            batch = x_N[rows]
+            optimiser.learning_rate = student.learning_rate * _schedule(step / steps)
+            batch, target_nK = x_N[rows], targets_NK[rows]
             if student.augment and batch.ndim == 3:
                 batch = augment.affine(batch.unsqueeze(1), generator)
+            if student.mixup > 0:
+                share = float(shares.beta(student.mixup, student.mixup))
+                other = torch.randperm(len(rows), generator=generator)
+                batch, target_nK = (share * each + (1 - share) * each[other] for each in (batch, target_nK))
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                logits = model(batch)
-            loss = losses.by_name(student.loss, targets_NK[rows], logits.float(), temperature)
+                logits = learner(batch)
+            loss = losses.by_name(student.loss, target_nK, logits.float(), temperature)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise RunError(
                     f"Expected a finite loss in stage {stage + 1}, epoch {epoch + 1}, got {value}: the run has stopped, and what was"
                     " finished before is kept. Make a plan with a smaller student.learning_rate, or another student.loss."
                 )
-            optimiser.zero_grad(set_to_none=True)
+            optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             masks.apply(model)

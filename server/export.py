@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import logging
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -13,16 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from onnx import ModelProto
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from limbeck.base.errors import LimbeckError, RunError
+from limbeck.base.errors import RunError
 from limbeck.base.files import write_durably
 from limbeck.inputs.sessions import open_session
 from limbeck.plans import public_inputs
 from limbeck.plans.schema import Plan
-from limbeck.server import delivery
+from limbeck.server import delivery, graph
 from limbeck.server.card import Card, Epsilon, Inputs, Site
 from limbeck.server.pruning import prunable
 from limbeck.server.record import ClientRecord, StageRecord
@@ -58,10 +55,10 @@ def export(model: nn.Module, folder: Path, transfer_x: Tensor, card: Card, *, en
     model = model.cpu().eval()
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     tensors = save(weights)
-    card = _with_what_was_stated(folder, tensors, card)
+    card = delivery.with_what_was_stated(folder, tensors, card)
     write_durably(folder / delivery.WEIGHTS, tensors)
     examples = transfer_x[:COMPARED].cpu()
-    proto = _to_onnx(nn.Sequential(model, nn.Softmax(-1)), prepare(examples)[:2])
+    proto = graph.of(model, tuple(examples.shape[1:]), len(card.class_names))
     delivery.complete(proto, card)
     difference = _compare(proto.SerializeToString(), model, examples)
     if not difference <= TOLERANCE:
@@ -138,56 +135,6 @@ def _inputs(plan: Plan, x_N: Tensor) -> Inputs:
 def _sparsity(model: nn.Module) -> float:
     weights = [weight for _, weight in prunable(model)]
     return 1 - sum(int(weight.count_nonzero()) for weight in weights) / sum(weight.numel() for weight in weights)
-
-
-def _with_what_was_stated(folder: Path, tensors: bytes, card: Card) -> Card:
-    """A coordinator that is started again exports the same student again: its calibration and what somebody stated of it stay."""
-    try:
-        if (folder / delivery.WEIGHTS).read_bytes() != tensors:
-            return card
-        before = delivery.read_card(folder)
-    except (OSError, LimbeckError):
-        return card
-    if before.plan_hash != card.plan_hash:
-        return card
-    return replace(
-        card,
-        calibration=before.calibration,
-        measured=before.measured,
-        purpose=before.purpose,
-        data=before.data,
-        licence=before.licence,
-    )
-
-
-def _to_onnx(model: nn.Module, inputs: Tensor) -> ModelProto:
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    logging.getLogger("onnxscript").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            model,
-            (inputs,),
-            dynamo=True,
-            verbose=False,
-            input_names=["inputs"],
-            output_names=["probabilities"],
-            dynamic_shapes=({0: torch.export.Dim("n", min=1)},),
-        )
-    if program is None:
-        raise RunError("Expected an ONNX program from torch, got none.")
-    model_proto: ModelProto = program.model_proto
-    _forget_origin(model_proto)
-    return model_proto
-
-
-def _forget_origin(model_proto: ModelProto) -> None:
-    """Remove what says where a model was made: torch writes stack traces, with paths of this machine, beside every node and value."""
-    graph = model_proto.graph
-    parts = [model_proto, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer]
-    for part in [*parts, *model_proto.functions, *(node for function in model_proto.functions for node in function.node)]:
-        part.ClearField("doc_string")
-        part.ClearField("metadata_props")
 
 
 def _compare(onnx: bytes, model: nn.Module, examples: Tensor) -> float:

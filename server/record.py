@@ -101,6 +101,7 @@ class ClientRecord:
 class StageRecord:
     """One finished stage. seconds: of answers and of distillation. losses: mean loss per epoch, None where it was not
     finite. at_floor: the share of answers in which each class lies on the wire's floor (`limbeck.protos.floor`); empty where there is none.
+    asked_in: the earlier stage whose answers were used again, since nobody would have sent others; None where sites were asked in this one.
     """
 
     stage: StageNumber
@@ -112,6 +113,7 @@ class StageRecord:
     seconds: dict[str, Seconds]
     losses: tuple[Loss | None, ...]
     at_floor: tuple[Fraction, ...] = ()
+    asked_in: StageNumber | None = None
 
 
 @dataclass(slots=True, kw_only=True)

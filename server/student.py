@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from limbeck.base.errors import SettingError
+from limbeck.inputs import features
 from limbeck.plans.checks import check_inputs
 from limbeck.plans.schema import STUDENTS, Plan
-from limbeck.server import augment, losses
+from limbeck.server import augment, losses, refining
+from limbeck.server.adamw import AdamW
+from limbeck.server.scattered import OnScattering
 
 Shape = tuple[int, ...]
 
@@ -60,14 +63,24 @@ def _mlp(shape: Shape, classes: int) -> nn.Module:
     )
 
 
+def _linear_on_scattering(shape: Shape, classes: int) -> nn.Module:
+    return OnScattering(shape, lambda width: nn.Linear(width, classes))
+
+
+def _mlp_on_scattering(shape: Shape, classes: int) -> nn.Module:
+    return OnScattering(shape, lambda width: nn.Sequential(nn.Linear(width, 64), nn.ReLU(), nn.Linear(64, classes)))
+
+
 ARCHITECTURES: dict[str, Callable[[Shape, int], nn.Module]] = {
     "cnn": lambda shape, classes: _cnn(shape, classes, (32, 64), 128),
     "cnn-small": lambda shape, classes: _cnn(shape, classes, (12, 24), 48),
     "mlp": _mlp,
+    "scattering-linear": _linear_on_scattering,
+    "scattering-mlp": _mlp_on_scattering,
 }
 
 
-def build(name: str, input_shape: Sequence[int], classes: int, seed: int) -> nn.Module:
+def build(name: str, input_shape: Sequence[int], classes: int, seed: int) -> Scaled:
     """A student for inputs of this shape (without N). Raises SettingError for an unknown name or a shape that does not fit."""
     if name not in ARCHITECTURES:
         raise SettingError(f"Expected student.architecture out of {', '.join(STUDENTS)}, got {name!r}.")
@@ -76,7 +89,7 @@ def build(name: str, input_shape: Sequence[int], classes: int, seed: int) -> nn.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         body = ARCHITECTURES[name](shape, classes)
-    return Scaled(body, images=len(shape) == 2)
+    return Scaled(body, images=len(shape) == 2 and not isinstance(body, OnScattering))
 
 
 def rehearse(plan: Plan, x_N: NDArray[np.generic]) -> None:
@@ -88,8 +101,14 @@ def rehearse(plan: Plan, x_N: NDArray[np.generic]) -> None:
     settings = plan.student
     try:
         model = build(settings.architecture, x_N.shape[1:], plan.classes, plan.public_seed)
-        optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        optimiser = AdamW(model.parameters(), learning_rate=settings.learning_rate, weight_decay=settings.weight_decay)
         batch = prepare(torch.from_numpy(np.array(x_N[: settings.batch])))
+        if settings.refine:
+            width = features.compute(settings.refine, x_N[:2]).shape[1]
+            refining.check(f"student.refine = {settings.refine!r}", width, plan.samples, plan.classes)
+        if isinstance(model.body, OnScattering):
+            field = f"student.architecture = {settings.architecture!r}"
+            refining.check(field, len(model.body.balanced.mean_D), plan.samples, plan.classes)
         if settings.augment and batch.ndim == 3:
             batch = augment.affine(batch.unsqueeze(1), torch.Generator().manual_seed(plan.public_seed))
         target_NK = torch.full((len(batch), plan.classes), 1 / plan.classes)

@@ -10,11 +10,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from limbeck.base.errors import LimbeckError
@@ -46,6 +48,10 @@ class NoNoise(SystemEntropy):
     def gaussian(self, *shape: int, std: float) -> Tensor:
         """Zeros."""
         return torch.zeros(shape, dtype=torch.float64)
+
+    def discrete_gaussian(self, *shape: int, variance: Fraction) -> NDArray[np.int64]:
+        """Zeros."""
+        return np.zeros(shape, np.int64)
 
 
 def wanted(scenario: Scenario) -> tuple[Kind, ...]:

@@ -41,7 +41,8 @@ def accuracies_without(
     known_N = public_y >= 0
     if not 1 < len(stage.clients) <= MOST_SITES or not known_N.any():
         return {}
-    answers = {name: list(_shares(Site(sites / name), plan, stage.stage)) for name in stage.clients}
+    asked_in = stage.stage if stage.asked_in is None else stage.asked_in
+    answers = {name: list(_shares(Site(sites / name), plan, asked_in)) for name in stage.clients}
     # Its owner may have moved the oldest files of a transcript elsewhere.
     if any(sum(len(share.answers) for share in shares) != plan.samples for shares in answers.values()):
         return {}

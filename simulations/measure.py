@@ -31,11 +31,11 @@ from limbeck.client.teachers.votes import Votes
 from limbeck.client.witness import SEEDED
 from limbeck.inputs.transfer_set import read_arrays, read_headers
 from limbeck.operators import Power
-from limbeck.plans import privacy_filter
+from limbeck.plans import accounting, privacy_filter, second_opinion
 from limbeck.plans.schema import Plan
 from limbeck.protos import codec
 from limbeck.protos.messages import Guarantee
-from limbeck.server import checkpoint, distil, pruning, student
+from limbeck.server import checkpoint, distil, lessons, pruning, student
 from limbeck.server.export import ExportReport
 from limbeck.server.record import ClientRecord, Record, StageRecord
 from limbeck.server.scores import Scores, majority, score
@@ -53,6 +53,7 @@ from limbeck.simulations.metrics import (
     PlanMetrics,
     PoolMetrics,
     Quality,
+    SecondOpinion,
     StageMetrics,
     StageSeconds,
     StudentBytes,
@@ -114,19 +115,22 @@ def dense_control(folder: Path, plan: Plan, progress: Progress | None = None) ->
     last = checkpoint.load_last(folder / "dense")
     if last is not None:
         checkpoint.restore(last, model, masks)
+    device = torch.device("cpu")
+    taught = lessons.Lessons(plan, torch.from_numpy(x_N), cache=folder / "cache", device=device)
     for stage in range(last.stage + 1 if last else 0, len(plan.stages)):
         targets_NK = _checkpoint(folder, stage).targets_NK
+        lesson = taught.of(targets_NK, stage)
         distil.distil_stage(
             model,
             masks,
             torch.from_numpy(x_N),
-            targets_NK,
+            lesson.targets_NK,
             stage=stage,
             sparsity=0.0,
-            temperature=plan.stages[stage].temperature,
-            student=plan.student,
+            temperature=lesson.temperature,
+            student=lesson.student,
             seed=plan.public_seed,
-            device=torch.device("cpu"),
+            device=device,
             progress=lambda done, total, stage=stage: (
                 progress(stage * total + done, total * len(plan.stages)) if progress else None
             ),  # type: ignore[misc]
@@ -323,7 +327,7 @@ def _client(
         without = [entry for entry in ledger.entries() if entry.state == "declared" and entry.what != SEEDED]
         schedules = tuple(entry.schedule for entry in ledger.entries() if entry.schedule is not None)
         spent = math.inf if without else privacy_filter.spent(schedules, budget.delta)
-    test = alone.quality.test
+    test, opinion = alone.quality.test, second_opinion.of(schedules, budget.delta)
     return ClientMetrics(
         site=site.name,
         records=int(truth.counts[index].sum()),
@@ -343,6 +347,11 @@ def _client(
         record_count=seen.record_count,
         teacher=alone.quality,
         own=_own(index, alone, truth, last),
+        second_opinion=SecondOpinion(
+            **opinion.values,  # type: ignore[arg-type]
+            sentence=opinion.sentence,
+            disagreement=opinion.disagreement(accounting.epsilon(schedules, budget.delta)),
+        ),
         pool_without=pools_without.get(site.name),
     )
 

@@ -102,6 +102,21 @@ class PartitionMetrics(Strict):
     """(sites, classes): records of each class at each site."""
 
 
+class SecondOpinion(Strict):
+    """What another accountant says of the charges of a site together, had they been fixed beforehand; the other figures are by PLD."""
+
+    accountant: str
+    epsilon: Annotated[float, Field(ge=0)] | None
+    """Its estimate; None if it has none."""
+    low: Annotated[float, Field(ge=0)] | None
+    high: Annotated[float, Field(ge=0)] | None
+    note: str
+    """Why there is no estimate, or what was done about mechanisms that it does not know."""
+    sentence: str
+    disagreement: str
+    """A warning if PLD's figure is not between `low` and `high`; else empty."""
+
+
 class ClientMetrics(Strict):
     """One site."""
 
@@ -137,6 +152,8 @@ class ClientMetrics(Strict):
     """Its teacher alone, without details by class. Known to the simulation only."""
     own: OwnInputs | None = None
     """Test inputs of this site, without details by class; None without natural sites, or if none of the test inputs is its own."""
+    second_opinion: SecondOpinion | None = None
+    """None if the run was measured before there was one."""
     pool_without: Accuracy | None = None
     """Accuracy on the public inputs of the last stage's pool, made again without this site; None if the site is not in it, is alone there,
     or if there are too many sites to try each. Known to the simulation only."""

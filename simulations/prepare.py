@@ -33,7 +33,7 @@ from limbeck.base.errors import RunError, SettingError, WireError
 from limbeck.base.files import write_durably
 from limbeck.base.progress import Progress
 from limbeck.client.records import RecordSettings
-from limbeck.inputs import encodings
+from limbeck.inputs import encodings, features
 from limbeck.inputs.tables import Table
 from limbeck.inputs.transfer_set import digest
 from limbeck.plans import checks, public_inputs, schema
@@ -48,6 +48,7 @@ AUTHOR = "author.pem"
 SHARED_WITH_SITES = ("data", "partition", "black_box")
 ENCODING = "encoding.json"
 DATA = "data.json"
+CACHE = "cache"
 # Characters of a natural site's own name in the name of its folder.
 LONGEST_NAME = 40
 
@@ -73,6 +74,13 @@ def prepare(
     dataset, parts = _parts(scenario, dataset)
     scenario = _as_divided(scenario, len(parts))
     classes = len(dataset.class_names)
+    computed: list[features.Rows] = []
+
+    def of_public() -> features.Rows:
+        """The features of the public inputs; the cache gets them when it is known that there will be a run."""
+        computed.append(features.compute(scenario.teacher.features, dataset.public_x))
+        return features.normalise(computed[0], 1.0, features.balance(scenario.teacher.features, computed[0]))
+
     plan = make_plan(
         scenario,
         transfer_set=digest(dataset.public_x),
@@ -80,12 +88,16 @@ def prepare(
         classes=dataset.class_names,
         encoding=encodings.digest(dataset.encoding) if dataset.encoding is not None else None,
         inputs=public_inputs.declared(dataset.public_x),
+        features=of_public,
+        sites=len(parts),
     )
     checks.check_plan(plan)
     student.rehearse(plan, dataset.public_x)
     if sites is not None:
         _check_same_sites(scenario, sites)
     folder.mkdir(parents=True, exist_ok=True)
+    if computed:
+        features.kept(folder / CACHE, scenario.teacher.features, digest(dataset.public_x), lambda: computed[0])
     # Sites of an earlier run accept plans of that run's author.
     key = signing.read_key(sites.parent / AUTHOR) if sites is not None else signing.new_key(folder / AUTHOR)
     _write_arrays(folder / "transfer" / f"{plan.transfer_set.hex()}.npz", x=dataset.public_x)
@@ -269,7 +281,7 @@ def _site_toml(scenario: Scenario, dataset: data.DataSet, name: str, index: int)
             "records": _records(dataset),
             **({"teacher": scenario.teacher.factory} if scenario.teacher.factory else {}),
             "transfer_sets": "../../transfer",
-            "cache": "../../cache",
+            "cache": f"../../{CACHE}",
             "noise": noise,
             # A power cut ends a simulation anyway; hundreds of sites on one disk would wait for it most of the time.
             "durability": "UnsafeProcessOnly",

@@ -114,6 +114,12 @@ def _sites(console: Console, run: Metrics) -> None:
     first = run.clients[0]
     seeded = "; noise is SEEDED, no guarantee holds" if run.noise == "UnsafeSeeded" else ""
     _say(console, f"epsilon at delta = {first.delta:g}, unit: {first.unit}, adjacency: {first.adjacency}, by PLD{seeded}.")
+    opinions = {client.second_opinion.sentence for client in run.clients if client.second_opinion and client.epsilon}
+    if opinions:
+        _say(console, f"{opinions.pop()}." if len(opinions) == 1 else "By PRV (Opacus), site by site: see the report.")
+    for doubt in {client.second_opinion.disagreement: None for client in run.clients if client.second_opinion}:
+        if doubt:
+            console.print(Text(doubt, "bold red"), soft_wrap=True)
     if run.sites_without_guarantee:
         without = printable(", ".join(run.sites_without_guarantee), LOG_LIMIT)
         said = f" for the records of {without}: answers of a black-box teacher left there."

@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-import helpers.onnx_students
 import limbeck.protos.tls  # noqa: F401 - before gRPC is loaded, as the command does
 from helpers.plans import PLAN
 from limbeck.inputs.sessions import SILENT
@@ -39,10 +38,6 @@ def make_plan() -> Callable[..., Plan]:
     return lambda **changes: replace(PLAN, **changes)
 
 
-@pytest.fixture
-def quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs without the student's ONNX file, which takes longer than all the rest of a small one: test_stages looks at it."""
-    from limbeck.server import export
-
-    monkeypatch.setattr(export, "_to_onnx", helpers.onnx_students.guessing)
-    monkeypatch.setattr(export, "_compare", lambda *_: 0.0)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules that take long come first, so that two workers, each of which takes a module at a time, end together."""
+    items.sort(key=lambda item: item.get_closest_marker("early") is None)

@@ -13,12 +13,15 @@ from zipfile import ZipFile
 
 import pytest
 
+pytestmark = pytest.mark.early
+
 ROOT = Path(__file__).parent.parent
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
 
 # What somebody would write against the installed package. mypy must know every type in it.
 PROGRAM = """
+import sys
 from pathlib import Path
 
 import limbeck
@@ -40,7 +43,7 @@ def shrink(folder: Path) -> float:
     return max(spent)
 
 
-print(limbeck.__version__, limbeck.__file__, shrink(Path("run")))
+print(limbeck.__version__, limbeck.__file__, shrink(Path("run")), "torch._dynamo" in sys.modules)
 """
 # Each line is a mistake that a type checker must see, so that no type is Any.
 MISTAKES = """
@@ -128,8 +131,10 @@ def test_a_program_against_the_wheel_is_strictly_typed_and_runs_a_scenario(clean
     )
     done = run_in(clean_python, tmp_path, "program.py")
     assert done.returncode == 0, done.stderr
-    version, file, epsilon = done.stdout.split()
+    version, file, epsilon, compiler = done.stdout.split()
     assert version == SETTINGS["project"]["version"]
     assert Path(file).is_relative_to(clean_python.parent.parent)
     assert 0 < float(epsilon) <= 8
+    # torch's compiler takes seconds to load, and nothing in a run is compiled.
+    assert compiler == "False"
     assert (tmp_path / "run" / "report.html").stat().st_size > 50_000

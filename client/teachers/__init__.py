@@ -16,9 +16,10 @@ from torch import Tensor
 from limbeck.base.errors import DataError, LimbeckError
 from limbeck.base.progress import Progress
 from limbeck.client.noise import Noise
+from limbeck.client.settings import Gradients
 from limbeck.client.teachers.architectures import Factory
 from limbeck.inputs.tensors import tensors
-from limbeck.plans.schema import CUSTOM, LinearTeaching, NetTeaching, Teaching, VotesTeaching
+from limbeck.plans.schema import CUSTOM, EvidenceTeaching, LinearTeaching, NetTeaching, Teaching, VotesTeaching
 
 
 class Teacher(Protocol):
@@ -51,7 +52,7 @@ def check(teaching: Teaching, public_x: NDArray[np.generic], *, classes: int, fa
     factory: makes the site's own net, for "custom"; the net is examined as `limbeck teacher check` does.
     """
     match teaching:
-        case LinearTeaching() | VotesTeaching():
+        case LinearTeaching() | VotesTeaching() | EvidenceTeaching():
             from limbeck.inputs import features
 
             features.compute(teaching.features, public_x[:1])
@@ -75,7 +76,7 @@ def train(
     class_weights: Sequence[float] = (),
     cache: Path | None = None,
     factory: Factory | None = None,
-    opacus: bool = False,
+    gradients_by: Gradients = "opacus",
     progress: Progress | None = None,
 ) -> Teacher:
     """Train under a schedule; (epsilon, delta)-DP in the records as `limbeck.plans.accounting` counts it.
@@ -85,11 +86,11 @@ def train(
     class_weights: of the plan: by which a record of each class counts, before its gradient is clipped; none: all alike.
     cache: a folder for features of public inputs.
     factory: makes the site's own net.
-    opacus: take per-record gradients of limbeck's own nets from Opacus.
+    gradients_by: whose per-record gradients train a net.
 
     Raises: DataError if the records cannot be used.
     """
-    from limbeck.client.teachers import linear, net, votes
+    from limbeck.client.teachers import evidence, linear, net, votes
 
     if x_N.shape[1:] != public_x.shape[1:]:
         raise DataError(f"Expected records of shape {public_x.shape[1:]} like the transfer set, got {x_N.shape[1:]}.")
@@ -116,7 +117,7 @@ def train(
                 noise=noise,
                 class_weights=class_weights,
                 factory=factory,
-                opacus=opacus,
+                gradients_by=gradients_by,
                 progress=progress,
             )
         case VotesTeaching():
@@ -131,11 +132,23 @@ def train(
                 cache=cache,
                 progress=progress,
             )
+        case EvidenceTeaching():
+            return evidence.train(
+                teaching,
+                x_N,
+                y_N,
+                classes=classes,
+                public_x=public_x,
+                noise=noise,
+                class_weights=class_weights,
+                cache=cache,
+                progress=progress,
+            )
 
 
 def load(path: Path, *, factory: Factory | None = None) -> Teacher:
     """The teacher that `save` wrote. factory: makes the site's own net, if it is custom. Raises DataError if there is no teacher."""
-    from limbeck.client.teachers import linear, net, votes
+    from limbeck.client.teachers import evidence, linear, net, votes
     from limbeck.client.teachers.stored import read
 
     kind, settings, tensors = read(path)
@@ -147,6 +160,8 @@ def load(path: Path, *, factory: Factory | None = None) -> Teacher:
                 return net.Net.restore(settings, tensors, factory)
             case "votes":
                 return votes.Votes.restore(settings, tensors)
+            case "evidence":
+                return evidence.Evidence.restore(settings, tensors)
     except LimbeckError:
         raise
     except Exception as error:  # whatever settings and tensors raise that do not fit each other

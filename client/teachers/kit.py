@@ -15,6 +15,7 @@ import random
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -26,7 +27,29 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from limbeck.base.errors import SettingError
 from limbeck.client.teachers.architectures import Shape
-from limbeck.client.teachers.gradients import Functional
+from limbeck.client.teachers.gradients import mapped_kind
+
+# A module that replaces layers of another's nets.
+FIXED = '''"""{factory} with the layers replaced that Opacus's ModuleValidator replaces. In site.toml:  teacher = "{stem}:build"
+
+{replaced}
+"""
+
+from pathlib import Path
+
+from torch import nn
+
+from limbeck.base.references import load_function
+from limbeck.client.teachers.kit import proposal
+
+original = load_function("{factory}", Path(__file__).parent, expected="a function (shape, classes) -> net")
+
+
+def build(shape: tuple[int, ...], classes: int) -> nn.Module:
+    """The net of {factory}, with its layers replaced."""
+    fixed, _ = proposal(original(shape, classes))
+    return fixed
+'''
 
 RECORDS = 5
 TOLERANCE = 1e-3
@@ -86,6 +109,61 @@ def require_sound(net: nn.Module, shape: Shape, classes: int) -> None:
     problems = examine(net, shape, classes)
     if problems:
         raise SettingError("Expected a net that can be trained under differential privacy: " + " ".join(problems))
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """A layer that Opacus's fixer would replace. old, new: as torch prints them."""
+
+    name: str
+    old: str
+    new: str
+
+    def __str__(self) -> str:
+        return f"Layer {self.name!r}: {self.old} -> {self.new}"
+
+
+def validator_says(net: nn.Module) -> list[str]:
+    """What Opacus's ModuleValidator objects to, layer by layer, in its own first sentence.
+
+    It knows layers by their class and finds less than `examine`: no dropout, nothing that a forward pass does or remembers.
+    """
+    with _generators_kept(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from opacus.utils.module_utils import trainable_modules
+        from opacus.validators import ModuleValidator
+
+        return [
+            f"Layer {name!r} is {type(layer).__name__}: {str(error).partition('. ')[0].strip().rstrip('.')}."
+            for name, layer in trainable_modules(copy.deepcopy(net).train())
+            for error in ModuleValidator.validate(layer)
+        ]
+
+
+def proposal(net: nn.Module) -> tuple[nn.Module, list[Replaced]]:
+    """The net with the layers that Opacus's fixer replaces, and which they were. The net that is given stays as it is.
+
+    Layer by layer: the fixer copies what it is given by pickling it, which a site's own class need not allow.
+    """
+    replaced, fixed = [], copy.deepcopy(net).train()
+    with _generators_kept(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from opacus.utils.module_utils import trainable_modules
+        from opacus.validators import ModuleValidator
+
+        for name, layer in list(trainable_modules(fixed)):
+            if not ModuleValidator.validate(layer):
+                continue
+            new: nn.Module = ModuleValidator.fix(layer)
+            if not name:
+                return new, [Replaced(name, _line(layer), _line(new))]
+            fixed.set_submodule(name, new)
+            replaced.append(Replaced(name, _line(layer), _line(new)))
+    return fixed, replaced
+
+
+def _line(layer: nn.Module) -> str:
+    return " ".join(repr(layer).split())
 
 
 _Check = Callable[[nn.Module, Tensor, Tensor, int], list[str]]
@@ -187,7 +265,7 @@ def _independence(net: nn.Module, inputs: Tensor, labels: Tensor, classes: int) 
 
 
 def _gradients(net: nn.Module, inputs: Tensor, labels: Tensor, classes: int) -> list[str]:
-    engine = Functional(net)
+    engine = mapped_kind(net)(net)
     try:
         gradients = engine.gradients(inputs, labels)
     except Exception as error:

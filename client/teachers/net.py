@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from limbeck.base.errors import DataError
 from limbeck.client.noise import poisson_sample
+from limbeck.client.settings import Gradients
 from limbeck.client.teachers import architectures
 from limbeck.client.teachers.architectures import Factory, Shape
 from limbeck.client.teachers.gradients import Engine, engine
@@ -90,7 +91,7 @@ def train(
     noise: Noise,
     class_weights: Sequence[float] = (),
     factory: Factory | None = None,
-    opacus: bool = False,
+    gradients_by: Gradients = "opacus",
     progress: Progress | None = None,
 ) -> Net:
     """DP-SGD with momentum.
@@ -102,7 +103,7 @@ def train(
 
     public_x: determines the shape of the net's inputs, so that no record does.
     factory: makes the site's own net.
-    opacus: take per-record gradients from Opacus, if the net is limbeck's own.
+    gradients_by: whose per-record gradients.
     """
     shape = tuple(tensors(public_x[:1]).shape[1:])
     inputs, labels = _fitting(x_N, shape), torch.from_numpy(y_N)
@@ -112,7 +113,9 @@ def train(
 
         kit.require_sound(net, shape, classes)
     net.train()
-    gradients = engine(net, trusted=teaching.architecture != CUSTOM, opacus=opacus, class_weight_K=weights_of(class_weights))
+    gradients = engine(
+        net, trusted=teaching.architecture != CUSTOM, by=gradients_by, class_weight_K=weights_of(class_weights)
+    )
     _descend(teaching, gradients, inputs, labels, noise, progress)
     return Net(teaching.architecture, shape, classes, net.eval())
 

@@ -46,6 +46,8 @@ from limbeck.simulations import run
 from limbeck.simulations.scenario import Scenario, load
 
 SETTINGS = [
+    # Every stage asks: at one temperature, all but the first would not.
+    "stages.temperature=[2.0, 3.0]",
     "privacy.noise=UnsafeSeeded",
     "teacher.kind=cnn",
     "teacher.steps=100",

@@ -27,7 +27,7 @@ from limbeck.client import release, teachers
 from limbeck.client.site import Site
 from limbeck.inputs.transfer_set import read_arrays
 from limbeck.plans.schema import Plan
-from limbeck.server import distil, pruning, scores, student
+from limbeck.server import distil, lessons, pruning, scores, student
 from limbeck.server.pooling import Pool
 from limbeck.server.scores import Scores
 from limbeck.simulations import prepare
@@ -102,19 +102,22 @@ def compute(scenario: Scenario, *, cache: Path | None = None) -> Baseline:
     names, test_y, test_x = truth.class_names, truth.test_y, torch.from_numpy(truth.test_x)
     model = student.build(plan.student.architecture, x_N.shape[1:], plan.classes, plan.public_seed)
     masks, stages = pruning.Masks.ones(model), []
+    device = torch.device("cpu")
+    taught = lessons.Lessons(plan, torch.from_numpy(x_N), cache=None, device=device)
     for index, stage in enumerate(plan.stages):
         targets_NK = _pooled(answers, plan, stage.temperature)
+        lesson = taught.of(targets_NK, index)
         distil.distil_stage(
             model,
             masks,
             torch.from_numpy(x_N),
-            targets_NK,
+            lesson.targets_NK,
             stage=index,
             sparsity=stage.sparsity,
-            temperature=stage.temperature,
-            student=plan.student,
+            temperature=lesson.temperature,
+            student=lesson.student,
             seed=plan.public_seed,
-            device=torch.device("cpu"),
+            device=device,
         )
         predicted = scores.score(distil.predict(model, test_x).numpy(), test_y, names).whole
         stages.append(BaselineStage(sparsity=stage.sparsity, student=predicted))

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +48,15 @@ def cores() -> int:
 def default_jobs(runs: int) -> int:
     """How many runs at once: one per core, as far as the free memory goes."""
     return max(1, min(runs, cores(), free_memory() // BYTES_PER_RUN))
+
+
+def threads(share: int, environment: Mapping[str, str]) -> int:
+    """Threads of a library in one run: its share of the cores, or fewer where the user says so by OMP_NUM_THREADS.
+
+    More would only wait for those of other runs; fewer are right on a machine that is busy with something else.
+    """
+    wanted = environment.get("OMP_NUM_THREADS", "")
+    return min(share, int(wanted)) if wanted.isascii() and wanted.isdigit() and int(wanted) else share
 
 
 def free_memory() -> int:
@@ -126,8 +135,7 @@ class Crew:
             _end(process)
 
     def _start(self) -> subprocess.Popen[str]:
-        # Threads of a library beyond the share of a run would only wait for those of the others.
-        environment = {**os.environ, "OMP_NUM_THREADS": str(self._share)}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads(self._share, os.environ))}
         # A group of its own: Ctrl-C is for the sweep, which ends its processes in the way that lets their sites finish.
         return subprocess.Popen(
             WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, process_group=0

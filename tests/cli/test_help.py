@@ -22,7 +22,19 @@ from limbeck.cli import main
 ROOT = typer.main.get_command(main.app)
 # A terminal that has not been widened.
 WIDTH = 80
-HEAVY = {"torch", "grpc", "flwr", "sklearn", "scipy", "matplotlib", "numpy", "onnxruntime", "pydantic", "cryptography"}
+HEAVY = {
+    "torch",
+    "opacus",
+    "grpc",
+    "flwr",
+    "sklearn",
+    "scipy",
+    "matplotlib",
+    "numpy",
+    "onnxruntime",
+    "pydantic",
+    "cryptography",
+}
 # Shows the help of every command in one process, and prints which of the modules named are loaded then.
 EVERY_HELP = """
 import json, sys

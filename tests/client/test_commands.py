@@ -15,7 +15,7 @@ from limbeck.client import policy
 from limbeck.client.app import respond
 from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
-from limbeck.plans import privacy_filter
+from limbeck.plans import accounting, privacy_filter, second_opinion
 from limbeck.plans.schema import TopK
 from limbeck.protos import codec
 from limbeck.protos.messages import Ask, Teach
@@ -85,6 +85,29 @@ def test_the_ledger_shows_what_holds_whatever_plans_depend_on_and_what_would_had
         shown = json.loads(limbeck("ledger", *command, site.folder))
         assert (shown["spent_epsilon"], shown["spent_epsilon_if_fixed"]) == (book.spent(), book.spent_if_fixed())
         assert shown["filter"] == privacy_filter.FIXED
+
+
+def test_a_ledger_shows_both_accountants_and_is_loud_where_they_disagree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = sites.make(tmp_path, budget__epsilon=20.0)
+    with Ledger(site.ledger, site.budget) as ledger:
+        ledger.reserve(bytes(32), "teacher", NET, None)
+    said, schedules = limbeck("ledger", "show", site.folder), ((NET, None),)
+    opinion = second_opinion.of(schedules, 1e-5)
+    assert opinion.epsilon == pytest.approx(accounting.epsilon(schedules, 1e-5), abs=2e-3)
+    assert "by PRV" in said
+    assert f"{opinion.sentence}, for the charges together, had they been fixed." in said
+    assert "DISAGREE" not in said
+    shown = json.loads(limbeck("ledger", "show", "--json", site.folder))
+    assert shown["second_opinion"] == shown["entries"][0]["second_opinion"] == opinion.values
+    assert shown["disagreements"] == []
+    monkeypatch.setattr(second_opinion, "_of", lambda *_: second_opinion.Opinion(9.0, 8.99, 9.01))
+    said = limbeck("ledger", "show", site.folder)
+    entry = ledgers.read(site.ledger).entries[0].id
+    assert f"Entry {entry}: THE TWO ACCOUNTANTS DISAGREE" in said
+    assert "All charges: THE TWO ACCOUNTANTS DISAGREE" in said
+    assert len(json.loads(limbeck("ledger", "export", site.folder))["disagreements"]) == 2
 
 
 def test_the_ledger_shows_that_no_epsilon_holds_and_what_its_charges_alone_cost(tmp_path: Path) -> None:

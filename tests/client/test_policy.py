@@ -142,7 +142,7 @@ def test_a_policy_that_lacks_a_rule_refuses_everything(tmp_path: Path) -> None:
         ({"budget__unit": "client"}, r"budget.unit = 'client': expected one of 'record'"),
         ({"plans__authors": ["abc"]}, r"expected 64 hexadecimal digits"),
         ({"answers__max_kk": 3}, r"answers.max_kk: unknown key \(did you mean max_k\?\)"),
-        ({"teachers__kinds": ["oracle"]}, r"'oracle': expected one of 'linear', 'net' or 'votes'"),
+        ({"teachers__kinds": ["oracle"]}, r"'oracle': expected one of 'linear', 'net', 'votes' or 'evidence'"),
         ({"data_set": "a b"}, r"data_set = 'a b': expected a string of the form"),
         ({"policy": "permissive"}, r"policy = 'permissive': expected one of 'UnsafePermissive'"),
     ],

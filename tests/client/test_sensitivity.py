@@ -19,6 +19,7 @@ from helpers.plans import LINEAR
 from helpers.teacher_conformance import Silent
 from limbeck.client import teachers
 from limbeck.client.noise import UnsafeSeeded
+from limbeck.client.settings import Gradients
 from limbeck.client.teachers import architectures, gradients, linear, votes
 from limbeck.client.teachers.net import Net
 from limbeck.inputs import features
@@ -26,6 +27,7 @@ from limbeck.plans.schema import NetTeaching, VotesTeaching
 
 SLACK = 1 + 1e-6
 WIDTH, CLASSES = 3, 3
+BY: tuple[Gradients, ...] = ("opacus", "book-keeping")
 PUBLIC = np.array([[0, 0, 0], [1, -1, 2], [-1, 1, 1]], np.float32)
 EXTREME = [0.0, 1e-45, -1e-38, 1e-20, 1.0, -1e10, 1e20, 3e38, -3e38, np.inf, -np.inf, np.nan]
 cells = st.one_of(st.sampled_from(EXTREME), st.floats(width=32), st.floats(-3, 3, width=32))
@@ -133,9 +135,20 @@ def net_of(name: str, scale: float) -> nn.Module:
 ENGINES: dict[str, tuple[str, Callable[[nn.Module, Tensor | None], gradients.Engine]]] = {
     "book-keeping": ("mlp", gradients.BookKeeping),
     "functional": ("mlp", gradients.Functional),
-    "opacus": ("mlp", gradients.Opacus),
-    "custom": ("peculiar", gradients.Functional),
+    "hooks": ("mlp", gradients.Hooks),
+    "fast": ("mlp", gradients.FastClipping),
+    "custom": ("peculiar", gradients.Functorch),
+    "custom-own": ("peculiar", gradients.Functional),
 }
+
+
+# Engines for nets of all kinds of layers.
+EVERYWHERE: list[Callable[[nn.Module], gradients.Engine]] = [
+    gradients.BookKeeping,
+    gradients.Functional,
+    gradients.Functorch,
+    gradients.Hooks,
+]
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -173,7 +186,7 @@ def test_whatever_has_become_of_a_nets_weights_one_record_counts_for_at_most_the
     assert moved(total, [torch.zeros_like(part) for part in total]) <= clip * SLACK
 
 
-@pytest.mark.parametrize("engine", [gradients.BookKeeping, gradients.Functional, gradients.Opacus])
+@pytest.mark.parametrize("engine", [*EVERYWHERE, gradients.FastClipping])
 def test_a_gradient_whose_square_no_float32_holds_counts_for_the_clip(
     engine: Callable[[nn.Module], gradients.Engine],
 ) -> None:
@@ -186,12 +199,12 @@ def test_a_gradient_whose_square_no_float32_holds_counts_for_the_clip(
         assert float(total.norm()) == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("engine", [gradients.BookKeeping, gradients.Functional, gradients.Opacus])
+@pytest.mark.parametrize("engine", EVERYWHERE)
 @pytest.mark.parametrize("architecture", ["cnn", "resnet-gn"])
 @pytest.mark.parametrize("value", [1e20, 3e38, np.nan, np.inf, 1e-45])
 @pytest.mark.parametrize("clip", [1e-6, 1e6])
 def test_an_image_of_any_value_moves_a_convolutional_sum_by_at_most_the_clip(
-    engine: type[gradients.BookKeeping | gradients.Functional | gradients.Opacus],
+    engine: Callable[[nn.Module], gradients.Engine],
     architecture: str,
     value: float,
     clip: float,
@@ -294,11 +307,11 @@ def test_no_record_and_no_schedule_makes_a_linear_teacher_that_is_not_finite(
 
 @pytest.mark.parametrize("architecture", ["mlp", "custom"])
 @given(
-    row=rows, label=labels, n=st.sampled_from([0, 5]), rate=rates, normaliser=normalisers, clip=clips, opacus=st.booleans()
+    row=rows, label=labels, n=st.sampled_from([0, 5]), rate=rates, normaliser=normalisers, clip=clips, by=st.sampled_from(BY)
 )
 @settings(max_examples=20)
 def test_no_record_and_no_schedule_makes_a_net_that_is_not_finite(
-    architecture: str, row: list[float], label: int, n: int, rate: float, normaliser: float, clip: float, opacus: bool
+    architecture: str, row: list[float], label: int, n: int, rate: float, normaliser: float, clip: float, by: Gradients
 ) -> None:
     teaching = NetTeaching(
         architecture=architecture,
@@ -312,7 +325,7 @@ def test_no_record_and_no_schedule_makes_a_net_that_is_not_finite(
         physical_batch=4,
     )
     more_x, more_y, _, _ = with_one_more(n, 0.5, row, label)
-    options: dict[str, Any] = {"public_x": PUBLIC, "noise": UnsafeSeeded(1), "opacus": opacus}
+    options: dict[str, Any] = {"public_x": PUBLIC, "noise": UnsafeSeeded(1), "gradients_by": by}
     factory = lambda shape, classes: net_of("mlp", 1.0)  # noqa: E731
     teacher = teachers.train(teaching, more_x, more_y, classes=CLASSES, factory=factory, **options)
     assert isinstance(teacher, Net)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,19 +15,11 @@ from limbeck.cli.main import app
 from limbeck.deployment import status, watch
 from limbeck.deployment.status import Status
 from limbeck.protos.messages import Reason
-from limbeck.server import checkpoint, export
+from limbeck.server import checkpoint
 from limbeck.server.states import RunState, SiteState
 from limbeck.simulations import prepare, scenario
 
 NOWHERE = "site-99"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick() -> Iterator[None]:
-    """The student's files are other tests' business, and seconds each time."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(export, "export", lambda *_, encoding: None)
-        yield
 
 
 @pytest.fixture(scope="module")

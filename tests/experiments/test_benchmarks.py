@@ -13,8 +13,6 @@ from limbeck.experiments import memory
 from limbeck.experiments.benchmarks import carrier, runner
 from limbeck.simulations import scenario
 
-pytestmark = pytest.mark.usefixtures("quick_export")
-
 
 def command(
     monkeypatch: pytest.MonkeyPatch, *arguments: str, children: dict[str, Callable[..., None]] | None = None

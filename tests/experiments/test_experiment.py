@@ -11,8 +11,6 @@ import pytest
 from limbeck.experiments import experiment
 from limbeck.server.scores import FIGURES
 
-pytestmark = pytest.mark.usefixtures("quick_export")
-
 TINY = ["data.private=300", "data.public=80", "student.epochs=1", "run.workers=1"]
 
 

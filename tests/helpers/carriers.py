@@ -18,6 +18,8 @@ from limbeck.protos.flower_messages import SERVER_NODE, identify, name_by_conten
 from limbeck.server.coordinator import Coordinator, Patience
 
 SETTINGS = [
+    # Every stage asks: at one temperature, all but the first would not.
+    "stages.temperature=[2.0, 3.0]",
     "data.private=400",
     "data.public=60",
     "student.epochs=2",

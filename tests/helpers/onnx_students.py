@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
-from torch import Tensor, nn
 
 from limbeck.server import delivery
 from limbeck.server.card import Card, Epsilon, Inputs
@@ -19,23 +17,6 @@ def softmax(*, name: str = "probabilities", sides: int = 2) -> ModelProto:
     inputs = helper.make_tensor_value_info("inputs", TensorProto.FLOAT, shape)
     outputs = helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
     graph = helper.make_graph([helper.make_node("Softmax", ["inputs"], [name], axis=-1)], "student", [inputs], [outputs])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-
-
-def guessing(model: nn.Module, inputs: Tensor) -> ModelProto:
-    """All classes equally likely, whatever comes in: in place of an export, which takes seconds."""
-    with torch.no_grad():
-        classes = model(inputs).shape[1]
-    size = int(np.prod(inputs.shape[1:]))
-    made = [
-        helper.make_node("Flatten", ["inputs"], ["flat"], axis=1),
-        helper.make_node("MatMul", ["flat", "zeros"], ["logits"]),
-        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=-1),
-    ]
-    zeros = numpy_helper.from_array(np.zeros((size, classes), np.float32), "zeros")
-    x = helper.make_tensor_value_info("inputs", TensorProto.FLOAT, ["n", *inputs.shape[1:]])
-    p = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", classes])
-    graph = helper.make_graph(made, "student", [x], [p], [zeros])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 

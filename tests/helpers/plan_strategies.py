@@ -7,7 +7,7 @@ import math
 from hypothesis import strategies as st
 
 from limbeck.plans.accounting import SMALLEST_SAMPLED_NOISE
-from limbeck.plans.checks import CELLS, GAIN, RANGES, REALS, VOTES_LEARNING_RATE, WHOLES
+from limbeck.plans.checks import CELLS, GAIN, LEAST_MIXUP, RANGES, REALS, VOTES_LEARNING_RATE, WHOLES
 from limbeck.plans.schema import (
     ARCHITECTURES,
     FEATURES,
@@ -15,6 +15,7 @@ from limbeck.plans.schema import (
     Adjacency,
     BlackBoxTeaching,
     Coding,
+    EvidenceTeaching,
     Family,
     InputKind,
     LabelCounts,
@@ -110,6 +111,18 @@ def votes(draw: st.DrawFn, queries: int, steps: int | None = None, teachers: int
     )
 
 
+@st.composite
+def evidence(draw: st.DrawFn) -> EvidenceTeaching:
+    """A schedule of evidence."""
+    return EvidenceTeaching(
+        features=draw(st.sampled_from(FEATURES)),
+        normaliser=draw(real("teaching.normaliser")),
+        ridge=draw(real("teaching.ridge")),
+        noise_multiplier=draw(real("teaching.noise_multiplier")),
+        resolution=draw(whole("teaching.resolution")),
+    )
+
+
 def _gain(draw: st.DrawFn) -> tuple[float, float, float]:
     """Clip, normaliser and a learning rate that goes with them."""
     clip, normaliser = draw(real("teaching.clip")), draw(real("teaching.normaliser"))
@@ -144,7 +157,8 @@ def plans(draw: st.DrawFn, *, most_stages: int = 6) -> Plan:
         LabelCounts: [Pooling.MEAN, Pooling.CLASS_COUNTS],
         RecordCount: [Pooling.RECORD_COUNTS],
     }
-    teaching: Teaching = draw(linear() | net() | votes(samples))
+    teaching: Teaching = draw(linear() | net() | votes(samples) | evidence())
+    augment = draw(st.booleans())
     weights = st.lists(real("class_weights"), min_size=classes, max_size=classes).map(tuple)
     names = st.lists(CLASS_NAMES, min_size=classes, max_size=classes, unique=True).map(tuple)
     return Plan(
@@ -179,8 +193,12 @@ def plans(draw: st.DrawFn, *, most_stages: int = 6) -> Plan:
             batch=draw(whole("student.batch")),
             learning_rate=draw(real("student.learning_rate")),
             weight_decay=draw(real("student.weight_decay")),
-            augment=draw(st.booleans()),
+            augment=augment,
             relabel=draw(real("student.relabel")),
+            sharpen=draw(real("student.sharpen")),
+            refine=draw(st.sampled_from(("", *FEATURES))),
+            mixup=draw(st.just(0.0) | real("student.mixup", least=LEAST_MIXUP)),
+            choose_augment=augment and draw(st.booleans()),
         ),
         minimum_clients=draw(whole("minimum_clients")),
         public_seed=draw(whole("public_seed")),

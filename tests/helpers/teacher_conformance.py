@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from helpers import tiny_encoder
 from limbeck.client import teachers
 from limbeck.client.noise import Noise, SystemEntropy, UnsafeSeeded
+from limbeck.client.settings import Gradients
 from limbeck.client.teachers import architectures, gradients, linear
 from limbeck.client.teachers.architectures import Factory
 from limbeck.client.teachers.net import Net
@@ -50,7 +51,7 @@ class Case:
     teaching: LinearTeaching | NetTeaching
     inputs: str
     factory: Factory | None = None
-    opacus: bool = False
+    gradients_by: Gradients = "opacus"
     class_weights: tuple[float, ...] = ()
 
     @property
@@ -95,7 +96,7 @@ class Case:
             noise=noise,
             class_weights=self.class_weights,
             factory=self.factory,
-            opacus=self.opacus,
+            gradients_by=self.gradients_by,
         )
 
 
@@ -419,7 +420,7 @@ def _sums(case: Case, x_N: Inputs, labels: Tensor, clip: float) -> list[Tensor]:
     if isinstance(case.teaching, LinearTeaching):
         x_ND, weight = _linear_inputs(case, x_N)
         return [linear.clipped_sum(weight, x_ND, linear.norms(x_ND), labels, clip, weight_K)]
-    own = gradients.engine(_net(case), trusted=case.factory is None, opacus=case.opacus, class_weight_K=weight_K)
+    own = gradients.engine(_net(case), trusted=case.factory is None, by=case.gradients_by, class_weight_K=weight_K)
     return own.clipped_sums(tensors(x_N), labels, clip)
 
 

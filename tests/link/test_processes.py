@@ -17,9 +17,17 @@ from limbeck.server.states import Phase, Step
 from limbeck.simulations import run
 from limbeck.simulations.scenario import Scenario, load
 
-# Seeded noise, so that two runs can be compared to the last bit.
+pytestmark = pytest.mark.early
+
 AGREE = Phase(Step.AGREE)
-SETTINGS = ["privacy.noise=UnsafeSeeded", "student.epochs=4", "data.public=120", "run.workers=1"]
+# Seeded noise, so that two runs can be compared to the last bit; and every stage asks: at one temperature, all but the first would not.
+SETTINGS = [
+    "privacy.noise=UnsafeSeeded",
+    "student.epochs=4",
+    "data.public=120",
+    "run.workers=1",
+    "stages.temperature=[2.0, 3.0]",
+]
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import limbeck.operators
 PUBLIC = {
     "": (
         "Anchoring ArgMax Arithmetic Calibration Comparison EntropyTarget Family Geometric Hybrid LabelsOnly Mixing Nucleus Pooling Power "
-        "PowerMean Raw Renormalised Reparametrised Sampled Separable SeparableSoftening Shared SoftenThenTruncate Softening Sparsemax "
-        "TailInterval TemperedSoftening TopK TruncateThenSoften Truncated Truncation Tsallis axioms calibrate compare compare_targets "
-        "concatenate family losses reparametrise tail_interval"
+        "PowerMean Raw Renormalised Reparametrised Sampled Separable SeparableSoftening Shared Sharpen SoftenThenTruncate Softening "
+        "Sparsemax TailInterval TemperedSoftening TopK TruncateThenSoften Truncated Truncation Tsallis axioms calibrate compare "
+        "compare_targets concatenate evidence family losses reparametrise tail_interval"
     ),
     ".anchoring": "Anchoring",
     ".axioms": (
@@ -30,6 +30,7 @@ PUBLIC = {
     ".pooling": "Arithmetic Geometric Pooling PowerMean",
     ".projections": "ArgMax Sparsemax nearest",
     ".sampling": "LabelsOnly MOST_DRAWS Sampled",
+    ".sharpening": "LEAST Sharpen evidence",
     ".softening": "Hybrid Mixing Power Separable SeparableSoftening Softening TemperedSoftening Tsallis",
     ".tail": "TailInterval tail_interval",
     ".truncated": "Truncated concatenate rows_per_chunk",

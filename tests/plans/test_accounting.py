@@ -66,6 +66,25 @@ def test_what_calibration_finds_is_rounded_towards_more_noise(noise: float) -> N
     assert noise <= accounting._round_up(noise) <= noise * 1.0011
 
 
+@given(st.floats(0.05, 60), st.floats(0.03, 1e4), st.floats(0.3, 3), st.floats(0, 0.9))
+def test_calibration_finds_what_bisection_alone_would_find_with_few_costs(
+    epsilon: float, crossing: float, power: float, cliff: float
+) -> None:
+    """Of any cost that falls with noise, even one that is infinite below some noise: the search only leaves out what it knows."""
+    asked: set[float] = set()
+
+    def cost(noise: float) -> float:
+        asked.add(noise)
+        return math.inf if noise < cliff else epsilon * (crossing / noise) ** power
+
+    search = accounting._Search(cost, epsilon, first=3.0)
+    found = accounting._least_noise(search, epsilon)
+    few = len(asked)
+    asked.clear()
+    assert found == accounting._least_noise(lambda noise: cost(noise) > epsilon, epsilon)
+    assert few <= (8 if cliff == 0 else len(asked) + accounting.MOST_SECANTS)
+
+
 def test_no_schedule_costs_nothing() -> None:
     assert accounting.epsilon((), 1e-5) == 0
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+import numpy as np
 import pytest
 
+from limbeck.base.errors import SettingError
 from limbeck.base.settings import validate
-from limbeck.plans import accounting, schema
+from limbeck.plans import accounting, evidence_constants, schema
 from limbeck.plans.author import make_plan
-from limbeck.plans.settings import PlanSettings
+from limbeck.plans.settings import PlanSettings, RunSettings, problems
 
 TEACHER = {
     "normaliser": 123.0,
@@ -40,8 +42,11 @@ RAW = {
         "batch": 5,
         "learning_rate": 0.01,
         "weight_decay": 0.02,
-        "augment": False,
+        "augment": "auto",
         "relabel": 0.25,
+        "sharpen": 3.5,
+        "refine": "pixels",
+        "mixup": 0.125,
     },
     "run": {"seed": 42, "minimum_clients": 6},
 }
@@ -79,8 +84,12 @@ def test_every_setting_is_in_the_plan() -> None:
             batch=5,
             learning_rate=0.01,
             weight_decay=0.02,
-            augment=False,
+            augment=True,
+            choose_augment=True,
             relabel=0.25,
+            sharpen=3.5,
+            refine="pixels",
+            mixup=0.125,
         ),
         minimum_clients=6,
         public_seed=42,
@@ -111,3 +120,53 @@ def test_what_is_drawn_and_what_is_counted_follow_their_settings() -> None:
     assert plan.truncation == schema.Sampled(draws=21)
     assert plan.record_count is not None
     assert (plan.label_counts, plan.black_box, plan.classes, plan.class_names) == (None, None, 7, ())
+
+
+def evidence(**changes: object) -> PlanSettings:
+    raw = {**RAW, "teacher": {"kind": "evidence", "normaliser": 123.0}, "release": {"k": 2}, "pooling": {"kind": "mean"}}
+    return validate(PlanSettings, raw | changes)
+
+
+def test_what_is_auto_follows_from_public_inputs_and_the_expected_sites() -> None:
+    f_ND = np.random.default_rng(0).normal(size=(19, 7)).astype(np.float32) / 4
+    settings = evidence(stages={"count": 2, "temperature": "auto"})
+
+    def chosen(settings: PlanSettings, sites: int | None) -> tuple[float, set[float]]:
+        plan = make_plan(settings, transfer_set=bytes(32), samples=19, classes=4, features=lambda: f_ND, sites=sites)
+        assert isinstance(plan.teaching, schema.EvidenceTeaching)
+        return plan.teaching.ridge, {stage.temperature for stage in plan.stages}
+
+    noise = accounting.calibrate(
+        schema.EvidenceTeaching(
+            features="scattering", normaliser=123.0, ridge=1.0, noise_multiplier=1.0, resolution=1 << 16
+        ),
+        epsilon=2.5,
+        delta=1e-4,
+        label_counts_fraction=None,
+        counts=None,
+    )[0].noise_multiplier
+    for run, sites, expected in (({}, 9, 9), ({"expected_clients": 40}, 9, 40), ({"minimum_clients": 6}, None, 6)):
+        own = settings.model_copy(update={"run": RunSettings(**run)})
+        found = evidence_constants.choose(
+            f_ND, evidence_constants.Expected(classes=4, inputs=19, sites=expected, records=123.0, noise=noise)
+        )
+        assert chosen(own, sites) == (found.ridge, {found.temperature})
+    fixed = evidence(
+        teacher={"kind": "evidence", "normaliser": 123.0, "ridge": 0.5}, stages={"count": 2, "temperature": "auto"}
+    )
+    assert chosen(fixed, 9)[0] == 0.5
+    assert chosen(fixed, 9)[1] != chosen(settings, 9)[1]
+
+
+def test_without_public_inputs_auto_is_refused() -> None:
+    with pytest.raises(SettingError, match=r"Expected public inputs, from which teacher\.ridge"):
+        make_plan(evidence(), transfer_set=bytes(32), samples=19, classes=4)
+
+
+def test_auto_is_for_evidence_and_power_alone() -> None:
+    settings = evidence(
+        teacher={"normaliser": 123.0}, stages={"temperature": "auto"}, release={"k": 2, "softening": "mixing"}
+    )
+    assert [sentence.partition(":")[0] for sentence in problems(settings)] == ["stages.temperature = 'auto'"] * 2
+    with pytest.raises(SettingError, match=r"stages\.temperature as numbers with teacher\.kind = 'linear'"):
+        make_plan(settings, transfer_set=bytes(32), samples=19, classes=4)

@@ -30,6 +30,7 @@ from limbeck.plans.schema import (
     FEATURES,
     STUDENTS,
     BlackBoxTeaching,
+    EvidenceTeaching,
     Family,
     InputKind,
     LabelCounts,
@@ -61,6 +62,7 @@ VOTES = VotesTeaching(
     momentum=0.0,
     noise_multiplier=20.0,
 )
+EVIDENCE = EvidenceTeaching(features="pixels", normaliser=40.0, ridge=0.01, noise_multiplier=1.0, resolution=1 << 16)
 NAN, INF = math.nan, math.inf
 
 
@@ -82,9 +84,15 @@ def spoilt() -> Iterator[tuple[str, Plan]]:
                 yield from ((path, invalid) for invalid in _with(path, value))
     for architecture in ("vit", "", "cnn ", CUSTOM):
         yield "student.architecture", _student(architecture=architecture)
+    for name in ("sift", "none", "Scattering"):
+        yield "student.refine", _student(refine=name)
+    for alpha in (5e-324, math.nextafter(checks.LEAST_MIXUP, 0)):
+        yield "student.mixup", _student(mixup=alpha)
+    yield "student.choose_augment with student.augment", _student(augment=False, choose_augment=True)
     for name in ("sift", "", "Scattering"):
         yield "teaching.features", replace(PLAN, teaching=replace(LINEAR, features=name))
         yield "teaching.features", replace(PLAN, teaching=replace(VOTES, features=name))
+        yield "teaching.features", replace(PLAN, teaching=replace(EVIDENCE, features=name))
         yield "teaching.architecture", replace(PLAN, teaching=replace(MLP, architecture=name))
     yield "teaching.average_last", replace(PLAN, teaching=replace(LINEAR, average_last=LINEAR.steps + 1))
     yield "teaching.average_last", replace(PLAN, teaching=replace(LINEAR, average_last=0))
@@ -166,7 +174,7 @@ def _with(path: str, value: float) -> Iterator[Plan]:
         case "student", _:
             yield _student(**{name: value})
         case _:
-            for teaching in (LINEAR, MLP, VOTES):
+            for teaching in (LINEAR, MLP, VOTES, EVIDENCE):
                 if name in {each.name for each in fields(teaching)}:
                     yield replace(PLAN, teaching=replace(teaching, **{name: value}))  # type: ignore[arg-type]
 
@@ -192,6 +200,7 @@ def test_every_field_of_a_plan_has_an_impossible_value_in_these_tests() -> None:
     }
     flags = {"student.augment", "version"}
     elsewhere = {
+        "student.choose_augment": "student.choose_augment with student.augment",
         "stages.sparsity": "stages[1].sparsity",
         "stages.temperature": "temperature",
         "top_k.k": "truncation.k",
@@ -205,7 +214,7 @@ def test_every_field_of_a_plan_has_an_impossible_value_in_these_tests() -> None:
         inner = field.message_type.fields if field.message_type is not None else ()
         paths = [f"{field.name}.{part.name}" for part in inner] or [field.name]
         for path in paths:
-            named = re.sub("^(linear|net|votes)[.]", "teaching.", path)
+            named = re.sub("^(linear|net|votes|evidence)[.]", "teaching.", path)
             assert elsewhere.get(named, named) in checked | listed | flags, path
 
 
@@ -321,14 +330,16 @@ COLOUR = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8)
         *(({"student": name}, GREY[:, :, :3], f"student.architecture = '{name}'") for name in checks.GREY_STUDENTS),
         *(
             ({"teaching": replace(teaching, features=name)}, x_N, f"teaching.features = '{name}'")
-            for teaching in (LINEAR, VOTES)
+            for teaching in (LINEAR, VOTES, EVIDENCE)
             for name in checks.GREY_FEATURES
             for x_N in (ROWS, COLOUR, GREY[:, :3])
         ),
         *(
             ({"teaching": replace(teaching, features="rows")}, GREY, "teaching.features = 'rows'")
-            for teaching in (LINEAR, VOTES)
+            for teaching in (LINEAR, VOTES, EVIDENCE)
         ),
+        *(({"refine": name}, x_N, f"student.refine = '{name}'") for name in checks.GREY_FEATURES for x_N in (ROWS, COLOUR)),
+        ({"refine": "rows"}, GREY, "student.refine = 'rows'"),
         *(
             ({"teaching": replace(MLP, architecture=name)}, x_N, f"teaching.architecture = '{name}'")
             for name in checks.IMAGE_TEACHERS
@@ -339,7 +350,7 @@ COLOUR = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8)
 def test_a_plan_that_does_not_go_with_its_public_inputs_is_refused_by_the_name_of_the_field(
     changes: dict[str, Any], x_N: np.ndarray[Any, np.dtype[np.generic]], named: str
 ) -> None:
-    plan = _student(architecture=changes.get("student", "mlp"))
+    plan = _student(architecture=changes.get("student", "mlp"), refine=changes.get("refine", ""))
     with pytest.raises(SettingError, match=f"Expected .*{named}"):
         checks.check_inputs(replace(plan, teaching=changes.get("teaching", LINEAR)), x_N)
 

@@ -224,9 +224,7 @@ def test_a_coordinator_describes_the_plan_and_the_sites_that_answered() -> None:
     assert export.describe(PLAN, b"", x_N.float() / 255, {}, []).inputs.kind == "unit"
 
 
-def test_a_coordinator_that_exports_the_same_student_again_keeps_what_was_stated_of_it(
-    tmp_path: Path, quick_export: None
-) -> None:
+def test_a_coordinator_that_exports_the_same_student_again_keeps_what_was_stated_of_it(tmp_path: Path) -> None:
     x_N = torch.zeros(5, 8, 8, dtype=torch.uint8)
     own = export.describe(PLAN, b"\2" * 32, x_N, {}, [])
     for seed, licence in ((3, None), (3, "MIT"), (4, None)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,19 +14,11 @@ from helpers.carriers import SETTINGS, A, B, Consortium, run
 from limbeck.base.errors import RunError
 from limbeck.plans.schema import Loss
 from limbeck.protos import codec
-from limbeck.server import checkpoint, events, export, losses, record
+from limbeck.server import checkpoint, events, losses, record
 from limbeck.server.events import Stopped, Warned
 from limbeck.simulations import prepare, scenario
 
 Prepared = Callable[[Path], Path]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick() -> Iterator[None]:
-    """The student's files are other tests' business."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(export, "export", lambda *_, **__: None)
-        yield
 
 
 @pytest.fixture(scope="module")

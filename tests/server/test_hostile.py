@@ -38,6 +38,8 @@ SETTINGS = [
     "student.epochs=1",
     "teacher.steps=4",
     "teacher.average_last=2",
+    # Every stage asks: at one temperature, all but the first would not.
+    "stages.temperature=[2.0, 3.0]",
 ]
 POOLINGS = ("class-counts", "record-counts", "mean")
 runs = itertools.count()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,10 @@ from helpers.students import same_student
 from limbeck.base.errors import DataError, TooFewClients
 from limbeck.client.holdings import Records
 from limbeck.client.site import Site
-from limbeck.server import checkpoint, export
+from limbeck.server import checkpoint
 from limbeck.simulations import prepare, scenario
 
 Prepared = Callable[[Path], Path]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick() -> Iterator[None]:
-    """The student's files are other tests' business, and seconds each time; runs this short are over before the next look."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(export, "export", lambda *_, **__: None)
-        yield
 
 
 @pytest.fixture(scope="module")

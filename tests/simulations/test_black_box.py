@@ -19,8 +19,6 @@ from limbeck.protos import codec
 from limbeck.protos.messages import Ask, Declined, Offer, Reason, Teach
 from limbeck.simulations import black_box, metrics, prepare, run, scenario, summary
 
-pytestmark = pytest.mark.usefixtures("quick_export")
-
 TINY = ["data.private=300", "data.public=60", "student.epochs=2", "student.dense_control=false", "run.workers=2"]
 
 

@@ -15,8 +15,6 @@ from limbeck.server.record import Record
 from limbeck.simulations import contribution, prepare, run, scenario
 from limbeck.simulations.measure import Truth
 
-pytestmark = pytest.mark.usefixtures("quick_export")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

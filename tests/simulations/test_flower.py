@@ -16,6 +16,8 @@ from helpers.students import QUICK, exported
 from limbeck.experiments.faults.linked import HANG_SECONDS
 from limbeck.simulations.flower import OFFLINE
 
+pytestmark = pytest.mark.early
+
 BIN = Path(sys.executable).parent
 
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import tomli_w
 
 from limbeck.base.settings import read_toml
@@ -23,6 +24,8 @@ from limbeck.client.ledger import Ledger
 from limbeck.client.site import Site
 from limbeck.experiments.faults.linked import HANG_SECONDS, until
 from limbeck.simulations import run, scenario
+
+pytestmark = pytest.mark.early
 
 LIMBECK = [sys.executable, "-m", "limbeck.cli.main", "simulate"]
 WAIT = """
@@ -57,6 +60,8 @@ def build(shape, classes):
 SMALL = [
     *("run.workers=1", "student.epochs=2", "student.dense_control=false"),
     *("compare.central=false", "compare.without_privacy=false"),
+    # Every stage asks: at one temperature, all but the first would not.
+    "stages.temperature=[2.0, 3.0]",
 ]
 NET = ["teacher.kind=custom", "teacher.factory=mine:build", "teacher.steps=3", "teacher.sampling_rate=0.3"]
 

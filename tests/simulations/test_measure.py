@@ -26,8 +26,6 @@ from limbeck.simulations import central, measure, metrics, prepare, run, scenari
 from limbeck.simulations.answering import Pools
 from limbeck.simulations.metrics import Metrics, Quality
 
-pytestmark = pytest.mark.usefixtures("quick_export")
-
 TINY = ["data.private=300", "data.public=80", "student.epochs=2", "run.workers=2", "privacy.noise=UnsafeSeeded"]
 ROLES = ["majority", "worst site", "mean site", "best site", "central", "without privacy", "pool", "dense", "student"]
 

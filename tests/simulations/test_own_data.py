@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 from collections.abc import Callable
@@ -20,8 +21,6 @@ from limbeck.simulations import data, prepare, run, scenario
 from limbeck.simulations.data import own, sources
 from limbeck.simulations.data.settings import DataSettings
 from limbeck.simulations.scenario import Scenario
-
-pytestmark = pytest.mark.usefixtures("quick_export")
 
 TEACHER = {"features": "rows", "normaliser": 30.0, "steps": 10, "average_last": 5, "learning_rate": 0.5}
 PIXELS = {**TEACHER, "features": "pixels"}
@@ -526,6 +525,7 @@ def test_a_run_of_every_kind_of_own_data_goes_from_files_to_a_student(
     measured = run.simulate(make(tmp_path), tmp_path / "run")
     assert {client.status for client in measured.clients} == {"answered"}
     assert 0 < measured.student.accuracy <= 1
+    assert html.escape(prepare.read_said(tmp_path / "run")[-1]) in (tmp_path / "run" / "report.html").read_text()
     labelled = make is not of_wine
     assert (measured.pool.accuracy is not None, measured.student.quality.public is not None) == (labelled, labelled)
     # What resuming needs is in the run's folder: the user's files may be gone by then.

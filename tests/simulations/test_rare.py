@@ -18,8 +18,6 @@ from limbeck.server.scores import majority, score
 from limbeck.simulations import run, scenario, summary
 from limbeck.simulations.metrics import Metrics
 
-pytestmark = pytest.mark.usefixtures("quick_export")
-
 KEPT = 24
 
 

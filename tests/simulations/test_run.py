@@ -20,9 +20,15 @@ from limbeck.protos.messages import Ask, Share
 from limbeck.server import checkpoint
 from limbeck.simulations import grid, metrics, prepare, run, scenario
 
-pytestmark = pytest.mark.usefixtures("quick_export")
-
-TINY = ["data.private=300", "data.public=80", "student.epochs=2", "student.dense_control=false", "run.workers=2"]
+# Every stage asks: at one temperature, all but the first would not.
+TINY = [
+    "data.private=300",
+    "data.public=80",
+    "student.epochs=2",
+    "student.dense_control=false",
+    "run.workers=2",
+    "stages.temperature=[2.0, 3.0]",
+]
 SEEDED = [*TINY, "privacy.noise=UnsafeSeeded"]
 
 

@@ -28,7 +28,7 @@ def test_what_ships_can_be_read_and_says_what_it_is(name: str) -> None:
             "release.softening=sparsemax",
             r"release.softening = 'sparsemax': expected one of 'power', 'mixing', 'hybrid', 'tsallis' or 'entropy-target'",
         ),
-        ("student.augment=1", r"student.augment = 1: expected true or false"),
+        ("student.augment=1", r"student.augment = 1: expected true, false or 'auto'"),
         ("stages.temperature=[1.0, 2.0]", r"expected one number, or stages.count = 4 of them"),
         ("teacher.average_last=61", r"expected at most teacher.steps = 60"),
         ("run.minimum_clients=9", r"expected at most partition.clients = 8"),

@@ -25,6 +25,8 @@ from limbeck.server.scores import FIGURES
 from limbeck.simulations import metrics, sweep_commands
 from limbeck.simulations.sweep import baseline, cells, crew, page, rows, run
 
+pytestmark = pytest.mark.early
+
 # A second or two each, of a machine that does nothing else; a run without privacy, which exports nothing, less than one.
 TINY = [
     *("data.private=300", "data.public=80", "student.epochs=1", "teacher.steps=5", "teacher.average_last=2"),
@@ -320,6 +322,13 @@ def test_jobs_stay_within_cores_and_memory(monkeypatch: pytest.MonkeyPatch) -> N
     assert crew.default_jobs(100) == 1
     monkeypatch.setattr(crew, "free_memory", lambda: 1 << 50)
     assert crew.default_jobs(100) == 8
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"), [(None, 4), ("", 4), ("1", 1), ("3", 3), ("4", 4), ("16", 4), ("0", 4), ("-1", 4), ("all", 4)]
+)
+def test_a_run_uses_no_more_threads_than_its_share_or_than_its_user_says(said: str | None, expected: int) -> None:
+    assert crew.threads(4, {} if said is None else {"OMP_NUM_THREADS": said}) == expected
 
 
 # The page

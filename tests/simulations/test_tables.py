@@ -17,8 +17,6 @@ from limbeck.simulations.data import tables as sets
 from limbeck.simulations.prepare import prepare
 from limbeck.simulations.sweep import baseline
 
-pytestmark = pytest.mark.usefixtures("quick_export")
-
 HOSPITALS = ("Cleveland", "Hungary", "Switzerland", "VA Long Beach")
 
 
