@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from limbeck.base.errors import DataError, RunError, SettingError
+from limbeck.base.errors import DataError, LimbeckError, RunError, SettingError
 from limbeck.base.files import write_durably
 from limbeck.base.printable import printable
 from limbeck.inputs import encodings
@@ -100,6 +100,29 @@ def read_card(folder: Path) -> Card:
     if CARD not in properties:
         raise DataError(f"Expected a student with a card in {folder}, got one of limbeck 0.1.0, which has none.")
     return cards.read(properties[CARD])
+
+
+def with_what_was_stated(folder: Path, tensors: bytes, card: Card) -> Card:
+    """The card with the calibration, and what somebody stated, of the same student in a folder that is about to be written anew.
+
+    tensors: the content of its file of weights.
+    """
+    try:
+        if (folder / WEIGHTS).read_bytes() != tensors:
+            return card
+        before = read_card(folder)
+    except (OSError, LimbeckError):
+        return card
+    if before.plan_hash != card.plan_hash:
+        return card
+    return replace(
+        card,
+        calibration=before.calibration,
+        measured=before.measured,
+        purpose=before.purpose,
+        data=before.data,
+        licence=before.licence,
+    )
 
 
 def find(path: Path) -> Path:

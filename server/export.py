@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from limbeck.base.errors import LimbeckError, RunError
+from limbeck.base.errors import RunError
 from limbeck.base.files import write_durably
 from limbeck.inputs.sessions import open_session
 from limbeck.plans import public_inputs
@@ -55,7 +55,7 @@ def export(model: nn.Module, folder: Path, transfer_x: Tensor, card: Card, *, en
     model = model.cpu().eval()
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     tensors = save(weights)
-    card = _with_what_was_stated(folder, tensors, card)
+    card = delivery.with_what_was_stated(folder, tensors, card)
     write_durably(folder / delivery.WEIGHTS, tensors)
     examples = transfer_x[:COMPARED].cpu()
     proto = graph.of(model, tuple(examples.shape[1:]), len(card.class_names))
@@ -135,26 +135,6 @@ def _inputs(plan: Plan, x_N: Tensor) -> Inputs:
 def _sparsity(model: nn.Module) -> float:
     weights = [weight for _, weight in prunable(model)]
     return 1 - sum(int(weight.count_nonzero()) for weight in weights) / sum(weight.numel() for weight in weights)
-
-
-def _with_what_was_stated(folder: Path, tensors: bytes, card: Card) -> Card:
-    """A coordinator that is started again exports the same student again: its calibration and what somebody stated of it stay."""
-    try:
-        if (folder / delivery.WEIGHTS).read_bytes() != tensors:
-            return card
-        before = delivery.read_card(folder)
-    except (OSError, LimbeckError):
-        return card
-    if before.plan_hash != card.plan_hash:
-        return card
-    return replace(
-        card,
-        calibration=before.calibration,
-        measured=before.measured,
-        purpose=before.purpose,
-        data=before.data,
-        licence=before.licence,
-    )
 
 
 def _compare(onnx: bytes, model: nn.Module, examples: Tensor) -> float:

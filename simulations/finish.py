@@ -40,8 +40,12 @@ NAMES = {
 
 
 def hand_over(folder: Path, scenario: Scenario, plan: Plan) -> Card:
-    """Write RUN/student/ from what the coordinator exported, calibrated; returns its card."""
-    card = delivery.read_card(folder / "server" / "student")
+    """Write RUN/student/ from what the coordinator exported, calibrated; returns its card.
+
+    Where the same student was handed over before, what somebody stated of it since, or calibrated it by, stays.
+    """
+    exported = folder / "server" / "student"
+    card = delivery.read_card(exported)
     known = KNOWN.get(scenario.data.name or "")
     files = [Path(value).name for source in SOURCES if isinstance(value := getattr(scenario.data, source), str)]
     card = replace(
@@ -52,7 +56,8 @@ def hand_over(folder: Path, scenario: Scenario, plan: Plan) -> Card:
         data=f"Records and public inputs: {known.source if known is not None else ', '.join(files)}.",
         licence=f"data: {known.licence}" if known is not None else None,
     )
-    delivery.deliver(folder / "server" / "student", folder / FOLDER, card)
+    card = delivery.with_what_was_stated(folder / FOLDER, (exported / delivery.WEIGHTS).read_bytes(), card)
+    delivery.deliver(exported, folder / FOLDER, card)
     return card
 
 

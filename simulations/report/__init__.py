@@ -1,4 +1,4 @@
-"""The report of a run: one self-contained HTML file, made from the run's metrics alone, with links to the run's other files."""
+"""The report of a run: one self-contained HTML file, made from the run's metrics and what was said of its data, with links to its files."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ IN_PERCENT = frozenset({"accuracy", "balanced_accuracy", "calibration_error"})
 FILES = {
     "metrics.json": "every figure of this page, as data",
     "scenario.json": "all settings",
+    "data.json": "what was made of the data, and what the privacy of a person is",
     "plan.pb": "the signed plan, as the sites got it",
     "student": "the student, to use: weights, ONNX, model card",
     "server/student": "the student as the coordinator exported it",
@@ -47,9 +48,9 @@ class Link:
 
 
 def build(folder: Path) -> Path:
-    """Write RUN/report.html from RUN/metrics.json; returns its path.
+    """Write RUN/report.html from RUN/metrics.json and RUN/data.json, where there is one; returns its path.
 
-    Raises: RunError if there are no metrics, or others than those of a finished run.
+    Raises: RunError if there are no metrics, or others than those of a finished run, or if what is said of the data cannot be read.
     """
     page = _render(metrics.read(folder), folder)
     path = folder / "report.html"
@@ -83,6 +84,9 @@ def link(target: Path, start: Path, what: str) -> Link:
 
 
 def _render(run: Metrics, folder: Path) -> str:
+    # `prepare` brings torch, which whoever imports this module may not need.
+    from limbeck.simulations.prepare import read_said
+
     records = [client.records for client in run.clients]
     figures = {name: plot(run) for name, plot in plots.ALL.items()}
     return (
@@ -100,6 +104,7 @@ def _render(run: Metrics, folder: Path) -> str:
             without=run.sites_without_guarantee,
             files=list(_files(folder)),
             sites=list(_site_files(run, folder)),
+            said=read_said(folder),
             **_tables(run),
         )
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,6 +89,7 @@ def test_public_inputs_without_labels_leave_the_student_as_it_was_trained(
         "read_arrays",
         lambda path, *names: [unknown[path.name]] if path.name in unknown else read_arrays(path, *names),
     )
+    shutil.rmtree(folder / "student")
     assert finish.hand_over(folder, scenario, plan).calibration is None
     assert delivery.read_card(folder / "student").logits_divided_by == 1
     delivery.amend(folder / "student", before)
@@ -98,6 +100,22 @@ def test_files_of_the_users_own_are_named_without_their_folder(folder: Path) -> 
     scenario, plan, _ = prepare.read_prepared(folder)
     own = scenario.model_copy(update={"data": scenario.data.model_copy(update={"name": None, "table": "/home/me/p.csv"})})
     before = delivery.read_card(folder / "student")
+    shutil.rmtree(folder / "student")
     found = finish.hand_over(folder, own, plan)
     assert (found.data, found.licence) == ("Records and public inputs: p.csv.", None)
     delivery.amend(folder / "student", replace(before))
+
+
+def test_a_finished_run_that_is_resumed_keeps_what_was_stated_of_its_student(folder: Path) -> None:
+    scenario, plan, _ = prepare.read_prepared(folder)
+    before = delivery.read_card(folder / "student")
+    stated = replace(before, purpose="a second opinion", licence="MIT")
+    delivery.amend(folder / "student", stated)
+    finish.hand_over(folder, scenario, plan)
+    finish.note_figures(folder, load_run(folder).metrics)
+    assert delivery.read_card(folder / "student") == stated
+    # Another student is none of whom anything was stated.
+    (folder / "student" / "student.safetensors").write_bytes(b"of another run")
+    finish.hand_over(folder, scenario, plan)
+    finish.note_figures(folder, load_run(folder).metrics)
+    assert delivery.read_card(folder / "student") == before

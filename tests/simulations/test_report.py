@@ -134,6 +134,20 @@ def test_a_hostile_name_is_shown_not_run(folder: Path, tmp_path: Path) -> None:
     Page(page)
 
 
+def test_what_was_said_of_the_data_is_there_as_text_and_absent_where_nothing_was(folder: Path, tmp_path: Path) -> None:
+    assert "The data" not in Page((folder / "report.html").read_text()).headings
+    shutil.copy(folder / "metrics.json", tmp_path)
+    said = ["7 of 300 rows are left out: no label.", "For a person of 3 records epsilon is 6.4; <script>alert(1)</script>"]
+    (tmp_path / "data.json").write_text(json.dumps({"said": said}))
+    page = report.build(tmp_path).read_text()
+    assert "The data" in Page(page).headings
+    assert said[0] in page
+    assert "For a person of 3 records epsilon is 6.4; &lt;script&gt;" in page
+    (tmp_path / "data.json").write_text("{}")
+    with pytest.raises(RunError, match=r"what a simulation said of its data in .*data\.json"):
+        report.build(tmp_path)
+
+
 def test_a_hostile_name_in_a_figure_and_in_its_text_alternative_is_text() -> None:
     evil = '"><script>alert(1)</script> $x^2$'
 
