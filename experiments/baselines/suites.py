@@ -68,6 +68,10 @@ class Cell:
         """Its name for every file system."""
         return re.sub(r"[^A-Za-z0-9._=-]+", "-", self.name.replace("ε", "epsilon"))
 
+    def but(self, name: str, settings: tuple[str, ...]) -> Cell:
+        """The same with other settings, under another name; itself without any."""
+        return replace(self, name=f"{self.name}, {name}", settings=(*self.settings, *settings)) if settings else self
+
     def loaded(self, seed: int) -> Scenario:
         """The scenario of one seed. Raises SettingError if the cell is none."""
         return load(self.scenario, [*self.settings, f"run.seed={seed}"])
