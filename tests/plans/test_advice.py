@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -48,3 +49,17 @@ def test_impossible_values_are_refused_by_name(name: str) -> None:
     values = {"records_per_site": 100.0, "dimensions": 30, "classes": 2, "epsilon": 1.0, "delta": 1e-5}
     with pytest.raises(SettingError, match=f"Expected {name}"):
         advice.rows_schedule(**(values | {name: 0}))  # type: ignore[arg-type]
+
+
+def test_the_rarer_a_class_the_softer_the_answers_and_the_less_the_others_count() -> None:
+    found = [advice.rows_balance([1 - rarest, rarest]) for rarest in (0.5, 0.06, 0.02, 0.002, 0.0)]
+    hot = [balance.temperature for balance in found]
+    assert hot == sorted(hot)
+    assert (hot[0], hot[-1]) == (1.0, advice.ROWS_TEMPERATURE)
+    assert [balance.class_weights for balance in found] == [None] * 3 + [(advice.COMMON_WEIGHT, 1.0)] * 2
+
+
+@pytest.mark.parametrize("shares", [[], [1.0], [0.5, -0.1], [0.5, 1.1], [0.5, math.nan]])
+def test_shares_that_are_none_get_no_advice(shares: list[float]) -> None:
+    with pytest.raises(SettingError, match="Expected the shares"):
+        advice.rows_balance(shares)
