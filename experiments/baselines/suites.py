@@ -110,6 +110,9 @@ def suite(name: str) -> Suite:
     if name not in known:
         raise SettingError(f"Expected a suite out of {', '.join((*known, EVERYTHING))}, got {name!r}.")
     found = known[name]
+    first = load(found.scenario, [*found.set, *found.cells[0].set])
+    # A scenario whose own teachers are evidence needs no second run with such.
+    twice = {each.name for each in methods.ALL.values() if each.set} if first.teacher.kind == "evidence" else set()
     return Suite(
         name=name,
         description=found.description,
@@ -118,7 +121,7 @@ def suite(name: str) -> Suite:
             Cell(name=cell.name, at=cell.at, scenario=found.scenario, settings=(*found.set, *cell.set))
             for cell in found.cells
         ),
-        methods=tuple(methods.method(each) for each in found.methods),
+        methods=tuple(methods.method(each) for each in found.methods if each not in twice),
         seeds=tuple(range(1, found.seeds + 1)),
         choice_seeds=tuple(range(FIRST_CHOICE_SEED, FIRST_CHOICE_SEED + found.choice_seeds)),
     )
