@@ -135,6 +135,18 @@ def deviation(e_J: Array, ridge: float, expected: Expected, *, one_class: bool) 
     return math.sqrt(signal + noise + sampling)
 
 
+def pooled_variance(e_J: Array, ridge: float, expected: Expected) -> tuple[float, float]:
+    """What the mean of all sites' scores, each above its mean over classes, is expected to vary by over public inputs and classes.
+
+    Returns the variance of what the records say, whichever site holds which of them, and that of the noise.
+    """
+    classes, records = expected.classes, expected.sites * expected.records
+    solved_J = e_J / (e_J + ridge) ** 2
+    signal = (classes - 1) * float((e_J**2 * solved_J).sum()) + (classes - 1) / records * float((e_J * solved_J).sum())
+    noise = (1 - 1 / classes) * (classes * expected.noise) ** 2 / (expected.sites * expected.records**2)
+    return signal, noise * float(solved_J.sum())
+
+
 def _evenly(count: int) -> NDArray[np.int64]:
     return np.arange(count) if count <= MOST_INPUTS else np.linspace(0, count - 1, MOST_INPUTS).round().astype(np.int64)
 
