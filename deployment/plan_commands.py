@@ -84,8 +84,9 @@ def make(
     checks.check_numbers(x_N)
 
     def of_public() -> features.Rows:
-        computed = features.compute(settings.teacher.features, x_N)
-        return features.normalise(computed, 1.0, features.balance(settings.teacher.features, computed))
+        return features.of_evidence(
+            settings.teacher.features, features.compute(settings.teacher.features, x_N), settings.teacher.constant
+        )
 
     plan = make_plan(
         settings,

@@ -144,6 +144,7 @@ def _teaching(settings: PlanTables, samples: int) -> schema.Teaching:
     if teacher.kind == "evidence":
         return schema.EvidenceTeaching(
             features=teacher.features,
+            constant=teacher.constant,
             normaliser=teacher.normaliser,
             ridge=1.0 if teacher.ridge == "auto" else teacher.ridge,
             noise_multiplier=1.0,

@@ -80,6 +80,8 @@ REALS: dict[str, tuple[float, float]] = {
     "teaching.momentum": (0.0, 0.9999),
     # Below, one step costs epsilon = 50 and more; above, nothing is left to learn.
     "teaching.noise_multiplier": (0.1, 1e6),
+    # What is left of a row's norm for features is sqrt(1 - constant^2).
+    "teaching.constant": (0.0, 0.9),
     # The eigenvalues of G add up to at most 1. Below, solving with it loses half of float64's digits; above, only class means are compared.
     "teaching.ridge": (1e-8, 1e3),
     # Below, even a site with a million records would have only empty samples.
@@ -229,7 +231,7 @@ def _check_teaching(plan: Plan) -> None:
     _real("teaching.noise_multiplier", teaching.noise_multiplier)
     if isinstance(teaching, EvidenceTeaching):
         one_of("teaching.features", teaching.features, FEATURES)
-        for name in ("normaliser", "ridge"):
+        for name in ("constant", "normaliser", "ridge"):
             _real(f"teaching.{name}", getattr(teaching, name))
         _whole("teaching.resolution", teaching.resolution)
         return

@@ -90,18 +90,21 @@ class VotesTeaching:
 class EvidenceTeaching:
     """Class sums of public features under one Gaussian mechanism: teachers whose scores add up over sites, whatever each of them holds [D].
 
-    A record's features, balanced and scaled to norm 1, are multiplied by `resolution` and rounded towards zero: a row of integers of L2
-    norm at most `resolution`. A site's evidence S, (K, D), is the sum of its records' rows, each in the line of the record's class, and
-    integers drawn from the discrete Gaussian of variance (noise_multiplier * resolution)^2 + 4. With G = mean f f^T over the public inputs,
-    scores are z(x) = K S (G + ridge I)^-1 f(x) / (resolution * normaliser), and answers softmax(z / T): to first order in 1 / T, 1 / K plus
-    what least squares says above the mean over classes, divided by T.
+    A record's row f: its features, balanced and scaled to norm sqrt(1 - constant^2), and `constant` as one more, without which no class
+    could be more common than another. Multiplied by `resolution` and rounded towards zero, it is a row of integers of L2 norm at most
+    `resolution`. A site's evidence S, (K, D + 1), is the sum of its records' rows, each in the line of the record's class, and of integers
+    drawn from the discrete Gaussian of variance (noise_multiplier * resolution)^2 + 4. With G = mean f f^T over the public inputs, scores
+    are z(x) = K S (G + ridge I)^-1 f(x) / (resolution * normaliser), and answers softmax(z / T): to first order in 1 / T, 1 / K plus what
+    least squares says above the mean over classes, divided by T.
 
-    features: one of FEATURES. normaliser: public constant (records) that divides the noisy sums; never the private data-set size.
+    features: one of FEATURES. constant: in [0, 0.9].
+    normaliser: public constant (records) that divides the noisy sums; never the private data-set size.
     ridge: public constant in units of G's eigenvalues, which add up to at most 1.
     noise_multiplier: of the Gaussian mechanism that the release is charged as. resolution: integer steps in a norm of 1.
     """
 
     features: str
+    constant: float
     normaliser: float
     ridge: float
     noise_multiplier: float

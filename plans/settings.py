@@ -34,12 +34,12 @@ def _flag_or_auto(value: object) -> object:
 
 
 class TeacherSettings(Strict):
-    """How every client trains; all public constants. normaliser: records, the nominal size of a client (linear, evidence) or of a sample
-    (nets).
+    """How every client trains; all public constants.
 
-    teachers: disjoint sub-teachers that vote (votes). ridge, resolution: of evidence; a ridge of "auto" follows from the public inputs, the
-    noise and the sites. With kind "custom" every site trains a net that its own settings name. class_weights: by which a record of each
-    class counts, in the order of the classes, before its gradient is clipped; without it all count alike.
+    normaliser: records, the nominal size of a client (linear, evidence) or of a sample (nets). teachers: disjoint sub-teachers that vote
+    (votes). constant, ridge, resolution: of evidence; a ridge of "auto" follows from the public inputs, the noise and the sites. With kind
+    "custom" every site trains a net that its own settings name. class_weights: by which a record of each class counts, in the order of the
+    classes, before its gradient is clipped; without it all count alike.
     """
 
     kind: Annotated[str, one_of("linear", *schema.ARCHITECTURES, "votes", "evidence")] = "linear"
@@ -54,6 +54,7 @@ class TeacherSettings(Strict):
     sampling_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
     physical_batch: Count = 128
     teachers: Annotated[int, Field(ge=2)] = 50
+    constant: Annotated[float, Field(ge=0, le=0.9)] = 0.3
     ridge: Positive | Literal["auto"] = "auto"
     resolution: Annotated[int, Field(ge=1)] = 1 << 16
     class_weights: tuple[Positive, ...] | None = None

@@ -79,7 +79,7 @@ def prepare(
     def of_public() -> features.Rows:
         """The features of the public inputs; the cache gets them when it is known that there will be a run."""
         computed.append(features.compute(scenario.teacher.features, dataset.public_x))
-        return features.normalise(computed[0], 1.0, features.balance(scenario.teacher.features, computed[0]))
+        return features.of_evidence(scenario.teacher.features, computed[0], scenario.teacher.constant)
 
     plan = make_plan(
         scenario,

@@ -3,9 +3,9 @@
 Formal guarantee, under adding or removing one record, whatever the record is and whatever the others are.
 
 1. A record's row depends on that record, the plan and the public inputs alone, to the last bit (`features.compute_each`). It consists of
-   integers of L2 norm at most `resolution`, and that is shown in integers: of the balanced features q, in steps of a part of their
-   largest, and r = ceil(|q|), the row has the entries trunc(q_d resolution / r), and |q| resolution / r <= resolution. A record that is
-   not finite has the row zero. So the sums move by at most `resolution` in L2.
+   integers of L2 norm at most `resolution`, and that is shown in integers: of the constant b and a = floor(sqrt(resolution^2 - b^2)), of
+   the balanced features q, in steps of a part of their largest, and r = ceil(|q|), the row has the entries trunc(q_d a / r), of a norm of
+   at most |q| a / r <= a, and b. A record that is not finite has the row zero. So the sums move by at most `resolution` in L2.
 2. Noise and sums are integers too: S + X with every entry of X from the discrete Gaussian of variance s^2 + 4, and
    s = noise_multiplier * resolution.
 3. The Gaussian mechanism Y = S + N(0, s^2 I) has the noise multiplier that the ledger is charged with. Round each entry of Y at random, to
@@ -24,6 +24,7 @@ Shape legend: N records or inputs, D features, K classes, n records at a time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -54,10 +55,10 @@ Whole = NDArray[np.int64]
 
 
 class Evidence:
-    """Scores that are linear in balanced features of norm 1."""
+    """Scores that are linear in rows of norm 1: balanced features, and a constant."""
 
-    def __init__(self, name: str, balance: features.Balance, weight_KD: Tensor) -> None:
-        self.features, self.balance, self.weight_KD = name, balance, weight_KD
+    def __init__(self, name: str, balance: features.Balance, constant: float, weight_KD: Tensor) -> None:
+        self.features, self.balance, self.constant, self.weight_KD = name, balance, constant, weight_KD
 
     def log_probabilities(self, x_N: NDArray[np.generic], *, cache: Path | None = None) -> Tensor:
         """(N, K) float32 log-probabilities."""
@@ -65,19 +66,20 @@ class Evidence:
 
     def scores(self, x_N: NDArray[np.generic], *, cache: Path | None = None) -> Tensor:
         """(N, K) float64 scores, which add up over the sites of a plan."""
-        f_ND = features.normalise(features.compute(self.features, x_N, cache=cache), 1.0, self.balance)
+        f_ND = features.unit_rows(features.compute(self.features, x_N, cache=cache), self.balance, self.constant)
         return torch.cat([part_nD.double() @ self.weight_KD.T for part_nD in torch.from_numpy(f_ND).split(CHUNK)])
 
     def save(self, path: Path) -> None:
         """Write it durably."""
         balance = {"mean": torch.from_numpy(self.balance.mean_D), "balance": torch.from_numpy(self.balance.weight_D)}
-        write(path, "evidence", {"features": self.features}, balance | {"weight": self.weight_KD})
+        settings: dict[str, object] = {"features": self.features, "constant": self.constant}
+        write(path, "evidence", settings, balance | {"weight": self.weight_KD})
 
     @classmethod
     def restore(cls, settings: dict[str, object], tensors: dict[str, Tensor]) -> Evidence:
         """From what `save` wrote."""
         balance = features.Balance(mean_D=tensors["mean"].numpy(), weight_D=tensors["balance"].numpy())
-        return cls(str(settings["features"]), balance, tensors["weight"].double())
+        return cls(str(settings["features"]), balance, float(str(settings["constant"])), tensors["weight"])
 
 
 def train(
@@ -98,27 +100,39 @@ def train(
     """
     public_ND = features.compute(teaching.features, public_x, cache=cache)
     balance = features.balance(teaching.features, public_ND)
-    sums_KD = np.zeros((classes, public_ND.shape[1]), np.int64)
-    weight_K = class_weights or (1.0,) * classes
-    steps_K = np.array([int(teaching.resolution * min(1.0, weight)) for weight in weight_K])
+    steps_K = np.array([int(teaching.resolution * min(1.0, weight)) for weight in class_weights or (1.0,) * classes])
+    sums_KD = class_sums(teaching, x_N, y_N, balance, steps_K, progress)
+    sums_KD += noise.discrete_gaussian(*sums_KD.shape, variance=variance(teaching))
+    solved_KD = covariance.solve(
+        sums_KD.astype(np.float64),
+        features.unit_rows(public_ND, balance, teaching.constant),
+        teaching.ridge,
+        cache=cache,
+        key=f"{teaching.features} {teaching.constant.hex()} ".encode() + digest(public_x),
+    )
+    scale = classes / (teaching.resolution * teaching.normaliser)
+    return Evidence(teaching.features, balance, teaching.constant, torch.from_numpy(solved_KD * scale))
+
+
+def class_sums(
+    teaching: EvidenceTeaching,
+    x_N: NDArray[np.generic],
+    y_N: NDArray[np.int64],
+    balance: features.Balance,
+    steps_K: Whole,
+    progress: Progress | None = None,
+) -> Whole:
+    """(K, D + 1) sums of the records' rows by class. steps_K: the norm that a row of each class has at most."""
+    sums_KD = np.zeros((len(steps_K), len(balance.mean_D) + 1), np.int64)
     for first in range(0, len(x_N), CHUNK):
         part = slice(first, first + CHUNK)
         f_nD = features.balanced(features.compute_each(teaching.features, x_N[part]), balance)
-        row_nD = rows(f_nD, steps_K[y_N[part]])
+        row_nD = rows(f_nD, teaching.constant, steps_K[y_N[part]])
         for label in np.unique(y_N[part]):
             sums_KD[label] += row_nD[y_N[part] == label].sum(0)
         if progress is not None:
             progress(min(first + CHUNK, len(x_N)), len(x_N))
-    sums_KD += noise.discrete_gaussian(*sums_KD.shape, variance=variance(teaching))
-    solved_KD = covariance.solve(
-        sums_KD.astype(np.float64),
-        features.normalise(public_ND, 1.0, balance),
-        teaching.ridge,
-        cache=cache,
-        key=teaching.features.encode() + digest(public_x),
-    )
-    scale = classes / (teaching.resolution * teaching.normaliser)
-    return Evidence(teaching.features, balance, torch.from_numpy(solved_KD * scale))
+    return sums_KD
 
 
 def variance(teaching: EvidenceTeaching) -> Fraction:
@@ -126,8 +140,8 @@ def variance(teaching: EvidenceTeaching) -> Fraction:
     return (Fraction(teaching.noise_multiplier) * teaching.resolution) ** 2 + EXTRA_VARIANCE
 
 
-def rows(f_nD: NDArray[np.float32], steps_n: Whole) -> Whole:
-    """(n, D) rows of integers in the direction of the features, rounded towards zero, of an L2 norm of at most steps_n >= 0.
+def rows(f_nD: NDArray[np.float32], constant: float, steps_n: Whole) -> Whole:
+    """(n, D + 1) rows of integers of an L2 norm of at most steps_n, >= 0: in the direction of the features, and a share of the norm.
 
     Every operation on floats is on one number, or finds the largest, so that no row depends on others. Squares are summed in integers.
     """
@@ -140,5 +154,7 @@ def rows(f_nD: NDArray[np.float32], steps_n: Whole) -> Whole:
     length_n1 = np.ceil(np.sqrt(square_n1.astype(np.float64))).astype(np.int64)
     # The root is rounded, perhaps below what is wanted.
     length_n1 += length_n1 * length_n1 < square_n1
-    whole_nD: Whole = np.sign(part_nD) * (abs(part_nD) * steps_n[:, None] // np.maximum(length_n1, 1))
-    return whole_nD
+    constant_n = [int(constant * steps) for steps in steps_n.tolist()]
+    left_n = [math.isqrt(steps * steps - own * own) for steps, own in zip(steps_n.tolist(), constant_n, strict=True)]
+    whole_nD = np.sign(part_nD) * (abs(part_nD) * np.array(left_n, np.int64)[:, None] // np.maximum(length_n1, 1))
+    return np.concatenate([whole_nD, np.array(constant_n, np.int64)[:, None]], 1) * finite_n1

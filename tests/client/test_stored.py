@@ -15,6 +15,7 @@ from helpers.odd_images import mutated
 from limbeck.base.errors import DataError, LimbeckError
 from limbeck.client import teachers
 from limbeck.client.teachers import architectures
+from limbeck.client.teachers.evidence import Evidence
 from limbeck.client.teachers.linear import Linear
 from limbeck.client.teachers.net import Net
 from limbeck.client.teachers.votes import Votes
@@ -26,6 +27,7 @@ TEACHERS: dict[str, teachers.Teacher] = {
     "linear": Linear("rows", 1.0, BALANCE, torch.zeros(2, 4), torch.zeros(2)),
     "net": Net("mlp", (4,), 2, architectures.build("mlp", (4,), 2)),
     "votes": Votes(bytes(32), 1.0, torch.zeros(3, 2)),
+    "evidence": Evidence("rows", BALANCE, 0.3, torch.zeros(2, 5, dtype=torch.float64)),
 }
 
 
@@ -62,6 +64,8 @@ def test_a_mutated_teacher_is_read_or_refused_and_never_anything_else(kind: str,
         ("net", json.dumps({"architecture": "mlp", "shape": [4], "classes": "two"})),
         ("net", json.dumps({"architecture": "other", "shape": [4], "classes": 2})),
         ("net", json.dumps({"architecture": "custom", "shape": [4], "classes": 2})),
+        ("evidence", "{}"),
+        ("evidence", json.dumps({"features": "rows", "constant": "large"})),
         ("votes", json.dumps({"inputs": "xyz", "noise_std": 1})),
         ("votes", json.dumps({"inputs": "00", "noise_std": None})),
         ("tree", "{}"),

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from helpers.plans import LINEAR
-from helpers.teacher_conformance import Case, Conformance, Silent, weights
+from helpers.teacher_conformance import Case, Conformance, EvidenceCase, EvidenceConformance, Silent, weights
 from limbeck.base.errors import DataError, SettingError
 from limbeck.client import teachers
 from limbeck.client.noise import SystemEntropy, UnsafeSeeded, poisson_sample
 from limbeck.client.settings import SiteSettings
 from limbeck.client.teachers import architectures, gradients, kit, net
-from limbeck.plans.schema import NetTeaching
+from limbeck.plans.schema import EvidenceTeaching, LinearTeaching, NetTeaching
 from limbeck.simulations import data
 
 NET = NetTeaching(
@@ -81,16 +81,35 @@ CASES |= {
 }
 
 
+OWN = EvidenceTeaching(
+    features="pixels", constant=0.3, normaliser=40.0, ridge=0.01, noise_multiplier=1.0, resolution=1 << 16
+)
+EVIDENCE = {
+    "pixels": EvidenceCase(teaching=OWN, inputs="images"),
+    "rows": EvidenceCase(teaching=replace(OWN, features="rows"), inputs="rows"),
+    "encoder": EvidenceCase(teaching=replace(OWN, features="rows"), inputs="texts"),
+    "scattering": EvidenceCase(teaching=replace(OWN, features="scattering"), inputs="images"),
+    "hog": EvidenceCase(teaching=replace(OWN, features="hog"), inputs="images"),
+    "rows-weighted": EvidenceCase(teaching=replace(OWN, features="rows"), inputs="rows", class_weights=UNEVEN),
+}
+
+
 @pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in CASES.items()])
 class TestTeachers(Conformance):
-    """All of the suite for all kinds."""
+    """All of the suite for all kinds that are trained by gradients."""
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in EVIDENCE.items()])
+class TestEvidence(EvidenceConformance):
+    """All of the suite for evidence."""
 
 
 def test_the_suite_covers_every_kind_that_a_plan_can_name() -> None:
     from limbeck.plans.schema import ARCHITECTURES, FEATURES
 
-    taught = [case.teaching for case in CASES.values()]
-    assert {own.features for own in taught if not isinstance(own, NetTeaching)} == set(FEATURES)
+    taught = [case.teaching for case in (*CASES.values(), *EVIDENCE.values())]
+    for kind in (LinearTeaching, EvidenceTeaching):
+        assert {own.features for own in taught if isinstance(own, kind)} == set(FEATURES)
     assert {own.architecture for own in taught if isinstance(own, NetTeaching)} == set(ARCHITECTURES)
 
 

@@ -116,6 +116,7 @@ def evidence(draw: st.DrawFn) -> EvidenceTeaching:
     """A schedule of evidence."""
     return EvidenceTeaching(
         features=draw(st.sampled_from(FEATURES)),
+        constant=draw(real("teaching.constant")),
         normaliser=draw(real("teaching.normaliser")),
         ridge=draw(real("teaching.ridge")),
         noise_multiplier=draw(real("teaching.noise_multiplier")),

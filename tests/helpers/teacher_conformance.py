@@ -1,14 +1,16 @@
 """What every kind of teacher must do to be as private as its plan says: one list of checks, run against each of them.
 
 A kind is described by a `Case`: its schedule, how records are made for it, and how its sums of clipped gradients are had. The oracle is a
-plain loop over records with torch's autograd.
+plain loop over records with torch's autograd. Evidence has no gradients: its own checks are in `tests/client/test_evidence.py`.
 """
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,13 +26,14 @@ from helpers import tiny_encoder
 from limbeck.client import teachers
 from limbeck.client.noise import Noise, SystemEntropy, UnsafeSeeded
 from limbeck.client.settings import Gradients
-from limbeck.client.teachers import architectures, gradients, linear
+from limbeck.client.teachers import architectures, evidence, gradients, linear
 from limbeck.client.teachers.architectures import Factory
+from limbeck.client.teachers.evidence import Evidence
 from limbeck.client.teachers.net import Net
 from limbeck.inputs import encoders, features
 from limbeck.inputs.tensors import tensors
 from limbeck.plans import accounting
-from limbeck.plans.schema import LinearTeaching, NetTeaching
+from limbeck.plans.schema import EvidenceTeaching, LinearTeaching, NetTeaching, Teaching
 from limbeck.simulations import data
 
 Inputs = NDArray[np.float32]
@@ -41,14 +44,14 @@ WIDTH = 128
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Case:
+class AnyCase:
     """One kind of teacher.
 
     inputs: "images", "rows", or "texts": the images' pixels as words, through an encoder.
     class_weights: of a plan; none: all records count alike.
     """
 
-    teaching: LinearTeaching | NetTeaching
+    teaching: Teaching
     inputs: str
     factory: Factory | None = None
     gradients_by: Gradients = "opacus"
@@ -100,6 +103,20 @@ class Case:
         )
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Case(AnyCase):
+    """One kind of teacher that is trained by clipped gradients."""
+
+    teaching: LinearTeaching | NetTeaching
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EvidenceCase(AnyCase):
+    """Class sums of one kind of features."""
+
+    teaching: EvidenceTeaching
+
+
 @lru_cache(maxsize=1)
 def _encoder() -> encoders.Encoder:
     with tempfile.TemporaryDirectory() as folder:
@@ -121,11 +138,16 @@ class Silent:
 
     def __init__(self) -> None:
         self.gaussians: list[tuple[tuple[int, ...], float]] = []
+        self.whole: list[tuple[tuple[int, ...], Fraction]] = []
         self.uniforms: list[int] = []
 
     def gaussian(self, *shape: int, std: float) -> Tensor:
         self.gaussians.append((shape, std))
         return torch.zeros(shape)
+
+    def discrete_gaussian(self, *shape: int, variance: Fraction) -> NDArray[np.int64]:
+        self.whole.append((shape, variance))
+        return np.zeros(shape, np.int64)
 
     def uniform(self, n: int) -> NDArray[np.float64]:
         self.uniforms.append(n)
@@ -162,12 +184,55 @@ def weights(teacher: teachers.Teacher) -> Tensor:
     """All of a teacher's weights in one row."""
     if isinstance(teacher, linear.Linear):
         return torch.cat([teacher.weight_KD.flatten(), teacher.bias_K])
+    if isinstance(teacher, Evidence):
+        return teacher.weight_KD.flatten()
     assert isinstance(teacher, Net)
     return torch.cat([parameter.detach().flatten() for parameter in teacher.net.parameters()])
 
 
-class Conformance:
-    """The checks; a test class inherits them and parametrises `case`."""
+class AnyTeacher:
+    """What every teacher must do; a test class inherits the checks and parametrises `case`."""
+
+    def test_an_empty_data_set_trains_to_noise_like_any_other(self, case: AnyCase) -> None:
+        teacher = case.train(SystemEntropy(), 0)
+        assert float(weights(teacher).std()) > 0
+        assert teacher.log_probabilities(case.public()).shape == (50, 10)
+
+    def test_two_trainings_differ_unless_they_are_unsafely_seeded(self, case: AnyCase) -> None:
+        assert not torch.equal(weights(case.train(SystemEntropy())), weights(case.train(SystemEntropy())))
+        assert torch.equal(weights(case.train(UnsafeSeeded(1))), weights(case.train(UnsafeSeeded(1))))
+
+    def test_global_generators_have_no_say_and_are_left_alone(self, case: AnyCase) -> None:
+        found = []
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            np.random.seed(seed)
+            before = torch.get_rng_state(), np.random.get_state(legacy=False)["state"]["key"].copy()
+            found.append(weights(case.train(UnsafeSeeded(1))))
+            assert torch.equal(before[0], torch.get_rng_state())
+            assert np.array_equal(before[1], np.random.get_state(legacy=False)["state"]["key"])
+        assert torch.equal(found[0], found[1])
+        torch.manual_seed(0)
+        one = weights(case.train(SystemEntropy()))
+        torch.manual_seed(0)
+        assert not torch.equal(one, weights(case.train(SystemEntropy())))
+
+    def test_a_records_answer_does_not_depend_on_the_others(self, case: AnyCase) -> None:
+        """Batch normalisation would mix them."""
+        teacher, public = case.train(SystemEntropy()), case.public()
+        alone = torch.cat([teacher.log_probabilities(public[row : row + 1]) for row in range(5)])
+        torch.testing.assert_close(teacher.log_probabilities(public)[:5], alone, atol=1e-5, rtol=1e-4)
+
+    def test_a_saved_teacher_answers_the_same(self, case: AnyCase, tmp_path: Path) -> None:
+        teacher, path = case.train(SystemEntropy()), tmp_path / "teacher.safetensors"
+        teacher.save(path)
+        again = teachers.load(path, factory=case.factory).log_probabilities(case.public())
+        assert torch.equal(again, teacher.log_probabilities(case.public()))
+        torch.testing.assert_close(again.exp().sum(-1), torch.ones(50))
+
+
+class Conformance(AnyTeacher):
+    """What teachers that are trained by clipped gradients must do besides."""
 
     def test_sums_of_clipped_gradients_equal_a_loop_over_records(self, case: Case) -> None:
         x_N, y_N = case.records(9)
@@ -289,43 +354,6 @@ class Conformance:
         reach = own.steps * own.learning_rate * 2 * own.clip / own.normaliser / (1 - own.momentum)
         assert float((found - clean).norm()) <= reach * own.steps
 
-    def test_an_empty_data_set_trains_to_noise_like_any_other(self, case: Case) -> None:
-        teacher = case.train(SystemEntropy(), 0)
-        assert float(weights(teacher).std()) > 0
-        assert teacher.log_probabilities(case.public()).shape == (50, 10)
-
-    def test_two_trainings_differ_unless_they_are_unsafely_seeded(self, case: Case) -> None:
-        assert not torch.equal(weights(case.train(SystemEntropy())), weights(case.train(SystemEntropy())))
-        assert torch.equal(weights(case.train(UnsafeSeeded(1))), weights(case.train(UnsafeSeeded(1))))
-
-    def test_global_generators_have_no_say_and_are_left_alone(self, case: Case) -> None:
-        found = []
-        for seed in (0, 1):
-            torch.manual_seed(seed)
-            np.random.seed(seed)
-            before = torch.get_rng_state(), np.random.get_state(legacy=False)["state"]["key"].copy()
-            found.append(weights(case.train(UnsafeSeeded(1))))
-            assert torch.equal(before[0], torch.get_rng_state())
-            assert np.array_equal(before[1], np.random.get_state(legacy=False)["state"]["key"])
-        assert torch.equal(found[0], found[1])
-        torch.manual_seed(0)
-        one = weights(case.train(SystemEntropy()))
-        torch.manual_seed(0)
-        assert not torch.equal(one, weights(case.train(SystemEntropy())))
-
-    def test_a_records_answer_does_not_depend_on_the_others(self, case: Case) -> None:
-        """Batch normalisation would mix them."""
-        teacher, public = case.train(SystemEntropy()), case.public()
-        alone = torch.cat([teacher.log_probabilities(public[row : row + 1]) for row in range(5)])
-        torch.testing.assert_close(teacher.log_probabilities(public)[:5], alone, atol=1e-5, rtol=1e-4)
-
-    def test_a_saved_teacher_answers_the_same(self, case: Case, tmp_path: Path) -> None:
-        teacher, path = case.train(SystemEntropy()), tmp_path / "teacher.safetensors"
-        teacher.save(path)
-        again = teachers.load(path, factory=case.factory).log_probabilities(case.public())
-        assert torch.equal(again, teacher.log_probabilities(case.public()))
-        torch.testing.assert_close(again.exp().sum(-1), torch.ones(50))
-
     def test_it_learns(self, case: Case) -> None:
         x_N, y_N = case.records(300)
         changes: dict[str, Any] = {"steps": 80, "clip": 1.0, "noise_multiplier": 0.02, "learning_rate": _learning(case)}
@@ -336,6 +364,102 @@ class Conformance:
             teaching, x_N, y_N, classes=10, public_x=case.public(), noise=UnsafeSeeded(2), factory=case.factory
         )
         assert float((teacher.log_probabilities(x_N).argmax(1).numpy() == y_N).mean()) > 0.8
+
+
+class EvidenceConformance(AnyTeacher):
+    """What noisy class sums must do besides. The oracle is a loop over records in Python's own integers."""
+
+    def test_sums_equal_a_loop_over_records(self, case: EvidenceCase) -> None:
+        x_N, y_N = case.records(9)
+        expected = [[0.0] * len(line) for line in sums(case, x_N, y_N).tolist()]
+        own, balance = case.teaching, _balance(case)
+        for x, y in zip(x_N, y_N.tolist(), strict=True):
+            f_1D = features.balanced(features.compute(own.features, x[None]), balance)
+            steps = own.resolution * min(1.0, float(case.weight_of[y]))
+            scale = steps * (1 - own.constant**2) ** 0.5 / math.sqrt(math.fsum(float(f) ** 2 for f in f_1D[0]))
+            for place, f in enumerate(f_1D[0].tolist()):
+                expected[y][place] += f * scale
+            expected[y][-1] += own.constant * steps
+        # A record's entries are rounded towards zero, and its norm up.
+        assert abs(sums(case, x_N, y_N) - np.array(expected)).max() <= 2 * 9
+
+    def test_one_record_moves_the_line_of_its_class_by_at_most_the_resolution(self, case: EvidenceCase) -> None:
+        x_N, y_N = case.records(6)
+        for factor in (1, 1000, 1e-6):
+            x_N[5] *= np.float32(factor)
+            moved = sums(case, x_N, y_N) - sums(case, x_N[:5], y_N[:5])
+            steps = int(case.teaching.resolution * min(1.0, float(case.weight_of[y_N[5]])))
+            square = sum(each**2 for each in moved[y_N[5]].tolist())
+            assert (0.99 * steps) ** 2 < square <= steps**2
+            assert not np.delete(moved, y_N[5], 0).any()
+
+    def test_a_records_row_is_the_same_to_the_bit_wherever_it_is_and_whatever_the_others_are(
+        self, case: EvidenceCase
+    ) -> None:
+        x_N, y_N = case.records(21)
+        alone = [sums(case, x_N[at : at + 1], y_N[at : at + 1]) for at in range(21)]
+        order, threads = np.random.default_rng(0).permutation(21), torch.get_num_threads()
+        try:
+            for count in (1, 2):
+                torch.set_num_threads(count)
+                for chosen in (order, order[3:], np.array([5, 5, 7])):
+                    assert np.array_equal(sums(case, x_N[chosen], y_N[chosen]), sum(alone[at] for at in chosen))
+        finally:
+            torch.set_num_threads(threads)
+
+    def test_noise_is_drawn_once_for_every_sum_as_the_ledger_counts_it(self, case: EvidenceCase) -> None:
+        own, event = case.teaching, accounting.event(case.teaching, None)
+        assert event.noise_multiplier == own.noise_multiplier
+        for n in (0, 1, 40, 41):
+            noise = Silent()
+            case.train(noise, n)
+            variance = (Fraction(own.noise_multiplier) * own.resolution) ** 2 + 4
+            assert noise.whole == [((10, len(_balance(case).mean_D) + 1), variance)]
+            assert not noise.gaussians
+            assert not noise.uniforms
+
+    def test_weights_are_a_function_of_sums_and_noise_and_public_values(self, case: EvidenceCase) -> None:
+        x_N, y_N = case.records(40)
+        own = case.teaching
+        noisy_KD = sums(case, x_N, y_N)
+        noisy_KD += UnsafeSeeded(7).discrete_gaussian(
+            *noisy_KD.shape, variance=(Fraction(own.noise_multiplier) * own.resolution) ** 2 + 4
+        )
+        f_ND = features.unit_rows(features.compute(own.features, case.public()), _balance(case), own.constant).astype(float)
+        g_DD = f_ND.T @ f_ND / len(f_ND) + own.ridge * np.eye(f_ND.shape[1])
+        expected = np.linalg.solve(g_DD, noisy_KD.T).T * 10 / own.resolution / own.normaliser
+        found = weights(case.train(UnsafeSeeded(7))).numpy()
+        np.testing.assert_allclose(found, expected.ravel(), rtol=1e-6, atol=1e-8 * abs(expected).max())
+
+    def test_records_that_occur_twice_count_twice(self, case: EvidenceCase) -> None:
+        """So the normaliser is public."""
+        x_N, y_N = case.records(12)
+        twice = sums(case, np.concatenate([x_N] * 2), np.concatenate([y_N] * 2))
+        assert np.array_equal(twice, 2 * sums(case, x_N, y_N))
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+    def test_a_record_that_is_not_finite_counts_as_none(self, case: EvidenceCase, value: float) -> None:
+        x_N, y_N = case.records(12)
+        x_N[3].flat[2] = value
+        assert np.array_equal(sums(case, x_N, y_N), sums(case, np.delete(x_N, 3, 0), np.delete(y_N, 3)))
+
+    def test_it_learns(self, case: EvidenceCase) -> None:
+        x_N, y_N = case.records(300)
+        alike = replace(case, class_weights=())
+        teacher = alike.train(UnsafeSeeded(2), 300, noise_multiplier=0.1, normaliser=300.0)
+        # 50 public inputs say little of the directions of an encoder that was drawn at random.
+        least = 0.5 if case.inputs == "texts" else 0.8
+        assert float((teacher.log_probabilities(x_N).argmax(1).numpy() == y_N).mean()) > least
+
+
+def sums(case: EvidenceCase, x_N: Inputs, y_N: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The code under test: before noise."""
+    steps = [int(case.teaching.resolution * min(1.0, weight)) for weight in case.weight_of.tolist()]
+    return evidence.class_sums(case.teaching, x_N, y_N, _balance(case), np.array(steps))
+
+
+def _balance(case: EvidenceCase) -> features.Balance:
+    return features.balance(case.teaching.features, features.compute(case.teaching.features, case.public()))
 
 
 def _plain_loop(case: Case, teaching: LinearTeaching | NetTeaching, n: int, tape: Tape) -> Tensor:

@@ -62,7 +62,9 @@ VOTES = VotesTeaching(
     momentum=0.0,
     noise_multiplier=20.0,
 )
-EVIDENCE = EvidenceTeaching(features="pixels", normaliser=40.0, ridge=0.01, noise_multiplier=1.0, resolution=1 << 16)
+EVIDENCE = EvidenceTeaching(
+    features="pixels", constant=0.3, normaliser=40.0, ridge=0.01, noise_multiplier=1.0, resolution=1 << 16
+)
 NAN, INF = math.nan, math.inf
 
 
