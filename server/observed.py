@@ -102,5 +102,5 @@ def eigenvalues(plan: Plan, x_N: NDArray[np.generic], cache: Path | None) -> NDA
     """Those of the covariance of an evidence plan's features of its public inputs. cache: a folder for the features."""
     assert isinstance(plan.teaching, EvidenceTeaching)
     raw_ND = features.compute(plan.teaching.features, x_N, cache=cache)
-    balance = features.balance(plan.teaching.features, raw_ND)
-    return evidence_constants.eigenvalues(features.normalise(raw_ND[:: -(-len(raw_ND) // ENOUGH)], 1.0, balance))
+    used_ND = features.of_evidence(plan.teaching.features, raw_ND, plan.teaching.constant)
+    return evidence_constants.eigenvalues(used_ND[:: -(-len(raw_ND) // ENOUGH)])

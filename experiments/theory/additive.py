@@ -103,7 +103,7 @@ def bound(z_NK: Tensor, temperature: float) -> Tensor:
 class Federation:
     """What does not depend on skew or seed.
 
-    f_ND: features of public inputs, of norm 1. row_ND, label_N: records, in integers. cache: a folder for what is solved with them."""
+    f_ND: rows of public inputs, of norm 1. row_ND, label_N: records, in integers. cache: a folder for what is solved with them."""
 
     cache: Path
     f_ND: features.Rows
@@ -120,16 +120,15 @@ def federation(cache: Path) -> Federation:
     assert isinstance(found.private_x, np.ndarray)
     public_ND = features.compute(FEATURES, found.public_x, cache=cache)
     balance = features.balance(FEATURES, public_ND)
-    f_ND = features.normalise(public_ND, 1.0, balance)
     own_ND = features.balanced(features.compute(FEATURES, found.private_x, cache=cache), balance)
-    resolution = TeacherSettings(kind="evidence", normaliser=1.0).resolution
+    defaults = TeacherSettings(kind="evidence", normaliser=1.0)
     return Federation(
         cache=cache,
-        f_ND=f_ND,
+        f_ND=features.unit_rows(public_ND, balance, defaults.constant),
         public_y=found.public_y,
-        row_ND=evidence.rows(own_ND, np.full(len(own_ND), resolution)),
+        row_ND=evidence.rows(own_ND, defaults.constant, np.full(len(own_ND), defaults.resolution)),
         label_N=found.private_y,
-        e_J=evidence_constants.eigenvalues(f_ND),
+        e_J=evidence_constants.eigenvalues(features.of_evidence(FEATURES, public_ND, defaults.constant)),
         classes=len(found.class_names),
     )
 
@@ -170,7 +169,7 @@ def scores(found: Federation, plan: Plan, parts: Parts, *, private: bool, seed: 
             noise = UnsafeSeeded(1000 * seed + site)
             sums_CKD[site] += noise.discrete_gaussian(*sums_CKD[site].shape, variance=evidence.variance(teaching))
     flat_MD = sums_CKD.reshape(-1, sums_CKD.shape[-1]).astype(np.float64)
-    solved_MD = covariance.solve(flat_MD, found.f_ND, teaching.ridge, cache=found.cache, key=DATA.encode())
+    solved_MD = covariance.solve(flat_MD, found.f_ND, teaching.ridge, cache=found.cache, key=f"{DATA} {teaching.constant}".encode())
     scale = plan.classes / (teaching.resolution * teaching.normaliser)
     z_NM = found.f_ND.astype(np.float64) @ (solved_MD * scale).T
     return torch.from_numpy(z_NM).reshape(len(z_NM), len(parts), plan.classes).transpose(0, 1).contiguous()

@@ -22,7 +22,9 @@ from limbeck.server import observed
 from limbeck.server.pooling import Pool
 
 CLASSES, SITES, RECORDS, INPUTS, WIDTH = 4, 3, 300.0, 400, 12
-TEACHING = EvidenceTeaching(features="rows", normaliser=RECORDS, ridge=0.01, noise_multiplier=1.5, resolution=1 << 16)
+TEACHING = EvidenceTeaching(
+    features="rows", constant=0.3, normaliser=RECORDS, ridge=0.01, noise_multiplier=1.5, resolution=1 << 16
+)
 EVIDENCE = replace(
     PLAN,
     teaching=TEACHING,
@@ -124,7 +126,7 @@ def test_only_of_plans_whose_scores_can_be_told_from_their_answers() -> None:
 def test_eigenvalues_are_those_of_the_balanced_features_of_a_part_of_many_inputs() -> None:
     x_ND = np.random.default_rng(1).normal(size=(2100, 5)).astype(np.float32)
     found = observed.eigenvalues(EVIDENCE, x_ND, None)
-    assert found.sum() == pytest.approx(1)
+    assert found.sum() == pytest.approx(1 - 0.3**2)
     centred = x_ND - x_ND.mean(0)
     unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
-    assert found == pytest.approx(np.sort(np.linalg.eigvalsh(unit.T @ unit / 2100))[::-1], abs=0.02)
+    assert found == pytest.approx((1 - 0.3**2) * np.sort(np.linalg.eigvalsh(unit.T @ unit / 2100))[::-1], abs=0.02)
