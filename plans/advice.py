@@ -8,7 +8,11 @@ is an estimate that may be published, as `teacher.normaliser` is in every plan.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from limbeck.base import check
+from limbeck.base.errors import SettingError
 from limbeck.plans.schema import EvidenceTeaching, LinearTeaching, NetTeaching, Plan, Teaching, TopK
 from limbeck.plans.settings import TeacherSettings
 
@@ -22,6 +26,12 @@ ROWS_STEPS = {True: (20, 1_800.0), False: (60, 7_500.0)}
 # Of answers about rows, for `stages.temperature`: high enough for log-odds of 55 to stay above the wire's floor (`limbeck.protos.floor`),
 # low enough for a student to see differences.
 ROWS_TEMPERATURE = 4.0
+# By the share of the rarest class, the temperature of answers about rows where none is rarer than this; and below all of them,
+# ROWS_TEMPERATURE.
+TEMPERATURES = ((0.1, 1.0), (0.05, 2.0))
+# Below which share of the records a class is rare, and what a record of the others then counts, of which a gradient is clipped
+# [D, docs/teachers.md, at .2 %].
+RARE, COMMON_WEIGHT = 0.01, 0.1
 # Beyond it, weights only swing about the optimum.
 ROWS_LARGEST_STEP = 8.0
 
@@ -98,6 +108,33 @@ def rows_schedule(
         clip=1.0,
         normaliser=float(records_per_site),
         average_last=steps // 2,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Balance:
+    """What a plan does for its rare classes. class_weights: by class; None if all count alike."""
+
+    temperature: float
+    class_weights: tuple[float, ...] | None
+
+
+def rows_balance(shares_K: Sequence[float]) -> Balance:
+    """Temperature and weights of classes for answers about rows, by how frequent each class is.
+
+    The rarer a class, the softer the answers, or its probabilities fall below the smallest number that an answer can carry. Where one is
+    rare, records of the others count for less, since a gradient that is clipped cannot count for more.
+
+    shares_K: a public estimate of the share of the records that each class has; only its order of magnitude is used.
+
+    Raises SettingError for shares that are none.
+    """
+    if len(shares_K) < 2 or not all(0 <= share <= 1 for share in shares_K):
+        raise SettingError(f"Expected the shares, from 0 to 1, of at least 2 classes, got {list(shares_K)}.")
+    rarest = min(shares_K)
+    return Balance(
+        temperature=next((cool for least, cool in TEMPERATURES if rarest >= least), ROWS_TEMPERATURE),
+        class_weights=tuple(1.0 if share < RARE else COMMON_WEIGHT for share in shares_K) if rarest < RARE else None,
     )
 
 

@@ -47,7 +47,7 @@ class Quality(Strict):
         return Quality(test=test, public=public, why=self.why)
 
 
-class OwnInputs(Strict):
+class SiteInputs(Strict):
     """The part of the test set that comes from one natural site: what the federation is worth to that site."""
 
     majority: Scores
@@ -150,7 +150,7 @@ class ClientMetrics(Strict):
     """Noisy number of records, as it released it; None if it released none."""
     teacher: Quality = Quality()
     """Its teacher alone, without details by class. Known to the simulation only."""
-    own: OwnInputs | None = None
+    own: SiteInputs | None = None
     """Test inputs of this site, without details by class; None without natural sites, or if none of the test inputs is its own."""
     second_opinion: SecondOpinion | None = None
     """None if the run was measured before there was one."""

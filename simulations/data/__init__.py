@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from limbeck.base.errors import DataError, SettingError
 from limbeck.base.progress import Progress
 from limbeck.inputs.transfer_set import read_arrays
-from limbeck.simulations.data import artefacts, own, tables
+from limbeck.simulations.data import artefacts, tables, user_files
 from limbeck.simulations.data.dataset import DataSet, Description, Labels
 from limbeck.simulations.data.settings import DataSettings
 
@@ -86,7 +86,7 @@ def load_settings(
     Raises: SettingError or DataError.
     """
     if settings.name is None:
-        return own.load(settings, seed=seed, cache=cache, progress=progress)
+        return user_files.load(settings, seed=seed, cache=cache, progress=progress)
     sizes = {key: value for key in ("public", "test") if isinstance(value := getattr(settings, key), int)}
     return load(
         settings.name,
@@ -103,7 +103,7 @@ def load_settings(
 
 def class_names(settings: DataSettings) -> tuple[str, ...]:
     """Names of the classes in the order of the labels. Raises SettingError or DataError if the user's own files do not say them."""
-    return own.class_names(settings) if settings.name is None else KNOWN[settings.name].class_names
+    return user_files.class_names(settings) if settings.name is None else KNOWN[settings.name].class_names
 
 
 def load(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -70,3 +71,17 @@ def test_advice_names_the_other_kind_and_what_decides_between_them() -> None:
 def test_many_sites_are_advised_to_send_all_of_a_few_classes(sites: int, k: int, classes: int, said: bool) -> None:
     plan = replace(PLAN, teaching=EVIDENCE, truncation=TopK(k=k), classes=classes, minimum_clients=sites)
     assert any("release.k" in sentence for sentence in advice.of_plan(plan)) == said
+
+
+def test_the_rarer_a_class_the_softer_the_answers_and_the_less_the_others_count() -> None:
+    found = [advice.rows_balance([1 - rarest, rarest]) for rarest in (0.5, 0.06, 0.02, 0.002, 0.0)]
+    hot = [balance.temperature for balance in found]
+    assert hot == sorted(hot)
+    assert (hot[0], hot[-1]) == (1.0, advice.ROWS_TEMPERATURE)
+    assert [balance.class_weights for balance in found] == [None] * 3 + [(advice.COMMON_WEIGHT, 1.0)] * 2
+
+
+@pytest.mark.parametrize("shares", [[], [1.0], [0.5, -0.1], [0.5, 1.1], [0.5, math.nan]])
+def test_shares_that_are_none_get_no_advice(shares: list[float]) -> None:
+    with pytest.raises(SettingError, match="Expected the shares"):
+        advice.rows_balance(shares)
