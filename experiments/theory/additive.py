@@ -169,7 +169,9 @@ def scores(found: Federation, plan: Plan, parts: Parts, *, private: bool, seed: 
             noise = UnsafeSeeded(1000 * seed + site)
             sums_CKD[site] += noise.discrete_gaussian(*sums_CKD[site].shape, variance=evidence.variance(teaching))
     flat_MD = sums_CKD.reshape(-1, sums_CKD.shape[-1]).astype(np.float64)
-    solved_MD = covariance.solve(flat_MD, found.f_ND, teaching.ridge, cache=found.cache, key=f"{DATA} {teaching.constant}".encode())
+    solved_MD = covariance.solve(
+        flat_MD, found.f_ND, teaching.ridge, cache=found.cache, key=f"{DATA} {teaching.constant}".encode()
+    )
     scale = plan.classes / (teaching.resolution * teaching.normaliser)
     z_NM = found.f_ND.astype(np.float64) @ (solved_MD * scale).T
     return torch.from_numpy(z_NM).reshape(len(z_NM), len(parts), plan.classes).transpose(0, 1).contiguous()
@@ -280,7 +282,7 @@ def draw(curves: list[AdditiveCurve]) -> Callable[[list[Axes]], None]:
             axis.set_xlabel("temperature T")
             axis.set_title(f"ε = {epsilon:g}" if epsilon is not None else "without privacy", fontsize=9)
         axes[0].set_ylabel("pool, public inputs, %")
-        axes[0].legend(loc="lower center", fontsize=8)
+        axes[0].legend(loc="lower center", fontsize=8, frameon=True, framealpha=1, facecolor="white", edgecolor="none")
 
     return onto
 
