@@ -19,6 +19,8 @@ from limbeck.plans.schema import Counts, LabelCounts, LinearTeaching, NetTeachin
 
 Counted = Literal["labels", "records"]
 COUNTS_SHARE = 0.05
+# Of the mechanisms that methods here have.
+Schedule = LinearTeaching | NetTeaching | VotesTeaching
 # By which noise is raised until the accounting, whose figures are rounded up, agrees that it is enough.
 ROUNDING = 1.0005
 # What is counted, with any noise: records of each class, or records.
@@ -87,7 +89,7 @@ def steps(setting: Setting, count: int, *, sampling_rate: float = 1.0, counts: C
 
     counts: of what, with COUNTS_SHARE of the cost.
     """
-    teaching: Teaching = full_batch(count) if sampling_rate == 1 else sampled(count, sampling_rate)
+    teaching: Schedule = full_batch(count) if sampling_rate == 1 else sampled(count, sampling_rate)
     sample = f" on Poisson samples of rate {sampling_rate:g}" if sampling_rate < 1 else ""
     said = f"{count} Gaussian step{'s' if count > 1 else ''}{sample}"
     return _calibrated(setting, teaching, counts, said)
@@ -124,7 +126,7 @@ def noisy_counts(counts_K: tuple[int, ...], std: float, noise: Noise) -> tuple[f
     return tuple(float(max(0, each + discrete.gaussian(noise.below, std))) for each in counts_K)
 
 
-def _calibrated(setting: Setting, teaching: Teaching, counts: Counted | None, said: str) -> Charged:
+def _calibrated(setting: Setting, teaching: Schedule, counts: Counted | None, said: str) -> Charged:
     if setting.epsilon is None:
         return Charged(multiplier=0.0, guarantee=without(setting))
     found, noisy = _least_noise(teaching, counts, setting.epsilon, setting.delta)
@@ -139,7 +141,7 @@ def _calibrated(setting: Setting, teaching: Teaching, counts: Counted | None, sa
 
 
 @lru_cache(maxsize=1024)
-def _least_noise(teaching: Teaching, counts: Counted | None, epsilon: float, delta: float) -> tuple[Teaching, Counts | None]:
+def _least_noise(teaching: Schedule, counts: Counted | None, epsilon: float, delta: float) -> tuple[Teaching, Counts | None]:
     """As `accounting.calibrate`, at once for mechanisms without sampling: these compose to one whose mu is known, as in `shares`."""
     fraction = None if counts is None else COUNTS_SHARE
     kind = None if counts is None else COUNTED[counts]

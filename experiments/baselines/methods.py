@@ -30,6 +30,7 @@ class Method:
     - source: where it is from, and what the method is.
     - shares: what leaves a site.
     - private: whether it costs the setting's epsilon for one record of a site; what costs nothing, or another unit, is shown apart.
+    - set: of limbeck's own runs, what differs from the scenario.
     - run: the method, called with a setting and with one point of its grid; None for what limbeck's own run gives.
     """
 
@@ -38,6 +39,7 @@ class Method:
     source: str
     shares: Shares
     private: bool = True
+    set: tuple[str, ...] = ()
     run: Callable[..., Reached] | None = None
 
     @property
@@ -46,8 +48,9 @@ class Method:
         return _grids().get(self.name, ({},))
 
 
-def _own(name: str, title: str) -> Method:
-    return Method(name=name, title=title, source="the scenario, through the real apps", shares="limbeck")
+def _own(name: str, title: str, *, set_: tuple[str, ...] = ()) -> Method:
+    source = f"the scenario{' with ' + ', '.join(set_) if set_ else ''}, through the real apps"
+    return Method(name=name, title=title, source=source, shares="limbeck", set=set_)
 
 
 ALL: Mapping[str, Method] = {
@@ -55,6 +58,8 @@ ALL: Mapping[str, Method] = {
     for method in (
         _own(own.STUDENT, "limbeck, student"),
         _own(own.POOL, "limbeck, pool"),
+        _own(own.WITH_EVIDENCE, "limbeck, evidence, student", set_=own.EVIDENCE),
+        _own(own.POOL_WITH_EVIDENCE, "limbeck, evidence, pool", set_=own.EVIDENCE),
         Method(name="alone", title="one site alone", source="DP gradient descent", shares="nothing", run=averaging.alone),
         Method(
             name="central",

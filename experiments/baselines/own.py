@@ -11,6 +11,10 @@ from limbeck.simulations import metrics, run
 from limbeck.simulations.metrics import Metrics, Quality
 
 STUDENT, POOL = "limbeck", "limbeck-pool"
+WITH_EVIDENCE, POOL_WITH_EVIDENCE = "limbeck-evidence", "limbeck-evidence-pool"
+STUDENTS = (STUDENT, WITH_EVIDENCE)
+# A scenario with teachers whose answers add up, in place of its own; temperature and ridge follow from public facts.
+EVIDENCE = ("teacher.kind=evidence", "stages.temperature=auto", "pooling.kind=mean")
 
 
 def measured(folder: Path, workers: int) -> Metrics:
@@ -25,7 +29,7 @@ def measured(folder: Path, workers: int) -> Metrics:
 
 def outcome(method: str, measured: Metrics) -> Outcome:
     """What the student of a run reached, or its pool on the same test set; what a pool costs is what the run costs."""
-    quality = measured.student.quality if method == STUDENT else measured.pool.quality
+    quality = measured.student.quality if method in STUDENTS else measured.pool.quality
     scores = _scores(quality, method)
     clients = measured.clients
     epsilons = [client.epsilon for client in clients]
@@ -33,7 +37,7 @@ def outcome(method: str, measured: Metrics) -> Outcome:
     student = measured.student
     about = (
         f"{student.architecture}, {100 * measured.stages[-1].sparsity:.0f} % sparse"
-        if method == STUDENT
+        if method in STUDENTS
         else "no model of its own"
     )
     return Outcome(

@@ -27,7 +27,7 @@ from limbeck.simulations.report.drawing import (
 from limbeck.simulations.sweep.rows import with_spread
 
 # Lines that stand in every figure of curves, with their colours.
-ALWAYS = {own.STUDENT: STUDENT, own.POOL: POOL, "central": CENTRAL}
+ALWAYS = {own.STUDENT: STUDENT, own.WITH_EVIDENCE: POOL, "central": CENTRAL}
 # Other methods in one figure.
 MOST_OTHERS = 4
 OTHERS = tuple(colour for colour in LINES if colour not in ALWAYS.values())
@@ -93,7 +93,7 @@ def side_by_side(cell: Cell, found: Sequence[Summary]) -> Figure:
 
 
 def curves(axis: str, cells: Sequence[Cell], found: Sequence[Summary]) -> Iterator[Figure]:
-    """Accuracy over what varies, a few methods a figure; limbeck, its pool and central DP in each. None where cells are no numbers."""
+    """Accuracy over what varies, a few methods a figure; limbeck and central DP in each. None where cells are no numbers."""
     if len(cells) < 2 or any(cell.at is None for cell in cells):
         return
     names = list(dict.fromkeys(each.method.name for each in found))

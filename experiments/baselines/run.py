@@ -63,6 +63,11 @@ class Task:
         return f"{self.cell.name}, {self.method}" + (f", seed {self.seed}" if self.seed is not None else ": choosing")
 
     @property
+    def of(self) -> Cell:
+        """The cell as the method runs it: limbeck's own may differ from the scenario."""
+        return self.cell.but("evidence", method(self.method).set)
+
+    @property
     def path(self) -> Path:
         """Of the file that it leaves."""
         if self.seed is None:
@@ -176,7 +181,8 @@ def _all(tasks: Iterable[Task], submit: Submit, console: Console, title: str) ->
 @contextmanager
 def pool(jobs: int) -> Iterator[Submit]:
     """Processes that work on tasks, so many at once; they start with the first task. Ctrl-C ends them."""
-    os.environ["OMP_NUM_THREADS"] = str(max(1, crew.cores() // jobs))
+    # Most heads are small: threads would wait for each other longer than they work. Another job is the better use of a core.
+    os.environ["OMP_NUM_THREADS"] = "1"
     processes = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_begin)
     try:
         yield lambda task: processes.submit(work, task)
@@ -187,11 +193,11 @@ def pool(jobs: int) -> Iterator[Submit]:
 
 
 def _begin() -> None:
-    """TLS first: gRPC decides when it is loaded which versions it accepts. Then torch, with the threads that the environment says."""
+    """TLS first: gRPC decides when it is loaded which versions it accepts. Then torch, with one thread."""
     from limbeck.protos import tls  # noqa: F401, I001 - before anything that loads gRPC
     import torch
 
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    torch.set_num_threads(1)
 
 
 def work(task: Task) -> str:
@@ -203,7 +209,7 @@ def work(task: Task) -> str:
         return named or "nothing to choose"
     assert task.chosen is not None
     reached = outcome(task)
-    kept = Kept(scenario=task.cell.loaded(task.seed).model_dump_json(), outcome=reached)
+    kept = Kept(scenario=task.of.loaded(task.seed).model_dump_json(), outcome=reached)
     write_durably(task.path, (kept.model_dump_json(indent=1) + "\n").encode())
     return f"{100 * reached.accuracy:.1f} %, {reached.seconds:.1f} s"
 
@@ -214,7 +220,7 @@ def outcome(task: Task) -> Outcome:
     assert task.chosen is not None
     chosen = method(task.method)
     if chosen.run is None:
-        folder = settings.prepared(task.cell, task.seed, task.folder)
+        folder = settings.prepared(task.of, task.seed, task.folder)
         # Student and pool are of the same run, which one of them carries out.
         with settings.locked(folder, "running"):
             return own.outcome(task.method, own.measured(folder, task.workers))
@@ -249,5 +255,5 @@ def _kept(task: Task) -> Outcome | None:
         kept = Kept.model_validate_json(task.path.read_bytes())
     except (OSError, ValidationError):
         return None
-    same = kept.scenario == task.cell.loaded(task.seed).model_dump_json()
+    same = kept.scenario == task.of.loaded(task.seed).model_dump_json()
     return kept.outcome if same and (kept.outcome.settings == task.chosen.settings) else None

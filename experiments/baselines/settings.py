@@ -18,7 +18,6 @@ from limbeck.client.site import Site
 from limbeck.experiments.baselines.contract import FEATURE_NORM, Records, Rows, Setting
 from limbeck.experiments.baselines.suites import Cell
 from limbeck.inputs import features
-from limbeck.inputs.features import Balance
 from limbeck.inputs.transfer_set import read_arrays
 from limbeck.simulations import central, prepare
 from limbeck.simulations.measure import Truth
@@ -41,6 +40,11 @@ def prepared(cell: Cell, seed: int, folder: Path) -> Path:
         if not (run / "scenario.json").exists():
             # What was not prepared to the end: nothing has run there.
             shutil.rmtree(run, ignore_errors=True)
+            cache = folder / "cache"
+            cache.mkdir(exist_ok=True)
+            run.mkdir()
+            # Features of public and test inputs are the same in every run.
+            (run / "cache").symlink_to(cache.absolute(), target_is_directory=True)
             prepare.prepare(scenario, run)
         had = prepare.read_prepared(run)[0].model_dump(exclude={"partition"})
     if had != scenario.model_dump(exclude={"partition"}):
@@ -69,16 +73,18 @@ def of(cell: Cell, seed: int, folder: Path) -> Setting:
     members = [Site(path.parent) for path in sorted(sites.glob("*/site.toml"))]
     found = [site.records.find(plan.classes, public_x) for site in members]
     name = scenario.teacher.features
-    raw = _features(name, public_x, cache)
+    raw = features.compute(name, public_x, cache=cache)
     balance = features.balance(name, raw)
     public = features.normalise(raw, FEATURE_NORM, balance)
-    private = _rows(name, np.concatenate([each.x_N for each in found]), balance, cache)
+    private = features.normalise(
+        in_any_order(name, np.concatenate([each.x_N for each in found]), cache), FEATURE_NORM, balance
+    )
     parts = np.split(private, np.cumsum([len(each.y_N) for each in found])[:-1])
     return Setting(
         sites=tuple(Records(x_ND=x_ND, y_N=each.y_N) for x_ND, each in zip(parts, found, strict=True)),
         records_per_site=len(private) / len(found),
         public_ND=public,
-        test_ND=_rows(name, truth.test_x, balance, cache),
+        test_ND=features.normalise(features.compute(name, truth.test_x, cache=cache), FEATURE_NORM, balance),
         test_N=truth.test_y.astype(np.int64),
         classes=plan.classes,
         epsilon=plan.privacy.epsilon,
@@ -107,20 +113,15 @@ def for_choice(cell: Cell, seed: int, folder: Path) -> Setting:
     )
 
 
-def _rows(name: str, x_N: NDArray[np.generic], balance: Balance, cache: Path) -> Rows:
-    return features.normalise(_features(name, x_N, cache), FEATURE_NORM, balance)
+def in_any_order(name: str, x_N: NDArray[np.generic], cache: Path) -> Rows:
+    """Features of records, kept if they take long to compute: only in a simulation may they be.
 
-
-def _features(name: str, x_N: NDArray[np.generic], cache: Path) -> Rows:
-    """Features of inputs, kept if they take long to compute.
-
-    They are kept in an order that does not depend on who holds which input, so that every partition of the same records finds them.
+    They are kept in an order that does not depend on who holds which, so that every partition of the same records finds them.
     """
     if name not in SLOW:
         return features.compute(name, x_N)
     order = _canonical([each.tobytes() for each in x_N])
-    sorted_ND = features.compute(name, x_N[order], cache=cache)
-    rows = np.empty_like(sorted_ND)
+    rows = np.empty_like(sorted_ND := features.compute(name, x_N[order], cache=cache))
     rows[order] = sorted_ND
     return rows
 

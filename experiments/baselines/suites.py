@@ -68,6 +68,10 @@ class Cell:
         """Its name for every file system."""
         return re.sub(r"[^A-Za-z0-9._=-]+", "-", self.name.replace("ε", "epsilon"))
 
+    def but(self, name: str, settings: tuple[str, ...]) -> Cell:
+        """The same with other settings, under another name; itself without any."""
+        return replace(self, name=f"{self.name}, {name}", settings=(*self.settings, *settings)) if settings else self
+
     def loaded(self, seed: int) -> Scenario:
         """The scenario of one seed. Raises SettingError if the cell is none."""
         return load(self.scenario, [*self.settings, f"run.seed={seed}"])
@@ -106,6 +110,9 @@ def suite(name: str) -> Suite:
     if name not in known:
         raise SettingError(f"Expected a suite out of {', '.join((*known, EVERYTHING))}, got {name!r}.")
     found = known[name]
+    first = load(found.scenario, [*found.set, *found.cells[0].set])
+    # A scenario whose own teachers are evidence needs no second run with such.
+    twice = {each.name for each in methods.ALL.values() if each.set} if first.teacher.kind == "evidence" else set()
     return Suite(
         name=name,
         description=found.description,
@@ -114,7 +121,7 @@ def suite(name: str) -> Suite:
             Cell(name=cell.name, at=cell.at, scenario=found.scenario, settings=(*found.set, *cell.set))
             for cell in found.cells
         ),
-        methods=tuple(methods.method(each) for each in found.methods),
+        methods=tuple(methods.method(each) for each in found.methods if each not in twice),
         seeds=tuple(range(1, found.seeds + 1)),
         choice_seeds=tuple(range(FIRST_CHOICE_SEED, FIRST_CHOICE_SEED + found.choice_seeds)),
     )

@@ -155,6 +155,44 @@ def test_noise_is_of_the_charged_size_and_new_in_every_call() -> None:
     assert float(gradient.std()) == pytest.approx(5 * heads.CLIP, rel=0.15)
 
 
+class Remembered(UnsafeSeeded):
+    """Noise that remembers the standard deviations it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(3)
+        self.stds: list[float] = []
+
+    def gaussian(self, *shape: int, std: float) -> torch.Tensor:
+        self.stds.append(std)
+        return super().gaussian(*shape, std=std)
+
+
+@pytest.mark.parametrize(
+    "method", [each for each in PRIVATE if each.name not in {"pate", "fedauxfdp"}], ids=lambda method: method.name
+)
+def test_every_noisy_release_of_a_site_is_charged(method: methods.Method) -> None:
+    """All of these have sensitivity 1; the noise of all of a site's releases is that of the whole epsilon, counts apart."""
+    noise = Remembered()
+    assert method.run is not None
+    method.run(digits(epsilon=4.0, noise=noise), **method.grid[0])
+    spent = sum(std**-2 for std in noise.stds) / (1 if method.name == "central" else SITES)
+    whole = accounting.gaussian_mu(4.0, 1e-4) ** 2
+    assert 0.93 * whole < spent <= whole * 1.0001
+
+
+def test_the_noise_of_votes_and_of_perturbed_heads_follows_their_sensitivities() -> None:
+    noise = Remembered()
+    setting = digits(epsilon=4.0, noise=noise)
+    voting.pate(setting, teachers=5, queries=50)
+    (std,) = noise.stds
+    assert 50 * 2 / std**2 <= accounting.gaussian_mu(4.0, 1e-4) ** 2
+    noise.stds.clear()
+    certainty.fedauxfdp(setting, regularisation=3.0, certainty=1.0)
+    sensitivities = ((math.sqrt(2) + 2 * certainty.TOLERANCE) / 3, (1 + 2 * certainty.TOLERANCE) / 3) * SITES
+    spent = sum((each / std) ** 2 for each, std in zip(sensitivities, noise.stds, strict=True)) / SITES
+    assert 0.98 * accounting.gaussian_mu(4.0, 1e-4) ** 2 < spent <= accounting.gaussian_mu(4.0, 1e-4) ** 2
+
+
 def test_one_record_moves_a_sum_of_gradients_by_the_clip_at_most() -> None:
     records, weight = IID.sites[0], torch.full((10, 65), 0.7) * torch.arange(10)[:, None]
     x_ND, y_N = heads.with_one(records.x_ND), torch.from_numpy(records.y_N)

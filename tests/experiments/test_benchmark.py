@@ -131,8 +131,8 @@ def test_slow_features_do_not_depend_on_the_order_in_which_sites_hold_inputs(
 ) -> None:
     monkeypatch.setattr(settings, "SLOW", ("pixels",))
     x_N = np.random.default_rng(1).integers(0, 255, (6, 8, 8)).astype(np.uint8)
-    first = settings._features("pixels", x_N, tmp_path)
-    assert (settings._features("pixels", x_N[::-1], tmp_path) == first[::-1]).all()
+    first = settings.in_any_order("pixels", x_N, tmp_path)
+    assert (settings.in_any_order("pixels", x_N[::-1], tmp_path) == first[::-1]).all()
     assert len(list(tmp_path.glob("*.npy"))) == 1
 
 
