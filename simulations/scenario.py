@@ -125,7 +125,7 @@ class Scenario(settings.PlanTables):
     @property
     def without_privacy(self) -> bool:
         """Whether a teacher without privacy is trained to compare with."""
-        cheap = self.teacher.kind == "linear" and self.teacher.features in CHEAP_FEATURES
+        cheap = self.teacher.kind in {"linear", "evidence"} and self.teacher.features in CHEAP_FEATURES
         return cheap if self.compare.without_privacy is None else self.compare.without_privacy
 
     @property

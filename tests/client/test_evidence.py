@@ -25,7 +25,7 @@ from limbeck.plans.schema import EvidenceTeaching, Plan, Pooling, Stage, TopK
 from limbeck.protos import codec
 from limbeck.protos.messages import Ask, Share
 from limbeck.server.pooling import Pool
-from limbeck.simulations import data
+from limbeck.simulations import central, data
 
 TEACHING = EvidenceTeaching(
     features="pixels", constant=0.3, normaliser=30.0, ridge=0.02, noise_multiplier=1.0, resolution=1 << 16
@@ -224,3 +224,13 @@ def test_a_site_of_one_class_says_as_much_of_it_as_a_site_of_all() -> None:
         )
         pool_NK += (teacher.log_probabilities(found.public_x) / 20).softmax(-1)
     assert float((pool_NK.argmax(1).numpy() == found.public_y).mean()) > 0.85
+
+
+def test_a_baseline_without_noise_has_none() -> None:
+    """What simulations compare with: all records at one place."""
+    x_N, y_N, found = digits(60, 20)
+    without, silent = (
+        teachers.train(TEACHING, x_N, y_N, classes=10, public_x=found.public_x, noise=noise)
+        for noise in (central.NoNoise(), Silent())
+    )
+    assert torch.equal(without.log_probabilities(x_N), silent.log_probabilities(x_N))

@@ -69,7 +69,10 @@ def test_a_row_is_that_of_the_image_alone_to_the_last_bit_and_is_made_once(model
         asked.append(image)
         return opened(image)
 
-    again = encoders.encode_images(own, np.concatenate([images[::-1], images[:1] ^ 1]), note, kept=tmp_path / "together")
+    # Another image that differs in its last byte alone.
+    other = images[:1].copy()
+    other[0, -1, -1, -1] ^= 1
+    again = encoders.encode_images(own, np.concatenate([images[::-1], other]), note, kept=tmp_path / "together")
     np.testing.assert_array_equal(again[:40], together[::-1])
     assert len(asked) == 1
     assert encoders.encode_images(own, images[:0], opened, kept=tmp_path / "none").shape == (0, NUMBERS)
