@@ -60,12 +60,14 @@ class _Double(gradients.FastClipping):
     """Fast gradient clipping in float64 for nets that it does not serve by default."""
 
     def __init__(self, net: nn.Module) -> None:
-        linear_layers = gradients._with_weights
-        gradients._with_weights = lambda _: []
+        def none(net: nn.Module) -> list[nn.Module]:
+            return []
+
+        checked, gradients._with_weights = gradients._with_weights, none
         try:
             super().__init__(net)
         finally:
-            gradients._with_weights = linear_layers
+            gradients._with_weights = checked
 
 
 ENGINES: dict[str, Callable[[nn.Module], gradients.Engine]] = {
