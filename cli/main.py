@@ -28,6 +28,7 @@ from limbeck.client import commands as client_commands
 from limbeck.client import link_commands, teacher_commands
 from limbeck.deployment import commands as deployment_commands
 from limbeck.deployment import flower_commands, key_commands, plan_commands
+from limbeck.experiments.baselines import commands as benchmark_commands
 from limbeck.server import commands as server_commands
 from limbeck.server import student_commands
 from limbeck.simulations import commands, data_commands, sweep_commands
@@ -102,6 +103,7 @@ app.command("scenarios")(commands.scenarios)
 app.command("report")(commands.report)
 app.command("sweep")(sweep_commands.sweep)
 app.command("compare")(sweep_commands.compare)
+app.command("benchmark")(benchmark_commands.benchmark)
 app.command("predict")(student_commands.predict)
 app.add_typer(student_commands.app, name="student")
 app.add_typer(data_commands.app, name="data")

@@ -38,7 +38,7 @@ from limbeck.base.files import create_private_folder
 from limbeck.base.references import load_function
 from limbeck.inputs import arrays, encoders, encodings, images, labels, tables
 from limbeck.inputs.dialects import Dialect
-from limbeck.inputs.encodings import EncoderEncoding, Encoding
+from limbeck.inputs.encodings import EncoderEncoding, ImageEncoding, TabularEncoding
 from limbeck.inputs.labels import LabelRule
 from limbeck.inputs.transfer_set import KINDS, Header, read_arrays, read_headers
 from limbeck.plans.schema import InputKind
@@ -66,12 +66,13 @@ class RecordSettings(BaseModel):
         it, these are the plan's names of its classes, or whole numbers from 0 on where it names none.
     delimiter, quote, decimal, text_encoding: of a text table, what its header does not show: the sign between cells, the one around them
         ("" for none), the decimal sign, and how text becomes bytes. Never taken from rows: one record would change what becomes of all.
-    encoding: the file of a public encoding, for tables and texts, whose SHA-256 a plan names. For rows in an .npz file or from a
-        reader it says which encoding made them.
-    encoder: the site's copy of the public encoder if the encoding names one: a Hugging Face model's folder or "module:factory".
+    encoding: the file of a public encoding, for tables, texts and colour images, whose SHA-256 a plan names. For rows in an .npz file or
+        from a reader it says which encoding made them.
+    encoder: the site's copy of the public encoder if the encoding names one: a Hugging Face model's folder, for images the folder of an
+        ONNX model, or "module:factory".
     encoded: a private folder that caches the encoder's rows.
     columns: without an encoding, the columns that are read as numbers, unchanged.
-    image_size: (height, width) to which images are scaled.
+    image_size: (height, width) to which images are scaled; for an encoder of images the encoding says it.
     reader: instead of a path, a function of the site's own as "module:function", called with its folder, that returns inputs and labels.
     scale: the scale of the numbers in an .npz file or from a reader if it differs from the transfer set's: "bytes" (0 to 255) or
         "unit" (0 to 1).
@@ -230,16 +231,36 @@ def check(
         return
     path = folder / str(settings.path)
     _check_path(path)
+    of_images = image_encoding(settings, folder)
+    if of_images is not None:
+        arrays.check_shape((of_images.dimensions,), public_x, f"records.encoding of {path}")
+        _prepare(settings, folder, prepare)
     if path.is_dir():
         folders = class_folders(path, rule)
-        arrays.check_shape(settings.image_size, public_x, f"records.image_size of the images in {path}")
+        if of_images is None:
+            arrays.check_shape(settings.image_size, public_x, f"records.image_size of the images in {path}")
         check_images(path, [each for each, _ in folders])
     elif tables.is_table(path):
         _check_table(settings, path, folder, public_x, prepare)
     else:
         _check_names_are_said(settings, class_names, str(path))
         x, _ = read_array_headers(settings, path)
-        arrays.check_shape(x.shape[1:], public_x, f"x in {path}")
+        if of_images is None:
+            arrays.check_shape(x.shape[1:], public_x, f"x in {path}")
+        elif x.shape[1:] != of_images.shape:
+            raise DataError(
+                f"Expected images of shape {of_images.shape} for {of_images.model} as x in {path}, got {x.shape[1:]}."
+            )
+
+
+def _prepare(settings: RecordSettings, folder: Path, prepare: bool) -> None:
+    """Make the folder that keeps encoded records, if that is wanted. Raises DataError."""
+    if not prepare:
+        return
+    try:
+        create_private_folder(folder / settings.encoded)
+    except OSError as error:
+        raise DataError(f"Expected a folder as records.encoded at {folder / settings.encoded}: {error.strerror}.") from error
 
 
 def _check_source(settings: RecordSettings) -> None:
@@ -284,13 +305,8 @@ def _check_table(settings: RecordSettings, path: Path, folder: Path, public_x: N
         arrays.check_shape((encoding.dimensions,), public_x, f"records.encoding of {path}")
     if not tables.has_rows(path, dialect):
         raise DataError(f"Expected records in {path}, found a header and nothing else.")
-    if isinstance(encoding, EncoderEncoding) and prepare:
-        try:
-            create_private_folder(folder / settings.encoded)
-        except OSError as error:
-            raise DataError(
-                f"Expected a folder as records.encoded at {folder / settings.encoded}: {error.strerror}."
-            ) from error
+    if isinstance(encoding, EncoderEncoding):
+        _prepare(settings, folder, prepare)
 
 
 def read_array_headers(settings: RecordSettings, path: Path) -> tuple[Header, Header]:
@@ -409,8 +425,8 @@ def find(
     - classes, class_names: the plan's, and its names of them, or () if it names none.
     - public_x: the public inputs. If they are bytes, so are the records' inputs; otherwise these are float32.
     - kind: what the plan says that the public inputs are; without it, what they show themselves.
-    - encode_texts: put texts through a public encoder if there is one, which takes long and keeps their rows in a file; else their rows
-      are zeros.
+    - encode_texts: put texts or images through a public encoder if there is one, which takes long and keeps their rows in a file; else
+      their rows are zeros.
 
     Raises: DataError or SettingError for problems that concern all records.
     """
@@ -426,7 +442,12 @@ def find(
         path = folder / str(settings.path)
         source = str(path)
         _check_path(path)
-        if path.is_dir():
+        of_images = image_encoding(settings, folder)
+        if path.is_dir() and of_images is not None:
+            pixel_N, y_N = _read_images(path, class_folders(path, rule), tally, images.colour, of_images.size)
+            rows_N = _encoded_images(of_images, settings, pixel_N, folder, encode_texts, encoders.log_progress)
+            x_N, _ = arrays.like_public(rows_N, None, public_x, source)
+        elif path.is_dir():
             x_N, y_N = _images(settings, path, public_x, rule, tally)
         elif tables.is_table(path):
             x_N, y_N = _table(settings, path, folder, public_x, rule, tally, encode_texts)
@@ -435,8 +456,17 @@ def find(
             raw_N, raw_y = read_arrays(path, "x", "y", largest=settings.largest_mb << 20)
             if not raw_N.ndim or raw_y.shape != raw_N.shape[:1]:
                 raise DataError(f"Expected as many labels as inputs in {path}, got {raw_y.shape} for {raw_N.shape}.")
-            x_N, valid_N = arrays.like_public(raw_N, settings.scale, public_x, source, unit_images=unit_images)
-            y_N = _valid(rule, raw_y, valid_N, _inputs_wanted(public_x, unit_images), tally)
+            if of_images is not None:
+                blank = np.zeros((0, *of_images.shape), np.uint8)
+                bytes_N, valid_N = arrays.like_public(raw_N, settings.scale, blank, source)
+                y_N = _valid(rule, raw_y, valid_N, _inputs_wanted(blank, False), tally)
+                rows_N = _encoded_images(
+                    of_images, settings, bytes_N.astype(np.uint8), folder, encode_texts, encoders.log_progress
+                )
+                x_N, _ = arrays.like_public(rows_N, None, public_x, source)
+            else:
+                x_N, valid_N = arrays.like_public(raw_N, settings.scale, public_x, source, unit_images=unit_images)
+                y_N = _valid(rule, raw_y, valid_N, _inputs_wanted(public_x, unit_images), tally)
     kept = np.flatnonzero(y_N != NO_LABEL)
     names = tuple(class_names) or tuple("/".join(values) for values in rule.names)
     left_out = tally.left_out()
@@ -474,6 +504,9 @@ def shape_of_inputs(settings: RecordSettings, folder: Path) -> tuple[int, ...]:
         return next((np.shape(each) for each in _read_by(settings.reader, folder)[0]), ())  # type: ignore[arg-type]
     path = folder / str(settings.path)
     _check_path(path)
+    of_images = image_encoding(settings, folder)
+    if of_images is not None:
+        return (of_images.dimensions,)
     if path.is_dir():
         return settings.image_size
     if tables.is_table(path):
@@ -482,23 +515,45 @@ def shape_of_inputs(settings: RecordSettings, folder: Path) -> tuple[int, ...]:
     return read_headers(path, "x", largest=settings.largest_mb << 20)[0].shape[1:]
 
 
-def public_encoder(settings: RecordSettings, folder: Path) -> EncoderEncoding | None:
+def public_encoder(settings: RecordSettings, folder: Path) -> EncoderEncoding | ImageEncoding | None:
     """The encoding if records go through a public encoder here, or None; reads no record. Raises DataError."""
     if settings.encoding is None or settings.path is None or not tables.is_table(Path(settings.path)):
-        return None
+        return image_encoding(settings, folder)
     encoding = encodings.load(folder / settings.encoding)
     return encoding if isinstance(encoding, EncoderEncoding) else None
 
 
+def image_encoding(settings: RecordSettings, folder: Path) -> ImageEncoding | None:
+    """The encoding if records are images for a public encoder: a folder of them, or an array (N, H, W, C); else None. Raises DataError."""
+    if settings.encoding is None or settings.path is None:
+        return None
+    path = folder / settings.path
+    if tables.is_table(path) or not path.exists():
+        return None
+    if not path.is_dir() and len(read_array_headers(settings, path)[0].shape) != 4:
+        return None
+    encoding = encodings.load(folder / settings.encoding)
+    return encoding if isinstance(encoding, ImageEncoding) else None
+
+
 def encode(settings: RecordSettings, folder: Path, progress: Progress = encoders.log_progress) -> int:
-    """Put a table's records through the public encoder, cache the rows and return their number.
+    """Put records through the public encoder, cache the rows and return their number; an image that cannot be read is left out.
 
     Raises: SettingError if there is no encoder.
     """
-    encoding = public_encoder(settings, folder)
+    encoding, path = public_encoder(settings, folder), folder / str(settings.path)
     if encoding is None:
-        raise SettingError("Expected records.encoding to name a table's public encoder, found none.")
-    return len(_encoded(encoding, settings, read_table(settings, folder / str(settings.path)), folder, progress))
+        raise SettingError("Expected records.encoding to name a public encoder, of a table or of images, found none.")
+    if isinstance(encoding, EncoderEncoding):
+        return len(_encoded(encoding, settings, read_table(settings, path), folder, progress))
+    if path.is_dir():
+        folders = [(each, 0) for each in sorted(path.iterdir()) if each.is_dir() and not each.name.startswith(".")]
+        pixel_N, _ = _read_images(path, folders, _Tally(), images.colour, encoding.size)
+    else:
+        (raw_N,) = read_arrays(path, "x", largest=settings.largest_mb << 20)
+        blank = np.zeros((0, *encoding.shape), np.uint8)
+        pixel_N = arrays.like_public(raw_N, settings.scale, blank, str(path))[0].astype(np.uint8)
+    return len(_encoded_images(encoding, settings, pixel_N, folder, True, progress))
 
 
 def read_dialect(settings: RecordSettings, path: Path) -> Dialect:
@@ -529,10 +584,35 @@ def _encoded(
     )
 
 
-def read_encoding(settings: RecordSettings, path: Path, folder: Path) -> Encoding | None:
+def _encoded_images(
+    encoding: ImageEncoding,
+    settings: RecordSettings,
+    pixel_N: NDArray[np.uint8],
+    folder: Path,
+    encode_them: bool,
+    progress: Progress,
+) -> NDArray[np.float32]:
+    """Rows of images; zeros if they are not to be encoded."""
+    if not encode_them:
+        return np.zeros((len(pixel_N), encoding.dimensions), np.float32)
+    return encoders.encode_images(
+        encoding,
+        pixel_N,
+        encoders.open_encoder(encoding, settings.encoder, folder),
+        kept=folder / settings.encoded,
+        progress=progress,
+    )
+
+
+def read_encoding(settings: RecordSettings, path: Path, folder: Path) -> TabularEncoding | None:
     """The encoding of a table, or None if its columns are read unchanged. Raises SettingError if the settings name neither."""
     if settings.encoding is not None:
-        return encodings.load(folder / settings.encoding)
+        encoding = encodings.load(folder / settings.encoding)
+        if isinstance(encoding, ImageEncoding):
+            raise DataError(
+                f"Expected an encoding of a table in {folder / settings.encoding}, got one of images, by {encoding.model}."
+            )
+        return encoding
     if not settings.columns:
         raise SettingError(f"Expected records.encoding or records.columns to read {path}, got neither.")
     return None
@@ -563,19 +643,31 @@ def _table(
 
 def _images(settings: RecordSettings, path: Path, public_x: NDArray[np.generic], rule: LabelRule, tally: _Tally) -> Arrays:
     """Grey images from the folder of every class, scaled to one size. They are bytes, whatever the public inputs are."""
-    height, width = settings.image_size
+    grey_N, y_N = _read_images(path, class_folders(path, rule), tally, images.grey, settings.image_size)
+    x_N, _ = arrays.like_public(grey_N, "bytes", public_x, str(path))
+    return x_N, y_N
+
+
+def _read_images(
+    path: Path,
+    folders: Iterable[tuple[Path, int]],
+    tally: _Tally,
+    decode: Callable[[bytes, int, int], NDArray[np.uint8]],
+    size: tuple[int, int],
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images from the folders of classes, as `decode` makes them of a file's bytes, and their labels."""
     pixels, found = [], []
-    for each, label in class_folders(path, rule):
+    for each, label in folders:
         for file in images.files(each):
             try:
-                pixels.append(images.grey(images.contents(file), height, width))
+                pixels.append(decode(images.contents(file), *size))
             except Exception as error:  # whatever a decoder raises concerns this record alone
                 tally.add("an image", f"{images.why_unread(error)} in {str(file.relative_to(path))!r}")
                 continue
             found.append(label)
-    grey_N = np.stack(pixels) if pixels else np.zeros((0, height, width), np.uint8)
-    x_N, _ = arrays.like_public(grey_N, "bytes", public_x, str(path))
-    return x_N, np.array(found, np.int64)
+    colours = () if decode is images.grey else (3,)
+    pixel_N = np.stack(pixels) if pixels else np.zeros((0, *size, *colours), np.uint8)
+    return pixel_N, np.array(found, np.int64)
 
 
 Sequences = list[object] | NDArray[np.generic]

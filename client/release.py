@@ -12,7 +12,7 @@ from limbeck.client.noise import Noise
 from limbeck.operators import Sampled as SampledTruncation
 from limbeck.operators import SoftenThenTruncate, TopK, Truncated
 from limbeck.plans import schema
-from limbeck.plans.schema import LabelCounts, Plan, RecordCount, VotesTeaching
+from limbeck.plans.schema import EvidenceTeaching, LabelCounts, Plan, RecordCount, VotesTeaching
 from limbeck.protos import floor
 
 # Answers that are looked at together.
@@ -63,4 +63,6 @@ def why_free(plan: Plan) -> str:
     """The reason, for the ledger, why an answer costs nothing beyond what was charged for teaching."""
     if isinstance(plan.teaching, VotesTeaching):
         return "post-processing of noisy votes on public inputs, which were paid for at teaching"
+    if isinstance(plan.teaching, EvidenceTeaching):
+        return "post-processing of noisy class sums, which were paid for at teaching"
     return "post-processing of a DP-trained teacher on public inputs"

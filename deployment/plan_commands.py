@@ -84,8 +84,9 @@ def make(
     checks.check_numbers(x_N)
 
     def of_public() -> features.Rows:
-        computed = features.compute(settings.teacher.features, x_N)
-        return features.normalise(computed, 1.0, features.balance(settings.teacher.features, computed))
+        return features.of_evidence(
+            settings.teacher.features, features.compute(settings.teacher.features, x_N), settings.teacher.constant
+        )
 
     plan = make_plan(
         settings,
@@ -343,7 +344,11 @@ def show_command(
 @app.command("encode")
 def encode_command(
     public: Annotated[
-        Path, typer.Argument(metavar="PUBLIC", help="A PUBLIC table: .csv, .tsv, .txt, each also .gz, .parquet or .xlsx.")
+        Path,
+        typer.Argument(
+            metavar="PUBLIC",
+            help="A PUBLIC table: .csv, .tsv, .txt, each also .gz, .parquet or .xlsx; with --encoder also a folder of images.",
+        ),
     ],
     label: Annotated[
         str | None, typer.Option(help="The column of labels if the table has one; it is neither read nor written.")
@@ -373,7 +378,8 @@ def encode_command(
     encoder: Annotated[
         str | None,
         typer.Option(
-            help="Encode one column of texts by a frozen encoder: a Hugging Face model's folder, or module:factory."
+            help="Encode one column of texts, or images, by a frozen encoder: the folder of a Hugging Face model, or for"
+            " images of an ONNX model; or module:factory."
         ),
     ] = None,
     column: Annotated[
@@ -381,6 +387,10 @@ def encode_command(
     ] = "text",
     name: Annotated[str | None, typer.Option(help="With --encoder: its name; default: the name of its folder.")] = None,
     tokens: Annotated[int, typer.Option(min=8, help="With --encoder: most tokens of a text; longer texts are cut.")] = 128,
+    image_size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(help="With --encoder and images: height and width to which they are scaled; default: what it takes."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="The file to write the rows to, for --transfer.")] = Path("public.npz"),
     encoding: Annotated[Path, typer.Option(help="The file to write the public encoding to, for --encoding.")] = Path(
         ENCODING
@@ -398,12 +408,18 @@ def encode_command(
         --zero-is-missing chol --missing bmi=999
       limbeck plan encode public.csv --encoder all-MiniLM-L6-v2/
       limbeck plan encode public.csv --encoder encoders:load --out rows.npz
+      limbeck plan encode photographs/ --encoder efficientnet-lite0/
     """
     for path in (out, encoding):
         if path.exists():
             raise SettingError(f"Expected no file at {path} yet, found one; it was left as it is.")
     if out.resolve() == encoding.resolve():
         raise SettingError(f"Expected two files for rows and encoding, got {out} for both.")
+    if encoder is not None and public.is_dir():
+        _encode_images(public, encoder, name or Path(encoder).name, image_size, out, encoding)
+        return
+    if image_size is not None:
+        raise SettingError(f"Expected --image-size with --encoder and a folder of images, got {public}.")
     dialect = _dialect(public, delimiter, decimal, text_encoding)
     if encoder is not None:
         if label is not None or drop or as_ or zero_is_missing or missing:
@@ -551,6 +567,42 @@ def _encode_texts(
     )
 
 
+def _encode_images(public: Path, encoder: str, name: str, size: tuple[int, int] | None, out: Path, encoding: Path) -> None:
+    """All images below a folder through a frozen encoder, in the order of their paths."""
+    import numpy as np
+    from rich.console import Console
+
+    from limbeck.base.progress import bars
+    from limbeck.inputs import encoders, encodings, images
+
+    described = encoders.describe_images(encoder, Path(), name=name, size=size)
+    files = images.files(public)
+    if not files:
+        raise DataError(f"Expected images ({', '.join(sorted(images.SUFFIXES))}) below {public}, found none.")
+    pixels = []
+    for file in files:
+        try:
+            pixels.append(images.colour(images.contents(file), *described.size))
+        except Exception as error:  # whatever a decoder raises
+            raise DataError(f"Expected an image at {file}, got {images.why_unread(error)}.") from error
+    with bars(Console(stderr=True)) as bar:
+        task = bar.add_task("Public images", total=None)
+        rows = encoders.encode_images(
+            described,
+            np.stack(pixels),
+            encoders.open_encoder(described, encoder, Path()),
+            kept=out.parent / "encoded",
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    buffer = io.BytesIO()
+    np.savez(buffer, x=rows)
+    write_durably(out, buffer.getvalue())
+    encodings.save(described, encoding)
+    print(
+        f"{out}: {len(rows)} rows of {described.dimensions} numbers; {encoding}: the public encoding, by {described.model}"
+    )
+
+
 @app.command("make")
 def make_command(
     settings: Annotated[Path, typer.Argument(metavar="SETTINGS", help="The plan's settings, a TOML file.")],
@@ -571,6 +623,9 @@ def make_command(
 ) -> None:
     """Make and sign a plan. Its noise is calibrated to the epsilon of the settings; it names the public inputs by their hash.
 
+    With teacher.kind = "evidence", a teacher.ridge and a stages.temperature of "auto" follow from the public inputs, the noise and
+    run.expected_clients. What is printed as advice says where the plan's kind of teacher fits; it knows no record.
+
     `limbeck plan settings SCENARIO` writes settings to start from.
 
     \b
@@ -579,7 +634,7 @@ def make_command(
       limbeck plan make plan.toml --transfer rows.npz --key plan.key \\
         --encoding encoding.json --set privacy.epsilon=1
     """
-    from limbeck.plans import accounting, second_opinion
+    from limbeck.plans import accounting, advice, second_opinion
     from limbeck.plans.settings import load
     from limbeck.protos import codec, signing
 
@@ -600,5 +655,7 @@ def make_command(
     print(f"{inputs}: {plan.samples} public inputs, for the coordinator and every site")
     if encoding is not None:
         print(f"{publish / ENCODING}: the public encoding, for every site, as records.encoding of its site.toml")
+    for sentence in advice.of_plan(plan):
+        print(f"advice: {sentence}")
     for doubt in doubts_about(plan, folder=publish, labelled=transfer):
         print(f"warning: {doubt}", file=sys.stderr)

@@ -43,6 +43,13 @@ VARIANTS: dict[str, dict[str, str | float | bool]] = {
     "linear": {"augment": False, "sharpen": 3.0, "architecture": "scattering-linear"},
     "refined linear": {"augment": False, "sharpen": 3.0, "refine": FEATURES, "architecture": "scattering-linear"},
     "refined mlp": {"augment": False, "sharpen": 3.0, "refine": FEATURES, "architecture": "scattering-mlp"},
+    "refined mlp mixup": {
+        "augment": False,
+        "sharpen": 3.0,
+        "refine": FEATURES,
+        "mixup": 1.0,
+        "architecture": "scattering-mlp",
+    },
 }
 SHARE_HELD_OUT = 0.4
 

@@ -1,16 +1,17 @@
-"""Frozen public encoders: models trained elsewhere, on public data, that turn a text into a row and are not trained here.
+"""Frozen public encoders: models trained elsewhere, on public data, that turn a text or an image into a row and are not trained here.
 
-The public encoding (`limbeck.inputs.encodings.EncoderEncoding`) names the model's files by their SHA-256, and the rows that it gave for
-fixed texts. A site holds the model itself: a folder as written by Hugging Face's libraries, or a function of the site's own. Whether it is
-the right one is checked before a record is read. Nothing is ever fetched.
+The public encoding (`limbeck.inputs.encodings`: `EncoderEncoding`, `ImageEncoding`) names the model's files by their SHA-256, and the rows
+that it gave for fixed texts or images. A site holds the model itself: for texts a folder as written by Hugging Face's libraries, for images
+one with an ONNX file, or a function of the site's own. Whether it is the right one is checked before a record is read. Nothing is ever
+fetched.
 
-Every text goes through the model alone. In a batch, padding and the blocks of a matrix product would let one record change the last bits of
-another's row; alone, a row is a function of its record, so one additional record changes one row [D]. For texts as long as reviews this
-takes no longer on a CPU.
+Every text and every image goes through the model alone. In a batch, padding and the blocks of a matrix product would let one record change
+the last bits of another's row; alone, and by one thread, a row is a function of its record, so one additional record changes one row [D].
+For texts as long as reviews this takes no longer on a CPU.
 
 Rows are cached in a folder of the site's own, so that an interrupted run continues where it was, and the next has nothing to do.
 
-Shape legend: N texts, D numbers per row.
+Shape legend: N texts or images, H and W height and width, D numbers per row.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ import hashlib
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,11 +33,24 @@ from limbeck.base.errors import DataError, SettingError
 from limbeck.base.files import create_private_folder
 from limbeck.base.progress import Progress
 from limbeck.base.references import load_function
-from limbeck.inputs.encodings import ENCODER_FILES, PROBES, EncoderEncoding
+from limbeck.inputs.encodings import (
+    ENCODER_FILES,
+    IMAGE_ENCODER_FILES,
+    PROBES,
+    EncoderEncoding,
+    ImageEncoding,
+    probe_images,
+)
+from limbeck.inputs.sessions import open_session
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 log = logging.getLogger(__name__)
 
-FILES = ENCODER_FILES
+FILES, IMAGE_FILES = ENCODER_FILES, IMAGE_ENCODER_FILES
+# Height and width of images for an encoder that takes any.
+USUAL_SIZE = (128, 128)
 # Rows have norm 1. Versions of libraries and processors differ by about 1e-6, other weights or tokens by far more.
 TOLERANCE = 1e-3
 # Decimals of the rows in an encoding.
@@ -46,7 +60,10 @@ BATCH = 32
 BUSY_SECONDS = 120.0
 
 Row = NDArray[np.float32]
+Image = NDArray[np.uint8]
 Encoder = Callable[[str], Row]
+ImageEncoder = Callable[[Image], Row]
+Item = TypeVar("Item", str, Image)
 
 
 def describe(reference: str, folder: Path, *, column: str, name: str, tokens: int = 128) -> EncoderEncoding:
@@ -64,31 +81,69 @@ def describe(reference: str, folder: Path, *, column: str, name: str, tokens: in
     return EncoderEncoding(column=column, model=name, files=files, tokens=tokens, probe=tuple(map(tuple, probe)))
 
 
-def open_encoder(encoding: EncoderEncoding, reference: str | None, folder: Path) -> Encoder:
+def describe_images(reference: str, folder: Path, *, name: str, size: tuple[int, int] | None = None) -> ImageEncoding:
+    """The public encoding of images by the encoder that `reference` names, as `open_encoder` reads it.
+
+    name: what messages call the model where it is missing.
+    size: height and width to which images are scaled; by default those that the model's file asks for, or 128 x 128 where it takes any.
+
+    Raises: DataError or SettingError.
+    """
+    path = folder / reference
+    files = {file: _sha256(path / file) for file in IMAGE_FILES} if path.is_dir() else {}
+    encoder = _loaded_images(reference, folder, tuple(files.items()))
+    size = size or (fixed_size(path) if path.is_dir() else None) or USUAL_SIZE
+    probe = np.stack([encoder(image) for image in probe_images(size)]).round(DECIMALS).tolist()
+    return ImageEncoding(model=name, files=files, size=size, probe=tuple(map(tuple, probe)))
+
+
+def fixed_size(path: Path) -> tuple[int, int] | None:
+    """Height and width of the images that the model in a folder takes; None if it takes any. Raises DataError."""
+    _, height, width, _ = _session(path).get_inputs()[0].shape
+    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+
+@overload
+def open_encoder(encoding: EncoderEncoding, reference: str | None, folder: Path) -> Encoder: ...
+
+
+@overload
+def open_encoder(encoding: ImageEncoding, reference: str | None, folder: Path) -> ImageEncoder: ...
+
+
+def open_encoder(encoding: EncoderEncoding | ImageEncoding, reference: str | None, folder: Path) -> Encoder | ImageEncoder:
     """The site's encoder, checked to be the one that `encoding` names; reads no record.
 
-    reference: records.encoder of the site's settings: the folder of a Hugging Face model, or "module:factory", a function without
-        arguments that returns a function from a text to its row (D,).
+    reference: records.encoder of the site's settings: the folder of a Hugging Face model or of an ONNX model, or "module:factory", a
+        function without arguments that returns a function from a text, or from an image (H, W, 3) of bytes, to its row (D,).
     folder: the site's folder.
 
     Raises: DataError naming what is missing or differs.
     """
     reference = check_files(encoding, reference, folder)
+    files = tuple(encoding.files.items())
     try:
-        encoder = _loaded(reference, folder, tuple(encoding.files.items()), encoding.tokens)
+        if isinstance(encoding, EncoderEncoding):
+            encoder = _loaded(reference, folder, files, encoding.tokens)
+            for text, row in zip(PROBES, encoding.probe, strict=True):
+                _check_probe(_one(encoder, text, len(row)), row, encoding.model, reference, f"that of {text[:40]!r}")
+            return encoder
+        of_images = _loaded_images(reference, folder, files)
     except SettingError as error:
         raise DataError(f"records.encoder: {error}") from error
-    for text, row in zip(PROBES, encoding.probe, strict=True):
-        encoded_D = _one(encoder, text, len(row))
-        if not np.abs(encoded_D - np.array(row)).max() <= TOLERANCE:
-            raise DataError(
-                f"Expected the rows of {encoding.model} from {reference}, got others: that of {text[:40]!r} differs by more than"
-                f" {TOLERANCE:g}."
-            )
-    return encoder
+    for place, (image, row) in enumerate(zip(probe_images(encoding.size), encoding.probe, strict=True), start=1):
+        _check_probe(_one(of_images, image, len(row)), row, encoding.model, reference, f"that of test image {place}")
+    return of_images
 
 
-def check_files(encoding: EncoderEncoding, reference: str | None, folder: Path) -> str:
+def _check_probe(encoded_D: Row, row: Sequence[float], model: str, reference: str, what: str) -> None:
+    if not np.abs(encoded_D - np.array(row)).max() <= TOLERANCE:
+        raise DataError(
+            f"Expected the rows of {model} from {reference}, got others: {what} differs by more than {TOLERANCE:g}."
+        )
+
+
+def check_files(encoding: EncoderEncoding | ImageEncoding, reference: str | None, folder: Path) -> str:
     """The reference, after a check that its folder holds the right files; loads no model, runs no code. Raises DataError."""
     if reference is None:
         raise DataError(f"Expected records.encoder to name {encoding.model}, its folder or 'module:factory', got none.")
@@ -121,6 +176,31 @@ def encode(
     """
     keys = [hashlib.sha256((text or "").encode("utf-8", "surrogatepass")).digest() for text in texts]
     wanted = dict(zip(keys, (text or "" for text in texts), strict=True))
+    return _encode(encoding, keys, wanted, encoder, kept, progress)
+
+
+def encode_images(
+    encoding: ImageEncoding,
+    image_N: NDArray[np.uint8],
+    encoder: ImageEncoder,
+    *,
+    kept: Path,
+    progress: Progress | None = None,
+) -> NDArray[np.float32]:
+    """(N, D) rows of images (N, H, W, 3) of the encoding's size; as `encode`."""
+    keys = [hashlib.sha256(np.ascontiguousarray(image).tobytes()).digest() for image in image_N]
+    return _encode(encoding, keys, dict(zip(keys, image_N, strict=True)), encoder, kept, progress)
+
+
+def _encode(
+    encoding: EncoderEncoding | ImageEncoding,
+    keys: Sequence[bytes],
+    wanted: Mapping[bytes, Item],
+    encoder: Callable[[Item], Row],
+    kept: Path,
+    progress: Progress | None,
+) -> NDArray[np.float32]:
+    """Rows in the order of the keys. wanted: what each key stands for."""
     rows: dict[bytes, Row] = {}
     with closing(_Kept(kept, encoding)) as store:
         rows.update(store.read(wanted))
@@ -142,15 +222,19 @@ def log_progress(done: int, total: int) -> None:
         log.info("Encoded %d of %d records.", done, total)
 
 
-def _one(encoder: Encoder, text: str, dimensions: int) -> Row:
-    """A text's row, or NaN if the encoder fails on it: an error would become a refusal, and that would reveal a single record."""
+def _one(encoder: Callable[[Item], Row], item: Item, dimensions: int) -> Row:
+    """A text's or an image's row, or NaN if the encoder fails on it: an error would become a refusal, and reveal a single record."""
     try:
-        row = np.asarray(encoder(text), np.float32)
+        row = np.asarray(encoder(item), np.float32)
         if row.shape != (dimensions,):
             raise ValueError(f"Expected a row of {dimensions} numbers, got {row.shape}")
         return row
     except Exception:  # whatever an encoder of the site's own raises
-        log.warning("The encoder failed on a text; it has no influence on training.", exc_info=True)
+        log.warning(
+            "The encoder failed on %s; it has no influence on training.",
+            "a text" if isinstance(item, str) else "an image",
+            exc_info=True,
+        )
         return np.full(dimensions, np.nan, np.float32)
 
 
@@ -159,14 +243,58 @@ def _loaded(reference: str, folder: Path, files: tuple[tuple[str, str], ...], to
     """The encoder, loaded once per process. files: their hashes, so that another model in the same place is a separate entry."""
     if (folder / reference).is_dir():
         return _hugging_face(folder / reference, tokens)
+    return _of_factory(reference, folder, "texts")
+
+
+@lru_cache(maxsize=2)
+def _loaded_images(reference: str, folder: Path, files: tuple[tuple[str, str], ...]) -> ImageEncoder:
+    """As `_loaded`, of images."""
+    if (folder / reference).is_dir():
+        return _onnx(folder / reference)
+    return _of_factory(reference, folder, "images")
+
+
+def _of_factory(reference: str, folder: Path, what: str) -> Callable[[Any], Row]:
+    """An encoder from a function of the site's own; Any because it may be of texts or of images."""
     factory: Callable[..., Any] = load_function(reference, folder, expected="a function () -> encoder")
     try:
         encoder = factory()
     except Exception as error:  # whatever a factory of the site's own raises
         raise SettingError(f"Expected an encoder from {reference}: {type(error).__name__}: {error}.") from error
     if not callable(encoder):
-        raise SettingError(f"Expected a function from texts to rows from {reference}, got {type(encoder).__name__}.")
+        raise SettingError(f"Expected a function from {what} to rows from {reference}, got {type(encoder).__name__}.")
     return encoder  # type: ignore[no-any-return]
+
+
+def _session(path: Path) -> InferenceSession:
+    """The model in a folder, checked to take one image. Raises DataError."""
+    file = path / IMAGE_FILES[0]
+    try:
+        # One thread: how many there are must not decide how sums are rounded. From its bytes a model cannot refer to other files.
+        session = open_session(file.read_bytes(), threads=1)
+    except Exception as error:  # onnxruntime's own, of many kinds
+        raise DataError(f"Expected an ONNX model at {file}: {type(error).__name__}: {error}.") from error
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if len(inputs) != 1 or inputs[0].type != "tensor(uint8)" or len(inputs[0].shape) != 4 or inputs[0].shape[3] != 3:
+        found = ", ".join(f"{each.type} {each.shape}" for each in inputs)
+        raise DataError(f"Expected a model of one image, tensor(uint8) [1, height, width, 3], at {file}, got {found}.")
+    if outputs[0].type != "tensor(float)" or len(outputs[0].shape) != 2:
+        raise DataError(
+            f"Expected rows, tensor(float) [1, numbers], from the model at {file}, got {outputs[0].type} {outputs[0].shape}."
+        )
+    return session
+
+
+def _onnx(path: Path) -> ImageEncoder:
+    """An encoder from an ONNX model on disk, whose first result is the row."""
+    session = _session(path)
+    name = session.get_inputs()[0].name
+
+    def encode_one(image: Image) -> Row:
+        (row_1D, *_) = session.run(None, {name: image[None]})
+        return np.asarray(row_1D[0], np.float32)
+
+    return encode_one
 
 
 def _hugging_face(path: Path, tokens: int) -> Encoder:
@@ -208,7 +336,7 @@ def _hugging_face(path: Path, tokens: int) -> Encoder:
 class _Kept:
     """Rows by content hash, in one SQLite file per encoding: writes are atomic, and several processes may read and write."""
 
-    def __init__(self, folder: Path, encoding: EncoderEncoding) -> None:
+    def __init__(self, folder: Path, encoding: EncoderEncoding | ImageEncoding) -> None:
         self.bytes = 4 * encoding.dimensions
         path = folder / f"{encoding.fingerprint}.sqlite"
         create_private_folder(folder)

@@ -1,8 +1,9 @@
 """Public encodings: what turns tables and texts into rows of numbers, the same way at every site.
 
 An encoding is fitted on public data only: means, standard deviations, levels, a vocabulary and its document frequencies are public
-constants. Or it names a public encoder, by the SHA-256 of its files, that every site holds itself. It travels beside the transfer set in a
-JSON file, whose SHA-256 the plan names. Texts and tables themselves never leave a site; a transfer set holds rows.
+constants. Or it names a public encoder of texts or of images, by the SHA-256 of its files, that every site holds itself. It travels beside
+the transfer set in a JSON file, whose SHA-256 the plan names. Texts, images and tables themselves never leave a site; a transfer set holds
+rows.
 
 Shape legend: N records, D numbers per record.
 """
@@ -43,6 +44,10 @@ PARTS_OF_A_CYCLE = 4
 LONGEST_EVENTS = 30 * CYCLES["year"]
 # The files in an encoder's folder that determine a row. Weights in this format are numbers only; a pickle could run code.
 ENCODER_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+# The file in an image encoder's folder: a graph of operators and numbers, which cannot run code.
+IMAGE_ENCODER_FILES = ("model.onnx",)
+# The largest height and width of images for an encoder.
+LARGEST_SIDE = 4096
 # Fixed texts, whose rows an encoding by a public encoder contains: long and short, with details in which tokenisers differ.
 PROBES = (
     "",
@@ -402,7 +407,64 @@ class EncoderEncoding:
         return {"kind": "encoder", **asdict(self)}
 
 
-Encoding = TableEncoding | TextEncoding | EncoderEncoding
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageEncoding:
+    """Colour images through a frozen public encoder that every site holds itself (`limbeck.inputs.encoders`).
+
+    model: the encoder's name, for messages.
+    files: SHA-256 (hex) of the files in its folder.
+    size: height and width to which images are scaled before it.
+    probe: its rows for `probe_images`, which a site's encoder must reproduce, however it is implemented.
+    """
+
+    model: str
+    files: dict[str, str]
+    size: tuple[int, int]
+    probe: tuple[tuple[float, ...], ...]
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The table's columns that it needs: none, for images are no table."""
+        return ()
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of an image: height, width and its three colours."""
+        return (*self.size, 3)
+
+    @property
+    def dimensions(self) -> int:
+        """Numbers per row."""
+        return len(self.probe[0])
+
+    @property
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits for what determines a row, to name the cache, as of `EncoderEncoding`."""
+        identity = [self.files or self.model, *self.size]
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+
+    def to_json(self) -> dict[str, object]:
+        """For `save`."""
+        return {"kind": "image-encoder", **asdict(self)}
+
+
+def probe_images(size: tuple[int, int]) -> NDArray[np.uint8]:
+    """(4, H, W, 3) fixed images, whose rows an encoding by an image encoder contains: black, a ramp in each colour, squares, and noise."""
+    height, width = size
+    y_H1, x_1W = np.arange(height)[:, None], np.arange(width)[None, :]
+    ramp = np.stack([255 * x_1W // max(width - 1, 1) + 0 * y_H1, 255 * y_H1 // max(height - 1, 1) + 0 * x_1W], -1)
+    ramp = np.concatenate([ramp, 255 - ramp[..., :1]], -1)
+    squares = (x_1W // 4 + y_H1 // 4) % 2
+    place = np.arange(height * width * 3, dtype=np.uint64).reshape(height, width, 3)
+    # The upper bits of a multiplicative hash (Knuth) of the place.
+    noise = (place * np.uint64(2654435761) % np.uint64(1 << 32)) >> np.uint64(24)
+    images = [np.zeros((height, width, 3)), ramp, np.stack([255 * squares, 255 - 255 * squares, 128 * squares], -1), noise]
+    return np.stack(images).astype(np.uint8)
+
+
+# Of the cells of a table.
+TabularEncoding = TableEncoding | TextEncoding | EncoderEncoding
+Encoding = TabularEncoding | ImageEncoding
 
 
 def fit(public: Table, examined: Sequence[columns.Column], *, words: int = 200) -> TableEncoding:
@@ -642,8 +704,10 @@ def load(path: Path) -> Encoding:
                 return _text(content)
             case "encoder":
                 return _encoder(content)
+            case "image-encoder":
+                return _image_encoder(content)
             case _:
-                raise ValueError(f"expected a kind out of table, text, encoder, got {content['kind']!r}")
+                raise ValueError(f"expected a kind out of table, text, encoder, image-encoder, got {content['kind']!r}")
     except FileNotFoundError as error:
         raise DataError(f"Expected a public encoding at {path}, found none.") from error
     except Exception as error:  # JSON and its values can be wrong in many ways
@@ -779,6 +843,23 @@ def _encoder(content: dict[str, Any]) -> EncoderEncoding:
         model=str(content["model"]),
         files={str(file): str(sha256) for file, sha256 in content["files"].items()},
         tokens=int(content["tokens"]),
+        probe=tuple(map(tuple, probe.tolist())),
+    )
+
+
+def _image_encoder(content: dict[str, Any]) -> ImageEncoding:
+    height, width = content["size"]
+    if not all(type(side) is int and 1 <= side <= LARGEST_SIDE for side in (height, width)):
+        raise ValueError(f"expected a height and a width from 1 to {LARGEST_SIDE}, got {str(content['size'])[:60]}")
+    probe = np.array(content["probe"], np.float64)
+    if probe.ndim != 2 or len(probe) != len(probe_images((1, 1))) or not probe.size or not np.isfinite(probe).all():
+        raise ValueError(f"expected finite rows of {len(probe_images((1, 1)))} images")
+    if not set(content["files"]) <= set(IMAGE_ENCODER_FILES):
+        raise ValueError(f"expected files out of {', '.join(IMAGE_ENCODER_FILES)}, got {', '.join(content['files'])}")
+    return ImageEncoding(
+        model=str(content["model"]),
+        files={str(file): str(sha256) for file, sha256 in content["files"].items()},
+        size=(height, width),
         probe=tuple(map(tuple, probe.tolist())),
     )
 

@@ -194,6 +194,11 @@ def unit_rows(f_ND: Rows, balance: Balance, constant: float) -> Rows:
     return np.pad(rows_ND, ((0, 0), (0, 1)), constant_values=constant)
 
 
+def of_evidence(name: str, public_ND: Rows, constant: float) -> Rows:
+    """(N, D) the part of public inputs' unit rows that is centred: without the constant, which has a direction of its own."""
+    return unit_rows(public_ND, balance(name, public_ND), constant)[:, :-1]
+
+
 def normalise(f_ND: Rows, norm: float, balance: Balance) -> Rows:
     """Centre and weight features, then scale every row to this L2 norm.
 

@@ -1,4 +1,4 @@
-"""Image files: found by name, read without waiting, and made grey and of one size, each by nothing but its bytes.
+"""Image files: found by name, read without waiting, and made of one size, grey or in colour, each by nothing but its bytes.
 
 An image is its first frame, turned as its EXIF orientation says, on white where it is transparent. Of 16 bits per pixel the upper eight
 are used. For numbers of 32 bits, whole or not, no file declares a scale: they would become white, or 0 and 1, so they are left out.
@@ -101,6 +101,15 @@ def grey(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
         else:
             pixels = _on_white(image).convert("L")
         return np.array(_upright(pixels, _orientation(image)).resize((width, height)), np.uint8)
+
+
+def colour(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
+    """(height, width, 3) bytes of the image in `data`: red, green and blue; otherwise as `grey`."""
+    with _opened(data) as image:
+        if _is_deep(image) or image.mode in {"I", "F"}:
+            return np.repeat(grey(data, height, width)[..., None], 3, axis=-1)
+        coloured = _on_white(image).convert("RGB")
+        return np.array(_upright(coloured, _orientation(image)).resize((width, height)), np.uint8)
 
 
 def why_unread(error: Exception) -> str:

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 SILENT = "ORT_DISABLE_TELEMETRY"
 
 
-def open_session(model: bytes | Path) -> InferenceSession:
+def open_session(model: bytes | Path, *, threads: int | None = None) -> InferenceSession:
     """A session of the model in these bytes or in this file. Raises whatever onnxruntime raises for one that it cannot read.
+
+    threads: at most so many for an operator; by default one for each core.
 
     A process in which somebody loaded onnxruntime before keeps what the library was told then.
     """
@@ -27,5 +29,7 @@ def open_session(model: bytes | Path) -> InferenceSession:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
     content = model if isinstance(model, bytes) else str(model)
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

@@ -10,6 +10,7 @@ Shape legend: N samples, K classes, C sites.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,8 @@ __all__ = ["LEAST", "Sharpen", "evidence"]
 
 # Smaller probabilities, and zero, count as this one: it is the least that the wire carries.
 LEAST = 2.0**-20
+# Numbers that are worked on together.
+CHUNK = 1 << 20
 
 
 def evidence(p_NK: Tensor) -> Tensor:
@@ -34,8 +37,7 @@ def evidence(p_NK: Tensor) -> Tensor:
       and the means over classes that are subtracted differ by 0 to w^2 / 8 as well. Scores do not depend on T, so w falls as 1 / T, and the
       error as 1 / T too.
     """
-    log_NK = p_NK.double().clamp(min=LEAST).log()
-    return log_NK - log_NK.mean(-1, keepdim=True)
+    return _centred(p_NK.double().clamp(min=LEAST).log())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +57,19 @@ class Sharpen:
         check.positive(spread=self.spread)
 
     def __call__(self, p_NK: Tensor) -> Tensor:
-        return self.of_logits(evidence(p_NK)).to(p_NK.dtype)
+        return self._scaled(p_NK, evidence)
 
     def of_logits(self, logits_NK: Tensor) -> Tensor:
         """The same from logits, of any scale and any mean over the classes."""
-        centred_NK = logits_NK.double() - logits_NK.double().mean(-1, keepdim=True)
-        size = centred_NK.square().mean().sqrt()
-        return (centred_NK * (self.spread / size if float(size) > 0 else torch.zeros(()))).softmax(-1)
+        return self._scaled(logits_NK, lambda part: _centred(part.double()))
+
+    def _scaled(self, x_NK: Tensor, logits_of: Callable[[Tensor], Tensor]) -> Tensor:
+        # In parts, since float64 takes twice the memory of what comes in.
+        parts = x_NK.split(max(1, CHUNK // x_NK.shape[1]))
+        squares = torch.stack([logits_of(part).square().sum() for part in parts]).sum()
+        factor = self.spread * (x_NK.numel() / squares).sqrt() if float(squares) > 0 else torch.zeros_like(squares)
+        return torch.cat([(logits_of(part) * factor).softmax(-1).to(x_NK.dtype) for part in parts])
+
+
+def _centred(logits_NK: Tensor) -> Tensor:
+    return logits_NK - logits_NK.mean(-1, keepdim=True)

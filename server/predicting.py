@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from limbeck.base.errors import DataError, SettingError
 from limbeck.inputs import dialects, encodings, images, tables
-from limbeck.inputs.encodings import EncoderEncoding, Encoding, TableEncoding
+from limbeck.inputs.encodings import EncoderEncoding, Encoding, ImageEncoding, TableEncoding, TabularEncoding
 from limbeck.inputs.rows import from_rows
 from limbeck.inputs.tables import Table
 from limbeck.inputs.transfer_set import read_arrays
@@ -96,7 +96,7 @@ def open_inputs(
 
     - paths: one table, one NPZ file, one file of texts, or any number of images and folders of images.
     - encoding: the file of the public encoding, where it is not in the student's folder.
-    - encoder: the user's copy of the encoding's public encoder, as `records.encoder` of a site.
+    - encoder: the user's copy of the encoding's public encoder of texts or images, as `records.encoder` of a site.
     - texts: the file holds one text a line.
     - array: the name of the NPZ file's array.
     - keep: columns of a table that are repeated beside the predictions.
@@ -112,13 +112,19 @@ def open_inputs(
         raise SettingError(f"Expected a table whose columns can be kept, got {first}.")
     if as_table:
         known = _encoding(student, encoding)
+        if isinstance(known, ImageEncoding):
+            raise DataError(f"Expected images for {known.model}, by which this student's inputs were made, got {first}.")
         if texts:
             return _table(student, known, _lines(first, _text_column(known)), encoder, keep, ())
         table, notes = read_table(first)
         return _table(student, known, table, encoder, keep, notes)
+    is_array = single and first.is_file() and first.suffix.lower() == ARRAYS
+    if encoder is not None and isinstance(known := _encoding(student, encoding), ImageEncoding):
+        images_in = _colour_array(known, first, array) if is_array else _colour_files(known, paths)
+        return _encoded_images(student, known, encoder, *images_in)
     if encoding is not None or encoder is not None:
         raise SettingError(f"Expected a table or texts to encode, got {first}.")
-    if single and first.is_file() and first.suffix.lower() == ARRAYS:
+    if is_array:
         return _array(student, first, array)
     return _images(student, paths)
 
@@ -218,7 +224,7 @@ def read_table(path: Path) -> tuple[Table, tuple[str, ...]]:
 
 def _table(
     student: Student,
-    encoding: Encoding,
+    encoding: TabularEncoding,
     table: Table,
     encoder: str | None,
     keep: Sequence[str],
@@ -247,7 +253,7 @@ def _table(
     return Source(what="row", count=len(table), batch=batch, kept=tuple(keep), notes=(*notes, *_unlike(encoding, table)))
 
 
-def _encode(encoding: Encoding, encoder: str | None) -> Callable[[Table], NDArray[np.float32]]:
+def _encode(encoding: TabularEncoding, encoder: str | None) -> Callable[[Table], NDArray[np.float32]]:
     if not isinstance(encoding, EncoderEncoding):
         return encoding
     from limbeck.inputs import encoders
@@ -303,7 +309,7 @@ def _array(student: Student, path: Path, name: str) -> Source:
     return Source(what="row", count=len(x_N), batch=batch)
 
 
-def _of_rows(student: Student, x_N: NDArray[np.generic]) -> Encoding | None:
+def _of_rows(student: Student, x_N: NDArray[np.generic]) -> TableEncoding | None:
     """The encoding of a student of arrays, if these are rows as they were before it; None if they are inputs as they are."""
     if x_N.ndim != 2 or x_N.shape[1:] == student.input_shape or student.card is None or student.card.inputs.encoding is None:
         return None
@@ -321,12 +327,7 @@ def _images(student: Student, paths: Sequence[Path]) -> Source:
             f"Expected inputs that are no images, since this student takes {', '.join(map(str, student.input_shape))} numbers each, got"
             f" {paths[0]}: give it an NPZ file{' or a table' if student.input_kind == 'numbers' else ''}."
         )
-    named = [(str(path), path) for path in paths if path.is_file()]
-    for folder in (path for path in paths if path.is_dir()):
-        inside = sorted(path for path in folder.rglob("*") if path.suffix.lower() in images.SUFFIXES)
-        named += [(str(path.relative_to(folder) if len(paths) == 1 else path), path) for path in inside]
-    if not named:
-        raise DataError(f"Expected images ({', '.join(sorted(images.SUFFIXES))}) in {paths[0]}, found none.")
+    named = _named(paths)
     height, width = student.input_shape
 
     def batch(rows: range) -> Batch:
@@ -336,11 +337,71 @@ def _images(student: Student, paths: Sequence[Path]) -> Source:
             try:
                 read.append(images.grey(images.contents(path), height, width))
             except Exception as error:  # whatever decoders raise
-                unknown = type(error).__name__ == "UnidentifiedImageError"
-                errors[index] = "no image in a known format" if unknown else f"no image that can be read: {error}"
+                errors[index] = _unread(error)
         stacked = np.stack(read) if read else np.zeros((0, height, width), np.uint8)
         return Batch(
             names=tuple(name for name, _ in named[rows.start : rows.stop]), rows=student.prepare(stacked), errors=errors
         )
 
     return Source(what="file", count=len(named), batch=batch)
+
+
+def _named(paths: Sequence[Path]) -> list[tuple[str, Path]]:
+    """The image files that are given or in folders that are given, each with its name in the output. Raises DataError."""
+    named = [(str(path), path) for path in paths if path.is_file()]
+    for folder in (path for path in paths if path.is_dir()):
+        inside = sorted(path for path in folder.rglob("*") if path.suffix.lower() in images.SUFFIXES)
+        named += [(str(path.relative_to(folder) if len(paths) == 1 else path), path) for path in inside]
+    if not named:
+        raise DataError(f"Expected images ({', '.join(sorted(images.SUFFIXES))}) in {paths[0]}, found none.")
+    return named
+
+
+def _unread(error: Exception) -> str:
+    unknown = type(error).__name__ == "UnidentifiedImageError"
+    return "no image in a known format" if unknown else f"no image that can be read: {error}"
+
+
+# Images through a public encoder
+
+# What an input is called, its names, and how one is read; reading may raise whatever decoders raise.
+ColourImages = tuple[str, Sequence[str], Callable[[int], NDArray[np.uint8]]]
+
+
+def _colour_files(encoding: ImageEncoding, paths: Sequence[Path]) -> ColourImages:
+    named = _named(paths)
+    return "file", [name for name, _ in named], lambda row: images.colour(images.contents(named[row][1]), *encoding.size)
+
+
+def _colour_array(encoding: ImageEncoding, path: Path, name: str) -> ColourImages:
+    (x_N,) = read_arrays(path, name)
+    if x_N.shape[1:] != encoding.shape or x_N.dtype != np.uint8:
+        raise DataError(
+            f"Expected bytes of shape (N, {', '.join(map(str, encoding.shape))}) as {name} in {path}, got {x_N.shape} of {x_N.dtype}."
+        )
+    return "row", [str(row + 1) for row in range(len(x_N))], x_N.__getitem__
+
+
+def _encoded_images(
+    student: Student,
+    encoding: ImageEncoding,
+    reference: str,
+    what: str,
+    names: Sequence[str],
+    read: Callable[[int], NDArray[np.uint8]],
+) -> Source:
+    from limbeck.inputs import encoders
+
+    encoder = encoders.open_encoder(encoding, reference, Path())
+
+    def batch(rows: range) -> Batch:
+        errors: dict[int, str] = {}
+        encoded = [np.zeros((0, encoding.dimensions), np.float32)]
+        for index, row in enumerate(rows):
+            try:
+                encoded.append(np.asarray(encoder(read(row)), np.float32).reshape(1, -1))
+            except Exception as error:  # whatever decoders and encoders raise
+                errors[index] = _unread(error)
+        return Batch(names=tuple(names[row] for row in rows), rows=student.prepare(np.concatenate(encoded)), errors=errors)
+
+    return Source(what=what, count=len(names), batch=batch)

@@ -150,7 +150,8 @@ class Scattering(nn.Module):
 
 def _fourier(size: int) -> Tensor:
     """(size, size) complex128: the discrete Fourier transform."""
-    return torch.fft.fft(torch.eye(size, dtype=torch.complex128), dim=0)
+    matrix: Tensor = torch.fft.fft(torch.eye(size, dtype=torch.complex128), dim=0)
+    return matrix
 
 
 def _low_pass(padded: int, scales: int, at: int) -> Tensor:

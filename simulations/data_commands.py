@@ -167,10 +167,11 @@ def list_() -> None:
         )
         parts = f"{description.private} / {description.public} / {description.test}"
         rows.append([name, parts, at_hand, description.licence, description.source])
-    for name in artefacts.ENCODERS:
+    kinds = {**dict.fromkeys(artefacts.ENCODERS, "texts"), **dict.fromkeys(artefacts.IMAGE_ENCODERS, "images")}
+    for name, what in kinds.items():
         artefact = artefacts.ARTEFACTS[name]
         at_hand = "yes" if (artefacts.default_cache() / artefact.file).exists() else f"limbeck data get {name}"
-        rows.append([name, "an encoder of texts", at_hand, "Apache-2.0", artefact.file])
+        rows.append([name, f"an encoder of {what}", at_hand, "Apache-2.0", artefact.file])
     headers = ["name", "private / public / test", "at hand", "licence", "source"]
     listing(plain_console(), headers, rows, below=["source", "licence"])
 

@@ -47,13 +47,13 @@ from limbeck.simulations.metrics import (
     ClientMetrics,
     MachineMetrics,
     Metrics,
-    OwnInputs,
     PartitionMetrics,
     Phase,
     PlanMetrics,
     PoolMetrics,
     Quality,
     SecondOpinion,
+    SiteInputs,
     StageMetrics,
     StageSeconds,
     StudentBytes,
@@ -231,6 +231,7 @@ def measure(
         majority=_majority(truth, plan.classes),
         central=_central((central or {}).get("private"), truth, public_x, folder / "cache"),
         without_privacy=_central((central or {}).get("without-noise"), truth, public_x, folder / "cache"),
+        warnings=tuple(record.warnings),
     )
     metrics.write(measured, folder)
     return measured
@@ -356,7 +357,7 @@ def _client(
     )
 
 
-def _own(index: int, alone: _Alone, truth: Truth, last: _Last) -> OwnInputs | None:
+def _own(index: int, alone: _Alone, truth: Truth, last: _Last) -> SiteInputs | None:
     """The scores on the test inputs of one site, if there are any."""
     rows_N = truth.test_sites == index
     if not rows_N.any():
@@ -366,7 +367,7 @@ def _own(index: int, alone: _Alone, truth: Truth, last: _Last) -> OwnInputs | No
     def scores(p_NK: Tensor | None) -> Scores | None:
         return None if p_NK is None else score(p_NK.numpy(), y_N, truth.class_names).whole
 
-    return OwnInputs(
+    return SiteInputs(
         majority=majority(y_N, len(truth.class_names), truth.class_names).whole,
         teacher=scores(alone.own),
         pool=scores(None if last.pool_NK is None else last.pool_NK[torch.from_numpy(rows_N)]),

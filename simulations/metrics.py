@@ -47,7 +47,7 @@ class Quality(Strict):
         return Quality(test=test, public=public, why=self.why)
 
 
-class OwnInputs(Strict):
+class SiteInputs(Strict):
     """The part of the test set that comes from one natural site: what the federation is worth to that site."""
 
     majority: Scores
@@ -150,7 +150,7 @@ class ClientMetrics(Strict):
     """Noisy number of records, as it released it; None if it released none."""
     teacher: Quality = Quality()
     """Its teacher alone, without details by class. Known to the simulation only."""
-    own: OwnInputs | None = None
+    own: SiteInputs | None = None
     """Test inputs of this site, without details by class; None without natural sites, or if none of the test inputs is its own."""
     second_opinion: SecondOpinion | None = None
     """None if the run was measured before there was one."""
@@ -278,6 +278,8 @@ class Metrics(Strict):
     the simulation, so no ledger is charged for it. None if the scenario does not ask for it."""
     without_privacy: Quality | None = None
     """The same teacher without noise; it never leaves the simulation either. None if the scenario does not ask for it."""
+    warnings: tuple[str, ...] = ()
+    """What the coordinator saw in the plan, the public inputs and the answers, and what is allowed and looks like a mistake."""
 
     @model_validator(mode="after")
     def _fit_together(self) -> Metrics:

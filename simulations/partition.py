@@ -20,9 +20,13 @@ from limbeck.inputs.tables import Table
 from limbeck.simulations.data.dataset import DataSet
 
 Parts = list[NDArray[np.int64]]
-TRIES = 1000
+TRIES = 100
+# Records that each site has, however skewed the sizes are.
+LEAST = 10
 # Records below which a teacher learns little but noise.
 FEW = 20
+# Kinds, as a scenario names them, that make sites unequal on purpose.
+SKEWED = ("dirichlet", "classes", "quantity")
 # Names that a sentence shows.
 SHOWN = 8
 
@@ -46,14 +50,16 @@ class Iid:
 class Dirichlet:
     """Label skew: each class is split over the clients in proportions drawn from Dirichlet(alpha).
 
-    alpha: > 0; the smaller, the more skewed. minimum: records per client; proportions are drawn again until all clients have that many.
+    - alpha: > 0; the smaller, the more skewed. At 0.01 nearly all records of a class are at one client.
+    - minimum: records that each client has at least. Proportions are drawn again until they have; where a hundred draws do not reach it,
+      the first one counts, and clients that lack records get them from the largest client, at random.
     """
 
     alpha: float
-    minimum: int = 10
+    minimum: int = LEAST
 
     def __post_init__(self) -> None:
-        check.positive(alpha=self.alpha)
+        check.positive(alpha=self.alpha, minimum=self.minimum)
 
     def __call__(self, y_N: NDArray[np.int64], clients: int, seed: int) -> Parts:
         rng = np.random.default_rng(seed)
@@ -67,18 +73,63 @@ class Dirichlet:
                     share.append(part)
             return [np.sort(np.concatenate(share)) for share in shares]
 
-        return _until_large_enough(draw, len(y_N), clients, self.minimum, f"partition.alpha = {self.alpha:g}")
+        return _large_enough(draw, rng, len(y_N), clients, self.minimum)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Classes:
+    """Label skew as strong as it can be: each client has records of so many classes alone; a class is shared evenly by those that have it.
+
+    per_client: classes of each client, at least 1. Which ones is drawn, and every class is at about as many clients.
+    """
+
+    per_client: int = 1
+
+    def __post_init__(self) -> None:
+        check.positive(per_client=self.per_client)
+
+    def __call__(self, y_N: NDArray[np.int64], clients: int, seed: int) -> Parts:
+        _require_enough(len(y_N), clients, 1)
+        labels, place_N = np.unique(y_N, return_inverse=True)
+        if not len(labels) <= clients * self.per_client:
+            raise SettingError(
+                f"partition.classes_per_site = {self.per_client}: expected {clients} sites to have room for all {len(labels)} classes of"
+                f" the records, got room for {clients * self.per_client}."
+            )
+        if self.per_client > len(labels):
+            raise SettingError(
+                f"partition.classes_per_site = {self.per_client}: expected at most the {len(labels)} classes of the records."
+            )
+        rng = np.random.default_rng(seed)
+        holders: list[list[int]] = [[] for _ in labels]
+        for client in range(clients):
+            # Those that the fewest clients have; of equals, by chance.
+            for place in sorted(rng.permutation(len(labels)).tolist(), key=lambda each: len(holders[each]))[
+                : self.per_client
+            ]:
+                holders[place].append(client)
+        parts: list[list[NDArray[np.int64]]] = [[] for _ in range(clients)]
+        for place, those in enumerate(holders):
+            rows = rng.permutation(np.flatnonzero(place_N == place))
+            if len(rows) < len(those):
+                raise SettingError(
+                    f"partition.clients = {clients}: expected a record of class {labels[place]} for each of the {len(those)} sites that"
+                    f" have it, got {len(rows)}."
+                )
+            for client, share in zip(those, np.array_split(rows, len(those)), strict=True):
+                parts[client].append(share)
+        return [np.sort(np.concatenate(part)) for part in parts]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantity:
-    """Quantity skew: labels mixed, sizes in proportions drawn from Dirichlet(alpha)."""
+    """Quantity skew: labels mixed, sizes in proportions drawn from Dirichlet(alpha). minimum: as of `Dirichlet`."""
 
     alpha: float
-    minimum: int = 10
+    minimum: int = LEAST
 
     def __post_init__(self) -> None:
-        check.positive(alpha=self.alpha)
+        check.positive(alpha=self.alpha, minimum=self.minimum)
 
     def __call__(self, y_N: NDArray[np.int64], clients: int, seed: int) -> Parts:
         rng = np.random.default_rng(seed)
@@ -87,7 +138,7 @@ class Quantity:
             cuts = (np.cumsum(rng.dirichlet(np.full(clients, self.alpha)))[:-1] * len(y_N)).round().astype(int)
             return [np.sort(part) for part in np.split(rng.permutation(len(y_N)), cuts)]
 
-        return _until_large_enough(draw, len(y_N), clients, self.minimum, f"partition.alpha = {self.alpha:g}")
+        return _large_enough(draw, rng, len(y_N), clients, self.minimum)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -168,10 +219,11 @@ def describe(dataset: DataSet, parts: Parts) -> list[str]:
     if small := [name for name, size in zip(names, sizes, strict=True) if size < FEW]:
         said.append(
             f"{len(small)} of {len(parts)} sites have fewer than {FEW} records, of which a teacher learns little but noise:"
-            f" {_some(small)}. partition.minimum leaves them out; pooling.kind weighs sites by their records."
+            f" {_some(small)}. partition.minimum {'leaves them out' if dataset.groups is not None else 'gives each site more'};"
+            " pooling.kind weighs sites by their records."
         )
     lacking = [
-        f"{name} ({', '.join(label for label, number in zip(dataset.class_names, row, strict=True) if not number)})"
+        f"{name} ({_lacks(dataset.class_names, row)})"
         for name, row in zip(names, table.tolist(), strict=True)
         if not all(row)
     ]
@@ -182,6 +234,13 @@ def describe(dataset: DataSet, parts: Parts) -> list[str]:
         if elsewhere := sum(number > 1 for number in places.values()):
             said.append(f"{elsewhere} persons have records at several sites, each of which spends its own epsilon on them.")
     return said
+
+
+def _lacks(class_names: Sequence[str], row: Sequence[int]) -> str:
+    """The classes without a record at a site, or those with one if these are fewer."""
+    absent = [label for label, number in zip(class_names, row, strict=True) if not number]
+    present = [label for label, number in zip(class_names, row, strict=True) if number]
+    return ", ".join(absent) if len(absent) <= len(present) else f"only {', '.join(present)}"
 
 
 def _some(names: Sequence[str]) -> str:
@@ -201,12 +260,25 @@ def _require_enough(records: int, clients: int, minimum: int) -> None:
         )
 
 
-def _until_large_enough(draw: Callable[[], Parts], records: int, clients: int, minimum: int, what: str) -> Parts:
+def _large_enough(draw: Callable[[], Parts], rng: np.random.Generator, records: int, clients: int, minimum: int) -> Parts:
+    """The first draw in which all clients have enough records; or the very first, filled up from its largest clients."""
     _require_enough(records, clients, minimum)
-    for _ in range(TRIES):
-        parts = draw()
+    first = parts = draw()
+    for _ in range(TRIES - 1):
         if min(map(len, parts)) >= minimum:
             return parts
-    raise SettingError(
-        f"Expected {what} to give each of {clients} clients at least {minimum} of {records} records, got none in {TRIES} draws."
-    )
+        parts = draw()
+    return _filled_up(first, rng, minimum)
+
+
+def _filled_up(parts: Parts, rng: np.random.Generator, minimum: int) -> Parts:
+    """All parts with at least `minimum` records, of which there are enough; what a part lacks is taken from the largest one."""
+    parts = list(parts)
+    for small in range(len(parts)):
+        while (lacking := minimum - len(parts[small])) > 0:
+            large = max(range(len(parts)), key=lambda place: len(parts[place]))
+            # The largest one keeps as many as any part must have.
+            given = rng.permutation(parts[large])[: min(lacking, len(parts[large]) - minimum)]
+            parts[large] = np.setdiff1d(parts[large], given)
+            parts[small] = np.sort(np.concatenate([parts[small], given]))
+    return parts

@@ -42,7 +42,7 @@ from limbeck.plans.persons import person_epsilon
 from limbeck.protos import codec, signing
 from limbeck.server import student
 from limbeck.simulations import black_box, data, partition
-from limbeck.simulations.scenario import Scenario, check_against
+from limbeck.simulations.scenario import PartitionKind, Scenario, check_against
 
 AUTHOR = "author.pem"
 SHARED_WITH_SITES = ("data", "partition", "black_box")
@@ -79,7 +79,7 @@ def prepare(
     def of_public() -> features.Rows:
         """The features of the public inputs; the cache gets them when it is known that there will be a run."""
         computed.append(features.compute(scenario.teacher.features, dataset.public_x))
-        return features.normalise(computed[0], 1.0, features.balance(scenario.teacher.features, computed[0]))
+        return features.of_evidence(scenario.teacher.features, computed[0], scenario.teacher.constant)
 
     plan = make_plan(
         scenario,
@@ -123,7 +123,7 @@ def prepare(
             if _is_black_box(scenario, index):
                 black_box.train(site, scenario.run.seed)
     write_durably(folder / "plan.pb", codec.encode_request(codec.signed_offer(plan, key)))
-    write_durably(folder / DATA, json.dumps(_data_json(dataset, parts, plan), indent=1).encode())
+    write_durably(folder / DATA, json.dumps(_data_json(dataset, parts, plan, scenario.partition_kind), indent=1).encode())
     described = {"scenario": scenario.model_dump(mode="json"), "sites": str((sites or folder / "sites").resolve())}
     write_durably(folder / "scenario.json", json.dumps(described, indent=1).encode())
     return plan
@@ -162,9 +162,11 @@ def _parts(scenario: Scenario, dataset: data.DataSet) -> tuple[data.DataSet, par
         case "iid":
             divide = partition.Iid()
         case "dirichlet":
-            divide = partition.Dirichlet(alpha=settings.alpha)
+            divide = partition.Dirichlet(alpha=settings.alpha, minimum=max(settings.minimum, partition.LEAST))
+        case "classes":
+            divide = partition.Classes(per_client=settings.classes_per_site or 1)
         case "quantity":
-            divide = partition.Quantity(alpha=settings.alpha)
+            divide = partition.Quantity(alpha=settings.alpha, minimum=max(settings.minimum, partition.LEAST))
     if dataset.people is not None:
         divide = partition.ByPerson(people_N=dataset.people, inner=divide)
     # Sites of a natural data set that is divided otherwise have no names.
@@ -181,15 +183,17 @@ def _as_divided(scenario: Scenario, sites: int) -> Scenario:
     return scenario.model_copy(update={"partition": divided})
 
 
-def _data_json(dataset: data.DataSet, parts: partition.Parts, plan: schema.Plan) -> dict[str, object]:
+def _data_json(dataset: data.DataSet, parts: partition.Parts, plan: schema.Plan, kind: PartitionKind) -> dict[str, object]:
     """What is said of the data, and how many records one person has."""
     several = dataset.records_per_person
     largest = int(several.max()) if several is not None else None
     cost = person_epsilon(plan, largest) if largest is not None else math.inf
     said = [*dataset.said, *partition.describe(dataset, parts), *_per_person(dataset, plan)]
+    if not dataset.said:
+        # Known data sets are described elsewhere, and so are their natural sites; what a skew came to depends on the seed.
+        said = partition.describe(dataset, parts) if kind in partition.SKEWED else []
     return {
-        # Known data sets are described elsewhere.
-        "said": said if dataset.said else [],
+        "said": said,
         "source": dataset.source,
         "unit": plan.privacy.unit.value,
         "records_per_person": largest,

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from limbeck.base.errors import SettingError
 from limbeck.base.settings import Raw, Strict, override, read_toml, validate
+from limbeck.inputs.encodings import ImageEncoding
 from limbeck.inputs.tables import Table
 from limbeck.plans import settings
 from limbeck.plans.settings import Count, Positive
@@ -25,18 +26,23 @@ CHEAP_FEATURES = ("rows", "pixels")
 SHIPPED = Path(__file__).parent / "scenarios"
 
 
+PartitionKind = Literal["iid", "dirichlet", "classes", "natural", "quantity"]
+
+
 class PartitionSettings(Strict):
     """Who holds the records.
 
     kind: "natural" if `data.site` says which site each record is from; by default that, or else "iid".
     clients: sites; natural ones need not be counted.
     alpha: of the Dirichlet distribution, for label or quantity skew.
-    minimum: records; natural sites with fewer take no part.
+    classes_per_site: with kind "classes", which gives each site records of so many classes alone.
+    minimum: records; natural sites with fewer take no part, and others have at least that many, and at least 10.
     """
 
     clients: Count | None = None
-    kind: Literal["iid", "dirichlet", "natural", "quantity"] | None = None
+    kind: PartitionKind | None = None
     alpha: Positive = 0.5
+    classes_per_site: Count | None = None
     minimum: Count = 1
 
 
@@ -112,14 +118,14 @@ class Scenario(settings.PlanTables):
         return load(which if isinstance(which, str) else str(which.absolute()), overrides)
 
     @property
-    def partition_kind(self) -> Literal["iid", "dirichlet", "natural", "quantity"]:
+    def partition_kind(self) -> PartitionKind:
         """`partition.kind`, or what it is by default."""
         return self.partition.kind or ("natural" if self.data.site is not None else "iid")
 
     @property
     def without_privacy(self) -> bool:
         """Whether a teacher without privacy is trained to compare with."""
-        cheap = self.teacher.kind == "linear" and self.teacher.features in CHEAP_FEATURES
+        cheap = self.teacher.kind in {"linear", "evidence"} and self.teacher.features in CHEAP_FEATURES
         return cheap if self.compare.without_privacy is None else self.compare.without_privacy
 
     @property
@@ -195,10 +201,11 @@ def check_against(scenario: Scenario, dataset: DataSet) -> None:
     if scenario.black_box.sites and (
         isinstance(dataset.private_x, Table)
         or dataset.files
+        or isinstance(dataset.encoding, ImageEncoding)
         or kind_of(dataset.private_x) not in (Inputs.ROWS, Inputs.IMAGES)
     ):
         raise SettingError(
-            f"black_box.sites = {scenario.black_box.sites}: expected rows or images in arrays, got {dataset.name}."
+            f"black_box.sites = {scenario.black_box.sites}: expected rows or grey images in arrays, got {dataset.name}."
         )
     if scenario.partition_kind == "natural" and dataset.groups is None:
         raise SettingError(f"partition.kind = 'natural': expected a data set with natural sites, got {dataset.name}.")
@@ -221,6 +228,11 @@ def _of_partition(scenario: Scenario) -> list[str]:
     own = scenario.data.name is None
     if own and kind == "natural" and scenario.data.site is None:
         problems.append("partition.kind = 'natural': expected data.site to say which site each record is from")
+    if scenario.partition.classes_per_site is not None and kind != "classes":
+        problems.append(
+            f"partition.classes_per_site = {scenario.partition.classes_per_site}: expected with partition.kind = 'classes' only,"
+            f" got {kind!r}"
+        )
     if clients is None:
         if kind != "natural":
             problems.append(

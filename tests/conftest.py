@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -24,6 +24,19 @@ logging.getLogger("limbeck").setLevel(logging.ERROR)
 TIMELESS = [HealthCheck.too_slow]
 settings.register_profile("limbeck", deadline=None, max_examples=50, derandomize=True, suppress_health_check=TIMELESS)
 settings.load_profile("limbeck")
+
+
+# Of whoever runs the tests; commands that run in this process set one of their own.
+UMASK = os.umask(0o077)
+os.umask(UMASK)
+
+
+@pytest.fixture(autouse=True)
+def own_umask() -> Iterator[None]:
+    """What a command does to the modes of new files ends with its test, or with the fixture that ran it."""
+    os.umask(UMASK)
+    yield
+    os.umask(UMASK)
 
 
 @pytest.fixture

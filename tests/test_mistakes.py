@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
-from helpers import own_files
+from helpers import sample_files
 from limbeck.base.errors import LimbeckError
 from limbeck.cli.main import app
 from limbeck.inputs import encodings
@@ -153,16 +153,16 @@ def test_the_documentation_has_a_row_for_each_mistake_in_a_plan_and_no_other() -
 
 
 def _wine(folder: Path) -> list[str]:
-    return [str(own_files.wine(folder)), "--label", "cultivar", "--drop", "id"]
+    return [str(sample_files.wine(folder)), "--label", "cultivar", "--drop", "id"]
 
 
 def _changed_wine(folder: Path, change: Callable[[int, dict[str, str]], object]) -> list[str]:
     """The same with rows changed, each in a dictionary."""
-    with own_files.wine(folder).open(encoding="utf-8", newline="") as file:
+    with sample_files.wine(folder).open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter=";"))
     for number, row in enumerate(rows):
         change(number, row)
-    own_files.write_csv(folder / "wine.csv", list(rows[0]), [list(row.values()) for row in rows], delimiter=";")
+    sample_files.write_csv(folder / "wine.csv", list(rows[0]), [list(row.values()) for row in rows], delimiter=";")
     return [str(folder / "wine.csv"), "--label", "cultivar", "--drop", "id"]
 
 
@@ -228,7 +228,7 @@ SIMULATED: dict[str, tuple[Callable[[Path], list[str]], str]] = {
         "data.test: expected 36 of 178 records, got none: records that belong together",
     ),
     "sites around classes that nobody named": (
-        lambda folder: [str(own_files.digit_images(folder, count=40))],
+        lambda folder: [str(sample_files.digit_images(folder, count=40))],
         'if these are sites, set data.site = "outer"',
     ),
     "a folder of DICOM files": (_no_images, "Expected images or .txt files in folders by class below"),
@@ -246,7 +246,7 @@ SIMULATED: dict[str, tuple[Callable[[Path], list[str]], str]] = {
 SAID: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "a public file that shares records with the private one": (
         lambda folder: [
-            *("--public", str(own_files.wine(folder, rows=range(60), name="public.csv")), "--test", "0.5"),
+            *("--public", str(sample_files.wine(folder, rows=range(60), name="public.csv")), "--test", "0.5"),
             *_changed_wine(folder, lambda number, row: row.update(alcohol=row["alcohol"] if number % 5 else "12,5")),
         ],
         "records of data.public are also private or in the test set, or of the same person: they are left out of it.",
@@ -278,7 +278,7 @@ SAID: dict[str, tuple[Callable[[Path], list[str]], str]] = {
         "No public record is of class barbera, grignolino: the student sees no example of it.",
     ),
     "several records of a person": (
-        lambda folder: [str(own_files.tumours(folder)), "--label", "diagnosis", "--group", "patient"],
+        lambda folder: [str(sample_files.tumours(folder)), "--label", "diagnosis", "--group", "patient"],
         "persons have more than one record, up to 2: for such a person epsilon is",
     ),
 }

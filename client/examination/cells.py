@@ -19,7 +19,7 @@ from limbeck.client import records
 from limbeck.client.examination.report import MANY, Column, Report, counted, listed
 from limbeck.client.records import RecordSettings
 from limbeck.inputs import columns, encodings, tables
-from limbeck.inputs.encodings import EncoderEncoding, Encoding, TableEncoding, TextEncoding
+from limbeck.inputs.encodings import EncoderEncoding, TableEncoding, TabularEncoding, TextEncoding
 
 # The share of words that are among the public ones, below which texts may be in another language.
 FEW_KNOWN_WORDS = 0.4
@@ -57,7 +57,7 @@ def of_columns(
 
 
 def _each_column(
-    table: tables.Table, settings: RecordSettings, encoding: Encoding | None, public_x: NDArray[np.generic]
+    table: tables.Table, settings: RecordSettings, encoding: TabularEncoding | None, public_x: NDArray[np.generic]
 ) -> Iterator[tuple[Column, list[Finding]]]:
     match encoding:
         case None:

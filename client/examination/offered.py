@@ -11,7 +11,7 @@ from limbeck.client.noise import UnsafeSeeded
 from limbeck.client.policy import UnsafePermissive
 from limbeck.client.site import Site
 from limbeck.plans import accounting, doubts, privacy_filter, second_opinion
-from limbeck.plans.schema import Plan
+from limbeck.plans.schema import NetTeaching, Plan
 from limbeck.protos import codec
 from limbeck.protos.messages import Offer
 
@@ -20,6 +20,8 @@ def of_plan(site: Site, offer: Offer, report: Report) -> Findings:
     """Whether the site accepts the plan, as far as its records do not decide it, and what it would cost."""
     plan = offer.plan
     yield from _budget(site, plan, report)
+    if isinstance(plan.teaching, NetTeaching):
+        yield ok(f"a net, on per-record gradients by {site.settings.gradients}", check="teacher")
     for check, step in (
         ("policy", lambda: conditions.check_policy(site, offer)),
         ("noise", lambda: _check_noise(site)),

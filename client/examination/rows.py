@@ -52,11 +52,13 @@ def of_records(site: Site, plan: Plan | None, report: Report) -> Findings:
     if against:
         yield ok(against, check="public inputs")
     path = folder / str(settings.path)
+    # The rows that it makes of images are not made here.
+    image_encoding = records.image_encoding(settings, folder)
     if settings.reader is None and path.is_dir():
-        yield from of_images(path)
+        yield from of_images(path, in_colour=image_encoding is not None)
     if settings.reader is None and tables.is_table(path):
         yield from of_columns(settings, path, folder, public_x, report)
-    elif len(found.x_N):
+    elif len(found.x_N) and image_encoding is None:
         yield from of_values(found, public_x)
 
 

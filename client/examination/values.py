@@ -20,8 +20,8 @@ from limbeck.inputs import images
 DARK = 0.25
 
 
-def of_images(path: Path) -> Findings:
-    """What making the images grey changes of them, and files that are none."""
+def of_images(path: Path, *, in_colour: bool) -> Findings:
+    """What reading the images changes of them, grey or in colour, and files that are none."""
     changed, others, total = Counter[str](), Counter[str](), 0
     for folder in sorted(each for each in path.iterdir() if each.is_dir() and not each.name.startswith(".")):
         others.update(images.others(folder))
@@ -38,7 +38,9 @@ def of_images(path: Path) -> Findings:
     if changed:
         kinds = ", ".join(f"{count} {what}" for what, count in changed.most_common())
         yield ok(
-            f"of {total} images: {kinds}; all become grey, upright, on white, of one frame and one size", check="images"
+            f"of {total} images: {kinds}; all become {'red, green and blue' if in_colour else 'grey'}, upright, on white, of one frame and"
+            " one size",
+            check="images",
         )
 
 

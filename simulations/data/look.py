@@ -15,7 +15,7 @@ from limbeck.base.errors import DataError, SettingError
 from limbeck.inputs import columns, images, labels
 from limbeck.inputs.columns import Column, Kind
 from limbeck.inputs.tables import MISSING, Table
-from limbeck.simulations.data import own, sources
+from limbeck.simulations.data import sources, user_files
 from limbeck.simulations.data.settings import DataSettings, Source
 
 LABEL_NAMES = re.compile(
@@ -202,13 +202,13 @@ def _classes(cells: Sequence[object], name: str, settings: DataSettings) -> tupl
     missing = sum(text is None or text.strip() in MISSING for text in texts)
     try:
         source = sources.Source(inputs=Table(columns={}, source=""), labels=cells, sites=None, people=None, where=name)
-        names, values = own.classes_of(settings, [source])
+        names, values = user_files.classes_of(settings, [source])
     except SettingError as error:
         counted = Counter(text.strip() for text in texts if text is not None and text.strip() not in MISSING)
         return Counted(name=name, records=tuple(counted.most_common()), missing=missing), str(error)
     rule = labels.label_rule(values, names, len(names), setting="data.classes")
-    found = Counter(rule.all(cells, own.NO_LABEL).tolist())
-    others = found.pop(own.NO_LABEL, 0) - missing
+    found = Counter(rule.all(cells, user_files.NO_LABEL).tolist())
+    others = found.pop(user_files.NO_LABEL, 0) - missing
     records = tuple((each, found.get(place, 0)) for place, each in enumerate(names))
     problem = f"{others} records have a label of none of the classes." if others > 0 else ""
     return Counted(name=name, records=records, missing=missing), problem

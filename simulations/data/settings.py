@@ -106,7 +106,8 @@ class DataSettings(Strict):
     public, test: public inputs, and the test set: how many, a share (a fifth by default), a file, or sites; a data set by its name takes
         numbers only.
     folder: of IDX files or of the CSV, instead of the cache, of a data set by its name.
-    encoder: of texts, in place of counts of words: a public one by its name, or the folder of a Hugging Face model.
+    encoder: of texts, in place of counts of words: a public one by its name, or the folder of a Hugging Face model. Of images, which are
+        grey without it: a public one by its name, or the folder of an ONNX model.
     """
 
     name: str | None = None
@@ -165,7 +166,7 @@ TAKEN_BY: dict[str, tuple[Source, ...]] = {
     "missing_codes": ("table",),
     "inputs": ("arrays", "images", "texts"),
     "image_size": ("images",),
-    "encoder": ("texts",),
+    "encoder": ("texts", "images"),
 }
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from limbeck.base.errors import DataError, SettingError
 from limbeck.inputs import images, rows, tables
+from limbeck.inputs.encoders import USUAL_SIZE
 from limbeck.inputs.tables import Table
 from limbeck.inputs.transfer_set import KINDS, Header, read_arrays, read_headers
 from limbeck.simulations.data.settings import DataSettings
@@ -46,7 +47,8 @@ LUMA = np.array([0.299, 0.587, 0.114])
 class Source:
     """Records of one file or folder, or of several that belong together.
 
-    - inputs: a table of what is known of each record, without label, site and person; or grey images (N, H, W).
+    - inputs: a table of what is known of each record, without label, site and person; or grey images (N, H, W), for an encoder in colour,
+      (N, H, W, 3).
     - labels, sites, people: of each record; None if nothing says it.
     - files: where each record is if it has a file of its own, else empty.
     - said: how it was read, in sentences.
@@ -466,11 +468,13 @@ def _images(settings: DataSettings, path: Path, labelled: bool) -> Source:
             raise DataError(f"Expected a file in column {column!r}, row {row + 1} of {path}, got none.")
         files = [path.parent / str(name) for name in names]
         labels, sites, people, said = listed.labels, listed.sites, listed.people, listed.said
-    size = settings.image_size or size_of(files)
+    decode, size = images.grey, settings.image_size or size_of(files)
+    if settings.encoder is not None:
+        decode, size = images.colour, settings.image_size or USUAL_SIZE
     pixels, kept, failed = [], [], []
     for place, file in enumerate(files):
         try:
-            pixels.append(images.grey(images.contents(file), *size))
+            pixels.append(decode(images.contents(file), *size))
         except Exception as error:  # whatever a decoder raises
             failed.append(f"{file.name}: {str(error) or type(error).__name__}")
             continue
@@ -479,7 +483,9 @@ def _images(settings: DataSettings, path: Path, labelled: bool) -> Source:
         raise DataError(f"Expected images that can be read in {path}, got none: {failed[0]}.")
     if failed:
         said += (f"{path.name}: {len(failed)} images cannot be read and were left out: {'; '.join(failed[:SHOWN])}",)
-    said += (f"{path.name}: {len(pixels)} images, grey, {size[0]} x {size[1]}",)
+    said += (
+        f"{path.name}: {len(pixels)} images, {'grey' if settings.encoder is None else 'in colour'}, {size[0]} x {size[1]}",
+    )
 
     def chosen(cells: Sequence[Cell] | None) -> list[Cell] | None:
         return None if cells is None else [cells[place] for place in kept]

@@ -1,7 +1,7 @@
 """A scenario to start from, for a file of the user's own: teacher, schedule, stages and student by public facts, and why each was chosen.
 
 Nothing here depends on what is in a record: only on how many there are, what shape their inputs have, and how many classes and sites.
-These a federation would state publicly. How frequent the rarest class is, is such a fact too: its prevalence, rounded.
+These a federation would state publicly. How frequent the rarest class is, and which classes are rare, are such facts too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from limbeck.base import check
 from limbeck.base.errors import SettingError
 from limbeck.base.settings import Raw
 from limbeck.plans import advice
-from limbeck.simulations.data import own, split
+from limbeck.simulations.data import split, user_files
 from limbeck.simulations.data.dataset import DataSet
 from limbeck.simulations.data.settings import SOURCES, DataSettings
 
@@ -91,7 +91,7 @@ def start(
     settings = settings.model_copy(
         update={key: split.DEFAULT_SHARE for key in ("public", "test") if getattr(settings, key) is None}
     )
-    dataset = own.load(settings, seed=seed)
+    dataset = user_files.load(settings, seed=seed)
     records, classes = len(dataset.private_y), len(dataset.class_names)
     if settings.class_names is None and settings.source is not None:
         settings = settings.model_copy(update={"classes": dataset.class_names})
@@ -107,7 +107,7 @@ def start(
         sites = len(sizes)
     nominal, uneven = _two_digits(typical_size(sizes)), bool(sizes.max() > UNEVEN * np.median(sizes))
     delta = min(LARGEST_DELTA, 10.0 ** -math.ceil(math.log10(10 * records)))
-    rarest = float(np.bincount(dataset.private_y, minlength=classes).min()) / records
+    shares_K = (np.bincount(dataset.private_y, minlength=classes) / records).tolist()
     public = dataset.public_x
     chosen = [
         f"Sites: {sites} natural ones, by {settings.site}."
@@ -131,8 +131,11 @@ def start(
         schedule = advice.rows_schedule(
             records_per_site=nominal, dimensions=public.shape[1], classes=classes, epsilon=epsilon, delta=delta
         )
+        balance = advice.rows_balance(shares_K)
         teacher = schedule.model_dump(exclude_unset=True)
-        stages, student, temperature = 2, "mlp", _temperature(rarest)
+        if balance.class_weights is not None:
+            teacher["class_weights"] = list(balance.class_weights)
+        stages, student, temperature = 2, "mlp", balance.temperature
         what = "counts of words" if settings.texts is not None and settings.encoder is None else "numbers"
         chosen.append(f"Teacher: linear on rows of {public.shape[1]} {what}, for {nominal:g} records per site.")
     else:
@@ -147,10 +150,16 @@ def start(
         }
         stages, student, temperature = 2, "mlp", 2.0
         chosen.append(f"Teacher: linear on pixels, since images of {public.shape[1]} x {public.shape[2]} are small.")
+    chosen.append(_if_labels_differ(settings))
     if temperature > 2:
         chosen.append(
-            f"Temperature: {temperature:g}, because {_percent(rarest)} of the records are of the rarest class: its probabilities would be"
-            " below what an answer can carry."
+            f"Temperature: {temperature:g}, because {_percent(min(shares_K))} of the records are of the rarest class: its probabilities"
+            " would be below what an answer can carry."
+        )
+    if "class_weights" in teacher:
+        chosen.append(
+            f"Weights: records of a class that has {_percent(advice.RARE)} or more of them count {advice.COMMON_WEIGHT:g} each, or they"
+            " would drown the others."
         )
     small = len(public) < 1000
     batch = 32 if small else 64
@@ -185,13 +194,21 @@ def typical_size(sizes: NDArray[np.number]) -> float:
     return float((sizes.astype(np.float64) ** 2).sum() / sizes.sum())
 
 
+def _if_labels_differ(settings: DataSettings) -> str:
+    """When to choose teachers that add up; by where the public inputs come from, not by what is in the records."""
+    where = (
+        "the public inputs come from another file: if they are of the records' own kind,"
+        if isinstance(settings.public, str)
+        else "the public inputs are drawn from the same data, so"
+    )
+    return (
+        f'If sites hold different labels: {where} teacher.kind = "evidence" with stages.temperature = "auto" adds up what they know, at'
+        " the same epsilon; averages of linear teachers lose it."
+    )
+
+
 def _clients(records: int) -> int:
     return max(2, min(MOST_SITES, records // RECORDS_PER_SITE))
-
-
-def _temperature(rarest: float) -> float:
-    """The rarer the rarest class, the softer the answers, or its probabilities fall below the smallest number that an answer can carry."""
-    return next((hot for share, hot in ((0.1, 1.0), (0.05, 2.0), (0.01, 4.0)) if rarest >= share), 10.0)
 
 
 def _data(settings: DataSettings) -> Raw:

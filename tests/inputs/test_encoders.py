@@ -344,7 +344,9 @@ def test_an_owner_encodes_ahead_of_any_plan_and_the_run_finds_the_rows(
     monkeypatch.setattr(encoders, "_loaded", lambda *_: before.__getitem__)
     assert site.records.read(2, site.transfer_sets.read(plan.transfer_set, len(PUBLIC_TEXTS)))[0].shape == (3, 16)
     sites.make(tmp_path / "images")
-    with pytest.raises(SettingError, match=r"Expected records.encoding to name a table's public encoder, found none"):
+    with pytest.raises(
+        SettingError, match=r"Expected records.encoding to name a public encoder, of a table or of images, found none"
+    ):
         CliRunner().invoke(app, ["site", "encode", str(tmp_path / "images")], catch_exceptions=False)
 
 

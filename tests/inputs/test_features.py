@@ -148,3 +148,34 @@ def test_unknown_features_and_rows_for_images_are_refused() -> None:
         features.compute("wavelets", np.zeros((1, 8, 8), np.uint8))
     with pytest.raises(DataError, match="grey images"):
         features.compute("hog", np.zeros((1, 8), np.float32))
+
+
+def test_scattering_of_records_is_one_program_and_an_images_place_in_it_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing promises that the last bits of a transform of several images do not depend on their number and order."""
+    from limbeck.client.teachers import evidence
+    from limbeck.plans.schema import EvidenceTeaching
+
+    images = np.random.default_rng(0).integers(0, 256, (30, 8, 8), dtype=np.uint8)
+    images[7] = images[3]
+    own, places = features._scattering, dict[bytes, int]()
+    assert features.compute_each("scattering", images[:0]).shape == (0, own(images).shape[1])
+
+    def noted(x_N: np.ndarray) -> features.Rows:
+        assert x_N.shape == (features.SLOTS, 8, 8)
+        for place, image in enumerate(x_N):
+            if image.any():
+                assert places.setdefault(image.tobytes(), place) == place
+        return own(x_N)
+
+    whole = features.compute("scattering", images)
+    balance = features.balance("scattering", whole)
+    monkeypatch.setattr(features, "_scattering", noted)
+    monkeypatch.setitem(features.FEATURES, "scattering", noted)
+    teaching = EvidenceTeaching(
+        features="scattering", constant=0.3, normaliser=1.0, ridge=0.1, noise_multiplier=1.0, resolution=1 << 16
+    )
+    for chosen in (np.arange(30), np.arange(29, 3, -1), np.array([5])):
+        np.testing.assert_allclose(features.compute_each("scattering", images[chosen]), whole[chosen], rtol=1e-5, atol=1e-6)
+        evidence.class_sums(teaching, images[chosen], np.zeros(len(chosen), np.int64), balance, np.array([1 << 16]))
+    assert len(places) == 29
+    assert len(set(places.values())) > 1

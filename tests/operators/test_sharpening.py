@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from limbeck.base.errors import SettingError
-from limbeck.operators import Sharpen, TopK, evidence
+from limbeck.operators import Sharpen, TopK, evidence, sharpening
 from limbeck.operators.sharpening import LEAST
 from limbeck.protos import packing
 
@@ -74,6 +74,13 @@ def test_targets_have_the_spread_whatever_the_temperature_was_and_rank_as_before
     logits = centred(target.log())
     assert float(logits.square().mean().sqrt()) == pytest.approx(spread, rel=1e-6)
     torch.testing.assert_close(logits / spread, centred(z) / centred(z).square().mean().sqrt())
+
+
+def test_it_works_in_parts_that_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    p = scores(3, 1, 1.0)[0].softmax(-1)
+    whole = Sharpen(spread=2.0)(p)
+    monkeypatch.setattr(sharpening, "CHUNK", 15)
+    torch.testing.assert_close(Sharpen(spread=2.0)(p), whole)
 
 
 def test_zeros_count_as_the_least_that_the_wire_carries_and_uniform_rows_stay() -> None:

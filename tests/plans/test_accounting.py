@@ -11,9 +11,12 @@ from scipy import optimize, stats
 from helpers.plans import LINEAR, NET
 from limbeck.base.errors import SettingError
 from limbeck.plans import accounting, composition
-from limbeck.plans.schema import Counts, LabelCounts, NetTeaching, RecordCount, Teaching, VotesTeaching
+from limbeck.plans.schema import Counts, EvidenceTeaching, LabelCounts, NetTeaching, RecordCount, Teaching, VotesTeaching
 
 CNN = replace(NET, steps=100)
+EVIDENCE = EvidenceTeaching(
+    features="rows", constant=0.3, normaliser=50.0, ridge=0.1, noise_multiplier=1.5, resolution=1 << 16
+)
 VOTES = VotesTeaching(
     teachers=20, queries=50, features="pixels", feature_norm=4, steps=5, learning_rate=1, momentum=0, noise_multiplier=8
 )
@@ -51,7 +54,7 @@ def test_a_subsampled_schedule_costs_what_dp_sgd_is_known_to_cost() -> None:
     assert 2.3 < accounting.epsilon(((teaching, None),), 1e-5) < 3.0
 
 
-@pytest.mark.parametrize("teaching", [LINEAR, CNN, VOTES])
+@pytest.mark.parametrize("teaching", [LINEAR, CNN, VOTES, EVIDENCE])
 @pytest.mark.parametrize(("epsilon", "fraction"), [(1.0, None), (3.0, 0.05), (8.0, 0.2)])
 def test_calibration_meets_its_target_and_never_exceeds_it(
     teaching: NetTeaching, epsilon: float, fraction: float | None
@@ -133,7 +136,7 @@ def test_discrete_gaussian_counts_cost_what_their_own_probabilities_say(sigma: f
     assert accounting.counts_epsilon(LabelCounts(noise_std=sigma), 1e-5) == epsilon
 
 
-@pytest.mark.parametrize("teaching", [LINEAR, CNN, VOTES])
+@pytest.mark.parametrize("teaching", [LINEAR, CNN, VOTES, EVIDENCE])
 @pytest.mark.parametrize("counts", [LabelCounts(noise_std=1.5), RecordCount(noise_std=1.5)])
 def test_counts_are_charged_beside_every_kind_of_teacher(teaching: Teaching, counts: Counts) -> None:
     """By an accountant that knows no discrete Gaussian: at this scale it costs a little less than a continuous one."""
@@ -166,13 +169,22 @@ def test_a_schedule_that_goes_beyond_all_bounds_costs_infinitely_much_and_no_mem
     assert accounting.epsilon(((replace(CNN, sampling_rate=0.5, steps=2000, noise_multiplier=1.0), None),), 1e-5) < math.inf
 
 
+def test_evidence_costs_one_gaussian_mechanism() -> None:
+    computed = accounting.epsilon(((EVIDENCE, None),), 1e-5)
+    assert (
+        exact_epsilon(1 / EVIDENCE.noise_multiplier, 1e-5)
+        <= computed
+        <= exact_epsilon(1 / EVIDENCE.noise_multiplier, 1e-5) * 1.01
+    )
+
+
 def test_votes_cost_one_gaussian_mechanism_per_query() -> None:
     mu = math.sqrt(VOTES.queries) / VOTES.noise_multiplier
     computed = accounting.epsilon(((VOTES, None),), 1e-5)
     assert exact_epsilon(mu, 1e-5) <= computed <= exact_epsilon(mu, 1e-5) * 1.01
 
 
-@pytest.mark.parametrize("teaching", [LINEAR, CNN, VOTES])
+@pytest.mark.parametrize("teaching", [LINEAR, CNN, VOTES, EVIDENCE])
 def test_counts_beside_any_teacher_cost_what_they_cost_alone_or_more(teaching: Teaching) -> None:
     counts = LabelCounts(noise_std=3.0)
     alone, without = accounting.counts_epsilon(counts, 1e-5), accounting.epsilon(((teaching, None),), 1e-5)

@@ -138,7 +138,7 @@ def test_what_is_auto_follows_from_public_inputs_and_the_expected_sites() -> Non
 
     noise = accounting.calibrate(
         schema.EvidenceTeaching(
-            features="scattering", normaliser=123.0, ridge=1.0, noise_multiplier=1.0, resolution=1 << 16
+            features="scattering", constant=0.3, normaliser=123.0, ridge=1.0, noise_multiplier=1.0, resolution=1 << 16
         ),
         epsilon=2.5,
         delta=1e-4,

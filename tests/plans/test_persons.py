@@ -37,16 +37,24 @@ VOTES = schema.VotesTeaching(
 )
 
 
+EVIDENCE = replace(
+    ALONE,
+    teaching=schema.EvidenceTeaching(
+        features="rows", constant=0.3, normaliser=50.0, ridge=0.1, noise_multiplier=3.0, resolution=1 << 16
+    ),
+)
+
+
 def charged(plan: schema.Plan) -> float:
     return accounting.epsilon(((plan.teaching, plan.label_counts),), plan.privacy.delta)
 
 
-@pytest.mark.parametrize("plan", [PLAN, ALONE, SAMPLED, replace(ALONE, teaching=VOTES)])
+@pytest.mark.parametrize("plan", [PLAN, ALONE, SAMPLED, EVIDENCE, replace(ALONE, teaching=VOTES)])
 def test_a_person_with_one_record_costs_what_a_record_costs(plan: schema.Plan) -> None:
     assert person_epsilon(plan, 1) == pytest.approx(charged(plan), rel=2e-2)
 
 
-@pytest.mark.parametrize("plan", [PLAN, SAMPLED])
+@pytest.mark.parametrize("plan", [PLAN, SAMPLED, EVIDENCE])
 def test_more_records_cost_more_and_no_more_than_group_privacy_allows(plan: schema.Plan) -> None:
     costs = [person_epsilon(plan, records) for records in (1, 2, 4)]
     assert costs == sorted(costs)
@@ -62,6 +70,7 @@ def test_more_records_cost_more_and_no_more_than_group_privacy_allows(plan: sche
 
 def test_sampling_every_record_in_every_step_is_the_gaussian_mechanism_of_a_group() -> None:
     always = replace(SAMPLED, teaching=replace(NET, sampling_rate=1.0, noise_multiplier=30.0))
+    assert isinstance(ALONE.teaching, schema.LinearTeaching)
     linear = replace(ALONE, teaching=replace(ALONE.teaching, steps=40, noise_multiplier=30.0))
     assert person_epsilon(always, 3) == pytest.approx(person_epsilon(linear, 3), rel=2e-2)
 

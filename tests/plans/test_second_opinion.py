@@ -10,7 +10,7 @@ import pytest
 from helpers.plans import LINEAR
 from limbeck.plans import accounting, second_opinion
 from limbeck.plans.accounting import FormerCounts, Schedule
-from limbeck.plans.schema import LabelCounts, NetTeaching, RecordCount, VotesTeaching
+from limbeck.plans.schema import EvidenceTeaching, LabelCounts, NetTeaching, RecordCount, VotesTeaching
 from limbeck.plans.second_opinion import Opinion
 
 NET = NetTeaching(
@@ -34,6 +34,9 @@ VOTES = VotesTeaching(
     momentum=0.9,
     noise_multiplier=60.0,
 )
+EVIDENCE = EvidenceTeaching(
+    features="pixels", constant=0.3, normaliser=300.0, ridge=0.01, noise_multiplier=1.7, resolution=1 << 16
+)
 SCHEDULES: dict[str, tuple[Schedule, ...]] = {
     "Gaussian steps": ((LINEAR, None),),
     "one Gaussian step": ((replace(LINEAR, steps=1, average_last=1, noise_multiplier=1.2), None),),
@@ -41,6 +44,7 @@ SCHEDULES: dict[str, tuple[Schedule, ...]] = {
     "a few rare steps": ((replace(NET, sampling_rate=0.01, steps=10, noise_multiplier=0.6), None),),
     "sampled at a rate of 1": ((replace(NET, sampling_rate=1.0, steps=20, noise_multiplier=4.0), None),),
     "votes": ((VOTES, None),),
+    "evidence": ((EVIDENCE, None),),
     "label counts": ((LINEAR, LabelCounts(noise_std=20.0)),),
     "a count with little noise": ((NET, RecordCount(noise_std=1.0)),),
     "float counts of 0.1.0": ((LINEAR, FormerCounts(noise_std=15.0)),),

@@ -173,7 +173,7 @@ def test_the_onnx_student_equals_torch_for_any_batch(tmp_path: Path) -> None:
 
 
 def test_the_onnx_student_does_not_say_where_it_was_made(tmp_path: Path) -> None:
-    """torch writes stack traces beside the nodes: paths of the coordinator's machine, for whoever gets the student."""
+    """torch's exporter, for one, writes stack traces beside the nodes: paths of the coordinator's machine, for whoever gets the student."""
     model, _ = fresh("cnn-small")
     x, _ = digits()
     export.export(model, tmp_path, x[:7], export.describe(PLAN, b"", x, {}, []))

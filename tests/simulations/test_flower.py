@@ -14,6 +14,7 @@ import pytest
 
 from helpers.students import QUICK, exported
 from limbeck.experiments.faults.linked import HANG_SECONDS
+from limbeck.simulations import run, scenario
 from limbeck.simulations.flower import OFFLINE
 
 pytestmark = pytest.mark.early
@@ -34,8 +35,7 @@ def overrides() -> list[str]:
 def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run over the local carrier."""
     folder = tmp_path_factory.mktemp("local") / "run"
-    found = limbeck("digits-tiny", "--out", str(folder), *overrides())
-    assert found.returncode == 0, found.stderr
+    run.simulate(scenario.load("digits-tiny", QUICK), folder)
     return folder
 
 

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
-from helpers import own_files
+from helpers import sample_files
 from limbeck.base.errors import DataError, SettingError
 from limbeck.base.settings import Raw
 from limbeck.cli import main
+from limbeck.plans import advice
 from limbeck.simulations import run, scenario
-from limbeck.simulations.data import asked, look, own, starter
+from limbeck.simulations.data import asked, look, starter, user_files
 from limbeck.simulations.data.asked import Options
 from limbeck.simulations.data.settings import DataSettings
 from limbeck.simulations.scenario import Scenario
@@ -49,7 +50,7 @@ def written(path: Path, folder: Path, *options: object) -> Scenario:
 
 
 def test_a_table_is_looked_at_and_its_label_and_sites_are_guessed(tmp_path: Path) -> None:
-    file = own_files.wine(tmp_path)
+    file = sample_files.wine(tmp_path)
     said = looked(file)
     for part in (
         "wine.csv: 178 rows, 16 columns; semicolons between cells, decimal comma, UTF-8 text",
@@ -65,11 +66,11 @@ def test_a_table_is_looked_at_and_its_label_and_sites_are_guessed(tmp_path: Path
     assert (read.data.table, read.data.site) == (str(tmp_path / "written" / ".." / "wine.csv"), "cellar")
     assert (read.privacy.epsilon, read.privacy.delta, read.partition.kind) == (1.0, 1e-4, "natural")
     assert read.data.class_names == ("barbera", "barolo", "grignolino")
-    own.load(read.data)
+    user_files.load(read.data)
 
 
 def test_persons_are_seen_and_said(tmp_path: Path) -> None:
-    said = looked(own_files.tumours(tmp_path), "--group", "patient")
+    said = looked(sample_files.tumours(tmp_path), "--group", "patient")
     assert "Person: patient, 285 persons, 1 to 2 records each" in said
     assert "epsilon is per record, and a person with 2 costs more" in said
     assert 'group = "patient"' in said
@@ -79,30 +80,30 @@ def test_persons_are_seen_and_said(tmp_path: Path) -> None:
 
 
 def test_arrays_and_folders_are_looked_at_too(tmp_path: Path) -> None:
-    said = looked(own_files.digits(tmp_path), "--site", "writer")
+    said = looked(sample_files.digits(tmp_path), "--site", "writer")
     assert "x 300 x 8 x 8 uint8" in said
     assert "Label: y, 10 classes" in said
     assert "Site: writer, 3 sites, 100 to 100 records each" in said
-    images = own_files.digit_images(tmp_path)
+    images = sample_files.digit_images(tmp_path)
     said = looked(images)
     assert "240 images in folders" in said
     assert "taken as SITE/CLASS; --site inner says otherwise" in said
     assert written(images, tmp_path).data.site == "outer"
-    texts = own_files.text_files(tmp_path)
+    texts = sample_files.text_files(tmp_path)
     assert "classes" in looked(texts)
 
 
 def test_a_table_of_texts_and_one_of_files_are_seen_as_such(tmp_path: Path) -> None:
-    assert asked.settings(own_files.texts(tmp_path), Options(label="part")).source == ("texts", tmp_path / "texts.csv")
-    images = own_files.digit_images(tmp_path, count=20, writers=1)
+    assert asked.settings(sample_files.texts(tmp_path), Options(label="part")).source == ("texts", tmp_path / "texts.csv")
+    images = sample_files.digit_images(tmp_path, count=20, writers=1)
     listed = [[str(file.relative_to(tmp_path)), file.parent.name] for file in sorted(images.rglob("*.png"))]
-    table = own_files.write_csv(tmp_path / "list.csv", ["Image", "digit"], listed)
+    table = sample_files.write_csv(tmp_path / "list.csv", ["Image", "digit"], listed)
     found = asked.settings(table, Options(label="digit"))
     assert (found.source, found.inputs) == (("images", table), "Image")
 
 
 def test_labels_that_are_no_classes_stop_with_the_reason_after_what_there_is_to_see(tmp_path: Path) -> None:
-    file = own_files.wine(tmp_path)
+    file = sample_files.wine(tmp_path)
     result = limbeck("data", "look", file, "--label", "proline")
     assert isinstance(result.exception, SettingError)
     assert "data.label = 'proline'" in str(result.exception)
@@ -112,12 +113,12 @@ def test_labels_that_are_no_classes_stop_with_the_reason_after_what_there_is_to_
 
 def test_without_anything_like_a_label_it_asks_for_one(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    file = own_files.write_csv(tmp_path / "n.csv", ["a", "b"], rng.normal(size=(50, 2)).tolist())
+    file = sample_files.write_csv(tmp_path / "n.csv", ["a", "b"], rng.normal(size=(50, 2)).tolist())
     assert "No column looks like a label. Say which: --label COLUMN." in looked(file)
 
 
 def test_no_file_is_overwritten_and_a_missing_one_is_named(tmp_path: Path) -> None:
-    file = own_files.wine(tmp_path)
+    file = sample_files.wine(tmp_path)
     (tmp_path / "scenario.toml").write_text("mine")
     result = limbeck("data", "look", file, "--out", tmp_path / "scenario.toml")
     assert "it was left as it is" in str(result.exception)
@@ -186,11 +187,12 @@ def test_the_typical_size_is_between_the_mean_and_the_largest(sizes: list[int]) 
     assert np.mean(sizes) * (1 - 1e-9) <= found <= max(sizes) * (1 + 1e-9)
 
 
-def test_the_rarer_a_class_the_hotter_the_answers(tmp_path: Path) -> None:
+def test_a_rare_class_gets_the_temperature_and_the_weights_that_are_advised(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(5000, 3))
-    hot = [start(tmp_path, x, (np.arange(5000) % every == 0).astype(int))["stages"]["temperature"] for every in (2, 30, 400)]
-    assert hot == sorted(hot)
-    assert hot[0] < hot[-1]
+    for every, weights in ((2, None), (30, None), (400, [0.1, 1.0])):
+        found = start(tmp_path, x, (np.arange(5000) % every == 0).astype(int))
+        balance = advice.rows_balance([1 - 1 / every, 1 / every])
+        assert (found["stages"]["temperature"], found["teacher"].get("class_weights")) == (balance.temperature, weights)
 
 
 def test_a_file_is_simulated_with_what_was_chosen_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +203,7 @@ def test_a_file_is_simulated_with_what_was_chosen_for_it(tmp_path: Path, monkeyp
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "simulate", simulate)
-    file = own_files.wine(tmp_path)
+    file = sample_files.wine(tmp_path)
     options = ["--label", "cultivar", "--site", "cellar", "--drop", "id", "--public", "A", "--epsilon", 2]
     result = limbeck("simulate", file, *options, "--set", "run.seed=7", "--out", tmp_path / "run")
     (settings,) = taken
@@ -213,7 +215,7 @@ def test_a_file_is_simulated_with_what_was_chosen_for_it(tmp_path: Path, monkeyp
 
 
 def test_options_of_a_file_are_refused_elsewhere(tmp_path: Path) -> None:
-    assert "Expected --label with the column of labels" in str(limbeck("simulate", own_files.wine(tmp_path)).exception)
+    assert "Expected --label with the column of labels" in str(limbeck("simulate", sample_files.wine(tmp_path)).exception)
     told = str(limbeck("simulate", "digits-tiny", "--label", "y", "--drop", "a").exception)
     assert "Expected --label, --drop with a file or folder of your own data, got the scenario 'digits-tiny'" in told
     assert "beside data.site = 'cellar', which names them, got 3" in str(
@@ -228,7 +230,7 @@ def test_options_of_a_file_are_refused_elsewhere(tmp_path: Path) -> None:
 
 
 def test_a_plan_of_own_data_has_their_classes(tmp_path: Path) -> None:
-    file = own_files.wine(tmp_path)
+    file = sample_files.wine(tmp_path)
     looked(file, "--label", "cultivar", "--out", tmp_path / "own.toml")
     without = (tmp_path / "own.toml").read_text().replace('classes = ["barbera", "barolo", "grignolino"]\n', "")
     (tmp_path / "own.toml").write_text(without)

@@ -145,7 +145,9 @@ def test_reviews_go_through_an_encoder_once_for_the_simulation_and_its_sites(
     monkeypatch.setattr(encoders, "_one", note)
     assert site.records.read(2, found.public_x)[0].shape == (25, 16)
     assert asked == list(encodings.PROBES)
-    with pytest.raises(SettingError, match=r"data.encoder = 'x': expected texts for an encoder, got digits"):
+    with pytest.raises(
+        SettingError, match=r"data.encoder = 'x': expected texts or colour images for an encoder, got digits"
+    ):
         data.load("digits", encoder="x")
 
 

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from sklearn import datasets
 
-from helpers import own_files
+from helpers import sample_files
 from limbeck.base.errors import DataError, LimbeckError, SettingError
 from limbeck.client.site import Site
 from limbeck.inputs import encodings, tables
 from limbeck.inputs.tables import Table
 from limbeck.simulations import data, prepare, run, scenario
-from limbeck.simulations.data import own, sources
+from limbeck.simulations.data import sources, user_files
 from limbeck.simulations.data.settings import DataSettings
 from limbeck.simulations.scenario import Scenario
 
@@ -127,7 +127,9 @@ def test_paths_are_relative_to_the_scenarios_file_and_typed_ones_to_where_they_a
 
 
 def test_a_spreadsheet_with_decimal_commas_is_read_as_it_is_meant(tmp_path: Path) -> None:
-    found = own.load(settings(table=own_files.wine(tmp_path), label="cultivar", site="cellar", drop=["id"]), seed=1)
+    found = user_files.load(
+        settings(table=sample_files.wine(tmp_path), label="cultivar", site="cellar", drop=["id"]), seed=1
+    )
     assert found.class_names == ("barbera", "barolo", "grignolino")
     assert (len(found.private_y), len(found.public_y), len(found.test_y)) == (106, 36, 36)
     assert found.group_names == ("A", "B", "C", "D")
@@ -140,7 +142,7 @@ def test_a_spreadsheet_with_decimal_commas_is_read_as_it_is_meant(tmp_path: Path
     parts = [{row.tobytes() for row in rows} for rows in (found.encoding(found.private_x), found.public_x, found.test_x)]
     assert not parts[0] & parts[1] | parts[0] & parts[2] | parts[1] & parts[2]
     again, other = (
-        own.load(settings(table=tmp_path / "wine.csv", label="cultivar", drop=["id"]), seed=seed) for seed in (1, 2)
+        user_files.load(settings(table=tmp_path / "wine.csv", label="cultivar", drop=["id"]), seed=seed) for seed in (1, 2)
     )
     assert np.array_equal(again.test_y, other.test_y)
     assert not np.array_equal(again.public_x, other.public_x)
@@ -148,14 +150,14 @@ def test_a_spreadsheet_with_decimal_commas_is_read_as_it_is_meant(tmp_path: Path
 
 def public_and_private(folder: Path, **public: object) -> data.DataSet:
     """Wines of which the first forty are public, in a file of their own."""
-    file = own_files.wine(folder, rows=range(0, 80, 2), name="public.csv", **public)  # type: ignore[arg-type]
-    return own.load(settings(table=folder / "wine.csv", label="cultivar", drop=["id"], public=file, test=0.2))
+    file = sample_files.wine(folder, rows=range(0, 80, 2), name="public.csv", **public)  # type: ignore[arg-type]
+    return user_files.load(settings(table=folder / "wine.csv", label="cultivar", drop=["id"], public=file, test=0.2))
 
 
 def test_public_inputs_and_encoding_are_those_of_the_public_file_alone_and_its_labels_are_not_used(tmp_path: Path) -> None:
-    own_files.wine(tmp_path, rows=range(80, 178))
+    sample_files.wine(tmp_path, rows=range(80, 178))
     found, unlabelled = public_and_private(tmp_path), public_and_private(tmp_path, label=False)
-    own_files.wine(tmp_path, rows=range(100, 178))
+    sample_files.wine(tmp_path, rows=range(100, 178))
     fewer = public_and_private(tmp_path)
     assert found.encoding is not None
     for other in (unlabelled, fewer):
@@ -167,7 +169,7 @@ def test_public_inputs_and_encoding_are_those_of_the_public_file_alone_and_its_l
 
 
 def test_records_of_a_public_file_that_are_private_too_are_not_public(tmp_path: Path) -> None:
-    own_files.wine(tmp_path, rows=range(60, 178))
+    sample_files.wine(tmp_path, rows=range(60, 178))
     found = public_and_private(tmp_path)
     # Wines 60 to 80 are in both files: they are private, or in the test set.
     assert len(found.public_x) < 40
@@ -175,32 +177,32 @@ def test_records_of_a_public_file_that_are_private_too_are_not_public(tmp_path: 
         "records of data.public are also private or in the test set, or of the same person: they are left out of it."
         in said(found)
     )
-    own_files.wine(tmp_path)
+    sample_files.wine(tmp_path)
     with pytest.raises(
         SettingError, match=r"data.public: expected records that are not private or tested on, got 178, all of which are"
     ):
-        own.load(settings(table=tmp_path / "wine.csv", label="cultivar", public=tmp_path / "wine.csv"))
+        user_files.load(settings(table=tmp_path / "wine.csv", label="cultivar", public=tmp_path / "wine.csv"))
 
 
 def test_named_sites_are_public_or_tested_on_and_hold_no_private_record(tmp_path: Path) -> None:
-    wines = settings(table=own_files.wine(tmp_path), label="cultivar", site="cellar", public=["A"], test=[" D"])
-    found = own.load(wines)
+    wines = settings(table=sample_files.wine(tmp_path), label="cultivar", site="cellar", public=["A"], test=[" D"])
+    found = user_files.load(wines)
     assert found.group_names == ("B", "C")
     assert (len(found.public_x), len(found.private_y), len(found.test_y)) == (45, 89, 44)
     assert found.test_groups is not None
     assert set(found.test_groups.tolist()) == {-1}
     with pytest.raises(SettingError, match=r"data.public = \['Turin'\]: expected sites out of A, B, C, D, got 'Turin'"):
-        own.load(wines.model_copy(update={"public": ("Turin",)}))
+        user_files.load(wines.model_copy(update={"public": ("Turin",)}))
 
 
 def small_table(folder: Path, rows: list[list[object]], header: tuple[str, ...] = ("age", "site", "ill")) -> Path:
-    return own_files.write_csv(folder / "small.csv", header, rows)
+    return sample_files.write_csv(folder / "small.csv", header, rows)
 
 
 def test_rows_without_label_or_site_are_left_out_and_told(tmp_path: Path) -> None:
     rows: list[list[object]] = [[age, "north" if age % 2 else "south", "yes" if age % 3 else "no"] for age in range(20, 80)]
     rows += [[81, "north", ""], [82, "", "yes"], [83, "south", "perhaps"]]
-    found = own.load(
+    found = user_files.load(
         settings(table=small_table(tmp_path, rows), label="ill", site="site", classes={"well": "no", "ill": ["yes"]})
     )
     assert found.class_names == ("well", "ill")
@@ -212,7 +214,7 @@ def test_rows_without_label_or_site_are_left_out_and_told(tmp_path: Path) -> Non
     ):
         assert sentence in found.said
     with pytest.raises(SettingError, match="expected labels of these classes"):
-        own.load(settings(table=tmp_path / "small.csv", label="ill", classes=["a", "b"]))
+        user_files.load(settings(table=tmp_path / "small.csv", label="ill", classes=["a", "b"]))
 
 
 def test_small_sites_and_missing_classes_are_told_and_a_minimum_leaves_sites_out(tmp_path: Path) -> None:
@@ -254,13 +256,15 @@ def test_a_class_that_a_part_lacks_is_told(tmp_path: Path) -> None:
     rows: list[list[object]] = [
         [age + 0.5, "north" if age < 50 else "south", "yes" if 10 < age < 50 else "no"] for age in range(100)
     ]
-    found = own.load(settings(table=small_table(tmp_path, rows), label="ill", site="site", public=["south"], test=0.3))
+    found = user_files.load(
+        settings(table=small_table(tmp_path, rows), label="ill", site="site", public=["south"], test=0.3)
+    )
     assert "No public record is of class yes: the student sees no example of it." in found.said
 
 
 def test_persons_stay_together_and_what_they_cost_is_told_and_kept(tmp_path: Path) -> None:
-    tumours = settings(table=own_files.tumours(tmp_path, per_person=3), label="diagnosis", group="patient")
-    found = own.load(tumours)
+    tumours = settings(table=sample_files.tumours(tmp_path, per_person=3), label="diagnosis", group="patient")
+    found = user_files.load(tumours)
     assert found.people is not None
     folder = tmp_path / "run"
     prepare.prepare(quick(tumours, partition={"kind": "dirichlet", "clients": 3}), folder)
@@ -297,7 +301,7 @@ def test_regression_several_labels_and_a_single_class_are_refused_with_the_reaso
     rows: list[list[object]], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(SettingError, match=message):
-        own.load(settings(table=small_table(tmp_path, rows), label="ill"))
+        user_files.load(settings(table=small_table(tmp_path, rows), label="ill"))
 
 
 @pytest.mark.parametrize(
@@ -315,14 +319,14 @@ def test_regression_several_labels_and_a_single_class_are_refused_with_the_reaso
     ],
 )
 def test_what_a_table_lacks_is_named(change: dict[str, object], message: str, tmp_path: Path) -> None:
-    wines = settings(table=own_files.wine(tmp_path), label="cultivar")
+    wines = settings(table=sample_files.wine(tmp_path), label="cultivar")
     with pytest.raises(LimbeckError, match=message):
-        own.load(wines.model_copy(update=change))
+        user_files.load(wines.model_copy(update=change))
 
 
 def test_columns_are_what_the_user_says(tmp_path: Path) -> None:
-    wines = settings(table=own_files.wine(tmp_path), label="cultivar", kinds={"cellar": "identifier", "ash": "category"})
-    found = own.load(wines)
+    wines = settings(table=sample_files.wine(tmp_path), label="cultivar", kinds={"cellar": "identifier", "ash": "category"})
+    found = user_files.load(wines)
     assert isinstance(found.encoding, encodings.TableEncoding)
     assert "cellar" not in found.encoding.reads
     assert "cellar (as you said)" in said(found)
@@ -339,7 +343,7 @@ def arrays(folder: Path, **values: object) -> Path:
 
 def test_rows_of_an_array_are_standardised_by_public_rows_and_sites_hold_them_so(tmp_path: Path) -> None:
     wine = datasets.load_wine()
-    found = own.load(settings(arrays=arrays(tmp_path, x=wine.data, y=wine.target)))
+    found = user_files.load(settings(arrays=arrays(tmp_path, x=wine.data, y=wine.target)))
     assert isinstance(found.private_x, np.ndarray)
     assert found.public_x[:, 0].mean() == pytest.approx(0, abs=1e-5)
     assert found.public_x[:, 0].std() == pytest.approx(1, abs=1e-5)
@@ -372,7 +376,7 @@ BYTES = (DIGITS.images[:90] * 255 / 16).round().astype(np.uint8)
 def test_what_an_array_means_does_not_depend_on_its_type(
     x: np.ndarray, dtype: type | None, sentence: str, tmp_path: Path
 ) -> None:
-    found = own.load(settings(arrays=arrays(tmp_path, x=x, y=DIGITS.target[:90])))
+    found = user_files.load(settings(arrays=arrays(tmp_path, x=x, y=DIGITS.target[:90])))
     assert sentence in said(found)
     if dtype is np.uint8:
         assert found.public_x.dtype == np.uint8
@@ -386,32 +390,34 @@ def test_what_an_array_means_does_not_depend_on_its_type(
 
 def test_labels_of_an_array_may_be_names_or_one_hot_but_not_several(tmp_path: Path) -> None:
     target = DIGITS.target[:90]
-    named = own.load(
+    named = user_files.load(
         settings(
             arrays=arrays(tmp_path, images=BYTES, kind=np.array(["zero", "other"])[(target > 0).astype(int)]), label="kind"
         )
     )
     assert named.class_names == ("other", "zero")
-    hot = own.load(settings(arrays=arrays(tmp_path, x=BYTES, y=np.eye(10)[target], writer=np.arange(90) % 3), site="writer"))
+    hot = user_files.load(
+        settings(arrays=arrays(tmp_path, x=BYTES, y=np.eye(10)[target], writer=np.arange(90) % 3), site="writer")
+    )
     assert hot.class_names == tuple("0123456789")
     assert hot.group_names == ("0", "1", "2")
     with pytest.raises(SettingError, match="several labels per record"):
-        own.load(settings(arrays=arrays(tmp_path, x=BYTES, y=np.ones((90, 4)))))
+        user_files.load(settings(arrays=arrays(tmp_path, x=BYTES, y=np.ones((90, 4)))))
     for message, values in {
         "Expected data.label to name the array of labels": {"x": BYTES, "kind": target},
         "Expected data.inputs to name the array of inputs": {"pictures": BYTES, "y": target},
         "Expected as many entries in y as in x": {"x": BYTES, "y": target[:5]},
     }.items():
         with pytest.raises(DataError, match=message):
-            own.load(settings(arrays=arrays(tmp_path, **values)))
+            user_files.load(settings(arrays=arrays(tmp_path, **values)))
 
 
 # Folders
 
 
 def test_folders_of_images_are_sites_and_classes_and_each_site_gets_its_own_files(tmp_path: Path) -> None:
-    images = settings(images=own_files.digit_images(tmp_path), site="outer")
-    found = own.load(images, seed=1)
+    images = settings(images=sample_files.digit_images(tmp_path), site="outer")
+    found = user_files.load(images, seed=1)
     assert found.group_names == ("writer 0", "writer 1")
     assert found.class_names == tuple("0123456789")
     assert isinstance(found.private_x, np.ndarray)
@@ -425,46 +431,46 @@ def test_folders_of_images_are_sites_and_classes_and_each_site_gets_its_own_file
         read.update({x.tobytes(): int(y) for x, y in zip(x_N, y_N, strict=True)})
     assert read == {x.tobytes(): int(y) for x, y in zip(found.private_x, found.private_y, strict=True)}
     with pytest.raises(DataError, match=r'Expected images as CLASS/FILE .*; if these are sites, set data.site = "outer"'):
-        own.load(settings(images=tmp_path / "images"))
+        user_files.load(settings(images=tmp_path / "images"))
 
 
 def test_a_table_of_files_says_label_site_and_person_of_each_image(tmp_path: Path) -> None:
-    images = own_files.digit_images(tmp_path, count=120, writers=1)
+    images = sample_files.digit_images(tmp_path, count=120, writers=1)
     listed = [
         [str(file.relative_to(tmp_path)), file.parent.name, f"w{int(file.stem) % 40}"]
         for file in sorted(images.rglob("*.png"))
     ]
-    own_files.write_csv(tmp_path / "list.csv", ["file", "digit", "writer"], listed)
-    found = own.load(settings(images=tmp_path / "list.csv", label="digit", group="writer"))
+    sample_files.write_csv(tmp_path / "list.csv", ["file", "digit", "writer"], listed)
+    found = user_files.load(settings(images=tmp_path / "list.csv", label="digit", group="writer"))
     assert len(found.files) == len(found.private_y) == 72
     assert found.people is not None
     (tmp_path / "broken.png").write_bytes(b"not an image")
-    own_files.write_csv(tmp_path / "list.csv", ["file", "digit", "writer"], [*listed, ["broken.png", "1", "w1"]])
+    sample_files.write_csv(tmp_path / "list.csv", ["file", "digit", "writer"], [*listed, ["broken.png", "1", "w1"]])
     assert "1 images cannot be read and were left out: broken.png" in said(
-        own.load(settings(images=tmp_path / "list.csv", label="digit"))
+        user_files.load(settings(images=tmp_path / "list.csv", label="digit"))
     )
 
 
 def test_a_public_folder_needs_no_classes(tmp_path: Path) -> None:
-    images = own_files.digit_images(tmp_path, count=120, writers=1)
+    images = sample_files.digit_images(tmp_path, count=120, writers=1)
     (tmp_path / "public").mkdir()
     for number, file in enumerate(sorted(images.rglob("*.png"))[::3]):
         file.rename(tmp_path / "public" / f"{number}.png")
-    found = own.load(settings(images=images, public=tmp_path / "public"))
+    found = user_files.load(settings(images=images, public=tmp_path / "public"))
     assert set(found.public_y) == {-1}
     assert len(found.public_x) == 40
 
 
 def test_texts_are_counted_by_public_words_alone(tmp_path: Path) -> None:
-    found = own.load(settings(texts=own_files.texts(tmp_path), label="part"))
+    found = user_files.load(settings(texts=sample_files.texts(tmp_path), label="part"))
     assert isinstance(found.encoding, encodings.TextEncoding)
     assert found.encoding.column == "about"
-    public = own.load(settings(texts=own_files.text_files(tmp_path)))
+    public = user_files.load(settings(texts=sample_files.text_files(tmp_path)))
     assert public.class_names == found.class_names == ("clusters", "features", "forests", "linear")
     assert len(public.private_y) == len(found.private_y)
     (tmp_path / "public").mkdir()
     (tmp_path / "public" / "one.txt").write_text("a lonely public sentence")
-    told = own.load(settings(texts=tmp_path / "texts", public=tmp_path / "public"))
+    told = user_files.load(settings(texts=tmp_path / "texts", public=tmp_path / "public"))
     assert isinstance(told.encoding, encodings.TextEncoding)
     assert set(told.encoding.words) == {"lonely", "public", "sentence"}
 
@@ -478,44 +484,44 @@ def test_texts_are_counted_by_public_words_alone(tmp_path: Path) -> None:
     ],
 )
 def test_what_only_a_table_could_say_of_a_folder_is_refused(change: dict[str, object], message: str, tmp_path: Path) -> None:
-    images = settings(images=own_files.digit_images(tmp_path, count=20), site="outer")
+    images = settings(images=sample_files.digit_images(tmp_path, count=20), site="outer")
     with pytest.raises(SettingError, match=message):
-        own.load(images.model_copy(update=change))
+        user_files.load(images.model_copy(update=change))
 
 
 def test_a_folder_without_images_and_a_file_of_another_kind_are_named(tmp_path: Path) -> None:
     (tmp_path / "scans" / "ill").mkdir(parents=True)
     (tmp_path / "scans" / "ill" / "one.dcm").write_bytes(b"")
     with pytest.raises(DataError, match=r"Expected images \(.bmp, .* below .*scans, found 1 other files"):
-        own.load(settings(images=tmp_path / "scans"))
+        user_files.load(settings(images=tmp_path / "scans"))
     with pytest.raises(DataError, match=r"Expected a table .* got arrays: that is data.arrays"):
-        own.load(settings(table=own_files.digits(tmp_path), label="y"))
+        user_files.load(settings(table=sample_files.digits(tmp_path), label="y"))
     np.save(tmp_path / "x.npy", BYTES)
     with pytest.raises(DataError, match=r"Expected an .npz file with inputs and labels"):
-        own.load(settings(arrays=tmp_path / "x.npy"))
+        user_files.load(settings(arrays=tmp_path / "x.npy"))
 
 
 # Whole runs
 
 
 def of_wine(folder: Path) -> Scenario:
-    own_files.wine(folder, rows=range(60, 178))
-    public = own_files.wine(folder, rows=range(60), name="public.csv", label=False)
+    sample_files.wine(folder, rows=range(60, 178))
+    public = sample_files.wine(folder, rows=range(60), name="public.csv", label=False)
     return quick(settings(table=folder / "wine.csv", label="cultivar", site="cellar", drop=["id"], public=public))
 
 
 def of_arrays(folder: Path) -> Scenario:
-    arrays_ = settings(arrays=own_files.digits(folder), site="writer", private=100)
+    arrays_ = settings(arrays=sample_files.digits(folder), site="writer", private=100)
     return quick(arrays_, teacher=PIXELS)
 
 
 def of_images(folder: Path) -> Scenario:
-    images = settings(images=own_files.digit_images(folder, count=120), site="outer")
+    images = settings(images=sample_files.digit_images(folder, count=120), site="outer")
     return quick(images, teacher=PIXELS)
 
 
 def of_texts(folder: Path) -> Scenario:
-    return quick(settings(texts=own_files.texts(folder), label="part"), partition={"clients": 2})
+    return quick(settings(texts=sample_files.texts(folder), label="part"), partition={"clients": 2})
 
 
 @pytest.mark.parametrize("make", [of_wine, of_arrays, of_images, of_texts])
@@ -537,7 +543,7 @@ def test_a_run_of_every_kind_of_own_data_goes_from_files_to_a_student(
 
 
 def test_the_sources_keys_are_those_of_their_inputs_alone(tmp_path: Path) -> None:
-    wines = settings(table=own_files.wine(tmp_path), label="cultivar", site="cellar", drop=["id"])
+    wines = settings(table=sample_files.wine(tmp_path), label="cultivar", site="cellar", drop=["id"])
     first = sources.read(wines)
     other = sources.read(wines.model_copy(update={"label": "ash"}))
     assert first.keys() == sources.read(wines).keys()

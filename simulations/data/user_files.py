@@ -25,7 +25,7 @@ from limbeck.inputs.encodings import TableEncoding, TextEncoding
 from limbeck.inputs.tables import MISSING, Table
 from limbeck.simulations.data import sources, split
 from limbeck.simulations.data.dataset import DataSet, Labels
-from limbeck.simulations.data.encoded import through_encoder
+from limbeck.simulations.data.encoded import through_encoder, through_image_encoder
 from limbeck.simulations.data.settings import DataSettings, Values
 from limbeck.simulations.data.sources import Source
 
@@ -181,6 +181,12 @@ def _with_inputs(
     inputs, classes = joined.inputs, len(found.class_names)
     if isinstance(inputs, np.ndarray):
         pixels = {"private_x": inputs[parts.private], "public_x": inputs[parts.public], "test_x": inputs[parts.test]}
+        if settings.encoder is not None:
+            # Arrays take no encoder, so that these are files.
+            records = RecordSettings(classes=_folder_names(found.class_names))
+            files = tuple(joined.files[row] for row in parts.private)
+            with_images = replace(found, **pixels, files=files, records=records)  # type: ignore[arg-type]
+            return through_image_encoder(with_images, encoder=settings.encoder, cache=cache, progress=progress)
         if not joined.files:
             return replace(found, **pixels, records=RecordSettings(classes=tuple(range(classes))))  # type: ignore[arg-type]
         size = (inputs.shape[1], inputs.shape[2])
