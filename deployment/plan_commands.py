@@ -623,6 +623,9 @@ def make_command(
 ) -> None:
     """Make and sign a plan. Its noise is calibrated to the epsilon of the settings; it names the public inputs by their hash.
 
+    With teacher.kind = "evidence", a teacher.ridge and a stages.temperature of "auto" follow from the public inputs, the noise and
+    run.expected_clients. What is printed as advice says where the plan's kind of teacher fits; it knows no record.
+
     `limbeck plan settings SCENARIO` writes settings to start from.
 
     \b
@@ -631,7 +634,7 @@ def make_command(
       limbeck plan make plan.toml --transfer rows.npz --key plan.key \\
         --encoding encoding.json --set privacy.epsilon=1
     """
-    from limbeck.plans import accounting, second_opinion
+    from limbeck.plans import accounting, advice, second_opinion
     from limbeck.plans.settings import load
     from limbeck.protos import codec, signing
 
@@ -652,5 +655,7 @@ def make_command(
     print(f"{inputs}: {plan.samples} public inputs, for the coordinator and every site")
     if encoding is not None:
         print(f"{publish / ENCODING}: the public encoding, for every site, as records.encoding of its site.toml")
+    for sentence in advice.of_plan(plan):
+        print(f"advice: {sentence}")
     for doubt in doubts_about(plan, folder=publish, labelled=transfer):
         print(f"warning: {doubt}", file=sys.stderr)

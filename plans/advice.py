@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from limbeck.base import check
 from limbeck.base.errors import SettingError
+from limbeck.plans.schema import EvidenceTeaching, LinearTeaching, NetTeaching, Plan, Teaching, TopK
 from limbeck.plans.settings import TeacherSettings
 
 # Of rows of tables and texts, for linear teachers [D]: the norm that a row is scaled to. Of shorter ones a step within the clip learns
@@ -33,6 +34,48 @@ TEMPERATURES = ((0.1, 1.0), (0.05, 2.0))
 RARE, COMMON_WEIGHT = 0.01, 0.1
 # Beyond it, weights only swing about the optimum.
 ROWS_LARGEST_STEP = 8.0
+
+
+# Sites from which on it pays to send all of a few classes: what each leaves out adds up [D].
+MANY_SITES, FEW_CLASSES = 50, 16
+
+
+def of_plan(plan: Plan) -> tuple[str, ...]:
+    """Which kind of teacher fits, and how many classes to send, in sentences that need no record.
+
+    Nobody who makes a plan can see whether labels differ between sites, or whether public inputs are of the records' own kind. Whoever
+    knows the federation can say.
+    """
+    truncation = plan.truncation
+    keeps = (
+        [
+            f"release.k = {truncation.k} of {plan.classes} classes: with {plan.minimum_clients} sites and more, all of them are worth"
+            " their bytes, since what each site leaves out adds up too."
+        ]
+        if isinstance(truncation, TopK)
+        and truncation.k < plan.classes <= FEW_CLASSES
+        and plan.minimum_clients >= MANY_SITES
+        and isinstance(plan.teaching, EvidenceTeaching)
+        else []
+    )
+    return (*teacher(plan.teaching), *keeps)
+
+
+def teacher(teaching: Teaching) -> tuple[str, ...]:
+    """Where a teacher of this kind fits, and what fits better elsewhere; nothing of votes, which answer another question."""
+    match teaching:
+        case EvidenceTeaching():
+            return (
+                'teacher.kind = "evidence" adds up what sites know, whichever labels each of them holds, as far as the public inputs are'
+                ' of the records\' own kind. If they come from elsewhere, such as other texts or other instruments, choose "linear".',
+            )
+        case LinearTeaching() | NetTeaching():
+            return (
+                "Answers of such teachers are averaged, which fits sites that hold much the same labels, and public inputs from"
+                " anywhere. If labels differ between sites, and the public inputs are of the records' own kind, choose teacher.kind ="
+                ' "evidence" with stages.temperature = "auto": it adds up.',
+            )
+    return ()
 
 
 def rows_schedule(

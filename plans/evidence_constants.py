@@ -2,22 +2,22 @@
 
 Neither may follow from a site's own sums, whose scale would be a release of its own. Both follow from a prior for what classes look
 like [D]. With G = mean f f^T of the public inputs' features, of norm at most 1, let the labels' indicators be linear in them,
-1{y = k} = w_k . f, with coefficients of the same variance in every direction, and all of the labels' variance explained:
-sum_k E w_kj^2 = 1 - 1/K for each eigenvector j, since the eigenvalues e_j add up to about 1.
+1{y = k} = w_k . f, with coefficients of the same variance in every direction, and all of the labels' variance explained: with eigenvalues
+e_j, sum_k E w_kj^2 = p for each eigenvector j, p = (1 - 1/K) / sum_j e_j.
 
 **Ridge.** Let C sites of n records each add up their sums, with noise of standard deviation s on each: divided by C n, entry (k, j) is
 e_j w_kj, with noise of variance t = s^2 / (C n^2) and two errors of sampling, since neither the records nor the N public inputs have the
-covariance of the population: to first order, e_j (1 - 1/K) (1 / (C n) + 1 / N), summed over k. Solved with G + ridge I, the error on public
+covariance of the population: to first order, e_j p (1 / (C n) + 1 / N), summed over k. Solved with G + ridge I, the error on public
 inputs is expected to be
 
-    R(ridge) = sum_j e_j (ridge^2 (1 - 1/K) + K t + e_j (1 - 1/K) (1 / (C n) + 1 / N)) / (e_j + ridge)^2.
+    R(ridge) = sum_j e_j (ridge^2 p + K t + e_j p (1 / (C n) + 1 / N)) / (e_j + ridge)^2.
 
 Its derivative is negative below 1 / (C n) + 1 / N, noise or none: so the ridge is never below one over the public inputs, where more
 directions than they can tell apart would be solved for.
 
 **Temperature.** One site's scores z = K S (G + ridge I)^-1 f / n are then expected to have the variance
 
-    (K - 1) h + K^2 (s / n)^2 sum_j e_j / (e_j + ridge)^2 + K / n sum_j e_j^2 / (e_j + ridge)^2,   h = sum_j e_j^3 / (e_j + ridge)^2
+    K p sum_j e_j^3 / (e_j + ridge)^2 + K^2 (s / n)^2 sum_j e_j / (e_j + ridge)^2 + K / n sum_j e_j^2 / (e_j + ridge)^2
 
 over public inputs and classes if it holds all classes alike, and K times the first term if it holds one class alone. T makes z / T vary by
 SPREAD where every site holds one class. Less is safe: answers are affine in z up to an error of second order.
@@ -110,7 +110,7 @@ def best_ridge(e_J: Array, expected: Expected) -> float:
 
 def risk(e_J: Array, ridge: float, expected: Expected) -> float:
     """The expected squared error of the sites' summed scores on public inputs, over all classes, in units of an indicator."""
-    signal = 1 - 1 / expected.classes
+    signal = _signal(e_J, expected.classes)
     noise = expected.classes * expected.noise**2 / (expected.sites * expected.records**2)
     sampling = signal * (1 / (expected.sites * expected.records) + 1 / expected.inputs)
     return float((e_J * (ridge**2 * signal + noise + e_J * sampling) / (e_J + ridge) ** 2).sum())
@@ -129,10 +129,28 @@ def deviation(e_J: Array, ridge: float, expected: Expected, *, one_class: bool) 
     """
     classes, records = expected.classes, expected.records
     solved_J = e_J / (e_J + ridge) ** 2
-    signal = (classes if one_class else 1) * (classes - 1) * float((e_J**2 * solved_J).sum())
+    signal = (classes if one_class else 1) * classes * _signal(e_J, classes) * float((e_J**2 * solved_J).sum())
     noise = (classes * expected.noise / records) ** 2 * float(solved_J.sum())
     sampling = classes / records * float((e_J * solved_J).sum())
     return math.sqrt(signal + noise + sampling)
+
+
+def pooled_variance(e_J: Array, ridge: float, expected: Expected) -> tuple[float, float]:
+    """What the mean of all sites' scores, each above its mean over classes, is expected to vary by over public inputs and classes.
+
+    Returns the variance of what the records say, whichever site holds which of them, and that of the noise.
+    """
+    classes, records = expected.classes, expected.sites * expected.records
+    solved_J = e_J / (e_J + ridge) ** 2
+    signal = classes * _signal(e_J, classes) * float((e_J**2 * solved_J).sum())
+    sampling = (classes - 1) / records * float((e_J * solved_J).sum())
+    noise = (1 - 1 / classes) * (classes * expected.noise) ** 2 / (expected.sites * expected.records**2)
+    return signal + sampling, noise * float(solved_J.sum())
+
+
+def _signal(e_J: Array, classes: int) -> float:
+    """sum_k E w_kj^2, the same for every eigenvector."""
+    return (1 - 1 / classes) / float(e_J.sum())
 
 
 def _evenly(count: int) -> NDArray[np.int64]:

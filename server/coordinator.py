@@ -31,7 +31,7 @@ from limbeck.plans import checks, doubts
 from limbeck.plans.schema import Plan, Pooling, TopK
 from limbeck.protos import carry, codec, floor
 from limbeck.protos.messages import Accepted, Ask, Declined, Guarantee, Offer, Reply, Request, Share, Taught, Teach
-from limbeck.server import checkpoint, distil, export, lessons, pooling, refining, student
+from limbeck.server import checkpoint, distil, export, lessons, observed, pooling, refining, student
 from limbeck.server.events import (
     Continued,
     Ended,
@@ -564,7 +564,25 @@ class Coordinator:
             late = self.roster.in_state(NodeState.LATE_TAUGHT)
             if len(answered) >= self.plan.minimum_clients and not (last and (late or self._teaching_late_ones())):
                 at_floor = pool.at_floor if floor.applies(self.plan) else ()
-                return _Pooled(targets_NK=pool.result(), clients=tuple(sorted(answered)), asked_in=stage, at_floor=at_floor)
+                pooled = _Pooled(
+                    targets_NK=pool.result(), clients=tuple(sorted(answered)), asked_in=stage, at_floor=at_floor
+                )
+                self._look_at(pool.named, pooled)
+                return pooled
+
+    def _look_at(self, named_CK: Tensor, pooled: _Pooled) -> None:
+        """Say what the first stage's answers tell about labels and noise. named_CK: `Pool.named`."""
+        if self.record.stages:
+            return
+        if (sentence := observed.unlike_sites(self.plan, named_CK)) is not None:
+            self._warn(sentence)
+        if observed.applies(self.plan):
+            temperature = self.plan.stages[pooled.asked_in].temperature
+            e_J = observed.eigenvalues(self.plan, self.transfer_x.numpy(), self.folder / refining.CACHE)
+            if (
+                sentence := observed.evidence(self.plan, pooled.targets_NK, len(pooled.clients), temperature, e_J)
+            ) is not None:
+                self._warn(sentence)
 
     def _pool_before(self, stage: int) -> _Pooled | None:
         """The last stage's pool, if asking for this stage's answers would only bring it again; else None.

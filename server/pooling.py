@@ -2,7 +2,7 @@
 
 Sums are kept in fixed point, so the pool is the same to the last bit whatever the order in which answers arrive.
 
-Shape legend: N samples, K classes, k kept entries per sample.
+Shape legend: N samples, K classes, C sites, k kept entries per sample.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class Pool:
         self._sum_NK = torch.zeros(samples, classes, dtype=torch.int64)
         self._weight_BK: dict[tuple[int, int], Tensor] = {}
         self._at_floor_K, self._answers = torch.zeros(classes, dtype=torch.int64), 0
+        self._named: list[Tensor] = []
 
     def add(self, answers: Truncated, *, first: int = 0, weights_K: Tensor | None = None) -> None:
         """Add one site's answers to samples first .. first + n - 1. weights_K: its weight per class, all 1 by default."""
@@ -51,12 +52,15 @@ class Pool:
         if not bool(answers.p_Nk.isfinite().all() and answers.tail_N.isfinite().all()):
             raise SettingError("Expected answers of finite probabilities, got others.")
         self._answers += len(answers)
+        named_K = torch.zeros(self.classes, dtype=torch.int64)
         for start in range(0, len(answers), ROWS):
             rows = answers.rows(slice(start, start + ROWS))
             p_nK = rows.dense()
             self._at_floor_K += floor.count(p_nK)
+            named_K += p_nK.argmax(1).bincount(minlength=self.classes)
             weighted = p_nK.double() * weights_K.double()
             self._sum_NK[first + start : first + start + len(rows)] += (weighted * SCALE).round().long()
+        self._named.append(named_K)
         bounds = (first, stop)
         added = (weights_K.double() * SCALE).round().long()
         self._weight_BK[bounds] = self._weight_BK.get(bounds, torch.zeros(self.classes, dtype=torch.int64)) + added
@@ -65,6 +69,11 @@ class Pool:
     def at_floor(self) -> tuple[float, ...]:
         """(K,) the share of answers that lie on the wire's floor, in each class."""
         return tuple((self._at_floor_K / max(1, self._answers)).tolist())
+
+    @property
+    def named(self) -> Tensor:
+        """(C, K) in how many of its answers each site names each class first; in no order, so that no row is anybody's."""
+        return torch.stack(sorted(self._named, key=Tensor.tolist)) if self._named else torch.zeros(0, self.classes).long()
 
     def result(self) -> Tensor:
         """(N, K) float32 targets, rows summing to 1. Raises SettingError where a sample has no answer."""

@@ -231,6 +231,7 @@ def measure(
         majority=_majority(truth, plan.classes),
         central=_central((central or {}).get("private"), truth, public_x, folder / "cache"),
         without_privacy=_central((central or {}).get("without-noise"), truth, public_x, folder / "cache"),
+        warnings=tuple(record.warnings),
     )
     metrics.write(measured, folder)
     return measured

@@ -278,6 +278,8 @@ class Metrics(Strict):
     the simulation, so no ledger is charged for it. None if the scenario does not ask for it."""
     without_privacy: Quality | None = None
     """The same teacher without noise; it never leaves the simulation either. None if the scenario does not ask for it."""
+    warnings: tuple[str, ...] = ()
+    """What the coordinator saw in the plan, the public inputs and the answers, and what is allowed and looks like a mistake."""
 
     @model_validator(mode="after")
     def _fit_together(self) -> Metrics:

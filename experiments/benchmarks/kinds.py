@@ -152,7 +152,7 @@ def summary(seeds: dict[str, Figures]) -> dict[str, object]:
         for name in ("one site", "pool")
         for values in [[each[name] for each in found]]
     }
-    return {**spread, "seconds": round(statistics.median(each["seconds"] for each in found), 2)}
+    return {**spread, "seconds": float(f"{statistics.median(each['seconds'] for each in found):.2g}")}
 
 
 def main() -> None:

@@ -16,15 +16,19 @@ from limbeck.base.files import write_durably
 from limbeck.experiments.theory.common import RESULTS
 from limbeck.experiments.theory.results import (
     COEFFICIENTS,
+    Additive,
     Axioms,
     BiasVariance,
     Equivalence,
     Interval,
+    Spread,
     Stages,
     read,
 )
 
 PAGE = Path("docs/findings.md")
+# Temperatures in the tables on answers that add up.
+ADDITIVE_SHOWN, BOUND_SHOWN = (0.1, 1.0, 4.0, 8.0, 32.0, 200.0), (1.0, 8.0, 32.0, 200.0, 1000.0)
 MARKED = re.compile(r"(<!-- table ([a-z-]+) -->\n).*?(<!-- end -->)", re.S)
 
 
@@ -239,6 +243,53 @@ def _within(stages: Stages) -> str:
     return _table(["sparsity", "dense start", "one shot", "one stage, gradual", "four stages"], rows)
 
 
+def _additive(additive: Additive) -> str:
+    """Accuracy of the pool of answers as they are sent, by temperature."""
+    rows = []
+    for curve in additive["curves"]:
+        shown = [point for point in curve["points"] if point["temperature"] in {*ADDITIVE_SHOWN, curve["advised"]}]
+        epsilon = "none" if curve["epsilon"] is None else f"{curve['epsilon']:g}"
+        cells = [_percent(point["sent"]) for point in shown if point["temperature"] != curve["advised"]]
+        advised = next(point for point in shown if point["temperature"] == curve["advised"])
+        rows.append(
+            [curve["skew"], epsilon, _percent(curve["sum"]), *cells, f"{_percent(advised['sent'])} ({curve['advised']:g})"]
+        )
+    return _table(["labels", "ε", "sum of scores", *(f"T = {t:g}" for t in ADDITIVE_SHOWN), "advised (T)"], rows)
+
+
+def _additive_bound(additive: Additive) -> str:
+    """The error of first order in 1 / T, its bound, and decisions, with privacy."""
+    rows = []
+    for curve in additive["curves"]:
+        if curve["epsilon"] is None:
+            continue
+        rows += [
+            [
+                curve["skew"],
+                f"{point['temperature']:g}",
+                _short(point["error"]),
+                f"{point['error_over_bound']:.2f}",
+                f"{100 * point['other_than_sum']['mean']:.1f} %",
+                f"{100 * point['certain']['mean']:.0f} %",
+            ]
+            for point in curve["points"]
+            if point["temperature"] in BOUND_SHOWN
+        ]
+    head = [
+        "labels",
+        "T",
+        "largest error of an entry",
+        "largest share of the bound",
+        "decides otherwise",
+        "bound says it cannot",
+    ]
+    return _table(head, rows)
+
+
+def _percent(spread: Spread) -> str:
+    return f"{100 * spread['mean']:.1f} ± {100 * spread['deviation']:.1f}"
+
+
 T = TypeVar("T")
 
 
@@ -248,6 +299,8 @@ def _of(name: str, kind: type[T], table: Callable[[T], str]) -> Callable[[Path],
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
+    "additive": _of("additive", Additive, _additive),
+    "additive-bound": _of("additive", Additive, _additive_bound),
     "axioms": _of("axioms", Axioms, _axioms),
     "counterexamples": _of("axioms", Axioms, _counterexamples),
     "families": _of("equivalence", Equivalence, _families),

@@ -301,6 +301,76 @@ class BiasVariance(About):
     points: list[PointOfCurve]
 
 
+# Answers that add up
+
+
+class AtTemperature(TypedDict):
+    """One federation at one temperature.
+
+    whole, sent: the share of public inputs that the pool names rightly, of whole answers and of answers as they are sent. other_than_sum:
+    the share where the pool of whole answers decides otherwise than the sum of scores. error, error_over_bound: largest of an entry of
+    that pool, against first order in 1 / T. certain: the share of inputs whose decision the bound guarantees.
+    """
+
+    temperature: float
+    whole: float
+    sent: float
+    other_than_sum: float
+    error: float
+    error_over_bound: float
+    certain: float
+
+
+class AdditiveCell(TypedDict):
+    """One federation. sum: the share of public inputs that the sum of scores names rightly. deviation: of one site's scores."""
+
+    sum: float
+    deviation: float
+    temperatures: list[AtTemperature]
+
+
+class Spread(TypedDict):
+    """Mean and standard deviation over seeds."""
+
+    mean: float
+    deviation: float
+
+
+class AdditivePoint(TypedDict):
+    """`AtTemperature` over seeds: errors are the largest of all."""
+
+    temperature: float
+    whole: Spread
+    sent: Spread
+    other_than_sum: Spread
+    error: float
+    error_over_bound: float
+    certain: Spread
+
+
+class AdditiveCurve(TypedDict):
+    """One skew. epsilon: None without privacy. advised: the temperature of `limbeck.plans.evidence_constants`."""
+
+    skew: str
+    epsilon: float | None
+    ridge: float
+    advised: float
+    deviation: Spread
+    sum: Spread
+    points: list[AdditivePoint]
+
+
+class Additive(About):
+    """additive.json."""
+
+    data: str
+    sites: int
+    seeds: list[int]
+    delta: float
+    kept: int
+    curves: list[AdditiveCurve]
+
+
 def read(path: Path, kind: type[T]) -> T:
     """The results in a file. Raises DataError, naming the file, where they are none of this kind."""
     try:

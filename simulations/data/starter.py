@@ -150,6 +150,7 @@ def start(
         }
         stages, student, temperature = 2, "mlp", 2.0
         chosen.append(f"Teacher: linear on pixels, since images of {public.shape[1]} x {public.shape[2]} are small.")
+    chosen.append(_if_labels_differ(settings))
     if temperature > 2:
         chosen.append(
             f"Temperature: {temperature:g}, because {_percent(min(shares_K))} of the records are of the rarest class: its probabilities"
@@ -191,6 +192,19 @@ def typical_size(sizes: NDArray[np.number]) -> float:
     sizes: (C,) records of each site.
     """
     return float((sizes.astype(np.float64) ** 2).sum() / sizes.sum())
+
+
+def _if_labels_differ(settings: DataSettings) -> str:
+    """When to choose teachers that add up; by where the public inputs come from, not by what is in the records."""
+    where = (
+        "the public inputs come from another file: if they are of the records' own kind,"
+        if isinstance(settings.public, str)
+        else "the public inputs are drawn from the same data, so"
+    )
+    return (
+        f'If sites hold different labels: {where} teacher.kind = "evidence" with stages.temperature = "auto" adds up what they know, at'
+        " the same epsilon; averages of linear teachers lose it."
+    )
 
 
 def _clients(records: int) -> int:

@@ -193,9 +193,10 @@ def test_a_gradient_whose_square_no_float32_holds_counts_for_the_clip(
     own = engine(nn.Sequential(nn.Linear(WIDTH, CLASSES, bias=False)))
     with torch.no_grad():
         own.parameters[0].zero_()
-    for value in (1e25, 3e-30):
-        (total,) = own.clipped_sums(torch.tensor([[value, 0.0, 0.0]]), torch.tensor([0]), 0.5)
-        expected = min(0.5, value * math.sqrt(2 / 3))
+    # The last: no small number is added to a norm, as Opacus would.
+    for value, clip in ((1e25, 0.5), (3e-30, 0.5), (1e-6, 5e-7)):
+        (total,) = own.clipped_sums(torch.tensor([[value, 0.0, 0.0]]), torch.tensor([0]), clip)
+        expected = min(clip, value * math.sqrt(2 / 3))
         assert float(total.norm()) == pytest.approx(expected, rel=1e-6)
 
 

@@ -295,6 +295,20 @@ def test_why_opacuss_hooks_and_functorch_mode_do_not_serve_every_net() -> None:
         gradients.FastClipping(nn.Sequential(shared, nn.Tanh(), shared)).clipped_sums(inputs, labels, 1.0)
 
 
+@pytest.mark.parametrize("kind", [gradients.FastClipping, gradients.Hooks, gradients.Functorch])
+def test_an_engine_that_copies_a_net_follows_its_weights(kind: gradients.Kind) -> None:
+    own = architectures.build("mlp", (16,), 10)
+    x_N, labels = torch.rand(6, 16, generator=torch.Generator().manual_seed(0)), torch.arange(6)
+    engine = kind(own)
+    engine.clipped_sums(x_N, labels, 0.2)
+    with torch.no_grad():
+        for parameter in own.parameters():
+            parameter.add_(0.5).mul_(-2)
+    expected = gradients.Functional(own).clipped_sums(x_N, labels, 0.2)
+    for found, total in zip(engine.clipped_sums(x_N, labels, 0.2), expected, strict=True):
+        torch.testing.assert_close(found, total, atol=1e-5, rtol=1e-4)
+
+
 def test_fast_clipping_moves_no_other_records_share() -> None:
     """In float64 an additional record leaves no trace in what the others add; float32 would leave a ten-millionth of the clip each."""
     own = architectures.build("mlp", (64,), 10)

@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 from limbeck.base.errors import DataError, LimbeckError, SettingError, WireError
 from limbeck.cli.main import app
-from limbeck.inputs import encodings
+from limbeck.inputs import encodings, features
 from limbeck.inputs.transfer_set import digest, read_arrays
-from limbeck.plans import accounting, settings
+from limbeck.plans import accounting, advice, evidence_constants, settings
 from limbeck.plans.author import make_plan
-from limbeck.plans.schema import InputKind, PublicInputs
+from limbeck.plans.schema import EvidenceTeaching, InputKind, PublicInputs
 from limbeck.protos import codec, signing
 from limbeck.protos.messages import Offer
 from limbeck.simulations import scenario
@@ -65,6 +65,22 @@ def test_it_is_the_plan_of_its_settings_about_these_inputs_signed_by_the_key(fol
     cost = accounting.epsilon(((offer.plan.teaching, offer.plan.counts),), 1e-4)
     assert 1.99 < cost <= 2
     assert f"epsilon = {cost:.4g} at delta = 0.0001, per record, add-remove-one" in lines[2]
+
+
+def test_what_is_auto_is_resolved_from_the_inputs_and_advice_says_where_the_kind_fits(folder: Path) -> None:
+    lines = make(
+        folder, "--set", "teacher.kind=evidence", "--set", "stages.temperature=auto", "--set", "run.expected_clients=9"
+    )
+    plan = codec.decode_offer((folder / "plan.pb").read_bytes()).plan
+    teaching = plan.teaching
+    assert isinstance(teaching, EvidenceTeaching)
+    f_ND = features.of_evidence(teaching.features, features.compute(teaching.features, X), teaching.constant)
+    expected = evidence_constants.Expected(
+        classes=10, inputs=40, sites=9, records=teaching.normaliser, noise=teaching.noise_multiplier
+    )
+    found = evidence_constants.choose(f_ND, expected)
+    assert (teaching.ridge, {stage.temperature for stage in plan.stages}) == (found.ridge, {found.temperature})
+    assert [line for line in lines if line.startswith("advice: ")] == [f"advice: {each}" for each in advice.of_plan(plan)]
 
 
 @pytest.mark.parametrize("name", sorted(scenario.shipped()))

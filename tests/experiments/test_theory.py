@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from limbeck.base.errors import SettingError
-from limbeck.experiments.theory import bias_variance, common, equivalence, findings, results, stages
+from limbeck.experiments.theory import additive, bias_variance, common, equivalence, findings, results, stages
 from limbeck.experiments.theory.results import COEFFICIENTS
 from limbeck.operators import Power, Shared, compare, compare_targets
 
@@ -376,3 +376,30 @@ def test_the_divergence_is_that_of_the_formula() -> None:
     p, q = torch.tensor([[0.5, 0.5], [1.0, 0.0]]), torch.tensor([[0.25, 0.75], [0.5, 0.5]])
     expected = (0.5 * math.log(2) + 0.5 * math.log(2 / 3) + math.log(2)) / 2
     assert common.divergence(p, q) == pytest.approx(expected)
+
+
+# Answers that add up.
+
+site_scores = st.tuples(st.integers(2, 30), st.integers(1, 5), st.integers(0, 2**31)).map(
+    lambda drawn: torch.from_numpy(np.random.default_rng(drawn[2]).normal(size=(drawn[1], 4, drawn[0])))
+)
+
+
+@given(z_CNK=site_scores, scale=st.floats(1e-3, 1e3), temperature=st.floats(1e-2, 1e4))
+def test_the_pool_of_answers_is_affine_in_the_sum_of_scores_within_the_bound(
+    z_CNK: torch.Tensor, scale: float, temperature: float
+) -> None:
+    z_CNK = z_CNK * scale
+    pool_NK = Power(temperature).from_log(z_CNK.log_softmax(-1)).exp().mean(0)
+    error_NK = (pool_NK - additive.first_order(z_CNK, temperature).mean(0)).abs()
+    most_N1 = additive.bound(z_CNK, temperature).mean(0).unsqueeze(-1)
+    # float64 loses digits of scores that are large beside T.
+    assert bool((error_NK <= most_N1 + 1e-12 * (1 + z_CNK.abs().max() / temperature)).all())
+
+
+@pytest.mark.parametrize(("z", "least"), [((1.0, 0.0), 0.0), ((1.0, 0.0, 0.0), 0.45), ((1.0,) + (0.0,) * 99, 0.9)])
+def test_the_bound_on_first_order_is_not_far_above_what_happens(z: tuple[float, ...], least: float) -> None:
+    """Of one class above many others by a tenth of T, 1 / (2 K) is what second order comes to; of two classes it is zero."""
+    z_1K = torch.tensor([z], dtype=torch.float64)
+    error = float((Power(10.0).from_log(z_1K.log_softmax(-1)).exp() - additive.first_order(z_1K, 10.0)).abs().max())
+    assert least * float(additive.bound(z_1K, 10.0)) <= error <= float(additive.bound(z_1K, 10.0))

@@ -13,7 +13,7 @@ from helpers.plans import PLAN
 from limbeck.base.errors import SettingError
 from limbeck.plans import advice
 from limbeck.plans.checks import check_plan
-from limbeck.plans.schema import LinearTeaching
+from limbeck.plans.schema import EvidenceTeaching, LinearTeaching, TopK
 from limbeck.plans.settings import TeacherSettings
 
 
@@ -49,6 +49,28 @@ def test_impossible_values_are_refused_by_name(name: str) -> None:
     values = {"records_per_site": 100.0, "dimensions": 30, "classes": 2, "epsilon": 1.0, "delta": 1e-5}
     with pytest.raises(SettingError, match=f"Expected {name}"):
         advice.rows_schedule(**(values | {name: 0}))  # type: ignore[arg-type]
+
+
+EVIDENCE = EvidenceTeaching(
+    features="rows", constant=0.3, normaliser=100.0, ridge=0.01, noise_multiplier=2.0, resolution=1 << 16
+)
+
+
+def test_advice_names_the_other_kind_and_what_decides_between_them() -> None:
+    (of_linear,), (of_evidence,) = advice.teacher(PLAN.teaching), advice.teacher(EVIDENCE)
+    assert 'choose teacher.kind = "evidence"' in of_linear
+    assert 'choose "linear"' in of_evidence
+    for sentence in (of_linear, of_evidence):
+        assert "labels" in sentence
+        assert "of the records' own kind" in sentence
+
+
+@pytest.mark.parametrize(
+    ("sites", "k", "classes", "said"), [(50, 3, 10, True), (49, 3, 10, False), (50, 10, 10, False), (50, 3, 100, False)]
+)
+def test_many_sites_are_advised_to_send_all_of_a_few_classes(sites: int, k: int, classes: int, said: bool) -> None:
+    plan = replace(PLAN, teaching=EVIDENCE, truncation=TopK(k=k), classes=classes, minimum_clients=sites)
+    assert any("release.k" in sentence for sentence in advice.of_plan(plan)) == said
 
 
 def test_the_rarer_a_class_the_softer_the_answers_and_the_less_the_others_count() -> None:

@@ -34,7 +34,9 @@ VOTES = VotesTeaching(
     momentum=0.9,
     noise_multiplier=60.0,
 )
-EVIDENCE = EvidenceTeaching(features="pixels", normaliser=300.0, ridge=0.01, noise_multiplier=1.7, resolution=1 << 16)
+EVIDENCE = EvidenceTeaching(
+    features="pixels", constant=0.3, normaliser=300.0, ridge=0.01, noise_multiplier=1.7, resolution=1 << 16
+)
 SCHEDULES: dict[str, tuple[Schedule, ...]] = {
     "Gaussian steps": ((LINEAR, None),),
     "one Gaussian step": ((replace(LINEAR, steps=1, average_last=1, noise_multiplier=1.2), None),),

@@ -122,6 +122,14 @@ def test_seeded_noise_is_warned_of_and_real_noise_is_not(folder: Path, tmp_path:
     assert warning in report.build(tmp_path).read_text()
 
 
+def test_what_the_coordinator_was_warned_of_is_in_the_report(folder: Path, tmp_path: Path) -> None:
+    metrics = json.loads((folder / "metrics.json").read_text())
+    record = json.loads((folder / "server" / "record.json").read_text())
+    assert metrics["warnings"] == record["warnings"]
+    (tmp_path / "metrics.json").write_text(json.dumps({**metrics, "warnings": ["Sites answer <unlike> each other"]}))
+    assert '<p class="warning">Sites answer &lt;unlike&gt; each other</p>' in report.build(tmp_path).read_text()
+
+
 def test_a_hostile_name_is_shown_not_run(folder: Path, tmp_path: Path) -> None:
     metrics = json.loads((folder / "metrics.json").read_text())
     evil = '"><script>alert(1)</script> $x^2$'
