@@ -10,7 +10,7 @@ from fractions import Fraction
 import mpmath
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
@@ -111,6 +111,7 @@ def test_decided_one_by_one_and_exactly_the_same_integers_are_drawn(sigma: float
 
 
 @given(sigma=sigmas, place=st.floats(-9, 9))
+@example(sigma=1.0, place=1.0)
 @settings(max_examples=100)
 def test_float64_is_wrong_by_far_less_than_its_margin_and_no_chance_is_above_one(sigma: float, place: float) -> None:
     """A proposal that is decided by its margin: with a uniform number just outside of it, and just inside."""
