@@ -44,7 +44,7 @@ from limbeck.inputs.encodings import (
 from limbeck.inputs.sessions import open_session
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
+    from limbeck.inputs.sessions import InferenceSession
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
+    from onnxruntime import InferenceSession as InferenceSession  # noqa: PLC0414 - others take the type from here
 
 SILENT = "ORT_DISABLE_TELEMETRY"
 

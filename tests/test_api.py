@@ -26,8 +26,8 @@ PUBLIC = {
     "limbeck.operators": """
         Anchoring ArgMax Arithmetic Calibration Comparison EntropyTarget Family Geometric Hybrid LabelsOnly Mixing
         Nucleus Pooling Power PowerMean Raw Renormalised Reparametrised Sampled Separable SeparableSoftening Shared
-        SoftenThenTruncate Softening Sparsemax TailInterval TemperedSoftening TopK TruncateThenSoften Truncated
-        Truncation Tsallis axioms calibrate compare compare_targets concatenate family losses reparametrise
+        Sharpen SoftenThenTruncate Softening Sparsemax TailInterval TemperedSoftening TopK TruncateThenSoften Truncated
+        Truncation Tsallis axioms calibrate compare compare_targets concatenate evidence family losses reparametrise
         tail_interval
     """,
 }

@@ -268,7 +268,7 @@ SAID: dict[str, tuple[Callable[[Path], list[str]], str]] = {
             *_changed_wine(folder, lambda number, row: row.update(cellar=row["cultivar"][:6])),
             *("--site", "cellar"),
         ],
-        "3 of 3 sites have no record of some class: barber (barolo, grignolino)",
+        "3 of 3 sites have no record of some class: barber (only barbera)",
     ),
     "a class that the public inputs lack": (
         lambda folder: [

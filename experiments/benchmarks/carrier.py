@@ -31,7 +31,8 @@ from limbeck.protos import carry
 from limbeck.simulations import run
 from limbeck.simulations.scenario import Scenario, load
 
-TIMES = "LIMBECK_BENCHMARK_TIMES"
+# Workers are forked from one process that keeps the environment it started with, so they write into a folder of the run.
+TIMES = "times"
 REPEATS = 3
 APP = "limbeck.experiments.benchmarks.carrier:app"
 
@@ -40,13 +41,14 @@ app = ClientApp()
 
 @dataclass(frozen=True, slots=True)
 class TimedTeacher:
-    """A teacher that notes the seconds of inference."""
+    """A teacher that notes the seconds of inference in a folder."""
 
     teacher: Teacher
+    times: Path
 
     def log_probabilities(self, x_N: NDArray[np.generic], *, cache: Path | None = None) -> Tensor:
         """As the teacher does."""
-        with _noted():
+        with _noted(self.times):
             return self.teacher.log_probabilities(x_N, cache=cache)
 
     def save(self, path: Path) -> None:
@@ -54,29 +56,33 @@ class TimedTeacher:
         self.teacher.save(path)
 
 
+@dataclass(frozen=True, slots=True)
 class TimedTeachers:
-    """Limbeck's own teachers, with the seconds of training and inference noted."""
+    """Limbeck's own teachers, with the seconds of training and inference noted in a folder."""
+
+    times: Path
 
     def train(self, *arguments: object, **options: object) -> Teacher:
         """As `teachers.train`."""
         train: Callable[..., Teacher] = teachers.train
-        with _noted():
-            return TimedTeacher(train(*arguments, **options))
+        with _noted(self.times):
+            return TimedTeacher(train(*arguments, **options), self.times)
 
     def load(self, *arguments: object, **options: object) -> Teacher:
         """As `teachers.load`."""
         load: Callable[..., Teacher] = teachers.load
-        return TimedTeacher(load(*arguments, **options))
+        return TimedTeacher(load(*arguments, **options), self.times)
 
 
 @contextmanager
-def _noted() -> Iterator[None]:
+def _noted(times: Path) -> Iterator[None]:
     """Append the seconds that this takes to a file of this process."""
     started = time.perf_counter()
     try:
         yield
     finally:
-        with (Path(os.environ[TIMES]) / str(os.getpid())).open("a") as file:
+        times.mkdir(exist_ok=True)
+        with (times / str(os.getpid())).open("a") as file:
             file.write(f"{time.perf_counter() - started}\n")
 
 
@@ -85,19 +91,19 @@ def _noted() -> Iterator[None]:
 @app.query("share")
 def answer(message: Message, context: Context) -> Message:
     """What limbeck's client app answers, with timed teachers."""
-    reply = respond(Site.of(context.node_config), carry.unpack(message.content), backend=TimedTeachers())
+    site = Site.of(context.node_config)
+    # RUN/sites/NAME
+    reply = respond(site, carry.unpack(message.content), backend=TimedTeachers(site.folder.parents[1] / TIMES))
     return Message(carry.pack(reply), reply_to=message)
 
 
-def one_run(scenario: Scenario, times: Path) -> dict[str, float]:
-    """Seconds of one run, by kind. times: the folder in which client workers note theirs; it is emptied here."""
+def one_run(scenario: Scenario) -> dict[str, float]:
+    """Seconds of one run, by kind."""
     workers = scenario.run.workers or os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as folder:
         measured = run.simulate(scenario, Path(folder) / "run", client_app=APP)
-    seconds, work = measured.seconds, 0.0
-    for path in times.iterdir():
-        work += sum(map(float, path.read_text().splitlines()))
-        path.unlink()
+        noted = [path.read_text().splitlines() for path in (Path(folder) / "run" / TIMES).iterdir()]
+    seconds, work = measured.seconds, sum(float(line) for lines in noted for line in lines)
     asking = seconds["agree"] + seconds["teach"] + seconds["answers"]
     return {
         "agree_teach_answers": asking,
@@ -112,11 +118,8 @@ def one_run(scenario: Scenario, times: Path) -> dict[str, float]:
 
 def measure() -> dict[str, object]:
     """All figures."""
-    with tempfile.TemporaryDirectory() as times:
-        # Workers are forked from one process that keeps the environment it started with.
-        os.environ[TIMES] = times
-        scenario = load("digits-hundred", [f"run.workers={os.cpu_count() or 1}"])
-        rows = [one_run(scenario, Path(times)) for _ in range(REPEATS)]
+    scenario = load("digits-hundred", [f"run.workers={os.cpu_count() or 1}"])
+    rows = [one_run(scenario) for _ in range(REPEATS)]
     return {
         "clients": 100,
         "stages": 4,

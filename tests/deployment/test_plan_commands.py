@@ -90,7 +90,12 @@ def test_the_plan_of_a_scenario_is_the_plan_of_the_settings_that_are_written_fro
     simulated, written = scenario.load(name), settings.load(path)
     assert not {"data", "partition"} & tomllib.loads(path.read_text()).keys()
     assert isinstance(written.classes, tuple)
-    made = [make_plan(one, transfer_set=bytes(32), samples=60, classes=written.classes) for one in (simulated, written)]
+    # Of some public inputs, from which what is "auto" follows.
+    inputs = features.of_evidence("pixels", np.linspace(0, 1, 60 * 8).reshape(60, 8) % 0.37, 0.3)
+    made = [
+        make_plan(one, transfer_set=bytes(32), samples=60, classes=written.classes, features=lambda: inputs, sites=9)
+        for one in (simulated, written)
+    ]
     assert made[0] == made[1]
     with pytest.raises(SettingError, match="left as it is"):
         limbeck("plan", "settings", name, "--out", path)

@@ -32,6 +32,11 @@ from limbeck.simulations.scenario import load
 PLAN = bytes(range(32))
 
 
+def wait_until_spoken_to(grid: LinkGrid) -> None:
+    """A site counts as connected from its hello on, but only one that has been greeted can be told anything."""
+    assert carry.unpack(pull(grid, ask(grid, "a", b"first")).content) == b"first"
+
+
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [each.getMessage() for each in caplog.records if "is finished" in each.getMessage()]
 
@@ -42,6 +47,7 @@ def test_a_daemon_that_waits_for_the_end_of_the_run_ends_when_it_is_told(
     caplog.set_level(logging.INFO, "limbeck")
     running = Running(make_site(tmp_path / "a", keys, port_of(grid)), until_finished=True)
     until(lambda: grid.connected)
+    wait_until_spoken_to(grid)
     assert grid.say_finished(PLAN) == ["a"]
     running.thread.join(HANG_SECONDS)
     assert not running.thread.is_alive()
@@ -51,6 +57,7 @@ def test_a_daemon_that_waits_for_the_end_of_the_run_ends_when_it_is_told(
 def test_any_other_daemon_dials_on_and_answers_the_next_run(grid: LinkGrid, keys: Authority, tmp_path: Path) -> None:
     running = Running(make_site(tmp_path / "a", keys, port_of(grid)))
     until(lambda: grid.connected)
+    wait_until_spoken_to(grid)
     assert grid.say_finished(PLAN) == ["a"]
     until(lambda: grid.connections_of(node_of("a")) == 2)
     assert carry.unpack(pull(grid, ask(grid, "a", b"hello")).content) == b"hello"
@@ -128,7 +135,9 @@ def backups_while(process: Popen[str], site: Path, folder: Path) -> Iterator[bac
 
 def test_processes_end_when_the_run_does_and_their_logs_say_how_it_went(tmp_path: Path) -> None:
     """Two sites wait for the end of the run, in JSON and in text; a third would wait for the next run."""
-    scenario = load("digits-tiny", ["student.epochs=2", "data.public=120", "run.workers=1"])
+    # Each stage asks: at one temperature, the second would not.
+    asking = "stages.temperature=[2.0, 3.0]"
+    scenario = load("digits-tiny", ["student.epochs=2", "data.public=120", "run.workers=1", asking])
     with Federation(tmp_path / "run", scenario, settings={"join_seconds": HANG_SECONDS}) as federation:
         first, second, third = federation.sites
         ending = [

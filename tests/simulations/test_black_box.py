@@ -72,7 +72,7 @@ def test_its_ledger_holds_one_declared_entry_that_all_its_answers_refer_to(finis
         (entry,) = ledger.entries()
         assert (entry.state, ledger.spent()) == ("declared", math.inf)
         assert "no DP guarantee" in str(entry.why)
-    assert [sent.entry for sent in site.transcript] == [None, *[entry.id] * 3]
+    assert [sent.entry for sent in site.transcript] == [None, *[entry.id] * 2]
     assert not list(site.folder.rglob("teacher.safetensors"))
 
 

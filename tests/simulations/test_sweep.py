@@ -31,6 +31,8 @@ pytestmark = pytest.mark.early
 TINY = [
     *("data.private=300", "data.public=80", "student.epochs=1", "teacher.steps=5", "teacher.average_last=2"),
     *("compare.central=false", "compare.without_privacy=false"),
+    # Every stage asks, and sends bytes.
+    "stages.temperature=[2.0, 3.0]",
 ]
 COMMAND = [sys.executable, "-m", "limbeck.cli.main", "sweep", "digits-tiny"]
 
