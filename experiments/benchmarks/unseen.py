@@ -125,12 +125,14 @@ def _file(archive: tarfile.TarFile, name: str) -> bytes:
 
 
 def collect(sweeps: Path) -> dict[str, object]:
-    """What the sweeps say, with where it comes from. Raises DataError for a sweep that is not there."""
+    """What the sweeps say, with where it comes from, and which have not been run."""
     table: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    missing: list[str] = []
     for name in PACKAGES:
         path = sweeps / name / "summary.csv"
         if not path.exists():
-            raise DataError(f"Expected the sweep of {name} in {path}, got no file.")
+            missing.append(name)
+            continue
         cells: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
@@ -153,6 +155,7 @@ def collect(sweeps: Path) -> dict[str, object]:
             name: {key: value for key, value in asdict(package).items() if key != "look"}
             for name, package in PACKAGES.items()
         },
+        "not run": missing,
         "table": table,
     }
 
