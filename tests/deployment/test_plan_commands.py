@@ -91,7 +91,7 @@ def test_the_plan_of_a_scenario_is_the_plan_of_the_settings_that_are_written_fro
     assert not {"data", "partition"} & tomllib.loads(path.read_text()).keys()
     assert isinstance(written.classes, tuple)
     # Of some public inputs, from which what is "auto" follows.
-    inputs = features.of_evidence("pixels", np.linspace(0, 1, 60 * 8).reshape(60, 8) % 0.37, 0.3)
+    inputs = features.of_evidence("pixels", np.linspace(0, 1, 60 * 8, dtype=np.float32).reshape(60, 8) % 0.37, 0.3)
     made = [
         make_plan(one, transfer_set=bytes(32), samples=60, classes=written.classes, features=lambda: inputs, sites=9)
         for one in (simulated, written)
