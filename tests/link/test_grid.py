@@ -174,12 +174,14 @@ def test_a_site_refuses_a_coordinator_below_tls_13(keys: Authority) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         channel = RawSite.dial(address, keys, "a")
-        ready = grpc.channel_ready_future(channel)
+        # A call and not the state of the channel, which a thread of gRPC's own would ask for when it is closed.
+        call = health_pb2_grpc.HealthStub(channel).Check.future(health_pb2.HealthCheckRequest(), wait_for_ready=True)
         listener.settimeout(HANG_SECONDS)
         connection, _ = listener.accept()
         with pytest.raises(ssl.SSLError, match=r"(?i)version|protocol|cipher"):
             context.wrap_socket(connection, server_side=True)
-        assert not ready.done()
+        assert not call.done()
+        call.cancel()
         channel.close()
 
 

@@ -30,7 +30,6 @@ def test_what_ships_can_be_read_and_says_what_it_is(name: str) -> None:
         ),
         ("student.augment=1", r"student.augment = 1: expected true, false or 'auto'"),
         ("stages.temperature=[1.0, 2.0]", r"expected one number, or stages.count = 4 of them"),
-        ("teacher.average_last=61", r"expected at most teacher.steps = 60"),
         ("run.minimum_clients=9", r"expected at most partition.clients = 8"),
         ("data.name=imagenet", r"data.name = 'imagenet': expected one of digits"),
         ("teacher.kind=custom", r"teacher.factory = None: expected 'module:factory'"),
@@ -46,6 +45,11 @@ def test_what_ships_can_be_read_and_says_what_it_is(name: str) -> None:
 def test_a_setting_that_cannot_be_meant_is_named(override: str, message: str) -> None:
     with pytest.raises(SettingError, match=message):
         scenario.load("default", [override])
+
+
+def test_no_more_steps_are_averaged_than_are_taken() -> None:
+    with pytest.raises(SettingError, match="expected at most teacher.steps = 60"):
+        scenario.load("default", ["teacher.kind=linear", "teacher.average_last=61"])
 
 
 @pytest.mark.parametrize("softening", ["mixing", "entropy-target", "tsallis"])
