@@ -48,7 +48,7 @@ def test_a_setting_that_cannot_be_meant_is_named(override: str, message: str) ->
 
 
 def test_no_more_steps_are_averaged_than_are_taken() -> None:
-    with pytest.raises(SettingError, match="expected at most teacher.steps = 60"):
+    with pytest.raises(SettingError, match=r"expected at most teacher\.steps = 60"):
         scenario.load("default", ["teacher.kind=linear", "teacher.average_last=61"])
 
 
