@@ -155,6 +155,6 @@ def rows(f_nD: NDArray[np.float32], constant: float, steps_n: Whole) -> Whole:
     # The root is rounded, perhaps below what is wanted.
     length_n1 += length_n1 * length_n1 < square_n1
     constant_n = [int(constant * steps) for steps in steps_n.tolist()]
-    left_n = [math.isqrt(steps * steps - own * own) for steps, own in zip(steps_n.tolist(), constant_n, strict=True)]
+    left_n = [math.isqrt(steps * steps - share * share) for steps, share in zip(steps_n.tolist(), constant_n, strict=True)]
     whole_nD = np.sign(part_nD) * (abs(part_nD) * np.array(left_n, np.int64)[:, None] // np.maximum(length_n1, 1))
     return np.concatenate([whole_nD, np.array(constant_n, np.int64)[:, None]], 1) * finite_n1

@@ -9,7 +9,7 @@ choice.py     which of a grid's settings a method is given, by public labels tha
 run.py        runs what is missing, and collects what there is; page.py shows it
 
 The methods themselves are in averaging.py, gradients.py, flowers.py, sums.py, answers.py, selecting.py, voting.py, certainty.py and, of
-limbeck's own runs, own.py.
+limbeck's own runs, limbeck_runs.py.
 
 Tags: [F: source] a published method or figure; [D] derived or decided here.
 """

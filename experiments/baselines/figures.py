@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from limbeck.experiments.baselines import own
+from limbeck.experiments.baselines import limbeck_runs
 from limbeck.experiments.baselines.contract import Guarantee, Outcome
 from limbeck.experiments.baselines.methods import Method
 from limbeck.experiments.baselines.run import Reported
@@ -107,18 +107,18 @@ def behind(reported: Reported) -> list[Behind]:
     """Where limbeck's student is less accurate than another method, the largest difference first."""
     found = []
     for cell in reported.suite.cells:
-        students = reported.outcomes.get((cell.name, own.STUDENT), {})
+        students = reported.outcomes.get((cell.name, limbeck_runs.STUDENT), {})
         for method in reported.suite.methods:
             others = reported.outcomes.get((cell.name, method.name), {})
             by = spread(100 * (others[seed].accuracy - students[seed].accuracy) for seed in students if seed in others)
-            if method.name != own.STUDENT and by is not None and by.mean > 0:
+            if method.name != limbeck_runs.STUDENT and by is not None and by.mean > 0:
                 found.append(Behind(cell=cell, method=method, by=by, needs=needs(method)))
     return sorted(found, key=lambda each: -each.by.mean)
 
 
 def needs(method: Method) -> str:
     """What a method takes that limbeck's student does without."""
-    if method.name in {own.POOL, own.POOL_WITH_EVIDENCE}:
+    if method.name in {limbeck_runs.POOL, limbeck_runs.POOL_WITH_EVIDENCE}:
         return "no model: the sites' teachers themselves"
     trust = {"records": "somebody who sees every record", "votes": "somebody who sees every vote before the noise"}
     privacy = "" if method.private else "no ε, or one for another unit"

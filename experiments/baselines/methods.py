@@ -11,7 +11,17 @@ from typing import Literal
 
 from limbeck.base.errors import SettingError
 from limbeck.base.settings import read_toml
-from limbeck.experiments.baselines import answers, averaging, certainty, flowers, gradients, own, selecting, sums, voting
+from limbeck.experiments.baselines import (
+    answers,
+    averaging,
+    certainty,
+    flowers,
+    gradients,
+    limbeck_runs,
+    selecting,
+    sums,
+    voting,
+)
 from limbeck.experiments.baselines.contract import Reached
 
 GRIDS = Path(__file__).with_name("grids.toml")
@@ -48,7 +58,7 @@ class Method:
         return _grids().get(self.name, ({},))
 
 
-def _own(name: str, title: str, *, set_: tuple[str, ...] = ()) -> Method:
+def _limbeck(name: str, title: str, *, set_: tuple[str, ...] = ()) -> Method:
     source = f"the scenario{' with ' + ', '.join(set_) if set_ else ''}, through the real apps"
     return Method(name=name, title=title, source=source, shares="limbeck", set=set_)
 
@@ -56,10 +66,10 @@ def _own(name: str, title: str, *, set_: tuple[str, ...] = ()) -> Method:
 ALL: Mapping[str, Method] = {
     method.name: method
     for method in (
-        _own(own.STUDENT, "limbeck, student"),
-        _own(own.POOL, "limbeck, pool"),
-        _own(own.WITH_EVIDENCE, "limbeck, evidence, student", set_=own.EVIDENCE),
-        _own(own.POOL_WITH_EVIDENCE, "limbeck, evidence, pool", set_=own.EVIDENCE),
+        _limbeck(limbeck_runs.STUDENT, "limbeck, student"),
+        _limbeck(limbeck_runs.POOL, "limbeck, pool"),
+        _limbeck(limbeck_runs.WITH_EVIDENCE, "limbeck, evidence, student", set_=limbeck_runs.EVIDENCE),
+        _limbeck(limbeck_runs.POOL_WITH_EVIDENCE, "limbeck, evidence, pool", set_=limbeck_runs.EVIDENCE),
         Method(name="alone", title="one site alone", source="DP gradient descent", shares="nothing", run=averaging.alone),
         Method(
             name="central",

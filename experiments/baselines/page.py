@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from limbeck.base.files import write_durably
-from limbeck.experiments.baselines import choice, figures, own, plots
+from limbeck.experiments.baselines import choice, figures, limbeck_runs, plots
 from limbeck.experiments.baselines.contract import Guarantee
 from limbeck.experiments.baselines.figures import Summary
 from limbeck.experiments.baselines.run import Reported
@@ -42,7 +42,7 @@ def _render(reported: Reported) -> str:
             python=platform.python_version(),
             seeds=", ".join(map(str, suite.seeds)),
             choice_seeds=", ".join(map(str, suite.choice_seeds)),
-            compared=any(each.method.name == own.STUDENT for each in found),
+            compared=any(each.method.name == limbeck_runs.STUDENT for each in found),
             overview=[
                 [each.title, *(figures.accuracy(reported, cell, each) for cell in suite.cells)] for each in suite.methods
             ],

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
-from limbeck.experiments.baselines import own
+from limbeck.experiments.baselines import limbeck_runs
 from limbeck.experiments.baselines.figures import Summary
 from limbeck.experiments.baselines.suites import Cell
 from limbeck.simulations.report import drawing
@@ -27,7 +27,7 @@ from limbeck.simulations.report.drawing import (
 from limbeck.simulations.sweep.rows import with_spread
 
 # Lines that stand in every figure of curves, with their colours.
-ALWAYS = {own.STUDENT: STUDENT, own.WITH_EVIDENCE: POOL, "central": CENTRAL}
+ALWAYS = {limbeck_runs.STUDENT: STUDENT, limbeck_runs.WITH_EVIDENCE: POOL, "central": CENTRAL}
 # Other methods in one figure.
 MOST_OTHERS = 4
 OTHERS = tuple(colour for colour in LINES if colour not in ALWAYS.values())
@@ -122,7 +122,7 @@ def _curve(axis: str, cells: Sequence[Cell], found: Sequence[Summary], shown: Se
                 marker=MARKS[index % len(MARKS)],
                 color=colours[name],
                 label=points[0].method.title,
-                linewidth=2.0 if name == own.STUDENT else 1.4,
+                linewidth=2.0 if name == limbeck_runs.STUDENT else 1.4,
                 markersize=5,
             )
             low = [each - deviation for each, deviation in zip(mean, std, strict=True)]

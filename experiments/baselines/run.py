@@ -30,7 +30,7 @@ from limbeck.base.errors import LimbeckError
 from limbeck.base.files import alone, write_durably
 from limbeck.base.progress import bars
 from limbeck.base.settings import Strict
-from limbeck.experiments.baselines import choice, own, settings
+from limbeck.experiments.baselines import choice, limbeck_runs, settings
 from limbeck.experiments.baselines.choice import Choice, Choices
 from limbeck.experiments.baselines.contract import Outcome
 from limbeck.experiments.baselines.methods import Method, method
@@ -223,7 +223,7 @@ def outcome(task: Task) -> Outcome:
         folder = settings.prepared(task.of, task.seed, task.folder)
         # Student and pool are of the same run, which one of them carries out.
         with settings.locked(folder, "running"):
-            return own.outcome(task.method, own.measured(folder, task.workers))
+            return limbeck_runs.outcome(task.method, limbeck_runs.measured(folder, task.workers))
     setting = settings.of(task.cell, task.seed, task.folder)
     started = time.perf_counter()
     reached = choice.reach(chosen, setting, dict(task.chosen.settings))
