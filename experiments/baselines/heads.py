@@ -121,7 +121,7 @@ def fit(
     - weight_N: of each input; all count alike without.
     """
     start = torch.zeros(target_NK.shape[1], x_ND.shape[1] + 1) if start_KD is None else start_KD
-    (found,) = fit_each(x_ND, target_NK, start[None], decay=decay, steps=steps, weight_N=weight_N)
+    found: Tensor = fit_each(x_ND, target_NK, start[None], decay=decay, steps=steps, weight_N=weight_N)[0]
     return found
 
 
@@ -140,7 +140,8 @@ def fit_each(
 
     def loss() -> Tensor:
         solver.zero_grad()
-        found = -(share_NK * (inputs @ weight.T).unflatten(1, shape[:2]).log_softmax(2)).sum()
+        log_p_NCK = (inputs @ weight.T).unflatten(1, shape[:2]).log_softmax(2)
+        found: Tensor = -(share_NK * log_p_NCK).sum()
         found = found + decay / 2 * (weight**2).sum()
         found.backward()
         return found.detach()
