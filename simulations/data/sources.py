@@ -508,7 +508,8 @@ def _images(settings: DataSettings, path: Path, labelled: bool) -> Source:
         try:
             pixels.append(decode(images.contents(file), *size))
         except Exception as error:  # whatever a decoder raises
-            failed.append(f"{file.name}: {str(error) or type(error).__name__}")
+            name = file.relative_to(path) if path.is_dir() else file.name
+            failed.append(f"{name}: {images.why_unread(error)}")
             continue
         kept.append(place)
     if not pixels:
