@@ -118,7 +118,7 @@ def behind(reported: Reported) -> list[Behind]:
 
 def needs(method: Method) -> str:
     """What a method takes that limbeck's student does without."""
-    if method.name in {limbeck_runs.POOL, limbeck_runs.POOL_WITH_EVIDENCE}:
+    if method.name in {limbeck_runs.POOL, limbeck_runs.POOL_WITH_EVIDENCE, limbeck_runs.POOL_WITH_HEADS}:
         return "no model: the sites' teachers themselves"
     trust = {"records": "somebody who sees every record", "votes": "somebody who sees every vote before the noise"}
     privacy = "" if method.private else "no ε, or one for another unit"

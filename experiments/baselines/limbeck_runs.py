@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from limbeck.base.errors import RunError
 from limbeck.experiments.baselines.contract import Guarantee, Outcome
@@ -12,7 +13,10 @@ from limbeck.simulations.metrics import Metrics, Quality
 
 STUDENT, POOL = "limbeck", "limbeck-pool"
 WITH_EVIDENCE, POOL_WITH_EVIDENCE = "limbeck-evidence", "limbeck-evidence-pool"
-STUDENTS = (STUDENT, WITH_EVIDENCE)
+WITH_HEADS, POOL_WITH_HEADS = "limbeck-linear", "limbeck-linear-pool"
+STUDENTS = (STUDENT, WITH_EVIDENCE, WITH_HEADS)
+# Teachers in place of the scenario's own.
+Teachers = Literal["evidence", "linear"]
 # A scenario with teachers whose answers add up, in place of its own; temperature and ridge follow from public facts.
 EVIDENCE = ("teacher.kind=evidence", "stages.temperature=auto", "pooling.kind=mean")
 

@@ -40,7 +40,7 @@ class Method:
     - source: where it is from, and what the method is.
     - shares: what leaves a site.
     - private: whether it costs the setting's epsilon for one record of a site; what costs nothing, or another unit, is shown apart.
-    - set: of limbeck's own runs, what differs from the scenario.
+    - teachers: of limbeck's own runs, the kind that takes the place of the scenario's; None where they are the scenario's.
     - run: the method, called with a setting and with one point of its grid; None for what limbeck's own run gives.
     """
 
@@ -49,7 +49,7 @@ class Method:
     source: str
     shares: Shares
     private: bool = True
-    set: tuple[str, ...] = ()
+    teachers: limbeck_runs.Teachers | None = None
     run: Callable[..., Reached] | None = None
 
     @property
@@ -58,9 +58,14 @@ class Method:
         return _grids().get(self.name, ({},))
 
 
-def _limbeck(name: str, title: str, *, set_: tuple[str, ...] = ()) -> Method:
-    source = f"the scenario{' with ' + ', '.join(set_) if set_ else ''}, through the real apps"
-    return Method(name=name, title=title, source=source, shares="limbeck", set=set_)
+def _limbeck(name: str, title: str, teachers: limbeck_runs.Teachers | None = None) -> Method:
+    instead = {
+        None: "",
+        "evidence": f" with {', '.join(limbeck_runs.EVIDENCE)}",
+        "linear": " with the linear heads that its suite describes",
+    }
+    source = f"the scenario{instead[teachers]}, through the real apps"
+    return Method(name=name, title=title, source=source, shares="limbeck", teachers=teachers)
 
 
 ALL: Mapping[str, Method] = {
@@ -68,8 +73,10 @@ ALL: Mapping[str, Method] = {
     for method in (
         _limbeck(limbeck_runs.STUDENT, "limbeck, student"),
         _limbeck(limbeck_runs.POOL, "limbeck, pool"),
-        _limbeck(limbeck_runs.WITH_EVIDENCE, "limbeck, evidence, student", set_=limbeck_runs.EVIDENCE),
-        _limbeck(limbeck_runs.POOL_WITH_EVIDENCE, "limbeck, evidence, pool", set_=limbeck_runs.EVIDENCE),
+        _limbeck(limbeck_runs.WITH_EVIDENCE, "limbeck, evidence, student", "evidence"),
+        _limbeck(limbeck_runs.POOL_WITH_EVIDENCE, "limbeck, evidence, pool", "evidence"),
+        _limbeck(limbeck_runs.WITH_HEADS, "limbeck, linear heads, student", "linear"),
+        _limbeck(limbeck_runs.POOL_WITH_HEADS, "limbeck, linear heads, pool", "linear"),
         Method(name="alone", title="one site alone", source="DP gradient descent", shares="nothing", run=averaging.alone),
         Method(
             name="central",

@@ -65,7 +65,7 @@ class Task:
     @property
     def of(self) -> Cell:
         """The cell as the method runs it: limbeck's own may differ from the scenario."""
-        return self.cell.but("evidence", method(self.method).set)
+        return self.cell.taught_by(method(self.method).teachers)
 
     @property
     def path(self) -> Path:

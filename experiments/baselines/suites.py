@@ -13,6 +13,7 @@ from pydantic import Field
 from limbeck.base.errors import SettingError
 from limbeck.base.settings import Strict, read_toml, validate
 from limbeck.experiments.baselines import methods
+from limbeck.experiments.baselines.limbeck_runs import EVIDENCE, Teachers
 from limbeck.experiments.baselines.methods import Method
 from limbeck.simulations.scenario import Scenario, load
 
@@ -38,6 +39,7 @@ class SuiteSettings(Strict):
     - scenario: a shipped scenario.
     - axis: what varies from cell to cell, in words.
     - set: for all cells.
+    - linear: what puts linear heads in the place of a scenario's evidence; without it, the methods that have them are left out.
     - cells: in order.
     - methods: names; all by default.
     - seeds: how many, from 1 on.
@@ -48,6 +50,7 @@ class SuiteSettings(Strict):
     scenario: str
     axis: str
     set: tuple[str, ...] = ()
+    linear: tuple[str, ...] = ()
     cells: Annotated[tuple[CellSettings, ...], Field(min_length=1)]
     methods: tuple[str, ...] = tuple(methods.ALL)
     seeds: Annotated[int, Field(ge=1)] = 5
@@ -56,21 +59,25 @@ class SuiteSettings(Strict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One column of a suite. settings: overrides of the scenario."""
+    """One column of a suite. settings: overrides of the scenario; linear: further ones, by which its teachers become linear heads."""
 
     name: str
     at: float | None
     scenario: str
     settings: tuple[str, ...]
+    linear: tuple[str, ...] = ()
 
     @property
     def folder(self) -> str:
         """Its name for every file system."""
         return re.sub(r"[^A-Za-z0-9._=-]+", "-", self.name.replace("ε", "epsilon"))
 
-    def but(self, name: str, settings: tuple[str, ...]) -> Cell:
-        """The same with other settings, under another name; itself without any."""
-        return replace(self, name=f"{self.name}, {name}", settings=(*self.settings, *settings)) if settings else self
+    def taught_by(self, teachers: Teachers | None) -> Cell:
+        """The same with other teachers, under another name; itself with None, which are its own."""
+        if teachers is None:
+            return self
+        settings = {"evidence": EVIDENCE, "linear": self.linear}[teachers]
+        return replace(self, name=f"{self.name}, {teachers}", settings=(*self.settings, *settings))
 
     def loaded(self, seed: int) -> Scenario:
         """The scenario of one seed. Raises SettingError if the cell is none."""
@@ -111,17 +118,21 @@ def suite(name: str) -> Suite:
         raise SettingError(f"Expected a suite out of {', '.join((*known, EVERYTHING))}, got {name!r}.")
     found = known[name]
     first = load(found.scenario, [*found.set, *found.cells[0].set])
-    # A scenario whose own teachers are evidence needs no second run with such.
-    twice = {each.name for each in methods.ALL.values() if each.set} if first.teacher.kind == "evidence" else set()
+    # A scenario needs no second run with teachers of the kind that it has, and only the suite knows a schedule of linear heads.
+    taught: set[Teachers | None] = {None}
+    if first.teacher.kind != "evidence":
+        taught.add("evidence")
+    if found.linear:
+        taught.add("linear")
     return Suite(
         name=name,
         description=found.description,
         axis=found.axis,
         cells=tuple(
-            Cell(name=cell.name, at=cell.at, scenario=found.scenario, settings=(*found.set, *cell.set))
+            Cell(name=cell.name, at=cell.at, scenario=found.scenario, settings=(*found.set, *cell.set), linear=found.linear)
             for cell in found.cells
         ),
-        methods=tuple(methods.method(each) for each in found.methods if each not in twice),
+        methods=tuple(each for each in map(methods.method, found.methods) if each.teachers in taught),
         seeds=tuple(range(1, found.seeds + 1)),
         choice_seeds=tuple(range(FIRST_CHOICE_SEED, FIRST_CHOICE_SEED + found.choice_seeds)),
     )

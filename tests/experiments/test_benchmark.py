@@ -20,6 +20,7 @@ from limbeck.cli.main import app
 from limbeck.experiments.baselines import choice, figures, methods, page, run, settings, suites
 from limbeck.experiments.baselines.choice import Choice, Tried
 from limbeck.experiments.baselines.contract import Guarantee, Outcome, Reached, Setting
+from limbeck.experiments.baselines.limbeck_runs import Teachers
 from limbeck.experiments.baselines.run import Reported, Task
 from limbeck.experiments.baselines.suites import Cell, Suite
 
@@ -37,6 +38,7 @@ SUITE = Suite(
     seeds=(1, 2),
     choice_seeds=(101,),
 )
+RESULTS = Path(__file__).parents[2] / "experiments" / "results" / "benchmark"
 RECORD = Guarantee(epsilon=3.0, delta=1e-4, unit="record", adjacency="add-remove-one", composed="steps")
 
 
@@ -79,6 +81,31 @@ def test_every_shipped_suite_has_cells_that_are_scenarios_and_differ(name: str) 
     assert len(set(scenarios)) == len(scenarios)
     assert len({cell.folder for cell in suite.cells}) == len(suite.cells)
     assert not set(suite.seeds) & set(suite.choice_seeds)
+
+
+def test_a_suite_runs_other_teachers_only_where_the_scenario_has_none_of_their_kind() -> None:
+    expected: dict[str, set[Teachers]] = {"heart": {"linear"}, "digits": {"evidence"}, "fashion-part": set()}
+    for name, kinds in expected.items():
+        suite = suites.suite(name)
+        assert {each.teachers for each in suite.methods} == {None, *kinds}
+        for cell in suite.cells:
+            assert cell.taught_by(None) == cell
+            for kind in kinds:
+                other = cell.taught_by(kind)
+                assert other.loaded(1).teacher.kind == kind != cell.loaded(1).teacher.kind
+                assert other.loaded(1).privacy == cell.loaded(1).privacy
+                assert other.folder != cell.folder
+
+
+def test_committed_figures_are_of_methods_that_their_suite_runs() -> None:
+    for path in RESULTS.glob("*.json"):
+        found, suite = json.loads(path.read_text(encoding="utf-8")), suites.suite(path.stem)
+        rows = [(row["cell"], row["method"]) for row in found["rows"]]
+        assert set(rows) <= {(cell.name, each.name) for cell in suite.cells for each in suite.methods}
+        assert all(f"--method {row['method']} " in row["command"] for row in found["rows"])
+        assert {cell.name: list(cell.settings) for cell in suite.cells} == {
+            name: cell["set"] for name, cell in found["cells"].items()
+        }
 
 
 def test_committed_choices_are_the_best_points_of_the_grids() -> None:

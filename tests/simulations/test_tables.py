@@ -216,7 +216,7 @@ def test_a_site_makes_the_very_rows_that_the_simulation_scores(tmp_path: Path) -
 
 def test_a_net_of_the_sites_own_is_trained_and_answers(tmp_path: Path) -> None:
     factory = ["teacher.kind='custom'", "teacher.factory='mine:build'", "teacher.steps=5", "teacher.sampling_rate=0.3"]
-    own = small(write_heart(tmp_path), *factory)
+    own = small(write_heart(tmp_path), *factory, "stages.temperature=4.0")
     folder = tmp_path / "run"
     prepare(own, folder)
     from limbeck.client.teachers import kit
