@@ -24,7 +24,7 @@ from limbeck.inputs.arrays import unit_scale
 from limbeck.inputs.scattering import scatter
 from limbeck.inputs.transfer_set import digest
 
-VERSION = 3
+VERSION = 4
 SMALL = 16
 # A fraction of the root mean square deviation. A feature that hardly varies on public inputs is given this deviation, so that it cannot
 # dominate a private record.
@@ -59,8 +59,13 @@ def _hog(x_N: NDArray[np.generic]) -> Rows:
 
 def _scattering(x_N: NDArray[np.generic]) -> Rows:
     images = unit_scale(_images(x_N))
-    coefficients = scatter(images, scales=1 if images.shape[1] <= SMALL else 2)
+    coefficients = scatter(images, scales=scales_of(images.shape[1]))
     return coefficients.reshape(len(images), math.prod(coefficients.shape[1:]))
+
+
+def scales_of(height: int) -> int:
+    """Scales of the wavelets for images of so many rows."""
+    return 1 if height <= SMALL else 2
 
 
 def _rows(x_N: NDArray[np.generic]) -> Rows:
@@ -121,7 +126,7 @@ def kept(cache: Path, name: str, key: bytes, make: Callable[[], NDArray[N]]) -> 
 def compute_each(name: str, x_N: NDArray[np.generic]) -> Rows:
     """(N, D) features as `compute` has them, and each row depends on its own input alone, to the last bit, whatever else is in the array.
 
-    Pixels and rows are made number by number, and HOG image by image. The transforms of scattering work on several images at a time, and
+    Pixels and rows are made number by number, and HOG image by image. Scattering multiplies matrices for several images at a time, and
     nothing promises that the place of an image among them, or their number, leaves its last bits as they are. So there are always SLOTS
     images, of the same size, and an image's own content says which place it has: what is computed for it is the same program on the same
     numbers. Places that are empty hold zeros. An image that occurs again is computed once.

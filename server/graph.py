@@ -13,7 +13,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from limbeck.base.errors import RunError
-from limbeck.server import scattered
+from limbeck.inputs import scattering
 from limbeck.server.scattered import LEAST_NORM, NORM, Balanced, OnScattering
 from limbeck.server.student import Scaled, Shape
 
@@ -80,7 +80,7 @@ class _Layers:
                 )
             case OnScattering():
                 operations = _Written(self, layer.scattering, f"{name}scattering.")
-                self.last = scattered.program(operations, self.last, layer.scattering.scales)
+                self.last = scattering.program(operations, self.last, layer.scattering.scales)
                 self._balanced(layer.balanced, f"{name}balanced.")
                 self.add(layer.head, f"{name}head.")
             case nn.Flatten(start_dim=1, end_dim=-1):

@@ -130,13 +130,13 @@ class _Open:
 
 
 class _Current:
-    """A connection under way. replaced: by another one of its site. over: it has ended.
+    """A connection under way. replaced: by another one of its site. greeted: the hellos are exchanged, or it has ended. over: it has ended.
 
     connection: None as long as the hellos are not exchanged, and at a site that does not understand `Finished`.
     """
 
     def __init__(self) -> None:
-        self.replaced, self.over = asyncio.Event(), asyncio.Event()
+        self.replaced, self.greeted, self.over = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.connection: Connection | None = None
 
 
@@ -368,10 +368,14 @@ class LinkGrid(Grid):
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     async def _say_finished(self, plan: bytes) -> list[str]:
-        async def tell(name: str, current: _Current, connection: Connection) -> str | None:
+        async def tell(name: str, current: _Current) -> str | None:
             try:
                 async with asyncio.timeout(FAREWELL_SECONDS):
-                    await connection.say_finished(plan)
+                    # A site may have connected this very moment.
+                    await current.greeted.wait()
+                    if current.connection is None:
+                        return None
+                    await current.connection.say_finished(plan)
                     await current.over.wait()
             except Exception as error:  # gRPC's own among them: whatever became of this site, the run is finished
                 log.info("%s was not told that the run is finished: %s", name, printable(error) or type(error).__name__)
@@ -379,9 +383,7 @@ class LinkGrid(Grid):
             return name
 
         tellings = [
-            tell(session.name, session.current, session.current.connection)
-            for session in self._sessions.values()
-            if session.current is not None and session.current.connection is not None
+            tell(session.name, session.current) for session in self._sessions.values() if session.current is not None
         ]
         return sorted(name for name in await asyncio.gather(*tellings) if name is not None)
 
@@ -537,6 +539,7 @@ class LinkGrid(Grid):
             connection = Connection(session, read, write, heartbeat=self._heartbeat)
             if link.FINISHED in understands:
                 me.connection = connection
+            me.greeted.set()
             await connection.run()
 
         try:
@@ -547,6 +550,7 @@ class LinkGrid(Grid):
             for task in tasks:
                 task.cancel()
             # Before anything that may be cancelled in its turn: the next connection waits for it.
+            me.greeted.set()
             me.over.set()
             over()
             if session.current is me:

@@ -35,7 +35,8 @@ RIDGE = 1e-4
 STEPS, HISTORY, LEAST_GRADIENT = 100, 10, 1e-6
 # Rows at once, so that logits take little memory.
 ROWS = 4096
-# The most numbers that the features of all inputs, and the weights of the model with L-BFGS' history of them, may have: 4 GiB each.
+# The most numbers of 4 bytes that the features of all inputs, and the weights of the model with L-BFGS' history of them, may take: 4 GiB
+# each. The history has numbers of 8 bytes.
 CELLS = 1 << 30
 # Where features of the public inputs are kept, in the run's folder.
 CACHE = "features"
@@ -90,7 +91,7 @@ def check(field: str, width: int, samples: int, classes: int) -> None:
     """Raise SettingError, which names the field, unless so many features of all inputs, and a linear model on them, fit into memory."""
     for what, numbers in (
         ("samples x features", samples * width),
-        ("features x classes", (2 * HISTORY + 4) * width * classes),
+        ("features x classes", 2 * (2 * HISTORY + 5) * width * classes),
     ):
         if numbers > CELLS:
             raise SettingError(
@@ -103,39 +104,37 @@ def fit(f_ND: Tensor, target_NK: Tensor, *, device: torch.device, ridge: float =
 
     The gradient is that of all inputs, in closed form, summed over rows in order: nothing is random.
     """
+    # torch's own L-BFGS would load its compiler: seconds, for one that is never used.
+    from scipy.optimize import minimize
+
     n, classes = target_NK.shape
-    weight = torch.zeros(f_ND.shape[1], classes, device=device)
-    bias = torch.zeros(classes, device=device)
-    model = LinearModel(weight_DK=weight, bias_K=bias)
-    weight.grad, bias.grad = torch.zeros_like(weight), torch.zeros_like(bias)
-    optimiser = torch.optim.LBFGS(
-        [weight, bias],
-        max_iter=STEPS,
-        history_size=HISTORY,
-        tolerance_grad=LEAST_GRADIENT,
-        tolerance_change=0.0,
-        line_search_fn="strong_wolfe",
-    )
+    width = f_ND.shape[1]
+
+    def model_of(flat: NDArray[np.float64]) -> LinearModel:
+        weight_DK, bias_K = torch.from_numpy(flat).float().to(device).split((width * classes, classes))
+        return LinearModel(weight_DK=weight_DK.view(width, classes), bias_K=bias_K)
 
     @torch.no_grad()
-    def loss() -> Tensor:
+    def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        model = model_of(flat)
         total = torch.zeros((), dtype=torch.float64, device=device)
-        # L-BFGS reads the gradients of its parameters.
-        assert weight.grad is not None
-        assert bias.grad is not None
-        weight.grad.copy_(ridge * weight)
-        bias.grad.zero_()
+        gradient_DK, gradient_K = ridge * model.weight_DK, torch.zeros_like(model.bias_K)
         for rows in range(0, n, ROWS):
             f_nD, target_nK = f_ND[rows : rows + ROWS].to(device), target_NK[rows : rows + ROWS].to(device).float()
             log_p_nK = model(f_nD).log_softmax(-1)
             total -= (target_nK * log_p_nK).sum(dtype=torch.float64)
             error_nK = (log_p_nK.exp() - target_nK) / n
-            weight.grad += f_nD.T @ error_nK
-            bias.grad += error_nK.sum(0)
-        return total / n + ridge / 2 * weight.double().square().sum()
+            gradient_DK += f_nD.T @ error_nK
+            gradient_K += error_nK.sum(0)
+        value = total / n + ridge / 2 * model.weight_DK.double().square().sum()
+        return float(value), torch.cat([gradient_DK.flatten(), gradient_K]).cpu().double().numpy()
 
-    optimiser.step(loss)
-    if not math.isfinite(float(weight.abs().max())):
+    start = np.zeros((width + 1) * classes)
+    options = {"maxiter": STEPS, "maxcor": HISTORY, "gtol": LEAST_GRADIENT, "ftol": 0.0}
+    result = minimize(loss, start, jac=True, method="L-BFGS-B", options=options)
+    model = model_of(result.x)
+    # Where no step is finite, it stays where it started.
+    if not math.isfinite(result.fun) or not math.isfinite(float(model.weight_DK.abs().max())):
         raise SettingError(
             "Expected a model on features with finite weights, got others: refine on other features, or on none."
         )

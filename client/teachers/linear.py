@@ -81,7 +81,7 @@ def train(
     clip with and without them [D]. Features of the private records are computed here and not kept.
     """
     balance = features.balance(teaching.features, features.compute(teaching.features, public_x, cache=cache))
-    f_ND = features.normalise(features.compute(teaching.features, x_N), teaching.feature_norm, balance)
+    f_ND = features.normalise(features.compute_each(teaching.features, x_N), teaching.feature_norm, balance)
     x_ND = with_one(f_ND)
     labels_N, norm_N = torch.from_numpy(y_N), norms(x_ND)
     weight_K = weights_of(class_weights)

@@ -84,7 +84,7 @@ def train(
     public_ND = features.compute(teaching.features, public_x, cache=cache)
     balance = features.balance(teaching.features, public_ND)
     public = with_one(features.normalise(public_ND, teaching.feature_norm, balance))
-    x_nD = with_one(features.normalise(features.compute(teaching.features, x_N), teaching.feature_norm, balance))
+    x_nD = with_one(features.normalise(features.compute_each(teaching.features, x_N), teaching.feature_norm, balance))
     shard_n = shards(noise, len(y_N), teaching.teachers)
     y_n = torch.from_numpy(y_N)
     weight_K = weights_of(class_weights)

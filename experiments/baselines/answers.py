@@ -149,7 +149,8 @@ def _rounds(setting: Setting, rounds: int, local: int, rate: float, pool: Callab
             heads.descend(weight, each, descent, setting.noise) for weight, each in zip(weights, setting.sites, strict=True)
         ]
         targets = pool(torch.stack([heads.logits(each, setting.public_ND) for each in weights]))
-        weights = [heads.fit(setting.public_ND, targets, decay=DECAY, start_KD=each, steps=DIGEST_STEPS) for each in weights]
+        digested = heads.fit_each(setting.public_ND, targets, torch.stack(weights), decay=DECAY, steps=DIGEST_STEPS)
+        weights = list(digested.unbind())
     return _Rounds(targets_NK=targets, weights=weights, charged=charged)
 
 

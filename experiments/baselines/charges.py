@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from fractions import Fraction
 from typing import Literal
 
-from limbeck.client import discrete
 from limbeck.client.noise import Noise
 from limbeck.experiments.baselines.contract import ADD_REMOVE, RECORD, Guarantee, Setting
 from limbeck.plans import accounting
-from limbeck.plans.schema import Counts, LabelCounts, LinearTeaching, NetTeaching, RecordCount, Teaching, VotesTeaching
+from limbeck.plans.schema import Counts, LabelCounts, LinearTeaching, NetTeaching, RecordCount, VotesTeaching
 
 Counted = Literal["labels", "records"]
 COUNTS_SHARE = 0.05
@@ -123,13 +122,20 @@ def noisy_counts(counts_K: tuple[int, ...], std: float, noise: Noise) -> tuple[f
     """Counts with exact discrete Gaussian noise, none below zero; as they are where std is 0."""
     if not std:
         return tuple(map(float, counts_K))
-    return tuple(float(max(0, each + discrete.gaussian(noise.below, std))) for each in counts_K)
+    noise_K = noise.discrete_gaussian(len(counts_K), variance=Fraction(std) ** 2)
+    return tuple(float(max(0, each + drawn)) for each, drawn in zip(counts_K, noise_K.tolist(), strict=True))
 
 
 def _calibrated(setting: Setting, teaching: Schedule, counts: Counted | None, said: str) -> Charged:
     if setting.epsilon is None:
         return Charged(multiplier=0.0, guarantee=without(setting))
-    found, noisy = _least_noise(teaching, counts, setting.epsilon, setting.delta)
+    found, noisy = accounting.calibrate(
+        teaching,
+        epsilon=setting.epsilon,
+        delta=setting.delta,
+        label_counts_fraction=None if counts is None else COUNTS_SHARE,
+        counts=None if counts is None else COUNTED[counts],
+    )
     if noisy is not None:
         said += " and noisy counts"
     spent = accounting.epsilon(((found, noisy),), setting.delta)
@@ -138,23 +144,6 @@ def _calibrated(setting: Setting, teaching: Schedule, counts: Counted | None, sa
         counts_std=0.0 if noisy is None else noisy.noise_std,
         guarantee=_claimed(setting, spent, said),
     )
-
-
-@lru_cache(maxsize=1024)
-def _least_noise(teaching: Schedule, counts: Counted | None, epsilon: float, delta: float) -> tuple[Teaching, Counts | None]:
-    """As `accounting.calibrate`, at once for mechanisms without sampling: these compose to one whose mu is known, as in `shares`."""
-    fraction = None if counts is None else COUNTS_SHARE
-    kind = None if counts is None else COUNTED[counts]
-    if isinstance(teaching, NetTeaching):
-        return accounting.calibrate(teaching, epsilon=epsilon, delta=delta, label_counts_fraction=fraction, counts=kind)
-    mu = accounting.gaussian_mu(epsilon, delta)
-    number = teaching.queries if isinstance(teaching, VotesTeaching) else teaching.steps
-    found = replace(teaching, noise_multiplier=math.sqrt(number / (1 - (fraction or 0.0))) / mu)
-    noisy = None if kind is None else replace(kind, noise_std=1 / (mu * math.sqrt(COUNTS_SHARE)))
-    # The accounting rounds up, by up to its discretisation.
-    while accounting.epsilon(((found, noisy),), delta) > epsilon:
-        found = replace(found, noise_multiplier=found.noise_multiplier * ROUNDING)
-    return found, noisy
 
 
 def _claimed(setting: Setting, epsilon: float, said: str) -> Guarantee:

@@ -19,14 +19,17 @@ def dp_fedsgd(setting: Setting, *, rounds: int, rate: float, sampling_rate: floa
     there is any, is the Poisson sampling that is accounted. The noise of C sites adds up: with no trusted party each adds all of its own.
     """
     charged = charges.steps(setting, rounds, sampling_rate=sampling_rate)
-    data = [(heads.with_one(each.x_ND), torch.from_numpy(each.y_N)) for each in setting.sites]
+    padded = [heads.with_one(each.x_ND) for each in setting.sites]
+    data = [(x_ND, torch.from_numpy(each.y_N), x_ND.norm(dim=1)) for x_ND, each in zip(padded, setting.sites, strict=True)]
     weight = heads.zeros(setting)
     velocity, average = torch.zeros_like(weight), torch.zeros_like(weight)
     last = max(1, rounds // 3)
     for step in range(rounds):
         total = torch.zeros_like(weight)
-        for x_ND, y_N in data:
-            total += heads.noisy_sum(weight, x_ND, y_N, setting.noise, charged.multiplier, sampling_rate=sampling_rate)
+        for x_ND, y_N, norm_N in data:
+            total += heads.noisy_sum(
+                weight, x_ND, y_N, setting.noise, charged.multiplier, sampling_rate=sampling_rate, norm_N=norm_N
+            )
         velocity = MOMENTUM * velocity + total / (setting.records_per_site * len(data) * sampling_rate)
         weight = weight - rate * velocity
         if step >= rounds - last:

@@ -3,7 +3,7 @@
 Every method learns with these, so that what is compared is what sites share, and not what they train. Single precision and one
 matrix product per step: a benchmark trains thousands of heads. What a real site must do besides, limbeck.client.teachers does.
 
-Shape legend: N inputs, D features, K classes. Weights are (K, D + 1), the bias last.
+Shape legend: N inputs, D features, K classes, C models. Weights are (K, D + 1), the bias last.
 """
 
 from __future__ import annotations
@@ -59,19 +59,29 @@ def zeros(setting: Setting) -> Tensor:
 
 
 def noisy_sum(
-    weight_KD: Tensor, x_ND: Tensor, y_N: Tensor, noise: Noise, multiplier: float, *, sampling_rate: float = 1.0
+    weight_KD: Tensor,
+    x_ND: Tensor,
+    y_N: Tensor,
+    noise: Noise,
+    multiplier: float,
+    *,
+    sampling_rate: float = 1.0,
+    norm_N: Tensor | None = None,
 ) -> Tensor:
     """(K, D + 1) the sum of the records' cross-entropy gradients, each clipped to CLIP, and Gaussian noise.
 
     Guarantee: one Gaussian mechanism of this multiplier under add/remove of one record, on records of which each was drawn with probability
     `sampling_rate`. The gradient of a record is an outer product, so its norm is known without forming it [D].
+
+    norm_N: of the rows of x_ND, if they are known: they are the same in every step.
     """
+    norm_N = x_ND.norm(dim=1) if norm_N is None else norm_N
     if sampling_rate < 1:
         rows = torch.from_numpy(poisson_sample(noise, len(y_N), sampling_rate))
-        x_ND, y_N = x_ND[rows], y_N[rows]
+        x_ND, y_N, norm_N = x_ND[rows], y_N[rows], norm_N[rows]
     error_NK = (x_ND @ weight_KD.T).softmax(1)
     error_NK[torch.arange(len(y_N)), y_N] -= 1
-    length_N = error_NK.norm(dim=1) * x_ND.norm(dim=1)
+    length_N = error_NK.norm(dim=1) * norm_N
     total: Tensor = (error_NK * (CLIP / length_N.clamp(min=CLIP))[:, None]).T @ x_ND
     if multiplier:
         total += noise.gaussian(*total.shape, std=CLIP * multiplier).float()
@@ -81,9 +91,12 @@ def noisy_sum(
 def descend(start_KD: Tensor, records: Records, descent: Descent, noise: Noise) -> Tensor:
     """Weights after a descent from `start_KD`: `steps` mechanisms as of `noisy_sum`."""
     x_ND, y_N = with_one(records.x_ND), torch.from_numpy(records.y_N)
+    norm_N = x_ND.norm(dim=1)
     weight, velocity, average = start_KD.clone(), torch.zeros_like(start_KD), torch.zeros_like(start_KD)
     for step in range(descent.steps):
-        gradient = noisy_sum(weight, x_ND, y_N, noise, descent.multiplier, sampling_rate=descent.sampling_rate)
+        gradient = noisy_sum(
+            weight, x_ND, y_N, noise, descent.multiplier, sampling_rate=descent.sampling_rate, norm_N=norm_N
+        )
         gradient = gradient / (descent.normaliser * descent.sampling_rate) + descent.proximal * (weight - start_KD)
         velocity = descent.momentum * velocity + gradient
         weight = weight - descent.rate * velocity
@@ -107,21 +120,35 @@ def fit(
     - decay: of the weights' squared norm, so that rows without a target of their own change little.
     - weight_N: of each input; all count alike without.
     """
-    inputs = with_one(x_ND)
-    start = torch.zeros(target_NK.shape[1], inputs.shape[1]) if start_KD is None else start_KD
-    weight = start.clone().requires_grad_()
+    start = torch.zeros(target_NK.shape[1], x_ND.shape[1] + 1) if start_KD is None else start_KD
+    found: Tensor = fit_each(x_ND, target_NK, start[None], decay=decay, steps=steps, weight_N=weight_N)[0]
+    return found
+
+
+def fit_each(
+    x_ND: Rows, target_NK: Tensor, start_CKD: Tensor, *, decay: float, steps: int = FIT_STEPS, weight_N: Tensor | None = None
+) -> Tensor:
+    """(C, K, D + 1) as `fit` from each of several starts, to the same targets: L-BFGS on the sum of their losses.
+
+    Their Hessians hardly differ, so that one step length does for all; and the inputs, which are large, are read once for all of them.
+    """
+    inputs, shape = with_one(x_ND), start_CKD.shape
+    weight = start_CKD.reshape(-1, shape[-1]).clone().requires_grad_()
     each_N = torch.full((len(inputs),), 1 / len(inputs)) if weight_N is None else weight_N / weight_N.sum()
+    share_NK = (each_N[:, None] * target_NK)[:, None]
     solver = torch.optim.LBFGS([weight], max_iter=steps, history_size=10, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         solver.zero_grad()
-        found = -(each_N[:, None] * target_NK * (inputs @ weight.T).log_softmax(1)).sum()
+        log_p_NCK = (inputs @ weight.T).unflatten(1, shape[:2]).log_softmax(2)
+        found: Tensor = -(share_NK * log_p_NCK).sum()
         found = found + decay / 2 * (weight**2).sum()
         found.backward()
         return found.detach()
 
     solver.step(loss)
-    return weight.detach()
+    found: Tensor = weight.detach().reshape(shape)
+    return found
 
 
 def logits(weight_KD: Tensor, x_ND: Rows) -> Tensor:
@@ -135,20 +162,19 @@ def predict(weight_KD: Tensor, x_ND: Rows) -> Labels:
     return found
 
 
-def ridge_map(public_ND: Rows, x_ND: Rows, ridge: float) -> Tensor:
-    """(D, N) the map (G + ridge I)^-1 applied to unit rows of x_ND, with G the covariance of unit public rows.
+def ridge_solve(public_ND: Rows, columns_DN: Tensor, ridge: float) -> Tensor:
+    """(D, N) float64 the solutions of (G + ridge I) z = column, with G the covariance of unit public rows.
 
     Through the public rows where there are fewer of them than features [D: the matrix inversion lemma].
     """
     public = torch.from_numpy(public_ND).double() / FEATURE_NORM
-    x_DN = torch.from_numpy(np.ascontiguousarray(x_ND)).double().T / FEATURE_NORM
     samples, width = public.shape
     if samples >= width:
         gram = public.T @ public / samples + ridge * torch.eye(width, dtype=torch.float64)
-        return torch.cholesky_solve(x_DN, torch.linalg.cholesky(gram))
+        return torch.cholesky_solve(columns_DN, torch.linalg.cholesky(gram))
     gram = public @ public.T + samples * ridge * torch.eye(samples, dtype=torch.float64)
-    inner = torch.cholesky_solve(public @ x_DN, torch.linalg.cholesky(gram))
-    return (x_DN - public.T @ inner) / ridge
+    inner = torch.cholesky_solve(public @ columns_DN, torch.linalg.cholesky(gram))
+    return (columns_DN - public.T @ inner) / ridge
 
 
 def one_hot(y_N: Labels, classes: int) -> Tensor:

@@ -40,6 +40,7 @@ class Method:
     - source: where it is from, and what the method is.
     - shares: what leaves a site.
     - private: whether it costs the setting's epsilon for one record of a site; what costs nothing, or another unit, is shown apart.
+    - noiseless: whether it makes no use of epsilon, so that it reaches the same at every one.
     - teachers: of limbeck's own runs, the kind that takes the place of the scenario's; None where they are the scenario's.
     - run: the method, called with a setting and with one point of its grid; None for what limbeck's own run gives.
     """
@@ -49,6 +50,7 @@ class Method:
     source: str
     shares: Shares
     private: bool = True
+    noiseless: bool = False
     teachers: limbeck_runs.Teachers | None = None
     run: Callable[..., Reached] | None = None
 
@@ -91,6 +93,7 @@ ALL: Mapping[str, Method] = {
             source="gradient descent on all records",
             shares="records",
             private=False,
+            noiseless=True,
             run=averaging.without_privacy,
         ),
         Method(
@@ -99,6 +102,7 @@ ALL: Mapping[str, Method] = {
             source="arXiv 1602.05629, flwr.serverapp.strategy.FedAvg",
             shares="models",
             private=False,
+            noiseless=True,
             run=flowers.fedavg,
         ),
         Method(
@@ -107,6 +111,7 @@ ALL: Mapping[str, Method] = {
             source="arXiv 1812.06127, flwr.serverapp.strategy.FedProx",
             shares="models",
             private=False,
+            noiseless=True,
             run=flowers.fedprox,
         ),
         Method(

@@ -105,19 +105,25 @@ def run(
     with alone(folder / "benchmark.lock", "benchmark"), pool(at_once) as submit:
         known: Choices = {} if anew else choice.committed(suite.name)
         workers = max(1, crew.cores() // at_once)
+        # Where a method is run for a cell: the cell itself, or one in which it reaches the same.
+        places = {(cell.name, each.name): _place(suite, cell, each) for cell in suite.cells for each in suite.methods}
         missing = [
             _choosing(suite, cell, each, folder)
             for cell in suite.cells
             for each in suite.methods
-            if each.name not in known.get(cell.name, {})
+            if places[cell.name, each.name] == cell and each.name not in known.get(cell.name, {})
         ]
         failures = _all(missing, submit, console, "Choosing")
         choices = {
-            cell.name: {each.name: found for each in suite.methods if (found := _choice(suite, cell, each, folder, known))}
+            cell.name: {
+                each.name: found
+                for each in suite.methods
+                if (found := _choice(suite, places[cell.name, each.name], each, folder, known))
+            }
             for cell in suite.cells
         }
-        tasks = [
-            Task(
+        tasks = {
+            (cell.name, each.name, seed): Task(
                 method=each.name,
                 cell=cell,
                 seed=seed,
@@ -126,18 +132,45 @@ def run(
                 chosen=choices[cell.name][each.name],
                 workers=workers,
             )
-            for seed in suite.seeds
             for cell in suite.cells
             for each in suite.methods
-            if each.name in choices[cell.name]
-        ]
-        failures |= _all(tasks, submit, console, "Methods")
+            for seed in suite.seeds
+            if places[cell.name, each.name] == cell and each.name in choices[cell.name]
+        }
+        failures |= _all(in_order(tasks.values()), submit, console, "Methods")
         outcomes: dict[tuple[str, str], dict[int, Outcome]] = {}
-        for task in tasks:
-            kept = _kept(task)
-            if kept is not None and task.seed is not None:
-                outcomes.setdefault((task.cell.name, task.method), {})[task.seed] = kept
+        for (cell, name), place in places.items():
+            done = {seed: tasks[place.name, name, seed] for seed in suite.seeds if (place.name, name, seed) in tasks}
+            kept = {seed: outcome for seed, task in done.items() if (outcome := _kept(task)) is not None}
+            if kept:
+                outcomes[cell, name] = kept
         return Reported(suite=suite, choices=choices, outcomes=outcomes, failures=failures)
+
+
+def _place(suite: Suite, cell: Cell, each: Method) -> Cell:
+    """The first cell in which a method reaches the same as in this one: if epsilon is nothing to it, of those that differ in it alone."""
+    if not each.noiseless:
+        return cell
+
+    def but_epsilon(one: Cell) -> dict[str, object]:
+        return one.loaded(suite.seeds[0]).model_dump(exclude={"privacy": {"epsilon"}})
+
+    return next(one for one in suite.cells if but_epsilon(one) == but_epsilon(cell))
+
+
+def in_order(tasks: Iterable[Task]) -> list[Task]:
+    """So that jobs do not wait for each other: whoever measures a pool waits for the run it is of, and these take longest.
+
+    Runs come first, then all other methods, pools last. Otherwise the order is kept, in which neighbours differ by their seeds: two jobs
+    that are of the same seed would wait for the features of its records.
+    """
+
+    def place(task: Task) -> int:
+        if method(task.method).run is not None:
+            return 1
+        return 0 if task.method in limbeck_runs.STUDENTS else 2
+
+    return sorted(tasks, key=place)
 
 
 def _choosing(suite: Suite, cell: Cell, each: Method, folder: Path) -> Task:

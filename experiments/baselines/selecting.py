@@ -36,13 +36,12 @@ def selective_fd(setting: Setting, *, rate: float, answered: float, kept: float)
     parts = ((1 - SELECTOR_SHARE) / STEPS,) * STEPS + (SELECTOR_SHARE,)
     multipliers, guarantee = charges.shares(setting, parts, (f"{STEPS} Gaussian steps", "one noisy mean for the selector"))
     descent = descent_of(setting, multipliers[0], STEPS, rate, sites=1)
-    unit = ratios_of(setting)
+    means = [noisy_mean(records, setting, multipliers[-1]) for records in setting.sites]
     answers, chosen = [], []
     most = max(1, round(answered * len(setting.public_ND)))
-    for records in setting.sites:
+    for records, ratio_N in zip(setting.sites, ratios(setting, torch.stack(means)), strict=True):
         weight = heads.descend(heads.zeros(setting), records, descent, setting.noise)
         answers.append(heads.one_hot(heads.predict(weight, setting.public_ND), setting.classes))
-        ratio_N = unit @ noisy_mean(records, setting, multipliers[-1])
         selected_N = torch.zeros(len(ratio_N))
         selected_N[ratio_N.topk(most).indices] = 1
         chosen.append(selected_N)
@@ -60,9 +59,10 @@ def selective_fd(setting: Setting, *, rate: float, answered: float, kept: float)
     )
 
 
-def ratios_of(setting: Setting) -> Tensor:
-    """(N, D) by which a site's mean row gives the density ratio at every public input: rows of (G + RIDGE I)^-1 phi."""
-    return heads.ridge_map(setting.public_ND, setting.public_ND, RIDGE).T
+def ratios(setting: Setting, mean_CD: Tensor) -> Tensor:
+    """(C, N) the density ratio at every public input that each site's mean row gives: phi (G + RIDGE I)^-1 mean."""
+    solved_DC = heads.ridge_solve(setting.public_ND, mean_CD.T, RIDGE)
+    return (torch.from_numpy(setting.public_ND).double() / FEATURE_NORM @ solved_DC).T
 
 
 def noisy_mean(records: Records, setting: Setting, multiplier: float) -> Tensor:

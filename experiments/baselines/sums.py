@@ -21,9 +21,10 @@ def class_sums(setting: Setting, *, ridge: float) -> Reached:
     """
     (multiplier,), guarantee = charges.shares(setting, (1.0,), ("one Gaussian release of class sums",))
     total_KD = torch.stack([noisy_sums(each, setting, multiplier) for each in setting.sites]).sum(0)
-    scores_KN = total_KD @ heads.ridge_map(setting.public_ND, setting.test_ND, ridge)
+    weight_DK = heads.ridge_solve(setting.public_ND, total_KD.T, ridge)
+    scores_NK = torch.from_numpy(setting.test_ND).double() @ weight_DK
     return Reached(
-        predicted=(scores_KN.argmax(0).numpy(),),
+        predicted=(scores_NK.argmax(1).numpy(),),
         bytes_up=setting.model_bytes,
         bytes_down=0,
         guarantee=guarantee,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -89,10 +90,9 @@ def aafv(setting: Setting, *, threshold: float) -> Reached:
     votes. The unit is one answer: a record that is in the training set moves all N answers of K numbers, so by simple composition this
     costs a record N times the epsilon.
     """
-    charged = charges.steps(replace(setting, epsilon=None), 100)
-    p_CNK = torch.stack([heads.logits(each, setting.public_ND).softmax(1) for each in heads_of(setting, charged, 100, 4.0)])
+    p_CNK = _without_noise(setting)
     if setting.epsilon is None:
-        return _student(setting, p_CNK, threshold, charged.guarantee, "")
+        return _student(setting, p_CNK, threshold, charges.without(setting), "")
     # K numbers make an answer, and share its epsilon.
     noisy = piecewise(2 * p_CNK.double() - 1, setting.epsilon / setting.classes, setting.noise)
     guarantee = Guarantee(
@@ -104,6 +104,14 @@ def aafv(setting: Setting, *, threshold: float) -> Reached:
     )
     note = f"another unit: for a record, {len(setting.public_ND)} answers come to epsilon = {len(setting.public_ND) * setting.epsilon:,.0f}"
     return _student(setting, (noisy.float() + 1) / 2, threshold, guarantee, note)
+
+
+# The points of a grid come one after the other, and their heads are the same.
+@lru_cache(maxsize=1)
+def _without_noise(setting: Setting) -> Tensor:
+    """(C, N, K) what the sites' heads say, trained without noise."""
+    plain = charges.steps(replace(setting, epsilon=None), 100)
+    return torch.stack([heads.logits(each, setting.public_ND).softmax(1) for each in heads_of(setting, plain, 100, 4.0)])
 
 
 def piecewise(values: Tensor, epsilon: float, noise: Noise) -> Tensor:

@@ -109,6 +109,14 @@ def test_every_method_is_sourced_tuned_and_needs_no_label_but_the_records(method
         assert (one == other).all()
 
 
+@pytest.mark.parametrize("method", [each for each in methods.ALL.values() if each.noiseless], ids=lambda method: method.name)
+def test_a_method_that_has_no_use_for_epsilon_reaches_the_same_at_every_one(method: methods.Method) -> None:
+    assert method.run is not None
+    one, other = (method.run(digits(epsilon=epsilon, noise=SystemEntropy()), **method.grid[0]) for epsilon in (0.1, 8.0))
+    assert (one.predicted[0] == other.predicted[0]).all()
+    assert one.guarantee == other.guarantee
+
+
 def test_a_grid_or_a_method_that_is_not_there_is_named() -> None:
     assert set(methods._grids()) <= set(methods.ALL)
     with pytest.raises(SettingError, match=r"Expected a method out of limbeck, .* got 'fedavgg'"):
@@ -269,12 +277,14 @@ def test_class_sums_do_not_depend_on_who_holds_which_record() -> None:
     assert accuracy(IID, iid) > 0.85
 
 
-def test_the_map_through_public_rows_is_that_through_features() -> None:
-    few = replace(IID, public_ND=IID.public_ND[:40])
-    public = torch.from_numpy(few.public_ND).double() / FEATURE_NORM
-    gram = public.T @ public / 40 + 0.01 * torch.eye(64, dtype=torch.float64)
-    expected = torch.linalg.solve(gram, torch.from_numpy(few.test_ND).double().T / FEATURE_NORM)
-    assert torch.allclose(heads.ridge_map(few.public_ND, few.test_ND, 0.01), expected, atol=1e-8)
+@pytest.mark.parametrize("samples", [40, 300])
+def test_a_ridge_solution_is_the_same_through_public_rows_as_through_features(samples: int) -> None:
+    public_ND = IID.public_ND[:samples]
+    public = torch.from_numpy(public_ND).double() / FEATURE_NORM
+    gram = public.T @ public / samples + 0.01 * torch.eye(64, dtype=torch.float64)
+    columns_DN = torch.from_numpy(IID.test_ND).double().T
+    expected = torch.linalg.solve(gram, columns_DN)
+    assert torch.allclose(heads.ridge_solve(public_ND, columns_DN, 0.01), expected, atol=1e-7)
 
 
 # Answers
@@ -286,6 +296,15 @@ def test_entropy_reduction_makes_answers_surer_and_keeps_the_first() -> None:
     assert (sharp.max(1).values > p_NK.max(1).values).all()
     assert (sharp.argmax(1) == p_NK.argmax(1)).all()
     assert accuracy(IID, answers.ds_fl(IID, rounds=1, local=10, rate=1.0)) > 0.85
+
+
+def test_several_heads_that_are_fitted_together_come_where_each_comes_alone() -> None:
+    target_NK = heads.logits(averaging.heads_of(IID, charges.steps(IID, 30), 30, 1.0)[0], IID.public_ND).softmax(1)
+    start_CKD = torch.randn(3, 10, 65, generator=torch.Generator().manual_seed(1))
+    together = heads.fit_each(IID.public_ND, target_NK, start_CKD, decay=1e-2, steps=200)
+    for start_KD, found_KD in zip(start_CKD, together, strict=True):
+        alone = heads.fit(IID.public_ND, target_NK, decay=1e-2, start_KD=start_KD, steps=200)
+        assert torch.allclose(found_KD, alone, atol=1e-2)
 
 
 def test_participants_of_fedmd_gain_on_being_alone() -> None:

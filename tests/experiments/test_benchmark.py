@@ -227,6 +227,32 @@ def test_a_method_that_fails_is_named_and_costs_only_itself(tmp_path: Path, monk
     assert set(reported.outcomes) == {("ε = 3", "alone")}
 
 
+def test_what_has_no_use_for_epsilon_is_run_for_one_of_the_cells_that_differ_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "pool", lambda _: nullcontext(at_once))
+    more = replace(CELLS[1], name="fewer", settings=(*CELLS[1].settings, "data.private=200"))
+    part = replace(SUITE, cells=(*CELLS, more), methods=(methods.method("no-privacy"),), seeds=(1,))
+    reported = run.run(part, tmp_path)
+    assert set(reported.outcomes) == {(cell.name, "no-privacy") for cell in part.cells}
+    assert reported.outcomes[CELLS[0].name, "no-privacy"] == reported.outcomes[CELLS[1].name, "no-privacy"]
+    ran = {path.parts[-3] for path in tmp_path.glob("outcomes/*/*/*.json")}
+    assert ran == {CELLS[0].folder, more.folder}
+
+
+def test_jobs_do_not_wait_for_each_other_while_there_is_other_work(tmp_path: Path) -> None:
+    tasks = [
+        Task(method=name, cell=CELLS[0], seed=seed, seeds=(), folder=tmp_path, chosen=None, workers=1)
+        for name in ("limbeck", "limbeck-pool", "limbeck-evidence", "limbeck-evidence-pool", "alone")
+        for seed in (1, 2)
+    ]
+    assert [(task.method, task.seed) for task in run.in_order(tasks)] == [
+        (name, seed)
+        for name in ("limbeck", "limbeck-evidence", "alone", "limbeck-pool", "limbeck-evidence-pool")
+        for seed in (1, 2)
+    ]
+
+
 def test_processes_of_their_own_do_the_same(tmp_path: Path) -> None:
     task = Task(method="limbeck", cell=CELLS[0], seed=None, seeds=(101,), folder=tmp_path, chosen=None, workers=1)
     with run.pool(1) as submit:

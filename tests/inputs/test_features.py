@@ -9,11 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from helpers import fourier
 from helpers.plans import LINEAR
 from limbeck.base.errors import DataError, SettingError
+from limbeck.client import teachers
 from limbeck.client.noise import UnsafeSeeded
-from limbeck.client.teachers import linear
+from limbeck.client.teachers import evidence, linear
 from limbeck.inputs import features, scattering
+from limbeck.plans.schema import EvidenceTeaching, Teaching, VotesTeaching
 from limbeck.simulations import data
 
 Images = NDArray[np.generic]
@@ -35,8 +38,14 @@ def test_a_28_pixel_image_has_81_paths_of_7_by_7() -> None:
 
 
 def test_wavelets_have_no_mean_so_a_flat_image_has_none_of_them() -> None:
-    bank = scattering._bank(36, 36, 2, 8)
-    assert max(abs(float(band[0, 0])) for _, band in bank.bands) < 1e-6
+    assert max(abs(float(band[0, 0])) for _, band in scattering.wavelets(36, 36, 2)) < 1e-6
+
+
+@pytest.mark.parametrize(("shape", "scales"), [((4, 4), 1), ((8, 8), 1), ((16, 11), 1), ((28, 28), 2), ((17, 30), 2)])
+def test_coefficients_are_those_of_the_definition(shape: tuple[int, int], scales: int) -> None:
+    images = np.random.default_rng(0).random((3, *shape), dtype=np.float32)
+    expected = np.stack([fourier.scatter(image, scales) for image in images])
+    np.testing.assert_allclose(scattering.scatter(images, scales=scales), expected, atol=2e-6)
 
 
 def test_energy_does_not_grow() -> None:
@@ -101,10 +110,10 @@ def test_pixels_and_encoded_rows_are_only_centred_and_constant_public_features_c
 @pytest.mark.parametrize("side", [8, 28])
 def test_a_records_features_are_the_same_to_the_last_bit_whatever_the_other_records_are(name: str, side: int) -> None:
     images = np.random.default_rng(0).integers(0, 255, (70, side, side), dtype=np.uint8)
-    whole, kept = features.compute(name, images), np.delete(np.arange(70), 5)
+    whole, kept = features.compute_each(name, images), np.delete(np.arange(70), 5)
     balance = features.balance(name, whole)
-    np.testing.assert_array_equal(features.compute(name, images[kept]), whole[kept])
-    np.testing.assert_array_equal(features.compute(name, images[66:67]), whole[66:67])
+    np.testing.assert_array_equal(features.compute_each(name, images[kept]), whole[kept])
+    np.testing.assert_array_equal(features.compute_each(name, images[66:67]), whole[66:67])
     np.testing.assert_array_equal(
         features.normalise(whole[kept], 4.0, balance), features.normalise(whole, 4.0, balance)[kept]
     )
@@ -138,7 +147,8 @@ def test_features_of_private_records_are_balanced_by_public_inputs_alone_however
     np.testing.assert_array_equal(teacher.balance.mean_D, expected.mean_D)
     np.testing.assert_array_equal(teacher.balance.weight_D, expected.weight_D)
     alone = [
-        features.normalise(features.compute(name, x_N[row : row + 1]), LINEAR.feature_norm, expected) for row in range(n)
+        features.normalise(features.compute_each(name, x_N[row : row + 1]), LINEAR.feature_norm, expected)
+        for row in range(n)
     ]
     np.testing.assert_array_equal(shown[0], np.concatenate(alone))
 
@@ -152,9 +162,6 @@ def test_unknown_features_and_rows_for_images_are_refused() -> None:
 
 def test_scattering_of_records_is_one_program_and_an_images_place_in_it_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing promises that the last bits of a transform of several images do not depend on their number and order."""
-    from limbeck.client.teachers import evidence
-    from limbeck.plans.schema import EvidenceTeaching
-
     images = np.random.default_rng(0).integers(0, 256, (30, 8, 8), dtype=np.uint8)
     images[7] = images[3]
     own, places = features._scattering, dict[bytes, int]()
@@ -179,3 +186,36 @@ def test_scattering_of_records_is_one_program_and_an_images_place_in_it_its_own(
         evidence.class_sums(teaching, images[chosen], np.zeros(len(chosen), np.int64), balance, np.array([1 << 16]))
     assert len(places) == 29
     assert len(set(places.values())) > 1
+
+
+@pytest.mark.parametrize("kind", ["linear", "votes", "evidence"])
+def test_no_teacher_computes_features_of_records_together(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    public_x, x_N = (generator.integers(0, 256, (20, 8, 8), dtype=np.uint8) for _ in range(2))
+    teachings: dict[str, Teaching] = {
+        "linear": replace(LINEAR, features="scattering", steps=1, average_last=1),
+        "votes": VotesTeaching(
+            teachers=2,
+            queries=20,
+            features="scattering",
+            feature_norm=4.0,
+            steps=1,
+            learning_rate=0.5,
+            momentum=0.9,
+            noise_multiplier=1.0,
+        ),
+        "evidence": EvidenceTeaching(
+            features="scattering", constant=0.3, normaliser=20.0, ridge=0.1, noise_multiplier=1.0, resolution=1 << 16
+        ),
+    }
+    together: list[np.ndarray] = []
+    compute = features.compute
+
+    def noted(name: str, x_N: np.ndarray, *, cache: Path | None = None) -> features.Rows:
+        together.append(x_N)
+        return compute(name, x_N, cache=cache)
+
+    monkeypatch.setattr(features, "compute", noted)
+    teachers.train(teachings[kind], x_N, np.arange(20) % 2, classes=2, public_x=public_x, noise=UnsafeSeeded(0))
+    assert together
+    assert all(np.array_equal(each, public_x) for each in together)

@@ -16,6 +16,7 @@ from threading import Thread
 import grpc
 import pytest
 
+from helpers.http2 import Stubborn
 from helpers.links import RawSite, Running, ask, make_site, port_of, pull
 from helpers.sites import charges
 from limbeck.client import backup, ledger
@@ -32,11 +33,6 @@ from limbeck.simulations.scenario import load
 PLAN = bytes(range(32))
 
 
-def wait_until_spoken_to(grid: LinkGrid) -> None:
-    """A site counts as connected from its hello on, but only one that has been greeted can be told anything."""
-    assert carry.unpack(pull(grid, ask(grid, "a", b"first")).content) == b"first"
-
-
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [each.getMessage() for each in caplog.records if "is finished" in each.getMessage()]
 
@@ -47,7 +43,6 @@ def test_a_daemon_that_waits_for_the_end_of_the_run_ends_when_it_is_told(
     caplog.set_level(logging.INFO, "limbeck")
     running = Running(make_site(tmp_path / "a", keys, port_of(grid)), until_finished=True)
     until(lambda: grid.connected)
-    wait_until_spoken_to(grid)
     assert grid.say_finished(PLAN) == ["a"]
     running.thread.join(HANG_SECONDS)
     assert not running.thread.is_alive()
@@ -57,7 +52,6 @@ def test_a_daemon_that_waits_for_the_end_of_the_run_ends_when_it_is_told(
 def test_any_other_daemon_dials_on_and_answers_the_next_run(grid: LinkGrid, keys: Authority, tmp_path: Path) -> None:
     running = Running(make_site(tmp_path / "a", keys, port_of(grid)))
     until(lambda: grid.connected)
-    wait_until_spoken_to(grid)
     assert grid.say_finished(PLAN) == ["a"]
     until(lambda: grid.connections_of(node_of("a")) == 2)
     assert carry.unpack(pull(grid, ask(grid, "a", b"hello")).content) == b"hello"
@@ -115,6 +109,20 @@ def test_a_site_that_stays_does_not_keep_the_coordinator(
     assert grid.say_finished(PLAN) == []
     assert told(caplog) == ["a was not told that the run is finished: TimeoutError"]
     site.close()
+
+
+def test_a_site_that_takes_no_greeting_does_not_keep_the_coordinator_either(
+    grid: LinkGrid, keys: Authority, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that is being greeted is waited for, as it can be told in a moment; one that reads nothing never is."""
+    caplog.set_level(logging.INFO, "limbeck")
+    monkeypatch.setattr(server_link, "FAREWELL_SECONDS", 0.2)
+    site = Stubborn(grid.address, keys.folder, "a", window=0, beats=0.3)
+    until(lambda: grid.connected)
+    assert grid.say_finished(PLAN) == []
+    assert told(caplog) == ["a was not told that the run is finished: TimeoutError"]
+    grid.close()
+    assert site.ended.wait(HANG_SECONDS)
 
 
 def test_a_site_that_says_the_run_is_finished_breaks_the_protocol(grid: LinkGrid, keys: Authority) -> None:

@@ -72,6 +72,13 @@ def test_sharpened_targets_are_on_the_students_own_scale() -> None:
     assert lesson.temperature == 1.0
 
 
+def test_features_that_are_not_finite_are_refused() -> None:
+    f_ND = torch.ones(20, 3)
+    f_ND[3, 1] = torch.inf
+    with pytest.raises(SettingError, match="Expected a model on features with finite weights, got others"):
+        refining.fit(f_ND, torch.full((20, 2), 0.5), device=CPU)
+
+
 def test_refining_on_features_drops_noise_that_they_do_not_explain(
     digits: tuple[Tensor, Tensor, Tensor], tmp_path: Path
 ) -> None:
