@@ -4,6 +4,7 @@
     python -m limbeck.experiments.benchmarks.unseen make PACKAGES DATA
     limbeck data look ...; limbeck sweep ... (the commands that `make` prints)
     python -m limbeck.experiments.benchmarks.unseen collect SWEEPS --out experiments/results/unseen.json
+    python -m limbeck.experiments.benchmarks.unseen table experiments/results/unseen.json (the rows of docs/own-data.md)
 
 `make` does what an owner has done already: it writes DATA/employment.pq as it is in its package, DATA/sentences.csv (source, text) from
 four files of rated sentences, and DATA/clipart/CATEGORY/.../NAME.png, pictures as they are. The label of a sentence is where it comes from.
@@ -30,6 +31,7 @@ import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 
 import numpy as np
@@ -39,24 +41,28 @@ from limbeck.base.files import write_durably
 from limbeck.inputs import images
 from limbeck.simulations.data import artefacts
 
-OVER = "--over privacy.epsilon=1,3,8,none --seeds 5"
+SEEDS = 5
+OVER = f"--over privacy.epsilon=1,3,8,none --seeds {SEEDS}"
 # Pictures of a category that is a class.
 LEAST_PICTURES = 250
 # Two pictures are nearly the same if their grey values at SIDE x SIDE differ by less than NEAR of 255, by the root of the mean square.
 SIDE, NEAR = 28, 12
 # Of summary.csv.
 MEASURES = ("accuracy", "balanced_accuracy")
+# What the documentation shows, in its order, and which of these is the same for every epsilon.
+ROLES = ("mean_site", "central", ONCE := "central_without_privacy", "pool", "student")
 FIGURES = {"mean": "mean", "spread": "standard_deviation"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Package:
-    """One file of a public registry, and what of it is used."""
+    """One file of a public registry, and what of it is used. look: of `limbeck data look`. what: for the documentation."""
 
     file: str
     sha256: str
     member: str
     look: str
+    what: str
 
 
 PACKAGES = {
@@ -65,18 +71,21 @@ PACKAGES = {
         sha256="cf5f4a33489834ae6773cb1baa33a0f98c0a3ee6ed9b43049478b25ce22fe869",
         member="nannyml/datasets/data/employment_MA_reference.pq",
         look="employment.pq --label employed --drop id --drop prediction --drop predicted_probability --drop year",
+        what="employment of 68,785 people (Parquet, 2 classes, δ = 1e-6",
     ),
     "sentences": Package(
         file="vaderSentiment-3.3.2.tar.gz",
         sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
         member="vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz",
         look="sentences.csv --label source",
+        what="where 23,703 sentences come from (CSV, 4 classes, δ = 1e-6",
     ),
     "clipart": Package(
         file="openclipart-png_0.18+dfsg-19_all.deb",
         sha256="f07f1545a2970c2cf3fa339bc2405da1a95cf2b1827bfa05bf73eb1c20291c02",
         member="./usr/share/openclipart/png/",
         look="clipart",
+        what="4,127 pictures of clip art (folders, 7 classes, δ = 1e-5",
     ),
 }
 
@@ -201,7 +210,7 @@ def _figures(summary: Path) -> Table:
 
 
 def _origin(name: str) -> dict[str, str]:
-    return {key: value for key, value in asdict(PACKAGES[name]).items() if key != "look"}
+    return {key: value for key, value in asdict(PACKAGES[name]).items() if key in ("file", "sha256", "member")}
 
 
 def read_known(file: Path) -> dict[str, Table]:
@@ -219,6 +228,35 @@ def read_known(file: Path) -> dict[str, Table]:
         raise DataError(f"Expected figures of earlier sweeps in {file}: {type(error).__name__}: {error}.") from error
 
 
+def markdown(found: Mapping[str, Table]) -> list[str]:
+    """The figures as rows of a Markdown table, accuracy in per cent. found: by data set, in order."""
+    lines = []
+    for name, cells in found.items():
+        majority = next(iter(cells.values()))["majority, accuracy"]["mean"]
+        title = f"{PACKAGES[name].what}, majority {_one_digit(majority)})"
+        for place, (group, figures) in enumerate(cells.items()):
+            # What was reached without privacy has no epsilon: it is the same in every cell.
+            shown = [_of(figures, role) if place == 0 or role != ONCE else "" for role in ROLES]
+            seeds = min(figures[f"{role}, accuracy"]["runs"] for role in ROLES if f"{role}, accuracy" in figures)
+            epsilon = group.removeprefix("ε = ") + (f" ({seeds:g} seeds)" if seeds != SEEDS else "")
+            row = [title if place == 0 else "", epsilon, *shown]
+            lines.append(f"|{'|'.join(f' {cell} ' if cell else ' ' for cell in row)}|")
+    return lines
+
+
+def _of(figures: Mapping[str, Mapping[str, float]], role: str) -> str:
+    """Mean and spread of a role; empty if a cell lacks it."""
+    figure = figures.get(f"{role}, accuracy")
+    if figure is None:
+        return ""
+    spread = f" ± {_one_digit(figure['spread']).removeprefix('0')}" if "spread" in figure else ""
+    return f"{_one_digit(figure['mean'])}{spread}"
+
+
+def _one_digit(value: float) -> str:
+    return str(Decimal(str(value)).quantize(Decimal("0.1"), ROUND_HALF_UP))
+
+
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -232,10 +270,14 @@ def main() -> None:
     collecting = commands.add_parser("collect", help="gather the figures of the sweeps")
     collecting.add_argument("sweeps", type=Path)
     collecting.add_argument("--out", type=Path, required=True)
+    showing = commands.add_parser("table", help="print the figures as they are in the documentation")
+    showing.add_argument("file", type=Path)
     given = parser.parse_args()
     try:
         if given.command == "make":
             make(given.packages, given.out, given.names)
+        elif given.command == "table":
+            print("\n".join(markdown(read_known(given.file))))
         else:
             write_durably(given.out, (json.dumps(collect(given.sweeps, read_known(given.out)), indent=1) + "\n").encode())
     except LimbeckError as error:

@@ -20,6 +20,7 @@ from limbeck.experiments.benchmarks import unseen
 from limbeck.simulations.data import user_files
 from limbeck.simulations.data.settings import DataSettings
 
+DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "own-data.md"
 RESULTS = Path(unseen.__file__).parent.parent / "results" / "unseen.json"
 PREFIX = "./usr/share/openclipart/png/"
 
@@ -150,3 +151,23 @@ def test_the_committed_figures_are_of_these_packages_and_commands(tmp_path: Path
     out = tmp_path / "unseen.json"
     out.write_bytes(RESULTS.read_bytes())
     assert collected(monkeypatch, tmp_path, out) == json.loads(RESULTS.read_bytes())
+
+
+def test_the_documentation_has_the_committed_figures() -> None:
+    rows = unseen.markdown(unseen.read_known(RESULTS))
+    assert len(rows) >= 8
+    assert "\n".join(rows) in DOCUMENT.read_text(encoding="utf-8")
+
+
+def test_a_row_has_one_digit_and_says_how_many_seeds_if_not_five() -> None:
+    figure = {"mean": 67.35, "spread": 0.96, "runs": 2.0}
+    cell = {f"{role}, accuracy": figure for role in (*unseen.ROLES, "majority")}
+    without = {name: figures for name, figures in cell.items() if not name.startswith("central")}
+    first, second = unseen.markdown({"clipart": {"ε = 1": cell, "ε = none": without}})
+    assert first == (
+        "| 4,127 pictures of clip art (folders, 7 classes, δ = 1e-5, majority 67.4)"
+        + " | 1 (2 seeds)"
+        + " | 67.4 ± 1.0" * 5
+        + " |"
+    )
+    assert second == "| | none (2 seeds) | 67.4 ± 1.0 | | | 67.4 ± 1.0 | 67.4 ± 1.0 |"
