@@ -87,6 +87,7 @@ def test_arrays_and_folders_are_looked_at_too(tmp_path: Path) -> None:
     images = sample_files.digit_images(tmp_path)
     said = looked(images)
     assert "240 images in folders" in said
+    assert "on white where they are transparent, and are stretched to 8 x 8 (data.image_size)" in said
     assert "taken as SITE/CLASS; --site inner says otherwise" in said
     assert written(images, tmp_path).data.site == "outer"
     (images / "writer 0" / "3" / "broken.png").write_bytes(b"not an image")
