@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from opacus.accountants import RDPAccountant
 
+from limbeck.base.errors import RunError
 from limbeck.client.noise import UnsafeSeeded
 from limbeck.experiments.benchmarks import flamby
 from limbeck.experiments.benchmarks.flamby import Batches, Hospital
@@ -111,3 +114,15 @@ def test_a_mean_over_hospitals_counts_them_alike_and_skips_one_without_patients(
     none = replace(small, test_ND=small.test_ND[:0], test_N=small.test_N[:0])
     found = flamby.accuracy([large, wrong, none], torch.tensor([1.0, 0.0, 0.0, 0.0]).double())
     assert found == flamby.Accuracy(all_patients=75.0, mean_over_hospitals=50.0)
+
+
+def test_limbecks_figures_are_those_of_the_committed_benchmark_on_the_same_seeds(tmp_path: Path) -> None:
+    committed = json.loads(flamby.COMMITTED.read_text(encoding="utf-8"))
+    (row,) = (row for row in committed["rows"] if (row["cell"], row["method"]) == ("ε = 1", "limbeck"))
+    beside = flamby.limbeck_beside()
+    assert beside["accuracy"] == {
+        "all_patients": pytest.approx({**row["accuracy_percent"], "seeds": list(row["seeds"].values())})
+    }
+    assert beside["epsilon_by_the_ledger"] == row["guarantee"]["epsilon"] <= 1
+    with pytest.raises(RunError, match="Expected limbeck's figures for ε = 1 and the seeds"):
+        flamby.limbeck_beside(tmp_path / "none.json")
