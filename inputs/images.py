@@ -142,7 +142,12 @@ def _opened(data: bytes) -> Iterator[Image]:
     Image.init()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        try:
+            opened = Image.open(io.BytesIO(data), formats=FORMATS)
+        except Image.DecompressionBombError as error:
+            # Its words, of an attack, would alarm the owner of a large scan.
+            raise ValueError(f"found more than {LARGEST_IMAGE} pixels") from error
+        with opened as image:
             if image.width * image.height > LARGEST_IMAGE:
                 raise ValueError(f"found {image.width} x {image.height} pixels, more than {LARGEST_IMAGE}")
             yield image

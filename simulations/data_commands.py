@@ -76,9 +76,12 @@ def look_(
         return
     settings = _with_guesses(settings, seen)
     try:
-        start, _ = starter.start(settings, epsilon=epsilon, clients=clients)
+        start, dataset = starter.start(settings, epsilon=epsilon, clients=clients)
     except LimbeckError as error:
         raise type(error)(f"No scenario yet: {error}") from None
+    for sentence in dataset.said:
+        if sentence not in seen.said:
+            console.print(f"- {sentence}")
     if out is not None:
         write_durably(out, start.to_toml(out.parent).encode())
         console.print(f"\nScenario: {out}. Run it: limbeck simulate {out}", soft_wrap=True)

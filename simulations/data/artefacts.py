@@ -141,7 +141,7 @@ def read(name: str, cache: Path | None = None) -> list[NDArray[np.generic]]:
     path = _checked(name, cache)
     archive = path.read_bytes()
     if path.suffix == ".deb":
-        archive = next(content for member, content in _ar_members(archive) if member.startswith("data.tar"))
+        archive = debian_files(archive)
     return _read_tar(archive)
 
 
@@ -212,6 +212,14 @@ def _read_tar(archive: bytes) -> list[NDArray[np.generic]]:
             if content is not None:
                 arrays[name] = _idx(content.read(), member.name)
     return [arrays[name] for name in FILES]
+
+
+def debian_files(package: bytes) -> bytes:
+    """The tar, compressed as it is, of the files that a Debian package installs. Raises DataError."""
+    found = next((content for member, content in _ar_members(package) if member.startswith("data.tar")), None)
+    if found is None:
+        raise DataError("Expected a Debian package with a data.tar, found none in it.")
+    return found
 
 
 def _ar_members(archive: bytes) -> Iterator[tuple[str, bytes]]:

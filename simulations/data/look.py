@@ -280,7 +280,9 @@ def _of_folder(settings: DataSettings, source: Source, path: Path) -> Look:
     said = [f"{path.name}: {len(folder.files)} {source} in folders{others}"]
     if source == "images":
         size = settings.image_size or sources.size_of([file for _, file in folder.files])
-        said.append(f"Images become grey, {size[0]} x {size[1]} (data.image_size)")
+        said.append(
+            f"Images become grey, on white where they are transparent, and are stretched to {size[0]} x {size[1]} (data.image_size)"
+        )
     counted, problem = _classes(classes, "the folders", settings)
     return Look(
         path=path,

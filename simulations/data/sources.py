@@ -9,6 +9,7 @@ Shape legend: N records, H and W height and width, C channels, D numbers per row
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -394,18 +395,50 @@ def open_folder(path: Path, suffixes: Iterable[str], what: str) -> Folder:
 
 
 def layout(folder: Folder, site: str | None, path: Path, what: str) -> tuple[list[str], list[str] | None]:
-    """Class and site of each file, by the folders that it is in. Raises DataError or SettingError, naming what was found."""
+    """Class and site of each file, by the folders that it is in; folders within those of the classes do not matter, as at a real site.
+
+    Raises: DataError or SettingError, naming what was found, for files that are in no class's folder, and for folders that look like those
+    of sites where nobody says so.
+    """
     depth = 1 if site is None else 2
-    wrong = next((file for parts, file in folder.files if len(parts) != depth), None)
+    wrong = next((file for parts, file in folder.files if len(parts) < depth), None)
+    hint = ""
+    if wrong is None and site is None and _like_sites(folder):
+        wrong = next(file for parts, file in folder.files if len(parts) > 1)
+        hint = '; if these are sites, set data.site = "outer" for SITE/CLASS, or "inner" for CLASS/SITE'
     if wrong is not None:
         shape = {None: "CLASS/FILE", "outer": "SITE/CLASS/FILE", "inner": "CLASS/SITE/FILE"}[site]
-        deeper = len(wrong.relative_to(path).parts) == 3 and site is None
-        hint = '; if these are sites, set data.site = "outer" for SITE/CLASS, or "inner" for CLASS/SITE' if deeper else ""
         raise DataError(f"Expected {what} as {shape} below {path}, found {wrong.relative_to(path)}{hint}.")
-    outer, inner = [parts[0] for parts, _ in folder.files], [parts[-1] for parts, _ in folder.files]
+    first = [parts[0] for parts, _ in folder.files]
     if site is None:
-        return outer, None
-    return (inner, outer) if site == "outer" else (outer, inner)
+        return first, None
+    second = [parts[1] for parts, _ in folder.files]
+    return (second, first) if site == "outer" else (first, second)
+
+
+def _like_sites(folder: Folder) -> bool:
+    """Whether two levels could be sites and classes: all files are two deep, or most inner names are in several outer folders."""
+    if set(folder.depths) == {2}:
+        return True
+    outer_of: dict[str, set[str]] = {}
+    for parts, _ in folder.files:
+        if len(parts) > 1:
+            outer_of.setdefault(parts[1], set()).add(parts[0])
+    return 2 * sum(len(outer) > 1 for outer in outer_of.values()) > len(outer_of)
+
+
+def _beside(folder: Folder, path: Path, what: str, depth: int | None) -> tuple[str, ...]:
+    """What a folder holds but files in the folders of classes, in sentences. depth: of the classes' folders; None if there are none."""
+    said = []
+    if folder.others:
+        said.append(f"{path.name}: {folder.others} files that are no {what} were left out")
+    if depth is not None and (deeper := sum(len(parts) > depth for parts, _ in folder.files)):
+        said.append(f"{path.name}: {deeper} files are in folders within those of the classes, whose names do not matter")
+    return tuple(said)
+
+
+def _depth(labels: object, sites: object) -> int | None:
+    return None if labels is None else 1 if sites is None else 2
 
 
 def _level(settings: DataSettings) -> str | None:
@@ -457,8 +490,7 @@ def _images(settings: DataSettings, path: Path, labelled: bool) -> Source:
         sites: Cells | None
         people: Cells | None = None
         labels, sites = _of_folders(settings, folder, path, "images", labelled, main)
-        if folder.others:
-            said = (f"{path.name}: {folder.others} files that are no images were left out",)
+        said = _beside(folder, path, "images", _depth(labels, sites))
     else:
         column = settings.inputs or FILE_COLUMN
         listed = _listed(settings, path, column, labelled, main)
@@ -476,7 +508,8 @@ def _images(settings: DataSettings, path: Path, labelled: bool) -> Source:
         try:
             pixels.append(decode(images.contents(file), *size))
         except Exception as error:  # whatever a decoder raises
-            failed.append(f"{file.name}: {str(error) or type(error).__name__}")
+            name = file.relative_to(path) if path.is_dir() else file.name
+            failed.append(f"{name}: {images.why_unread(error)}")
             continue
         kept.append(place)
     if not pixels:
@@ -514,17 +547,27 @@ def _of_folders(
 
 
 def size_of(files: Sequence[Path]) -> tuple[int, int]:
-    """The most common size of the first images, scaled down to at most LARGEST_SIDE: nets take as long as there are pixels."""
+    """The height and width to bring images to, by those of some files from all over the folder: at most LARGEST_SIDE, as nets take as long
+    as there are pixels.
+
+    It is the size that most of them have. Where no size is that of half of them, it is a square, since any other shape would distort most
+    of them without a reason: its side is the median of their longer sides.
+    """
     from PIL import Image
 
-    sizes: Counter[tuple[int, int]] = Counter()
-    for file in files[:SIZES_READ]:
+    sizes: list[tuple[int, int]] = []
+    for file in files[:: max(1, len(files) // SIZES_READ)]:
         try:
-            with Image.open(file, formats=images.FORMATS) as image:
-                sizes[image.height, image.width] += 1
+            # Of too many pixels for limbeck Pillow warns earlier.
+            with warnings.catch_warnings(action="ignore"), Image.open(file, formats=images.FORMATS) as image:
+                sizes.append((image.height, image.width))
         except Exception:  # such a file is left out later, and named
             continue
-    height, width = max(sorted(sizes), key=sizes.__getitem__, default=(LARGEST_SIDE, LARGEST_SIDE))
+    if not sizes:
+        return LARGEST_SIDE, LARGEST_SIDE
+    (height, width), count = max(sorted(Counter(sizes).items()), key=lambda item: item[1])
+    if 2 * count < len(sizes):
+        height = width = sorted(map(max, sizes))[len(sizes) // 2]
     scale = min(1.0, LARGEST_SIDE / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 
@@ -537,7 +580,7 @@ def _texts(settings: DataSettings, path: Path, labelled: bool) -> Source:
     folder = open_folder(path, TEXT_SUFFIXES, "texts")
     labels, sites = _of_folders(settings, folder, path, "texts", labelled, main)
     contents = [file.read_text(encoding="utf-8", errors="replace") for _, file in folder.files]
-    others = (f"{path.name}: {folder.others} files that are no .txt were left out",) if folder.others else ()
+    others = _beside(folder, path, ".txt", _depth(labels, sites))
     return Source(
         inputs=Table(columns={TEXT_COLUMN: contents}, source=str(path)),
         labels=labels,

@@ -50,7 +50,11 @@ def load(settings: DataSettings, *, seed: int = 0, cache: Path | None = None, pr
     """
     main = sources.read(settings)
     files = {key: Path(value) for key in PART_KEYS if isinstance(value := getattr(settings, key), str)}
-    others = {key: sources.read(settings, path, labelled=key == "test") for key, path in files.items()}
+    alike = settings
+    if settings.images is not None and isinstance(main.inputs, np.ndarray):
+        # The size that was chosen for the first folder is that of the others, whatever sizes are most common in them.
+        alike = settings.model_copy(update={"image_size": main.inputs.shape[1:3]})
+    others = {key: sources.read(alike, path, labelled=key == "test") for key, path in files.items()}
     names, values = classes_of(settings, [main, *(others[key] for key in ("test",) if key in others)])
     rule = labels.label_rule(values, names, len(names), setting="data.classes")
     joined = sources.join(main, *others.values())
@@ -87,6 +91,7 @@ def load(settings: DataSettings, *, seed: int = 0, cache: Path | None = None, pr
         *main.said,
         *(sentence for other in others.values() for sentence in other.said),
         *_left_out(settings, main, joined.labels, label_N, site_N),
+        *_repeated([key for key, usable in zip(records.inputs, usable_N, strict=True) if usable]),
         *_divided(settings, parts, label_N, names, main),
     ]
     found = DataSet(
@@ -296,6 +301,16 @@ def _left_out(
             f"{len(nowhere)} of {len(main)} records name no site and are left out, the first in row {nowhere[0] + 1}."
         )
     return sentences
+
+
+def _repeated(keys: Sequence[bytes]) -> list[str]:
+    """How many records have the inputs of another one. keys: of the inputs of each record."""
+    if not (again := len(keys) - len(set(keys))):
+        return []
+    return [
+        f"{again} of {len(keys)} records have the same inputs as an earlier one; no two parts have such a record in common. Nearly the"
+        " same ones are not found."
+    ]
 
 
 def _divided(settings: DataSettings, parts: split.Split, label_N: Labels, names: Sequence[str], main: Source) -> list[str]:

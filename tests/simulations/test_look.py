@@ -87,8 +87,13 @@ def test_arrays_and_folders_are_looked_at_too(tmp_path: Path) -> None:
     images = sample_files.digit_images(tmp_path)
     said = looked(images)
     assert "240 images in folders" in said
+    assert "on white where they are transparent, and are stretched to 8 x 8 (data.image_size)" in said
     assert "taken as SITE/CLASS; --site inner says otherwise" in said
     assert written(images, tmp_path).data.site == "outer"
+    (images / "writer 0" / "3" / "broken.png").write_bytes(b"not an image")
+    said = looked(images, "--site", "outer")
+    assert "1 images cannot be read and were left out: writer 0/3/broken.png" in said
+    assert "144 private, 48 public, 48 test records" in said
     texts = sample_files.text_files(tmp_path)
     assert "classes" in looked(texts)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import html
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn import datasets
 
 from helpers import sample_files
@@ -432,6 +433,97 @@ def test_folders_of_images_are_sites_and_classes_and_each_site_gets_its_own_file
     assert read == {x.tobytes(): int(y) for x, y in zip(found.private_x, found.private_y, strict=True)}
     with pytest.raises(DataError, match=r'Expected images as CLASS/FILE .*; if these are sites, set data.site = "outer"'):
         user_files.load(settings(images=tmp_path / "images"))
+
+
+def test_folders_within_those_of_the_classes_do_not_matter(tmp_path: Path) -> None:
+    images = sample_files.digit_images(tmp_path, count=120, writers=1)
+    plain = user_files.load(settings(images=images))
+    for number, file in enumerate(sorted(images.rglob("*.png"))[::3]):
+        inner = file.parent / f"{file.parent.name}-{number % 2}" / "deeper"
+        inner.mkdir(parents=True, exist_ok=True)
+        file.rename(inner / file.name)
+    nested = user_files.load(settings(images=images))
+    assert "images: 40 files are in folders within those of the classes, whose names do not matter" in nested.said
+    assert nested.class_names == plain.class_names
+    np.testing.assert_array_equal(nested.test_x, plain.test_x)
+    np.testing.assert_array_equal(nested.test_y, plain.test_y)
+    prepare.prepare(quick(settings(images=images), teacher=PIXELS, partition={"clients": 2}), tmp_path / "run")
+    (tmp_path / "images" / "stray.png").write_bytes(next(images.rglob("*.png")).read_bytes())
+    with pytest.raises(DataError, match=r"Expected images as CLASS/FILE below .*, found stray.png\."):
+        user_files.load(settings(images=images))
+
+
+def test_folders_that_look_like_sites_are_no_classes_even_where_one_file_lies_elsewhere(tmp_path: Path) -> None:
+    images = sample_files.digit_images(tmp_path)
+    stray = images / "writer 0" / "stray.png"
+    stray.write_bytes(next(images.rglob("*.png")).read_bytes())
+    with pytest.raises(DataError, match=r'found writer 0/0/.*png; if these are sites, set data.site = "outer"'):
+        user_files.load(settings(images=images))
+    with pytest.raises(DataError, match=r"Expected images as SITE/CLASS/FILE .* found writer 0/stray.png"):
+        user_files.load(settings(images=images, site="outer"))
+
+
+def drawn(folder: Path, sizes: Sequence[tuple[int, int]]) -> list[Path]:
+    """Crops of scikit-learn's photographs, of these heights and widths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    photos = datasets.load_sample_images().images
+    files = []
+    for number, (height, width) in enumerate(sizes):
+        photo = photos[number % 2]
+        files.append(folder / f"{number:04}.png")
+        Image.fromarray(photo[number : number + height, 2 * number : 2 * number + width]).save(files[-1])
+    return files
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([(40, 80)] * 3 + [(30, 30), (31, 31)], (14, 28)),
+        ([(12, 9)] * 3 + [(300, 200)] * 2, (12, 9)),
+        ([(40, 80), (40, 80), (30, 50), (60, 20), (70, 50)], (28, 28)),
+        ([(10, 8), (12, 16), (20, 10), (9, 11)], (16, 16)),
+    ],
+    ids=["most of one shape", "most of them small", "of many shapes", "small and of many shapes"],
+)
+def test_images_get_the_size_of_most_of_them_or_else_a_square(
+    sizes: list[tuple[int, int]], expected: tuple[int, int], tmp_path: Path
+) -> None:
+    assert sources.size_of(drawn(tmp_path, sizes)) == expected
+
+
+def test_sizes_are_looked_at_all_over_the_folder_not_in_its_first_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "SIZES_READ", 4)
+    assert sources.size_of(drawn(tmp_path, [(10, 20)] * 4 + [(24, 24)] * 12)) == (24, 24)
+
+
+def test_public_images_of_another_size_become_as_large_as_the_others(tmp_path: Path) -> None:
+    images = sample_files.digit_images(tmp_path, count=120, writers=1)
+    drawn(tmp_path / "public", [(20, 16)] * 12)
+    assert user_files.load(settings(images=images, public=tmp_path / "public")).public_x.shape == (12, 8, 8)
+
+
+def test_an_image_that_cannot_be_read_is_named_with_its_folders_and_why(tmp_path: Path) -> None:
+    images = sample_files.digit_images(tmp_path, count=120, writers=1)
+    Image.new("1", (20_000, 10_000)).save(images / "3" / "poster.png")
+    (images / "4" / "note.png").write_text("no image")
+    told = said(user_files.load(settings(images=images)))
+    assert (
+        "images: 2 images cannot be read and were left out: 3/poster.png: ValueError: 'found more than 67108864 pixels'"
+        in told
+    )
+    assert "4/note.png: a file of another kind than PNG" in told
+
+
+def test_records_of_the_same_inputs_are_counted(tmp_path: Path) -> None:
+    images = sample_files.digit_images(tmp_path, count=120, writers=1)
+    assert "same inputs" not in said(user_files.load(settings(images=images)))
+    for number, file in enumerate(sorted(images.rglob("*.png"))[:7]):
+        (file.parent / f"copy-{number}.png").write_bytes(file.read_bytes())
+    assert "7 of 127 records have the same inputs as an earlier one; no two parts" in said(
+        user_files.load(settings(images=images))
+    )
 
 
 def test_a_table_of_files_says_label_site_and_person_of_each_image(tmp_path: Path) -> None:
