@@ -1,9 +1,9 @@
 """Which teachers a scenario to start from should have: `python -m limbeck.experiments.benchmarks.starts OUT.json [DATA ...]`. One core.
 
 `limbeck data look` writes a scenario for a file that nobody has seen. Here files are written from public data, none of those that
-docs/own-data.md measures unseen, with a column of sites, and what that scenario says is carried out with linear heads and with evidence: each site
-trains, answers travel through the codec and are pooled, and a student learns from the pool in one stage. Of the newsgroups, which need
-`limbeck data get newsgroups`, the published test set is not used.
+docs/own-data.md measures unseen, with a column of sites, and what that scenario says is carried out with linear heads and with evidence:
+each site trains, answers travel through the codec and are pooled, and a student learns from the pool in one stage. Of the newsgroups, which
+need `limbeck data get newsgroups`, the published test set is not used.
 
 - alike: all classes at all sites, as chance has it.
 - apart: records in the order of their classes, cut into as many pieces as there are sites.
