@@ -126,6 +126,10 @@ def open_inputs(
         raise SettingError(f"Expected a table or texts to encode, got {first}.")
     if is_array:
         return _array(student, first, array)
+    if student.card is not None and student.card.inputs.encoding is not None:
+        known = _encoding(student, encoding)
+        if isinstance(known, ImageEncoding):
+            raise DataError(f"Expected --encoder with images for {known.model}, your copy of that encoder, got none.")
     return _images(student, paths)
 
 

@@ -44,7 +44,7 @@ def predict(
     ] = None,
     encoder: Annotated[
         str | None,
-        typer.Option(help="Of texts: your copy of the encoding's public encoder, its folder or module:factory."),
+        typer.Option(help="Of texts or photographs: your copy of the encoding's encoder, its folder or module:factory."),
     ] = None,
     texts: Annotated[bool, typer.Option("--texts", help="The file holds one text a line.")] = False,
     array: Annotated[str, typer.Option(help="The name of the array in an .npz file.")] = "x",

@@ -33,7 +33,7 @@ from limbeck.client.transcript import Transcript
 from limbeck.deployment import doctor
 from limbeck.inputs import encodings, tables
 from limbeck.inputs.transfer_set import digest, read_arrays
-from limbeck.plans.schema import LinearTeaching
+from limbeck.plans.schema import EvidenceTeaching, LinearTeaching
 from limbeck.protos import codec
 from limbeck.protos.messages import Ask, Teach
 from limbeck.server import distil, student
@@ -42,14 +42,16 @@ from old.students import machine
 
 OLD = Path(__file__).parent / "old" / "0.1.0"
 EXPECTED = OLD / "expected.json"
+# A run with evidence teachers, which came later.
+EVIDENCE = OLD.parent / "evidence"
 # When they were made: their certificates were valid then.
 NOW = datetime(2026, 11, 28, 14, tzinfo=UTC)
 PRIVATE = {".key", ".pem", ".csv", ".npz", ".toml", ".ledger", ".head", ".jsonl"}
 
 
-def opened(folder: Path) -> Path:
+def opened(folder: Path, kept: Path = OLD) -> Path:
     """A copy of all of it in `folder`, as it lay on its owner's disk: only its owner may read it, and a run knows where its sites are."""
-    own = Path(shutil.copytree(OLD, folder, ignore=shutil.ignore_patterns("*.sh", "*.md")))
+    own = Path(shutil.copytree(kept, folder, ignore=shutil.ignore_patterns("*.sh", "*.md")))
     for path in own.rglob("*"):
         path.chmod(0o700 if path.is_dir() or path.suffix == ".sh" else 0o600)
     for path in own.glob("*/scenario.json"):
@@ -366,6 +368,52 @@ def test_a_site_goes_on_with_its_account_and_sends_what_it_said_byte_for_byte(ol
         assert book.spent() < ledger.spent() < book.spent() + plan.privacy.epsilon
 
 
+def evidence(old: Path) -> object:
+    """Plan, account, transcript, replies and a stored teacher's answers of a run with evidence teachers."""
+    _, plan, _ = prepare.read_prepared(old / "run")
+    site = Site(old / "run" / "sites" / "site-00")
+    sent = list(site.transcript)
+    said = [codec.decode_stored_reply(own.data, plan=plan, expecting=codec.implied_request(own.data, plan)) for own in sent]
+    x_N = site.transfer_sets.read(plan.transfer_set, plan.samples)
+    (state,) = (site.folder / "state").glob("*/teacher.safetensors")
+    return {
+        "plan": plain(plan),
+        "plan_hash": codec.plan_hash(plan).hex(),
+        "status": status(old / "run"),
+        "account": json.loads(limbeck("ledger", "export", site.folder)),
+        "transcript": [[own.time, own.what, own.plan_hash.hex(), own.entry, own.data.hex()] for own in sent],
+        "replies": [plain(own) for own in said],
+        "trained": plain(teachers.load(state).log_probabilities(x_N)[:2].exp()),
+    }
+
+
+@pytest.fixture
+def with_evidence(tmp_path: Path) -> Path:
+    return opened(tmp_path / "evidence", EVIDENCE)
+
+
+def test_what_was_stored_of_evidence_is_read_as_it_was_then(with_evidence: Path) -> None:
+    expected = json.loads((EVIDENCE / "expected.json").read_text())
+    check(json.loads(json.dumps(evidence(with_evidence))), expected, "evidence", within=1e-5)
+
+
+def test_a_site_sends_again_what_evidence_said_and_its_account_goes_on(with_evidence: Path) -> None:
+    site = Site(with_evidence / "run" / "sites" / "site-00")
+    book = ledgers.read(site.ledger)
+    (charged,) = book.schedules
+    assert isinstance(charged[0], EvidenceTeaching)
+    sent = [own for own in site.transcript if own.what != "accepted"]
+    for own in sent:
+        plan = codec.decode_offer((site.state(own.plan_hash) / "plan.pb").read_bytes()).plan
+        question = codec.implied_request(own.data, plan)
+        assert respond(site, codec.encode_request(question)) == own.data
+    assert [own.what for own in sent] == ["taught", "share of stage 1, samples 0 to 39"]
+    assert ledgers.read(site.ledger).spent() == book.spent()
+    with site.account.open(replace(site.budget, epsilon=100.0)) as ledger:
+        ledger.reserve(bytes(32), "teacher", charged[0], None)
+        assert book.spent() < ledger.spent() < 2 * book.spent()
+
+
 def test_an_account_that_was_cut_short_is_still_noticed(old: Path) -> None:
     north = Site(old / "federation" / "sites" / "north")
     assert north.account.check(every_line=True) is not None
@@ -404,13 +452,17 @@ def test_a_plan_is_allowed_by_the_policies_that_allowed_it(old: Path) -> None:
 def test_no_kept_file_names_a_place_of_anybodys() -> None:
     # make.sh works in /srv/limbeck, where docs put services too.
     homes = {str(Path.home()).encode(), os.getcwd().encode(), b"/tmp/", b"/home/", b"/root/"} - {b"/"}
-    for path in OLD.rglob("*"):
+    for path in (*OLD.rglob("*"), *EVIDENCE.rglob("*")):
         if path.is_file() and path.suffix not in {".sh", ".md"}:
             content = path.read_bytes()
             assert not [home for home in homes if home in content], path
 
 
 if __name__ == "__main__":
+    if sys.argv[2:] == ["evidence"]:
+        found = evidence(opened(Path(sys.argv[1]), EVIDENCE))
+        (EVIDENCE / "expected.json").write_text(json.dumps(found) + "\n")
+        raise SystemExit
     folder = opened(Path(sys.argv[1]))
     content = {own.__name__: own(folder) for own in READERS}
     lines = (f"{json.dumps(name)}: {json.dumps(own)}" for name, own in content.items())

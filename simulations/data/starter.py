@@ -12,6 +12,7 @@ import re
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import tomli_w
@@ -38,12 +39,17 @@ LARGEST_DELTA = 1e-4
 # Images [D, docs/teachers.md]: of the norm, steps, averaged steps, and records * epsilon per unit of step size.
 SCATTERING = {"features": "scattering", "feature_norm": 8.0, "steps": 100, "average_last": 50}
 SCATTERING_UNIT, LARGEST_STEP = 10_000.0, 4.0
+# Images that are too small for it.
+PIXELS = {"features": "pixels", "steps": 60, "average_last": 30}
 # The smallest images of which scattering and convolutions make something.
 SMALLEST_IMAGE = 8
 # Batches of public inputs that a student sees per stage, about.
 STEPS_PER_STAGE = 300
 # A list as tomli_w writes it, and the longest that is written on one line.
 SHORT_LIST, LONGEST_LIST = re.compile(r"\[\n((?:    [^\n\[\]]+,\n)+)\]"), 100
+# With fewer public inputs evidence was behind linear heads, and with a rarer class it was not tried [D, docs/teachers.md].
+FEWEST_PUBLIC, RAREST = 100, 0.05
+Kind = Literal["linear", "evidence"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,13 +76,20 @@ def _on_one_line(found: re.Match[str]) -> str:
 
 
 def start(
-    settings: DataSettings, *, epsilon: float | None = None, clients: int | None = None, seed: int = 1
+    settings: DataSettings,
+    *,
+    epsilon: float | None = None,
+    clients: int | None = None,
+    seed: int = 1,
+    teachers: Kind | None = None,
 ) -> tuple[Start, DataSet]:
     """A scenario for the user's own data, and the data as it divides them.
 
     - settings: the data; public inputs and a test set are a fifth of the records each if they do not say it.
     - epsilon: what a run may cost each site, per record; by default EPSILON.
     - clients: sites to divide the records among, if there are no natural ones.
+    - seed: of which records are public.
+    - teachers: of which kind; by default evidence, where nothing is known that speaks against it.
 
     Raises: SettingError or DataError.
     """
@@ -117,50 +130,23 @@ def start(
     ]
     if "minimum" in partition:
         chosen.append(f"Left out: {left_out} sites of fewer than {SMALLEST_SITE} records, of whom a teacher would be noise.")
-    if uneven:
-        chosen.append(
-            f"Pooling: by numbers of records, released with noise, since sites have {sizes.min():.0f} to {sizes.max():.0f}."
-        )
     is_image = public.ndim == 3 and min(public.shape[1:]) >= SMALLEST_IMAGE
-    if is_image:
-        rate = _two_digits(min(nominal * epsilon / SCATTERING_UNIT, LARGEST_STEP))
-        teacher: Raw = {"kind": "linear", **SCATTERING, "learning_rate": rate, "normaliser": nominal}
-        stages, student, temperature = 4, "cnn", 2.0
-        chosen.append(f"Teacher: linear on scattering features, for {nominal:g} records per site (docs/teachers.md).")
-    elif public.ndim == 2:
-        schedule = advice.rows_schedule(
-            records_per_site=nominal, dimensions=public.shape[1], classes=classes, epsilon=epsilon, delta=delta
-        )
-        balance = advice.rows_balance(shares_K)
-        teacher = schedule.model_dump(exclude_unset=True)
-        if balance.class_weights is not None:
-            teacher["class_weights"] = list(balance.class_weights)
-        stages, student, temperature = 2, "mlp", balance.temperature
-        what = "counts of words" if settings.texts is not None and settings.encoder is None else "numbers"
-        chosen.append(f"Teacher: linear on rows of {public.shape[1]} {what}, for {nominal:g} records per site.")
-    else:
-        rate = _two_digits(min(nominal * epsilon / SCATTERING_UNIT, LARGEST_STEP))
-        teacher = {
-            "kind": "linear",
-            "features": "pixels",
-            "steps": 60,
-            "average_last": 30,
-            "learning_rate": rate,
-            "normaliser": nominal,
-        }
-        stages, student, temperature = 2, "mlp", 2.0
-        chosen.append(f"Teacher: linear on pixels, since images of {public.shape[1]} x {public.shape[2]} are small.")
-    chosen.append(_if_labels_differ(settings))
-    if temperature > 2:
-        chosen.append(
-            f"Temperature: {temperature:g}, because {_percent(min(shares_K))} of the records are of the rarest class: its probabilities"
-            " would be below what an answer can carry."
-        )
-    if "class_weights" in teacher:
-        chosen.append(
-            f"Weights: records of a class that has {_percent(advice.RARE)} or more of them count {advice.COMMON_WEIGHT:g} each, or they"
-            " would drown the others."
-        )
+    facts = _Facts(
+        settings=settings,
+        inputs="images" if is_image else "rows" if public.ndim == 2 else "pixels",
+        shape=public.shape[1:],
+        public=len(public),
+        nominal=nominal,
+        sizes=(float(sizes.min()), float(sizes.max())),
+        uneven=uneven,
+        shares_K=tuple(shares_K),
+        epsilon=epsilon,
+        delta=delta,
+    )
+    kind_of_teacher = teachers or ("linear" if _against_evidence(facts) else "evidence")
+    teaching = _evidence(facts) if kind_of_teacher == "evidence" else _heads(facts)
+    chosen.extend(teaching.chosen)
+    stages, student = (4, "cnn") if is_image else (2, "mlp")
     small = len(public) < 1000
     batch = 32 if small else 64
     epochs = max(10, min(60, math.ceil(STEPS_PER_STAGE * batch / len(public))))
@@ -170,13 +156,13 @@ def start(
         "description": f"{dataset.name}: {sites} {kind} sites, {records} records; record-level epsilon = {epsilon:g}",
         "data": _data(settings),
         "partition": partition,
-        "teacher": teacher,
+        "teacher": teaching.teacher,
         "privacy": {"epsilon": epsilon, "delta": delta},
         "release": {"k": min(3, classes)},
-        "stages": {"count": stages, "sparsity": 0.9 if is_image else 0.8, "temperature": temperature},
+        "stages": {"count": stages, "sparsity": 0.9 if is_image else 0.8, "temperature": teaching.temperature},
         "student": {"architecture": student, "epochs": epochs, "batch": batch, "augment": is_image},
     }
-    if uneven:
+    if uneven and kind_of_teacher == "linear":
         raw["pooling"] = {"kind": "record-counts"}
     if sites == 1:
         raw["run"] = {"minimum_clients": 1}
@@ -194,16 +180,125 @@ def typical_size(sizes: NDArray[np.number]) -> float:
     return float((sizes.astype(np.float64) ** 2).sum() / sizes.sum())
 
 
-def _if_labels_differ(settings: DataSettings) -> str:
-    """When to choose teachers that add up; by where the public inputs come from, not by what is in the records."""
-    where = (
-        "the public inputs come from another file: if they are of the records' own kind,"
-        if isinstance(settings.public, str)
-        else "the public inputs are drawn from the same data, so"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Facts:
+    """What a teacher's settings follow from.
+
+    - inputs: what they are taken for. shape: of one. public: how many are public.
+    - nominal: records of a site. sizes: of the smallest and the largest. uneven: whether answers need weights.
+    - shares_K: of the classes among the records.
+    """
+
+    settings: DataSettings
+    inputs: Literal["images", "rows", "pixels"]
+    shape: tuple[int, ...]
+    public: int
+    nominal: float
+    sizes: tuple[float, float]
+    uneven: bool
+    shares_K: tuple[float, ...]
+    epsilon: float
+    delta: float
+
+    @property
+    def what(self) -> str:
+        """The features, for people."""
+        if self.inputs == "rows":
+            words = self.settings.texts is not None and self.settings.encoder is None
+            return f"rows of {self.shape[0]} {'counts of words' if words else 'numbers'}"
+        small = f"pixels, since images of {self.shape[0]} x {self.shape[1]} are small"
+        return "scattering features" if self.inputs == "images" else small
+
+    @property
+    def features(self) -> str:
+        """Their name in a plan."""
+        return "scattering" if self.inputs == "images" else self.inputs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Teaching:
+    """Teachers, their temperature, and why, in sentences."""
+
+    teacher: Raw
+    temperature: float | Literal["auto"]
+    chosen: tuple[str, ...]
+
+
+def _against_evidence(facts: _Facts) -> str:
+    """Why teachers are linear heads: where evidence was not at least as good [D, docs/teachers.md], or was not measured. Or nothing."""
+    if isinstance(facts.settings.public, str):
+        return "the public inputs come from another file, and nobody knows whether they are of the records' own kind"
+    if facts.public < FEWEST_PUBLIC:
+        return f"there are {facts.public} public inputs, too few to know by them how features go together"
+    if facts.uneven:
+        return "sites are so uneven that answers need weights, which evidence does not bear"
+    if min(facts.shares_K) < RAREST:
+        return f"{_percent(min(facts.shares_K))} of the records are of the rarest class, which evidence was not tried on"
+    return ""
+
+
+def _evidence(facts: _Facts) -> _Teaching:
+    """Teachers that add up, whichever labels each site holds; ridge and temperature follow from public inputs, noise and sites."""
+    teacher: Raw = {"kind": "evidence", "features": facts.features, "normaliser": facts.nominal}
+    chosen = (
+        f"Teacher: evidence on {facts.what}, for {facts.nominal:g} records per site. It adds up what sites know, whichever labels each"
+        " of them holds, since the public inputs are of the records' own kind. If those of the real sites come from elsewhere, choose"
+        ' "linear".',
+        'Temperature: "auto", so that it follows from the public inputs, the noise and the sites.',
     )
+    return _Teaching(teacher=teacher, temperature="auto", chosen=chosen)
+
+
+def _heads(facts: _Facts) -> _Teaching:
+    """Linear heads, whose answers are averaged; they forgive public inputs from elsewhere."""
+    temperature = 2.0
+    rate = _two_digits(min(facts.nominal * facts.epsilon / SCATTERING_UNIT, LARGEST_STEP))
+    teacher: Raw
+    if facts.inputs == "rows":
+        schedule = advice.rows_schedule(
+            records_per_site=facts.nominal,
+            dimensions=facts.shape[0],
+            classes=len(facts.shares_K),
+            epsilon=facts.epsilon,
+            delta=facts.delta,
+        )
+        balance = advice.rows_balance(facts.shares_K)
+        temperature, teacher = balance.temperature, schedule.model_dump(exclude_unset=True)
+        if balance.class_weights is not None:
+            teacher["class_weights"] = list(balance.class_weights)
+    elif facts.inputs == "images":
+        teacher = {"kind": "linear", **SCATTERING, "learning_rate": rate, "normaliser": facts.nominal}
+    else:
+        teacher = {"kind": "linear", **PIXELS, "learning_rate": rate, "normaliser": facts.nominal}
+    chosen = [
+        f"Teacher: linear on {facts.what}, for {facts.nominal:g} records per site (docs/teachers.md).",
+        _why_linear(facts),
+    ]
+    if facts.uneven:
+        smallest, largest = facts.sizes
+        chosen.append(
+            f"Pooling: by numbers of records, released with noise, since sites have {smallest:.0f} to {largest:.0f}."
+        )
+    if temperature > 2:
+        chosen.append(
+            f"Temperature: {temperature:g}, because {_percent(min(facts.shares_K))} of the records are of the rarest class: its"
+            " probabilities would be below what an answer can carry."
+        )
+    if "class_weights" in teacher:
+        chosen.append(
+            f"Weights: records of a class that has {_percent(advice.RARE)} or more of them count {advice.COMMON_WEIGHT:g} each, or they"
+            " would drown the others."
+        )
+    return _Teaching(teacher=teacher, temperature=temperature, chosen=tuple(chosen))
+
+
+def _why_linear(facts: _Facts) -> str:
+    """The reason, and what to do if labels differ between sites, which averages of linear heads do not bear."""
+    reason = _against_evidence(facts)
+    why = f"Linear heads, since {reason}. " if reason else ""
     return (
-        f'If sites hold different labels: {where} teacher.kind = "evidence" with stages.temperature = "auto" adds up what they know, at'
-        " the same epsilon; averages of linear teachers lose it."
+        f'{why}If sites hold different labels, and the public inputs are of the records\' own kind, try teacher.kind = "evidence" with'
+        ' stages.temperature = "auto" and pooling.kind = "mean": it adds up what sites know, at the same epsilon.'
     )
 
 

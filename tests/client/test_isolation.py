@@ -25,20 +25,42 @@ from helpers.odd_images import FORMATS, NO_IMAGES, animated, mutated, of_16_bits
 from limbeck.base.errors import DataError
 from limbeck.client import records
 from limbeck.client.records import RecordSettings
-from limbeck.inputs import encodings, tables
+from limbeck.client.teachers import evidence
+from limbeck.inputs import encodings, features, tables
 from limbeck.inputs import images as image_files
-from limbeck.plans.schema import InputKind
+from limbeck.plans.schema import EvidenceTeaching, InputKind
 
 Arrays = tuple[NDArray[np.generic], NDArray[np.int64]]
+RESOLUTION = 1 << 16
 BYTES, FLOATS = np.zeros((0, 8, 8), np.uint8), np.zeros((0, 8, 8), np.float32)
 MUTATIONS = 60
 
 
+def sums(own: Arrays) -> NDArray[np.int64]:
+    """(K, D + 1) what evidence teachers sum up of records, with public inputs that have nothing to do with them."""
+    x_N, y_N = own
+    kind = "rows" if x_N.ndim == 2 else "pixels"
+    public_ND = features.compute(kind, np.random.default_rng(3).integers(0, 255, (7, *x_N.shape[1:])).astype(x_N.dtype))
+    teaching = EvidenceTeaching(
+        features=kind, constant=0.3, normaliser=5.0, ridge=0.1, noise_multiplier=1.0, resolution=RESOLUTION
+    )
+    return evidence.class_sums(teaching, x_N, y_N, features.balance(kind, public_ND), np.full(2, RESOLUTION))
+
+
+def assert_evidence_moves_by_one_record(without: Arrays, found: Arrays) -> None:
+    """The line of its class by a row of integers of norm at most the resolution, and no other number at all."""
+    moved_KD = sums(found) - sums(without)
+    added_K = np.bincount(found[1], minlength=2) - np.bincount(without[1], minlength=2)
+    assert not moved_KD[added_K == 0].any()
+    assert sum(each**2 for each in moved_KD.ravel().tolist()) <= RESOLUTION**2
+
+
 def assert_same_but_one(without: Arrays, found: Arrays) -> int:
-    """How many records more there are, 0 or 1; all others are the same, in the same order and to the bit."""
+    """How many records more there are, 0 or 1; all others are the same, in the same order and to the bit, and so are sums of them."""
     more = len(found[1]) - len(without[1])
     assert found[0].dtype == without[0].dtype
     assert more in {0, 1}
+    assert_evidence_moves_by_one_record(without, found)
     places = range(len(found[1])) if more else [None]
     for place in places:
         x_N, y_N = (own if place is None else np.delete(own, place, 0) for own in found)

@@ -20,12 +20,32 @@ from helpers.odd_images import FORMATS, NO_IMAGES, pipe
 from limbeck.client import app
 from limbeck.client.site import Site
 from limbeck.inputs.transfer_set import digest
-from limbeck.plans.schema import Plan, TopK
+from limbeck.plans.schema import EvidenceTeaching, LinearTeaching, Plan, TopK
 from limbeck.protos import codec
 from limbeck.protos.messages import Accepted, Ask, Declined, Reply, Request, Share, Taught, Teach
 
+# Of about the cost of the two steps of linear heads in `sites.plan`.
+EVIDENCE = EvidenceTeaching(
+    features="pixels", constant=0.3, normaliser=30.0, ridge=0.02, noise_multiplier=2.2, resolution=1 << 16
+)
 CELLS = np.random.default_rng(2).normal(size=(20, 2)).astype(np.float32)
 TABLE = "a,b,sick\n1,2,no\n2,1,yes\n0,0,no\n"
+
+
+@pytest.fixture(params=["linear", "evidence"])
+def plan(request: pytest.FixtureRequest) -> Plan:
+    """About images, with teachers of either kind whose every record counts."""
+    own = sites.plan()
+    return own if request.param == "linear" else replace(own, teaching=EVIDENCE)
+
+
+@pytest.fixture
+def table_plan(plan: Plan) -> Plan:
+    """The same about rows of a table."""
+    assert isinstance(plan.teaching, LinearTeaching | EvidenceTeaching)
+    return replace(
+        plan, transfer_set=digest(CELLS), classes=2, truncation=TopK(k=2), teaching=replace(plan.teaching, features="rows")
+    )
 
 
 def ask(site: Site, plan: Plan) -> list[bytes]:
@@ -47,8 +67,8 @@ def seeded(folder: Path) -> Site:
     """The same "noise" every time, so that equal records give equal bytes."""
     with (folder / "site.toml").open("a") as file:
         file.write('[noise]\nsource = "UnsafeSeeded"\nseed = 1\n')
-    policy = (folder / "policy.toml").read_text()
-    (folder / "policy.toml").write_text(policy.replace("allow_without_dp = false", "allow_without_dp = true"))
+    policy = (folder / "policy.toml").read_text().replace("allow_without_dp = false", "allow_without_dp = true")
+    (folder / "policy.toml").write_text(policy.replace('"linear",\n', '"linear",\n    "evidence",\n'))
     return Site(folder)
 
 
@@ -87,20 +107,16 @@ def of_a_folder(folder: Path, name: str | None = None, broken: bytes = b"no imag
     return seeded(folder)
 
 
-def table_plan() -> Plan:
-    return sites.about_rows(sites.plan(), transfer_set=digest(CELLS), classes=2, truncation=TopK(k=2))
-
-
 @pytest.mark.parametrize("label", [10, -1, np.nan, 0.5, "ten", 1j])
-def test_a_label_outside_the_classes_changes_no_byte_of_any_reply(label: float, tmp_path: Path) -> None:
-    plan, image = sites.plan(), np.full((8, 8), 99, np.uint8)
+def test_a_label_outside_the_classes_changes_no_byte_of_any_reply(label: float, plan: Plan, tmp_path: Path) -> None:
+    image = np.full((8, 8), 99, np.uint8)
     assert ask(of_arrays(tmp_path / "a"), plan) == ask(of_arrays(tmp_path / "b", image, label), plan)
 
 
 @pytest.mark.parametrize("value", [0.5, 300.0, -1, np.nan, 1j, "image"])
-def test_an_image_that_is_no_bytes_changes_no_byte_of_any_reply(value: object, tmp_path: Path) -> None:
+def test_an_image_that_is_no_bytes_changes_no_byte_of_any_reply(value: object, plan: Plan, tmp_path: Path) -> None:
     """The others are bytes as before, whatever type the array has with it."""
-    plan, image = sites.plan(), np.full((8, 8), value)
+    image = np.full((8, 8), value)
     assert ask(of_arrays(tmp_path / "a"), plan) == ask(of_arrays(tmp_path / "b", image, 3), plan)
 
 
@@ -108,31 +124,34 @@ def test_an_image_that_is_no_bytes_changes_no_byte_of_any_reply(value: object, t
     "row", ["1,2,maybe", "1,2,", "1,2", "1,2,yes,no", "1,2,\0", '"1,2,yes', '1,"2"3,yes', '1,2,yes"', '"', "1,\r2,yes", ""]
 )
 @pytest.mark.parametrize("before", [False, True])
-def test_a_row_of_a_table_that_cannot_be_meant_changes_no_byte_of_any_reply(row: str, before: bool, tmp_path: Path) -> None:
-    plan = table_plan()
-    assert ask(of_a_table(tmp_path / "a"), plan) == ask(of_a_table(tmp_path / "b", row + "\n", before), plan)
+def test_a_row_of_a_table_that_cannot_be_meant_changes_no_byte_of_any_reply(
+    row: str, before: bool, table_plan: Plan, tmp_path: Path
+) -> None:
+    assert ask(of_a_table(tmp_path / "a"), table_plan) == ask(of_a_table(tmp_path / "b", row + "\n", before), table_plan)
 
 
 @pytest.mark.parametrize("row", ["1;2;yes", "1,5;2;yes", "1\t2\tyes", '"1,5",2,maybe', "1.234,56;2;no", "\xe9,2,maybe"])
 @pytest.mark.parametrize("before", [False, True])
-def test_a_row_of_another_dialect_changes_no_byte_of_any_reply(row: str, before: bool, tmp_path: Path) -> None:
+def test_a_row_of_another_dialect_changes_no_byte_of_any_reply(
+    row: str, before: bool, table_plan: Plan, tmp_path: Path
+) -> None:
     """What separates cells and which sign is the decimal one comes from the header and from settings, never from rows."""
-    plan, rows = table_plan(), "".join(f"{row}\n" for _ in range(5))
+    rows = "".join(f"{row}\n" for _ in range(5))
     found = []
     for folder, more in (("a", ""), ("b", rows)):
         site = of_a_table(tmp_path / folder, more, before)
         path = site.folder / "records.csv"
         path.write_text(path.read_text().replace("1,2,no\n2,1", "1.5,2,no\n2.5,1"))
-        found.append(ask(site, plan))
+        found.append(ask(site, table_plan))
     assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("labels", [np.arange(30) % 10, np.array(["kind 1"] * 30), np.full(30, np.nan)])
 def test_labels_of_numbers_for_a_plan_of_words_are_declined_by_the_settings_alone(
-    labels: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    labels: np.ndarray, plan: Plan, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One label of another type makes an array of another type: that must not show."""
-    site, plan = of_arrays(tmp_path), replace(sites.plan(), class_names=tuple(f"kind {label}" for label in range(10)))
+    site, plan = of_arrays(tmp_path), replace(plan, class_names=tuple(f"kind {label}" for label in range(10)))
     np.savez(tmp_path / "records.npz", x=np.zeros((30, 8, 8), np.uint8), y=labels)
     with caplog.at_level(logging.WARNING, "limbeck"):
         assert kinds(site, plan) == [Declined] * 3
@@ -145,9 +164,11 @@ def test_labels_of_numbers_for_a_plan_of_words_are_declined_by_the_settings_alon
 
 
 @pytest.mark.parametrize("label", ["YES", " no ", "True", "0.0", "maybe", "\u0130", "1;0"])
-def test_a_label_that_is_written_otherwise_is_one_record_at_most_and_changes_no_other(label: str, tmp_path: Path) -> None:
+def test_a_label_that_is_written_otherwise_is_one_record_at_most_and_changes_no_other(
+    label: str, table_plan: Plan, tmp_path: Path
+) -> None:
     plain, more = of_a_table(tmp_path / "a"), of_a_table(tmp_path / "b", f"1,2,{label}\n")
-    assert kinds(more, table_plan()) == [Accepted, Taught, Share]
+    assert kinds(more, table_plan) == [Accepted, Taught, Share]
     (x_N, y_N), (more_x, more_y) = (site.records.read(2, CELLS) for site in (plain, more))
     np.testing.assert_array_equal(more_x[: len(x_N)], x_N)
     assert more_y[: len(y_N)].tolist() == y_N.tolist()
@@ -171,20 +192,21 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_image_changes_no_byte_of_any_reply(name: str, tmp_path: Path) -> None:
-    plan = sites.plan()
+def test_a_broken_image_changes_no_byte_of_any_reply(name: str, plan: Plan, tmp_path: Path) -> None:
     assert ask(of_a_folder(tmp_path / "a"), plan) == ask(of_a_folder(tmp_path / "b", name, BROKEN[name]), plan)
 
 
-def test_a_folder_or_a_pipe_with_an_images_name_changes_no_byte_of_any_reply(tmp_path: Path) -> None:
-    plan, site = sites.plan(), of_a_folder(tmp_path / "b")
+def test_a_folder_or_a_pipe_with_an_images_name_changes_no_byte_of_any_reply(plan: Plan, tmp_path: Path) -> None:
+    site = of_a_folder(tmp_path / "b")
     (site.folder / "images" / "3" / "b.png").mkdir()
     with pipe(site.folder / "images" / "3" / "c.png"):
         assert ask(of_a_folder(tmp_path / "a"), plan) == ask(site, plan)
 
 
 @pytest.mark.parametrize("label", ["1.0", "0.0", "1.5", ""])
-def test_labels_that_a_data_frame_writes_as_floats_are_the_labels_that_they_were(label: str, tmp_path: Path) -> None:
+def test_labels_that_a_data_frame_writes_as_floats_are_the_labels_that_they_were(
+    label: str, table_plan: Plan, tmp_path: Path
+) -> None:
     """With one of them missing, all are floats."""
     found = []
     for folder, text in [("a", "a,b,sick\n1,2,0\n2,1,1\n"), ("b", f"a,b,sick\n1,2,0.0\n2,1,1.0\n1,1,{label}\n")]:
@@ -195,30 +217,32 @@ def test_labels_that_a_data_frame_writes_as_floats_are_the_labels_that_they_were
         (site.folder / "site.toml").write_text(tomli_w.dumps(settings))
         site = seeded(site.folder)
         found.append(site.records.read(2, CELLS))
-        assert kinds(site, table_plan()) == [Accepted, Taught, Share]
+        assert kinds(site, table_plan) == [Accepted, Taught, Share]
     assert found[0][1].tolist() == [0, 1]
     assert found[1][1][:2].tolist() == [0, 1]
     np.testing.assert_array_equal(found[0][0], found[1][0][:2])
 
 
 @pytest.mark.parametrize("cell", ["nan", "inf", "-1e999", "many", "1e300"])
-def test_a_cell_that_is_no_number_shows_in_no_kind_of_reply(cell: str, tmp_path: Path) -> None:
-    assert kinds(of_a_table(tmp_path, f"{cell},1,yes\n"), table_plan()) == [Accepted, Taught, Share]
+def test_a_cell_that_is_no_number_shows_in_no_kind_of_reply(cell: str, table_plan: Plan, tmp_path: Path) -> None:
+    assert kinds(of_a_table(tmp_path, f"{cell},1,yes\n"), table_plan) == [Accepted, Taught, Share]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
-def test_an_input_that_is_not_finite_shows_in_no_kind_of_reply(value: float, tmp_path: Path) -> None:
+def test_an_input_that_is_not_finite_shows_in_no_kind_of_reply(value: float, plan: Plan, tmp_path: Path) -> None:
     """The transfer set holds bytes, the records floats: of one of them everything is broken."""
-    assert kinds(of_arrays(tmp_path, np.full((8, 8), value), 3), sites.plan()) == [Accepted, Taught, Share]
+    assert kinds(of_arrays(tmp_path, np.full((8, 8), value), 3), plan) == [Accepted, Taught, Share]
 
 
-def test_no_record_at_all_is_declined_and_one_that_nobody_can_use_is_not(tmp_path: Path) -> None:
+def test_no_record_at_all_is_declined_and_one_that_nobody_can_use_is_not(
+    plan: Plan, table_plan: Plan, tmp_path: Path
+) -> None:
     """The declared exception: that a site which takes part has a record. Whether a label or an input can be used shows nowhere."""
     for kind, (nothing, something) in NO_RECORDS.items():
         for folder, change, wanted in [("a", nothing, [Declined] * 3), ("b", something, [Accepted, Taught, Share])]:
-            site, plan = SITES[kind](tmp_path / kind / folder)
+            site = SITES[kind](tmp_path / kind / folder)
             change(site.folder)
-            assert kinds(site, plan) == wanted, (kind, folder)
+            assert kinds(site, table_plan if kind == "table" else plan) == wanted, (kind, folder)
 
 
 def no_images(folder: Path) -> None:
@@ -232,11 +256,7 @@ def one_broken_image(folder: Path) -> None:
     (folder / "images" / "3" / "deeper" / "a.PNG").write_bytes(b"no image")
 
 
-SITES: dict[str, Callable[[Path], tuple[Site, Plan]]] = {
-    "arrays": lambda folder: (of_arrays(folder), sites.plan()),
-    "table": lambda folder: (of_a_table(folder), table_plan()),
-    "images": lambda folder: (of_a_folder(folder), sites.plan()),
-}
+SITES: dict[str, Callable[[Path], Site]] = {"arrays": of_arrays, "table": of_a_table, "images": of_a_folder}
 # What leaves a site without a record, and with one that is left out.
 NO_RECORDS: dict[str, tuple[Callable[[Path], object], Callable[[Path], object]]] = {
     "arrays": (
@@ -251,11 +271,11 @@ NO_RECORDS: dict[str, tuple[Callable[[Path], object], Callable[[Path], object]]]
 }
 
 
-def test_the_ledger_of_a_site_with_a_bad_record_holds_the_same_entries(tmp_path: Path) -> None:
+def test_the_ledger_of_a_site_with_a_bad_record_holds_the_same_entries(plan: Plan, tmp_path: Path) -> None:
     found = []
     for folder, label in [(tmp_path / "a", None), (tmp_path / "b", 10)]:
         site = of_arrays(folder, np.zeros((8, 8), np.uint8), label)
-        ask(site, sites.plan())
+        ask(site, plan)
         with closing(sqlite3.connect(site.ledger)) as db:
             rows = db.execute("SELECT kind, content FROM ledger ORDER BY id").fetchall()
         found.append([(kind, re.sub(r'"(time|training)": "[^"]*"', "", content)) for kind, content in rows])

@@ -103,9 +103,10 @@ def test_committed_figures_are_of_methods_that_their_suite_runs() -> None:
         rows = [(row["cell"], row["method"]) for row in found["rows"]]
         assert set(rows) <= {(cell.name, each.name) for cell in suite.cells for each in suite.methods}
         assert all(f"--method {row['method']} " in row["command"] for row in found["rows"])
-        assert {cell.name: list(cell.settings) for cell in suite.cells} == {
-            name: cell["set"] for name, cell in found["cells"].items()
-        }
+        settings_of = {cell.name: list(cell.settings) for cell in suite.cells}
+        assert found["cells"]
+        # A suite may be measured in part.
+        assert all(settings_of[name] == cell["set"] for name, cell in found["cells"].items())
 
 
 def test_committed_choices_are_the_best_points_of_the_grids() -> None:

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from limbeck.experiments import memory
-from limbeck.experiments.benchmarks import carrier, runner
+from limbeck.experiments.benchmarks import carrier, runner, starts
 from limbeck.simulations import scenario
 
 
@@ -43,6 +44,17 @@ def test_another_process_of_a_benchmark_does_its_part_alone(
     command(monkeypatch, "--row", "fedavg", "50", children={"--row": lambda *arguments: parts.append(arguments)})
     assert parts == [("fedavg", "50")]
     assert not capsys.readouterr().out
+
+
+def test_sites_of_files_to_start_from_are_alike_apart_or_uneven() -> None:
+    y_N = np.repeat([0, 1, 2], 100)[np.random.default_rng(0).permutation(300)]
+    found = {spread: starts.sites_of(y_N, 3, spread, 1) for spread in starts.SPREADS}
+    held = {spread: [np.bincount(y_N[site_N == site], minlength=3) for site in range(3)] for spread, site_N in found.items()}
+    assert [own.sum() for own in held["alike"]] == [own.sum() for own in held["apart"]] == [100, 100, 100]
+    assert min(own.min() for own in held["alike"]) > 15
+    assert [own.max() for own in held["apart"]] == [100, 100, 100]
+    assert [own.sum() for own in held["uneven"]] == [38, 37, 225]
+    assert (starts.sites_of(y_N, 3, "alike", 2) != found["alike"]).any()
 
 
 def test_the_carriers_overhead_is_what_training_and_inference_leave() -> None:

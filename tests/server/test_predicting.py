@@ -5,20 +5,23 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from helpers import onnx_students
+from helpers import onnx_students, tiny_image_encoder
 from helpers.onnx_students import CARD
+from helpers.tiny_image_encoder import NUMBERS, photograph_folder, photographs
 from limbeck.base.errors import DataError, SettingError
 from limbeck.cli import main
-from limbeck.inputs import encodings, tables
+from limbeck.inputs import encoders, encodings, tables
 from limbeck.inputs.encodings import Category, Number, TableEncoding
 from limbeck.inputs.rows import from_rows
 from limbeck.inputs.transfer_set import digest
@@ -255,6 +258,68 @@ def test_texts_one_a_line_are_predicted(tmp_path: Path) -> None:
 
 
 # The output
+
+
+@pytest.fixture
+def photographers(tmp_path: Path) -> tuple[Path, Path]:
+    """A student of the rows that a public encoder makes of photographs of 12 x 12, and the encoder's folder."""
+    model = tiny_image_encoder.make(tmp_path / "tiny")
+    encoding = encoders.describe_images(str(model), Path(), name="tiny", size=(12, 12))
+    encodings.save(encoding, tmp_path / "e.json")
+    content = (tmp_path / "e.json").read_bytes()
+    own = replace(
+        CARD, inputs=Inputs(kind="numbers", shape=(NUMBERS,), low=0, high=8, encoding=hashlib.sha256(content).hexdigest())
+    )
+    weight = 8 * np.random.default_rng(0).normal(size=(NUMBERS, 2))
+    return onnx_students.write(
+        tmp_path / "student", onnx_students.weighted(weight, (NUMBERS,)), own, encoding=content
+    ), model
+
+
+def test_photographs_go_through_the_public_encoder_one_by_one_in_colour(
+    photographers: tuple[Path, Path], tmp_path: Path
+) -> None:
+    student, model = photographers
+    photograph_folder(tmp_path / "new", 6)
+    (tmp_path / "new" / "temple" / "004.png").write_bytes(b"no image")
+    session = onnxruntime.InferenceSession(str(model / "model.onnx"), providers=["CPUExecutionProvider"])
+    row_N = np.concatenate([session.run(None, {"image": image[None]})[0] for image in photographs(6, 12)])
+    expected = load_student(student).predict(row_N)
+    assert np.ptp(expected[:, 0]) > 0.01
+    done = run("predict", student, tmp_path / "new", "--encoder", model, "-o", tmp_path / "out.csv")
+    assert isinstance(done.exception, DataError)
+    assert "none for 1: file temple/004.png: no image in a known format" in str(done.exception)
+    written = rows(tmp_path / "out.csv")
+    order = [1, 3, 5, 0, 2, 4]
+    assert [row["file"] for row in written] == [f"{('temple', 'flower')[place % 2]}/{place:03}.png" for place in order]
+    assert [row["error"] for row in written] == [*[""] * 5, "no image in a known format"]
+    found = np.array([[float(row["p_well"]), float(row["p_ill"])] for row in written[:-1]])
+    np.testing.assert_allclose(found, expected[order[:-1]], atol=1e-6)
+    np.savez(tmp_path / "new.npz", x=photographs(6, 12))
+    assert run("predict", student, tmp_path / "new.npz", "--encoder", model, "-o", tmp_path / "array.csv").exit_code == 0
+    again = np.array([[float(row["p_well"]), float(row["p_ill"])] for row in rows(tmp_path / "array.csv")])
+    np.testing.assert_allclose(again, expected, atol=1e-6)
+
+
+def test_photographs_for_another_encoder_of_another_shape_or_for_none_are_refused(
+    photographers: tuple[Path, Path], tmp_path: Path
+) -> None:
+    student, model = photographers
+    photograph_folder(tmp_path / "new", 2)
+    other = tiny_image_encoder.make(tmp_path / "other", seed=1)
+    np.savez(tmp_path / "wide.npz", x=photographs(2, 16))
+    (tmp_path / "table.csv").write_text("age,sex\n50,m\n")
+    for inputs, encoder, message in (
+        ("new", other, "Expected SHA-256 .* of .*model.onnx, a file of tiny"),
+        ("new", None, r"Expected --encoder with images for tiny, .* got none"),
+        ("wide.npz", model, r"Expected bytes of shape \(N, 12, 12, 3\) as x in .*, got \(2, 16, 16, 3\) of uint8"),
+        ("table.csv", model, "Expected images for tiny, by which this student's inputs were made, got .*table.csv"),
+    ):
+        named = [] if encoder is None else ["--encoder", encoder]
+        done = run("predict", student, tmp_path / inputs, *named, "-o", tmp_path / "out.csv")
+        assert isinstance(done.exception, DataError), done.output
+        assert re.search(message, str(done.exception)), done.exception
+        assert not (tmp_path / "out.csv").exists()
 
 
 def test_no_file_is_replaced_without_being_told_to_and_none_is_left_after_an_error(images: Path, tmp_path: Path) -> None:

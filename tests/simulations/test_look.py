@@ -156,10 +156,12 @@ def test_what_a_scenario_starts_from_follows_from_public_facts(tmp_path: Path) -
     rows = start(tmp_path, rng.normal(size=(5000, 3)), y, epsilon=3.0, clients=5)
     assert (rows["privacy"]["delta"], rows["teacher"]["normaliser"]) == (1e-5, 600.0)
     assert (rows["teacher"]["features"], rows["student"]["architecture"], rows["release"]["k"]) == ("rows", "mlp", 2)
+    assert (rows["teacher"]["kind"], rows["stages"]["temperature"]) == ("evidence", "auto")
     other = start(tmp_path, rng.normal(size=(5000, 3)) * 7 + 3, y, epsilon=3.0, clients=5)
     assert other["teacher"] == rows["teacher"]
     images = start(tmp_path, rng.integers(0, 256, (600, 12, 12)).astype(np.uint8), np.arange(600) % 3)
     assert (images["teacher"]["features"], images["student"]["architecture"]) == ("scattering", "cnn")
+    assert images["teacher"]["kind"] == "evidence"
     assert (images["partition"]["clients"], images["privacy"]["delta"]) == (3, 1e-4)
 
 
@@ -195,9 +197,37 @@ def test_the_typical_size_is_between_the_mean_and_the_largest(sizes: list[int]) 
 def test_a_rare_class_gets_the_temperature_and_the_weights_that_are_advised(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(5000, 3))
     for every, weights in ((2, None), (30, None), (400, [0.1, 1.0])):
-        found = start(tmp_path, x, (np.arange(5000) % every == 0).astype(int))
+        found = start(tmp_path, x, (np.arange(5000) % every == 0).astype(int), teachers="linear")
         balance = advice.rows_balance([1 - 1 / every, 1 / every])
         assert (found["stages"]["temperature"], found["teacher"].get("class_weights")) == (balance.temperature, weights)
+
+
+def test_teachers_are_evidence_unless_something_public_speaks_against_it(tmp_path: Path) -> None:
+    x, y = np.random.default_rng(0).normal(size=(1000, 3)), np.arange(1000) % 2
+    place = np.repeat(["large", "middle", "small"], [800, 120, 80])
+    np.savez(tmp_path / "own.npz", x=x, y=y, site=place, even=np.arange(1000) % 3)
+    np.savez(tmp_path / "rare.npz", x=x, y=np.arange(1000) % 25 == 0)
+    np.savez(tmp_path / "public.npz", x=x[::-1] + 1, y=y)
+
+    def of(name: str, **data: object) -> tuple[Raw, str]:
+        found, _ = starter.start(DataSettings(arrays=str(tmp_path / name), **data))  # type: ignore[arg-type]
+        scenario.parse(found.settings)
+        return found.settings, " ".join(found.chosen)
+
+    for data in ({}, {"public": 100}, {"site": "even"}):
+        found, said = of("own.npz", **data)
+        assert (found["teacher"]["kind"], found["stages"]["temperature"], found.get("pooling")) == ("evidence", "auto", None)
+        assert "It adds up what sites know" in said
+    for name, data, why in (
+        ("own.npz", {"public": str(tmp_path / "public.npz")}, "the public inputs come from another file"),
+        ("own.npz", {"public": 99}, "there are 99 public inputs"),
+        ("own.npz", {"site": "site"}, "sites are so uneven"),
+        ("rare.npz", {}, "3.8 % of the records are of the rarest class"),
+    ):
+        found, said = of(name, **data)
+        assert found["teacher"]["kind"] == "linear"
+        assert isinstance(found["stages"]["temperature"], float)
+        assert f"Linear heads, since {why}" in said
 
 
 def test_a_file_is_simulated_with_what_was_chosen_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
