@@ -54,12 +54,14 @@ def make_plan(
     )
     path = paths.cubic if stages.path == "cubic" else paths.linear
     temperature = stages.temperature
-    if isinstance(teaching, schema.EvidenceTeaching) and "auto" in (settings.teacher.ridge, temperature):
+    left = (settings.teacher.ridge, settings.teacher.noise_to_signal, temperature)
+    if isinstance(teaching, schema.EvidenceTeaching) and "auto" in left:
         if features is None:
             raise SettingError(
-                'Expected public inputs, from which teacher.ridge and stages.temperature of "auto" follow, got none.'
+                "Expected public inputs, from which teacher.ridge, teacher.noise_to_signal and stages.temperature of"
+                ' "auto" follow, got none.'
             )
-        constants = evidence_constants.choose(
+        constants = evidence_constants.of_inputs(
             features(),
             evidence_constants.Expected(
                 classes=count,
@@ -69,8 +71,9 @@ def make_plan(
                 noise=teaching.noise_multiplier,
             ),
             ridge=None if settings.teacher.ridge == "auto" else settings.teacher.ridge,
+            noise_to_signal=None if settings.teacher.noise_to_signal == "auto" else settings.teacher.noise_to_signal,
         )
-        teaching = replace(teaching, ridge=constants.ridge)
+        teaching = replace(teaching, ridge=constants.filter.ridge, noise_to_signal=constants.filter.noise_to_signal)
         temperature = constants.temperature if temperature == "auto" else temperature
     if temperature == "auto":
         raise SettingError(
@@ -139,7 +142,7 @@ def _counts(settings: PlanTables) -> schema.Counts | None:
 
 
 def _teaching(settings: PlanTables, samples: int) -> schema.Teaching:
-    """The schedule with a noise multiplier of 1, to be calibrated, and a ridge of 1 where it follows from that."""
+    """The schedule with a noise multiplier of 1, to be calibrated, and, where they follow from that, a ridge of 1 alone."""
     teacher = settings.teacher
     if teacher.kind == "evidence":
         return schema.EvidenceTeaching(
@@ -149,6 +152,7 @@ def _teaching(settings: PlanTables, samples: int) -> schema.Teaching:
             ridge=1.0 if teacher.ridge == "auto" else teacher.ridge,
             noise_multiplier=1.0,
             resolution=teacher.resolution,
+            noise_to_signal=0.0 if teacher.noise_to_signal == "auto" else teacher.noise_to_signal,
         )
     if teacher.kind == "votes":
         return schema.VotesTeaching(

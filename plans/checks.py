@@ -84,6 +84,8 @@ REALS: dict[str, tuple[float, float]] = {
     "teaching.constant": (0.0, 0.9),
     # The eigenvalues of G add up to at most 1. Below, solving with it loses half of float64's digits; above, only class means are compared.
     "teaching.ridge": (1e-8, 1e3),
+    # In squares of G's eigenvalues. Above, only class means are compared.
+    "teaching.noise_to_signal": (0.0, 1e3),
     # Below, even a site with a million records would have only empty samples.
     "teaching.sampling_rate": (1e-6, 1.0),
     # In records. Below, a count costs epsilon = 50 and more; above, accounting for it takes seconds, and nothing of a site's count is left.
@@ -109,6 +111,8 @@ CELLS = 1 << 28
 GAIN = 10.0
 # Least alpha of mixtures. Float64 draws from Beta(alpha, alpha) become 0 / 0 far below.
 LEAST_MIXUP = 0.01
+# Least noise-to-signal ratio of evidence but for 0: below, solving with the square of G loses three quarters of float64's digits.
+LEAST_NOISE_TO_SIGNAL = 1e-12
 # Bound of the learning rate of heads that vote: their gradients are means over a shard, neither clipped nor normalised.
 VOTES_LEARNING_RATE = 1e3
 # Shortest side of an image, in pixels: two halvings leave one pixel.
@@ -231,8 +235,11 @@ def _check_teaching(plan: Plan) -> None:
     _real("teaching.noise_multiplier", teaching.noise_multiplier)
     if isinstance(teaching, EvidenceTeaching):
         one_of("teaching.features", teaching.features, FEATURES)
-        for name in ("constant", "normaliser", "ridge"):
+        for name in ("constant", "normaliser", "ridge", "noise_to_signal"):
             _real(f"teaching.{name}", getattr(teaching, name))
+        if teaching.noise_to_signal:
+            highest = REALS["teaching.noise_to_signal"][1]
+            real("teaching.noise_to_signal", teaching.noise_to_signal, LEAST_NOISE_TO_SIGNAL, highest)
         _whole("teaching.resolution", teaching.resolution)
         return
     _whole("teaching.steps", teaching.steps)

@@ -1,23 +1,25 @@
-"""Ridge and temperature of evidence plans, from public facts alone: the public inputs, the noise, how many sites and records are expected.
+"""Filter and temperature of evidence plans, from public facts alone: the public inputs, the noise, how many sites and records are expected.
 
 Neither may follow from a site's own sums, whose scale would be a release of its own. Both follow from a prior for what classes look
 like [D]. With G = mean f f^T of the public inputs' features, of norm at most 1, let the labels' indicators be linear in them,
 1{y = k} = w_k . f, with coefficients of the same variance in every direction, and all of the labels' variance explained: with eigenvalues
 e_j, sum_k E w_kj^2 = p for each eigenvector j, p = (1 - 1/K) / sum_j e_j.
 
-**Ridge.** Let C sites of n records each add up their sums, with noise of standard deviation s on each: divided by C n, entry (k, j) is
+**Filter.** Let C sites of n records each add up their sums, with noise of standard deviation s on each: divided by C n, entry (k, j) is
 e_j w_kj, with noise of variance t = s^2 / (C n^2) and two errors of sampling, since neither the records nor the N public inputs have the
-covariance of the population: to first order, e_j p (1 / (C n) + 1 / N), summed over k. Solved with G + ridge I, the error on public
+covariance of the population: to first order, e_j p d, summed over k, with d = 1 / (C n) + 1 / N. Multiplied by g_j, the error on public
 inputs is expected to be
 
-    R(ridge) = sum_j e_j (ridge^2 p + K t + e_j p (1 / (C n) + 1 / N)) / (e_j + ridge)^2.
+    R(g) = sum_j e_j ((1 - e_j g_j)^2 p + g_j^2 (K t + e_j p d)),
 
-Its derivative is negative below 1 / (C n) + 1 / N, noise or none: so the ridge is never below one over the public inputs, where more
-directions than they can tell apart would be solved for.
+and every term is least at g_j = e_j / (e_j^2 + d e_j + K t / p), the filter of Wiener. So the ridge is d, and noise_to_signal would be
+K t / p. But an answer is right if the largest score is that of its class, whatever the squared error, and for that less is to be taken
+out: SHARE of it. Of 1, 1/2, 1/4 and 1/8, public labels of three settings put the best between 1/2 and 1/4 (docs/teachers.md).
+A ridge alone, (G + ridge I)^-1, takes too much from strong directions and leaves too much noise in weak ones.
 
-**Temperature.** One site's scores z = K S (G + ridge I)^-1 f / n are then expected to have the variance
+**Temperature.** One site's scores z = K S g(G) f / n are then expected to have the variance
 
-    K p sum_j e_j^3 / (e_j + ridge)^2 + K^2 (s / n)^2 sum_j e_j / (e_j + ridge)^2 + K / n sum_j e_j^2 / (e_j + ridge)^2
+    K p sum_j e_j^3 g_j^2 + K^2 (s / n)^2 sum_j e_j g_j^2 + K / n sum_j e_j^2 g_j^2
 
 over public inputs and classes if it holds all classes alike, and K times the first term if it holds one class alone. T makes z / T vary by
 SPREAD where every site holds one class. Less is safe: answers are affine in z up to an error of second order.
@@ -35,10 +37,12 @@ from numpy.typing import NDArray
 
 from limbeck.base import check
 from limbeck.base.errors import DataError
-from limbeck.plans.checks import REALS
+from limbeck.plans.checks import LEAST_NOISE_TO_SIGNAL, REALS
 
 # Of z / T at a site that holds one class.
 SPREAD = 0.5
+# Of the noise-to-signal ratio of least squared error.
+SHARE = 1 / 3
 # Each ridge that is tried is 5 % above the last.
 FACTOR = 1.05
 # Public inputs that the eigenvalues are computed from, evenly spaced: more change the constants by less than they are rounded.
@@ -73,18 +77,44 @@ class Expected:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """By what a sum is multiplied in each direction, as in `schema.EvidenceTeaching`."""
+
+    ridge: float
+    noise_to_signal: float = 0.0
+
+    def gains(self, e_J: Array) -> Array:
+        """(J,) g_j at these eigenvalues, which are above 0."""
+        return e_J / (e_J**2 + self.ridge * e_J + self.noise_to_signal)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Constants:
     """What goes into a plan, as in `schema.EvidenceTeaching` and `schema.Stage`."""
 
-    ridge: float
+    filter: Filter
     temperature: float
 
 
-def choose(f_ND: NDArray[np.floating], expected: Expected, *, ridge: float | None = None) -> Constants:
-    """Both constants. f_ND: as for `eigenvalues`. ridge: what the author wants it to be. Raises DataError as `eigenvalues` does."""
-    e_J = eigenvalues(f_ND)
-    chosen = best_ridge(e_J, expected) if ridge is None else ridge
-    return Constants(ridge=chosen, temperature=temperature(e_J, chosen, expected))
+def of_inputs(
+    f_ND: NDArray[np.floating],
+    expected: Expected,
+    *,
+    ridge: float | None = None,
+    noise_to_signal: float | None = None,
+) -> Constants:
+    """As `choose`, from public inputs. f_ND: as for `eigenvalues`. Raises DataError as `eigenvalues` does."""
+    return choose(eigenvalues(f_ND), expected, ridge=ridge, noise_to_signal=noise_to_signal)
+
+
+def choose(e_J: Array, expected: Expected, *, ridge: float | None = None, noise_to_signal: float | None = None) -> Constants:
+    """The constants that an author has not named. e_J: of G. ridge, noise_to_signal: what the author wants them to be."""
+    if noise_to_signal is None:
+        noise_to_signal = best_noise_to_signal(e_J, expected)
+    if ridge is None:
+        ridge = best_ridge(e_J, expected) if noise_to_signal == 0 else _sampling_ridge(expected)
+    chosen = Filter(ridge=ridge, noise_to_signal=noise_to_signal)
+    return Constants(filter=chosen, temperature=temperature(e_J, chosen, expected))
 
 
 def eigenvalues(f_ND: NDArray[np.floating]) -> Array:
@@ -101,51 +131,73 @@ def eigenvalues(f_ND: NDArray[np.floating]) -> Array:
     return np.asarray(found_J[found_J > NO_EIGENVALUE * found_J[0]], np.float64)
 
 
+def best_noise_to_signal(e_J: Array, expected: Expected) -> float:
+    """`SHARE` of the ratio of least expected error, within what a plan may have, to two digits. e_J: of G."""
+    highest = REALS["teaching.noise_to_signal"][1]
+    ratio = SHARE * _noise(expected) / _signal(e_J, expected.classes)
+    return _two_digits(min(max(LEAST_NOISE_TO_SIGNAL, ratio), highest))
+
+
+def _sampling_ridge(expected: Expected) -> float:
+    lowest, highest = REALS["teaching.ridge"]
+    return _two_digits(min(max(lowest, _sampling(expected)), highest))
+
+
 def best_ridge(e_J: Array, expected: Expected) -> float:
-    """The ridge of the least expected error, of those that a plan may have, to two digits. e_J: of G."""
+    """The ridge of the least expected error where there is nothing else, of those that a plan may have, to two digits. e_J: of G."""
     lowest, highest = REALS["teaching.ridge"]
     tried = np.geomspace(lowest, highest, math.ceil(math.log(highest / lowest) / math.log(FACTOR)))
-    return _two_digits(float(tried[np.argmin([risk(e_J, float(each), expected) for each in tried])]))
+    risks = [risk(e_J, Filter(ridge=float(each)), expected) for each in tried]
+    return _two_digits(float(tried[np.argmin(risks)]))
 
 
-def risk(e_J: Array, ridge: float, expected: Expected) -> float:
+def risk(e_J: Array, chosen: Filter, expected: Expected) -> float:
     """The expected squared error of the sites' summed scores on public inputs, over all classes, in units of an indicator."""
-    signal = _signal(e_J, expected.classes)
-    noise = expected.classes * expected.noise**2 / (expected.sites * expected.records**2)
-    sampling = signal * (1 / (expected.sites * expected.records) + 1 / expected.inputs)
-    return float((e_J * (ridge**2 * signal + noise + e_J * sampling) / (e_J + ridge) ** 2).sum())
+    signal, gain_J = _signal(e_J, expected.classes), chosen.gains(e_J)
+    noise_J = _noise(expected) + e_J * signal * _sampling(expected)
+    return float((e_J * ((1 - e_J * gain_J) ** 2 * signal + gain_J**2 * noise_J)).sum())
 
 
-def temperature(e_J: Array, ridge: float, expected: Expected) -> float:
+def temperature(e_J: Array, chosen: Filter, expected: Expected) -> float:
     """The temperature at which a site's scores vary by SPREAD if it holds one class alone, to two digits."""
     lowest, highest = REALS["temperature"]
-    return _two_digits(min(max(lowest, deviation(e_J, ridge, expected, one_class=True) / SPREAD), highest))
+    return _two_digits(min(max(lowest, deviation(e_J, chosen, expected, one_class=True) / SPREAD), highest))
 
 
-def deviation(e_J: Array, ridge: float, expected: Expected, *, one_class: bool) -> float:
+def deviation(e_J: Array, chosen: Filter, expected: Expected, *, one_class: bool) -> float:
     """The expected standard deviation of one site's scores z over public inputs and classes.
 
     one_class: the site holds records of one class alone; otherwise of all alike.
     """
     classes, records = expected.classes, expected.records
-    solved_J = e_J / (e_J + ridge) ** 2
+    solved_J = e_J * chosen.gains(e_J) ** 2
     signal = (classes if one_class else 1) * classes * _signal(e_J, classes) * float((e_J**2 * solved_J).sum())
     noise = (classes * expected.noise / records) ** 2 * float(solved_J.sum())
     sampling = classes / records * float((e_J * solved_J).sum())
     return math.sqrt(signal + noise + sampling)
 
 
-def pooled_variance(e_J: Array, ridge: float, expected: Expected) -> tuple[float, float]:
+def pooled_variance(e_J: Array, chosen: Filter, expected: Expected) -> tuple[float, float]:
     """What the mean of all sites' scores, each above its mean over classes, is expected to vary by over public inputs and classes.
 
     Returns the variance of what the records say, whichever site holds which of them, and that of the noise.
     """
     classes, records = expected.classes, expected.sites * expected.records
-    solved_J = e_J / (e_J + ridge) ** 2
+    solved_J = e_J * chosen.gains(e_J) ** 2
     signal = classes * _signal(e_J, classes) * float((e_J**2 * solved_J).sum())
     sampling = (classes - 1) / records * float((e_J * solved_J).sum())
     noise = (1 - 1 / classes) * (classes * expected.noise) ** 2 / (expected.sites * expected.records**2)
     return signal + sampling, noise * float(solved_J.sum())
+
+
+def _noise(expected: Expected) -> float:
+    """K t."""
+    return expected.classes * expected.noise**2 / (expected.sites * expected.records**2)
+
+
+def _sampling(expected: Expected) -> float:
+    """d."""
+    return 1 / (expected.sites * expected.records) + 1 / expected.inputs
 
 
 def _signal(e_J: Array, classes: int) -> float:

@@ -94,12 +94,13 @@ class EvidenceTeaching:
     could be more common than another. Multiplied by `resolution` and rounded towards zero, it is a row of integers of L2 norm at most
     `resolution`. A site's evidence S, (K, D + 1), is the sum of its records' rows, each in the line of the record's class, and of integers
     drawn from the discrete Gaussian of variance (noise_multiplier * resolution)^2 + 4. With G = mean f f^T over the public inputs, scores
-    are z(x) = K S (G + ridge I)^-1 f(x) / (resolution * normaliser), and answers softmax(z / T): to first order in 1 / T, 1 / K plus what
-    least squares says above the mean over classes, divided by T.
+    are z(x) = K S g(G) f(x) / (resolution * normaliser), g(G) = G (G^2 + ridge G + noise_to_signal I)^-1, and answers softmax(z / T): to
+    first order in 1 / T, 1 / K plus what least squares says above the mean over classes, divided by T.
 
     features: one of FEATURES. constant: in [0, 0.9].
     normaliser: public constant (records) that divides the noisy sums; never the private data-set size.
-    ridge: public constant in units of G's eigenvalues, which add up to at most 1.
+    ridge: public constant in units of G's eigenvalues, which add up to at most 1. noise_to_signal: likewise, in units of their squares: the
+    filter is Wiener's, which takes out of every direction as much as is noise there; 0 leaves (G + ridge I)^-1.
     noise_multiplier: of the Gaussian mechanism that the release is charged as. resolution: integer steps in a norm of 1.
     """
 
@@ -109,6 +110,7 @@ class EvidenceTeaching:
     ridge: float
     noise_multiplier: float
     resolution: int
+    noise_to_signal: float = 0.0
 
 
 Teaching = LinearTeaching | NetTeaching | VotesTeaching | EvidenceTeaching

@@ -37,9 +37,9 @@ class TeacherSettings(Strict):
     """How every client trains; all public constants.
 
     normaliser: records, the nominal size of a client (linear, evidence) or of a sample (nets). teachers: disjoint sub-teachers that vote
-    (votes). constant, ridge, resolution: of evidence; a ridge of "auto" follows from the public inputs, the noise and the sites. With kind
-    "custom" every site trains a net that its own settings name. class_weights: by which a record of each class counts, in the order of the
-    classes, before its gradient is clipped; without it all count alike.
+    (votes). constant, ridge, noise_to_signal, resolution: of evidence; "auto" follows from the public inputs, the noise and the sites, and
+    a noise_to_signal of 0 leaves a ridge alone. With kind "custom" every site trains a net that its own settings name. class_weights: by
+    which a record of each class counts, in the order of the classes, before its gradient is clipped; without it all count alike.
     """
 
     kind: Annotated[str, one_of("linear", *schema.ARCHITECTURES, "votes", "evidence")] = "linear"
@@ -56,6 +56,7 @@ class TeacherSettings(Strict):
     teachers: Annotated[int, Field(ge=2)] = 50
     constant: Annotated[float, Field(ge=0, le=0.9)] = 0.3
     ridge: Positive | Literal["auto"] = "auto"
+    noise_to_signal: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"] = "auto"
     resolution: Annotated[int, Field(ge=1)] = 1 << 16
     class_weights: tuple[Positive, ...] | None = None
 

@@ -71,20 +71,22 @@ class VotesTeaching(_message.Message):
     def __init__(self, teachers: _Optional[int] = ..., queries: _Optional[int] = ..., features: _Optional[str] = ..., feature_norm: _Optional[float] = ..., steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., momentum: _Optional[float] = ..., noise_multiplier: _Optional[float] = ...) -> None: ...
 
 class EvidenceTeaching(_message.Message):
-    __slots__ = ("features", "normaliser", "ridge", "noise_multiplier", "resolution", "constant")
+    __slots__ = ("features", "normaliser", "ridge", "noise_multiplier", "resolution", "constant", "noise_to_signal")
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     NORMALISER_FIELD_NUMBER: _ClassVar[int]
     RIDGE_FIELD_NUMBER: _ClassVar[int]
     NOISE_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
     RESOLUTION_FIELD_NUMBER: _ClassVar[int]
     CONSTANT_FIELD_NUMBER: _ClassVar[int]
+    NOISE_TO_SIGNAL_FIELD_NUMBER: _ClassVar[int]
     features: str
     normaliser: float
     ridge: float
     noise_multiplier: float
     resolution: int
     constant: float
-    def __init__(self, features: _Optional[str] = ..., normaliser: _Optional[float] = ..., ridge: _Optional[float] = ..., noise_multiplier: _Optional[float] = ..., resolution: _Optional[int] = ..., constant: _Optional[float] = ...) -> None: ...
+    noise_to_signal: float
+    def __init__(self, features: _Optional[str] = ..., normaliser: _Optional[float] = ..., ridge: _Optional[float] = ..., noise_multiplier: _Optional[float] = ..., resolution: _Optional[int] = ..., constant: _Optional[float] = ..., noise_to_signal: _Optional[float] = ...) -> None: ...
 
 class Privacy(_message.Message):
     __slots__ = ("epsilon", "delta", "unit", "adjacency")

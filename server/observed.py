@@ -16,7 +16,7 @@ from torch import Tensor
 
 from limbeck.inputs import features
 from limbeck.plans import evidence_constants
-from limbeck.plans.evidence_constants import Expected
+from limbeck.plans.evidence_constants import Expected, Filter
 from limbeck.plans.schema import EvidenceTeaching, Family, Plan, TopK
 
 # Of what sites' answers name first: by how much they differ from the mean of all, from which on labels seem to differ between sites.
@@ -69,7 +69,9 @@ def evidence(plan: Plan, pool_NK: Tensor, sites: int, temperature: float, e_J: N
         records=teaching.normaliser,
         noise=teaching.noise_multiplier,
     )
-    signal, noise = evidence_constants.pooled_variance(e_J, teaching.ridge, expected)
+    signal, noise = evidence_constants.pooled_variance(
+        e_J, Filter(ridge=teaching.ridge, noise_to_signal=teaching.noise_to_signal), expected
+    )
     size = f"teacher.normaliser = {teaching.normaliser:g}"
     if found > FACTOR * (signal + noise):
         return (

@@ -107,6 +107,7 @@ def train(
         sums_KD.astype(np.float64),
         features.unit_rows(public_ND, balance, teaching.constant),
         teaching.ridge,
+        teaching.noise_to_signal,
         cache=cache,
         key=f"{teaching.features} {teaching.constant.hex()} ".encode() + digest(public_x),
     )

@@ -110,10 +110,25 @@ def test_one_record_moves_the_release_by_at_most_the_resolution_whatever_it_is(
 def test_both_forms_solve_with_the_covariance(inputs: int, width: int) -> None:
     generator = np.random.default_rng(1)
     f_ND, b_KD = generator.normal(size=(inputs, width)).astype(np.float32), generator.normal(size=(3, width))
+    g_DD = f_ND.T.astype(float) @ f_ND / inputs
     for ridge in (1e-6, 0.1, 100.0):
-        g_DD = f_ND.T.astype(float) @ f_ND / inputs + ridge * np.eye(width)
         found = covariance.solve(b_KD, f_ND, ridge)
-        np.testing.assert_allclose(found @ g_DD, b_KD, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(found @ (g_DD + ridge * np.eye(width)), b_KD, rtol=1e-6, atol=1e-6)
+        for ratio in (1e-3, 0.1, 100.0):
+            filtered = covariance.solve(b_KD, f_ND, ridge, ratio)
+            solved_with = g_DD @ g_DD + ridge * g_DD + ratio * np.eye(width)
+            np.testing.assert_allclose(filtered @ solved_with, b_KD @ g_DD, rtol=1e-6, atol=1e-6)
+    # The smallest that a plan may have, and a spectrum as features have it: what matters has digits to spare.
+    steep_ND = f_ND * np.arange(1, width + 1, dtype=np.float32) ** -2.0
+    steep_DD = steep_ND.T.astype(float) @ steep_ND / inputs
+    e_D, v_DD = np.linalg.eigh(steep_DD)
+    gain_D = e_D / (e_D**2 + 1e-8 * e_D + 1e-12)
+    np.testing.assert_allclose(
+        steep_ND @ covariance.solve(b_KD, steep_ND, 1e-8, 1e-12).T,
+        steep_ND @ (b_KD @ (v_DD * gain_D) @ v_DD.T).T,
+        rtol=1e-3,
+        atol=1e-3,
+    )
 
 
 def digits(private: int, public: int) -> tuple[NDArray[np.generic], NDArray[np.int64], data.DataSet]:
@@ -123,9 +138,11 @@ def digits(private: int, public: int) -> tuple[NDArray[np.generic], NDArray[np.i
     return found.private_x, found.private_y, found
 
 
-def test_a_kept_factor_is_of_its_own_ridge_constant_and_inputs(tmp_path: Path) -> None:
+def test_a_kept_factor_is_of_its_own_filter_constant_and_inputs(tmp_path: Path) -> None:
     x_N, y_N, found = digits(30, 20)
-    for own in (TEACHING, replace(TEACHING, ridge=0.5), replace(TEACHING, constant=0.1)):
+    ratio = replace(TEACHING, noise_to_signal=0.1)
+    others = replace(TEACHING, ridge=0.5), replace(TEACHING, constant=0.1), replace(ratio, noise_to_signal=0.2)
+    for own in (TEACHING, ratio, *others):
         for public_x in (found.public_x, found.public_x[::-1][:15]):
             kept, made = (
                 teachers.train(

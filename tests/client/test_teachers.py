@@ -90,6 +90,10 @@ EVIDENCE = {
     "encoder": EvidenceCase(teaching=replace(OWN, features="rows"), inputs="texts"),
     "scattering": EvidenceCase(teaching=replace(OWN, features="scattering"), inputs="images"),
     "hog": EvidenceCase(teaching=replace(OWN, features="hog"), inputs="images"),
+    "scattering-filtered": EvidenceCase(
+        teaching=replace(OWN, features="scattering", ridge=1e-3, noise_to_signal=1e-4), inputs="images"
+    ),
+    "rows-filtered": EvidenceCase(teaching=replace(OWN, features="rows", noise_to_signal=0.01), inputs="rows"),
     "rows-weighted": EvidenceCase(teaching=replace(OWN, features="rows"), inputs="rows", class_weights=UNEVEN),
 }
 

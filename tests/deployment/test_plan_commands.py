@@ -78,8 +78,9 @@ def test_what_is_auto_is_resolved_from_the_inputs_and_advice_says_where_the_kind
     expected = evidence_constants.Expected(
         classes=10, inputs=40, sites=9, records=teaching.normaliser, noise=teaching.noise_multiplier
     )
-    found = evidence_constants.choose(f_ND, expected)
-    assert (teaching.ridge, {stage.temperature for stage in plan.stages}) == (found.ridge, {found.temperature})
+    found = evidence_constants.of_inputs(f_ND, expected)
+    assert (teaching.ridge, teaching.noise_to_signal) == (found.filter.ridge, found.filter.noise_to_signal)
+    assert {stage.temperature for stage in plan.stages} == {found.temperature}
     assert [line for line in lines if line.startswith("advice: ")] == [f"advice: {each}" for each in advice.of_plan(plan)]
 
 

@@ -7,7 +7,16 @@ import math
 from hypothesis import strategies as st
 
 from limbeck.plans.accounting import SMALLEST_SAMPLED_NOISE
-from limbeck.plans.checks import CELLS, GAIN, LEAST_MIXUP, RANGES, REALS, VOTES_LEARNING_RATE, WHOLES
+from limbeck.plans.checks import (
+    CELLS,
+    GAIN,
+    LEAST_MIXUP,
+    LEAST_NOISE_TO_SIGNAL,
+    RANGES,
+    REALS,
+    VOTES_LEARNING_RATE,
+    WHOLES,
+)
 from limbeck.plans.schema import (
     ARCHITECTURES,
     FEATURES,
@@ -121,6 +130,7 @@ def evidence(draw: st.DrawFn) -> EvidenceTeaching:
         ridge=draw(real("teaching.ridge")),
         noise_multiplier=draw(real("teaching.noise_multiplier")),
         resolution=draw(whole("teaching.resolution")),
+        noise_to_signal=draw(st.just(0.0) | real("teaching.noise_to_signal", least=LEAST_NOISE_TO_SIGNAL)),
     )
 
 

@@ -426,8 +426,10 @@ class EvidenceConformance(AnyTeacher):
             *noisy_KD.shape, variance=(Fraction(own.noise_multiplier) * own.resolution) ** 2 + 4
         )
         f_ND = features.unit_rows(features.compute(own.features, case.public()), _balance(case), own.constant).astype(float)
-        g_DD = f_ND.T @ f_ND / len(f_ND) + own.ridge * np.eye(f_ND.shape[1])
-        expected = np.linalg.solve(g_DD, noisy_KD.T).T * 10 / own.resolution / own.normaliser
+        e_D, v_DD = np.linalg.eigh(f_ND.T @ f_ND / len(f_ND))
+        e_D = e_D.clip(0)
+        gain_D = e_D / (e_D**2 + own.ridge * e_D + own.noise_to_signal) if own.noise_to_signal else 1 / (e_D + own.ridge)
+        expected = noisy_KD @ (v_DD * gain_D) @ v_DD.T * 10 / own.resolution / own.normaliser
         found = weights(case.train(UnsafeSeeded(7))).numpy()
         np.testing.assert_allclose(found, expected.ravel(), rtol=1e-6, atol=1e-8 * abs(expected).max())
 

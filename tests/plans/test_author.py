@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -131,10 +131,11 @@ def test_what_is_auto_follows_from_public_inputs_and_the_expected_sites() -> Non
     f_ND = np.random.default_rng(0).normal(size=(19, 7)).astype(np.float32) / 4
     settings = evidence(stages={"count": 2, "temperature": "auto"})
 
-    def chosen(settings: PlanSettings, sites: int | None) -> tuple[float, set[float]]:
+    def chosen(settings: PlanSettings, sites: int | None) -> tuple[evidence_constants.Filter, set[float]]:
         plan = make_plan(settings, transfer_set=bytes(32), samples=19, classes=4, features=lambda: f_ND, sites=sites)
         assert isinstance(plan.teaching, schema.EvidenceTeaching)
-        return plan.teaching.ridge, {stage.temperature for stage in plan.stages}
+        own = evidence_constants.Filter(ridge=plan.teaching.ridge, noise_to_signal=plan.teaching.noise_to_signal)
+        return own, {stage.temperature for stage in plan.stages}
 
     noise = accounting.calibrate(
         schema.EvidenceTeaching(
@@ -147,15 +148,21 @@ def test_what_is_auto_follows_from_public_inputs_and_the_expected_sites() -> Non
     )[0].noise_multiplier
     for run, sites, expected in (({}, 9, 9), ({"expected_clients": 40}, 9, 40), ({"minimum_clients": 6}, None, 6)):
         own = settings.model_copy(update={"run": RunSettings(**run)})
-        found = evidence_constants.choose(
+        found = evidence_constants.of_inputs(
             f_ND, evidence_constants.Expected(classes=4, inputs=19, sites=expected, records=123.0, noise=noise)
         )
-        assert chosen(own, sites) == (found.ridge, {found.temperature})
+        assert chosen(own, sites) == (found.filter, {found.temperature})
     fixed = evidence(
         teacher={"kind": "evidence", "normaliser": 123.0, "ridge": 0.5}, stages={"count": 2, "temperature": "auto"}
     )
-    assert chosen(fixed, 9)[0] == 0.5
-    assert chosen(fixed, 9)[1] != chosen(settings, 9)[1]
+    usual = chosen(settings, 9)
+    assert chosen(fixed, 9)[0] == replace(usual[0], ridge=0.5)
+    assert chosen(fixed, 9)[1] != usual[1]
+    alone = evidence(
+        teacher={"kind": "evidence", "normaliser": 123.0, "noise_to_signal": 0}, stages={"count": 2, "temperature": "auto"}
+    )
+    assert chosen(alone, 9)[0].noise_to_signal == 0
+    assert chosen(alone, 9)[0].ridge > usual[0].ridge
 
 
 def test_without_public_inputs_auto_is_refused() -> None:

@@ -90,6 +90,8 @@ def spoilt() -> Iterator[tuple[str, Plan]]:
         yield "student.refine", _student(refine=name)
     for alpha in (5e-324, math.nextafter(checks.LEAST_MIXUP, 0)):
         yield "student.mixup", _student(mixup=alpha)
+    for ratio in (5e-324, math.nextafter(checks.LEAST_NOISE_TO_SIGNAL, 0)):
+        yield "teaching.noise_to_signal", replace(PLAN, teaching=replace(EVIDENCE, noise_to_signal=ratio))
     yield "student.choose_augment with student.augment", _student(augment=False, choose_augment=True)
     for name in ("sift", "", "Scattering"):
         yield "teaching.features", replace(PLAN, teaching=replace(LINEAR, features=name))

@@ -15,7 +15,7 @@ from torch import Tensor
 from helpers.plans import PLAN
 from limbeck.operators import Power, TopK
 from limbeck.plans import evidence_constants
-from limbeck.plans.evidence_constants import Expected
+from limbeck.plans.evidence_constants import Expected, Filter
 from limbeck.plans.schema import EvidenceTeaching, Plan, Sampled
 from limbeck.plans.schema import TopK as PlannedTopK
 from limbeck.server import observed
@@ -73,7 +73,9 @@ def pooled(plan: Plan, *, records: float, noise: float, temperature: float = 30.
     f_ND /= np.linalg.norm(f_ND, axis=1, keepdims=True)
     w_KD = rng.normal(0, np.sqrt((1 - 1 / CLASSES) / CLASSES), (CLASSES, WIDTH))
     gram = f_ND.T @ f_ND / INPUTS
-    solve = np.linalg.inv(gram + TEACHING.ridge * np.eye(WIDTH))
+    teaching = plan.teaching
+    assert isinstance(teaching, EvidenceTeaching)
+    solve = gram @ np.linalg.inv(gram @ gram + teaching.ridge * gram + teaching.noise_to_signal * np.eye(WIDTH))
     z_CNK = [
         CLASSES * f_ND @ solve @ (records * w_KD @ gram + rng.normal(0, noise, w_KD.shape)).T / RECORDS for _ in range(SITES)
     ]
@@ -81,9 +83,11 @@ def pooled(plan: Plan, *, records: float, noise: float, temperature: float = 30.
     return p_CNK.mean(0).float(), evidence_constants.eigenvalues(f_ND)
 
 
-def test_evidence_that_varies_as_expected_is_nothing_to_speak_of() -> None:
-    pool_NK, e_J = pooled(EVIDENCE, records=RECORDS, noise=1.5)
-    assert observed.evidence(EVIDENCE, pool_NK, SITES, 30.0, e_J) is None
+@pytest.mark.parametrize("ratio", [0.0, 0.01])
+def test_evidence_that_varies_as_expected_is_nothing_to_speak_of(ratio: float) -> None:
+    plan = replace(EVIDENCE, teaching=replace(TEACHING, noise_to_signal=ratio))
+    pool_NK, e_J = pooled(plan, records=RECORDS, noise=1.5)
+    assert observed.evidence(plan, pool_NK, SITES, 30.0, e_J) is None
 
 
 @pytest.mark.parametrize(
@@ -107,10 +111,10 @@ def test_the_pool_is_expected_to_vary_as_one_site_that_holds_all_records() -> No
     """Of as many classes as there may be, so that the mean over them does not matter."""
     e_J = np.array([0.5, 0.2, 0.05])
     all_ = Expected(classes=1000, inputs=100, sites=1, records=900.0, noise=2.0)
-    signal, noise = evidence_constants.pooled_variance(e_J, 0.01, all_)
-    whole = evidence_constants.deviation(e_J, 0.01, all_, one_class=False)
+    signal, noise = evidence_constants.pooled_variance(e_J, Filter(ridge=0.01), all_)
+    whole = evidence_constants.deviation(e_J, Filter(ridge=0.01), all_, one_class=False)
     assert signal + noise == pytest.approx(whole**2, rel=2e-3)
-    shared = evidence_constants.pooled_variance(e_J, 0.01, replace(all_, sites=3, records=300.0))
+    shared = evidence_constants.pooled_variance(e_J, Filter(ridge=0.01), replace(all_, sites=3, records=300.0))
     assert shared == pytest.approx((signal, 3 * noise))
 
 
