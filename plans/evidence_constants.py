@@ -12,10 +12,9 @@ inputs is expected to be
 
     R(g) = sum_j e_j ((1 - e_j g_j)^2 p + g_j^2 (K t + e_j p d)),
 
-and every term is least at g_j = e_j / (e_j^2 + d e_j + K t / p), the filter of Wiener. So the ridge is d, and noise_to_signal would be
-K t / p. But an answer is right if the largest score is that of its class, whatever the squared error, and for that less is to be taken
-out: SHARE of it. Of 1, 1/2, 1/4 and 1/8, public labels of three settings put the best between 1/2 and 1/4 (docs/teachers.md).
-A ridge alone, (G + ridge I)^-1, takes too much from strong directions and leaves too much noise in weak ones.
+and every term is least at g_j = e_j / (e_j^2 + d e_j + K t / p), the filter of Wiener: the ridge is d, and noise_to_signal K t / p. A
+ridge alone, (G + ridge I)^-1, takes too much from strong directions and leaves too much noise in weak ones. Where classes differ more
+in weak directions than the prior has it, a smaller ratio is better, and a larger one where less (docs/teachers.md).
 
 **Temperature.** One site's scores z = K S g(G) f / n are then expected to have the variance
 
@@ -41,8 +40,6 @@ from limbeck.plans.checks import LEAST_NOISE_TO_SIGNAL, REALS
 
 # Of z / T at a site that holds one class.
 SPREAD = 0.5
-# Of the noise-to-signal ratio of least squared error.
-SHARE = 1 / 3
 # Each ridge that is tried is 5 % above the last.
 FACTOR = 1.05
 # Public inputs that the eigenvalues are computed from, evenly spaced: more change the constants by less than they are rounded.
@@ -132,9 +129,9 @@ def eigenvalues(f_ND: NDArray[np.floating]) -> Array:
 
 
 def best_noise_to_signal(e_J: Array, expected: Expected) -> float:
-    """`SHARE` of the ratio of least expected error, within what a plan may have, to two digits. e_J: of G."""
+    """The ratio of least expected error, within what a plan may have, to two digits. e_J: of G."""
     highest = REALS["teaching.noise_to_signal"][1]
-    ratio = SHARE * _noise(expected) / _signal(e_J, expected.classes)
+    ratio = _noise(expected) / _signal(e_J, expected.classes)
     return _two_digits(min(max(LEAST_NOISE_TO_SIGNAL, ratio), highest))
 
 

@@ -1,7 +1,7 @@
 """What filter of evidence serves best: `python -m limbeck.experiments.benchmarks.filters RUN ... --out FILE`.
 
 From prepared runs with evidence teachers (`limbeck simulate ... --out RUN`, whatever became of them): the sum of all records' rows, with
-the noise of all sites, seen through the best ridge alone and through Wiener's filter with shares of its noise-to-signal ratio
+the noise of all sites, seen through the best ridge alone and through Wiener's filter with multiples of its noise-to-signal ratio
 (`limbeck.plans.evidence_constants`). Judged by labels of the public inputs, which no figure uses.
 
 Shape legend: N public inputs, D features, K classes.
@@ -31,7 +31,7 @@ from limbeck.plans.schema import EvidenceTeaching
 from limbeck.simulations.measure import Truth
 from limbeck.simulations.prepare import read_prepared
 
-SHARES = (1.0, 0.5, 1 / 3, 0.25, 0.125)
+MULTIPLES = (4.0, 2.0, 1.0, 0.5, 0.25, 0.125)
 RIDGES = tuple(float(ridge) for ridge in np.geomspace(1e-4, 0.1, 22))
 DRAWS = 5
 
@@ -96,11 +96,15 @@ def accuracies(sums: Sums, noisy_KD: Array) -> dict[str, float]:
         return 100 * float((scores_NK.argmax(1) == sums.public_y).mean())
 
     with_auto = evidence_constants.choose(sums.e_J, sums.expected).filter
-    whole = with_auto.noise_to_signal / evidence_constants.SHARE
     return {
         "ridge alone, auto": accuracy(Filter(ridge=evidence_constants.best_ridge(sums.e_J, sums.expected))),
         "ridge alone, best": max(accuracy(Filter(ridge=ridge)) for ridge in RIDGES),
-        **{f"share {share:.3g}": accuracy(Filter(ridge=with_auto.ridge, noise_to_signal=share * whole)) for share in SHARES},
+        **{
+            f"ratio, {multiple:g} times auto": accuracy(
+                Filter(ridge=with_auto.ridge, noise_to_signal=multiple * with_auto.noise_to_signal)
+            )
+            for multiple in MULTIPLES
+        },
     }
 
 
@@ -142,7 +146,6 @@ def main() -> None:
         "command": "python -m limbeck.experiments.benchmarks.filters RUN ... --out experiments/results/filters.json",
         "what": "accuracy in per cent on labels of the public inputs, of all sites' noisy sums; over draws of the noise",
         "noise": "numpy, seeded: nothing is released",
-        "share_in_use": round(evidence_constants.SHARE, 3),
         "runs": rows,
     }
     write_durably(given.out, (json.dumps(result, indent=1) + "\n").encode())

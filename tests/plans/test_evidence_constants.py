@@ -57,11 +57,9 @@ def test_no_other_ridge_of_a_plan_has_a_lower_risk_and_none_is_below_what_public
 
 @settings(max_examples=50)
 @given(e_J=spectra, expected=expectations, other=st.builds(Filter, ridge=st.floats(1e-8, 1e3), noise_to_signal=ratios))
-def test_without_its_share_no_other_filter_has_a_lower_risk(e_J: Array, expected: Expected, other: Filter) -> None:
+def test_no_other_filter_has_a_lower_risk(e_J: Array, expected: Expected, other: Filter) -> None:
     """Neither a ridge nor a ratio, nor both: the terms of the risk are least one by one."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evidence_constants, "SHARE", 1.0)
-        chosen = evidence_constants.choose(e_J, expected).filter
+    chosen = evidence_constants.choose(e_J, expected).filter
     assert 1e-8 <= chosen.ridge <= 1e3
     assert 1e-12 <= chosen.noise_to_signal <= 1e3
     assume(1e-8 < chosen.ridge < 1e3 and 1e-12 < chosen.noise_to_signal < 1e3)
@@ -77,7 +75,7 @@ def test_what_an_author_names_is_taken_and_the_rest_follows() -> None:
     both = evidence_constants.choose(E_J, EXPECTED)
     assert both.filter.ridge == pytest.approx(1 / 6000 + 1 / 2500, rel=0.05)
     ratio = 10 * 1.39**2 / (8 * 750**2) / (0.9 / E_J.sum())
-    assert both.filter.noise_to_signal == pytest.approx(evidence_constants.SHARE * ratio, rel=0.05)
+    assert both.filter.noise_to_signal == pytest.approx(ratio, rel=0.05)
     alone = evidence_constants.choose(E_J, EXPECTED, noise_to_signal=0.0)
     assert alone.filter == Filter(ridge=evidence_constants.best_ridge(E_J, EXPECTED))
     assert alone.filter.ridge > both.filter.ridge
