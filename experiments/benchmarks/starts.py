@@ -26,7 +26,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -57,6 +56,8 @@ LARGE = 6.0
 POSTS = 2_400
 Labels = NDArray[np.int64]
 Figures = dict[str, float]
+# An array, or texts.
+Inputs = NDArray[np.generic] | Sequence[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,11 +65,12 @@ class Source:
     """Records, and how they are written to a file with their labels and sites. sites: how many."""
 
     sites: int
-    read: Callable[[], tuple[Any, Labels]]
-    write: Callable[[Path, Any, Labels, Labels], DataSettings]
+    read: Callable[[], tuple[Inputs, Labels]]
+    write: Callable[[Path, Inputs, Labels, Labels], DataSettings]
 
 
-def _table(path: Path, x_ND: Any, y_N: Labels, site_N: Labels) -> DataSettings:
+def _table(path: Path, x_ND: Inputs, y_N: Labels, site_N: Labels) -> DataSettings:
+    assert isinstance(x_ND, np.ndarray)
     with (path / "records.csv").open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         columns = [f"measure {place}" for place in range(x_ND.shape[1])]
@@ -77,7 +79,7 @@ def _table(path: Path, x_ND: Any, y_N: Labels, site_N: Labels) -> DataSettings:
     return DataSettings(table=str(path / "records.csv"), label="label", site="site")
 
 
-def _texts(path: Path, texts: Sequence[str], y_N: Labels, site_N: Labels) -> DataSettings:
+def _texts(path: Path, texts: Inputs, y_N: Labels, site_N: Labels) -> DataSettings:
     with (path / "records.csv").open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["text", "label", "site"])
@@ -85,31 +87,33 @@ def _texts(path: Path, texts: Sequence[str], y_N: Labels, site_N: Labels) -> Dat
     return DataSettings(texts=str(path / "records.csv"), label="label", site="site")
 
 
-def _images(path: Path, x_NHW: Any, y_N: Labels, site_N: Labels) -> DataSettings:
+def _images(path: Path, x_NHW: Inputs, y_N: Labels, site_N: Labels) -> DataSettings:
+    assert isinstance(x_NHW, np.ndarray)
     np.savez(path / "records.npz", x=x_NHW, y=y_N, site=site_N)
     return DataSettings(arrays=str(path / "records.npz"), label="y", site="site")
 
 
-def _bundled(name: str) -> Callable[[], tuple[Any, Labels]]:
-    def read() -> tuple[Any, Labels]:
+def _bundled(name: str) -> Callable[[], tuple[Inputs, Labels]]:
+    def read() -> tuple[Inputs, Labels]:
         bundle = getattr(datasets, f"load_{name}")()
         return bundle.data, bundle.target.astype(np.int64)
 
     return read
 
 
-def _digits() -> tuple[Any, Labels]:
+def _digits() -> tuple[Inputs, Labels]:
     bundle = datasets.load_digits()
     return (bundle.images * 15).astype(np.uint8), bundle.target.astype(np.int64)
 
 
-def _posts() -> tuple[Any, Labels]:
+def _posts() -> tuple[Inputs, Labels]:
     """The class of a post is the hierarchy of its newsgroup, such as "comp" or "talk"."""
     found = data.load("newsgroups", private=POSTS)
     assert isinstance(found.private_x, Table)
     hierarchies = [name.partition(".")[0] for name in found.class_names]
     number = {name: place for place, name in enumerate(sorted(set(hierarchies)))}
-    return found.private_x.texts("text"), np.array([number[hierarchies[label]] for label in found.private_y])
+    texts = [text or "" for text in found.private_x.texts("text")]
+    return texts, np.array([number[hierarchies[label]] for label in found.private_y])
 
 
 SOURCES = {
