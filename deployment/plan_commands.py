@@ -623,7 +623,7 @@ def make_command(
 ) -> None:
     """Make and sign a plan. Its noise is calibrated to the epsilon of the settings; it names the public inputs by their hash.
 
-    With teacher.kind = "evidence", a teacher.ridge and a stages.temperature of "auto" follow from the public inputs, the noise and
+    With teacher.kind = "evidence", what is "auto" in teacher and stages follows from the public inputs, the noise and
     run.expected_clients. What is printed as advice says where the plan's kind of teacher fits; it knows no record.
 
     `limbeck plan settings SCENARIO` writes settings to start from.

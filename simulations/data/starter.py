@@ -238,7 +238,7 @@ def _against_evidence(facts: _Facts) -> str:
 
 
 def _evidence(facts: _Facts) -> _Teaching:
-    """Teachers that add up, whichever labels each site holds; ridge and temperature follow from public inputs, noise and sites."""
+    """Teachers that add up, whichever labels each site holds; filter and temperature follow from public inputs, noise and sites."""
     teacher: Raw = {"kind": "evidence", "features": facts.features, "normaliser": facts.nominal}
     chosen = (
         f"Teacher: evidence on {facts.what}, for {facts.nominal:g} records per site. It adds up what sites know, whichever labels each"
