@@ -1,7 +1,8 @@
 """What the shipped scenarios reach: `python -m limbeck.experiments.scenarios SWEEPS --out FILE`.
 
 The figures come from sweeps, which go on where they were stopped. `--commands` prints the command of each; its folder is SWEEPS/NAME. A
-sweep that is not there keeps the figures that FILE has of it, so that one scenario can be measured again without the others.
+sweep that is not there keeps the figures that FILE has of it, so that one scenario can be measured again without the others. `default` and
+`heart-natural`, which are compared with more, have files of their own (`limbeck.experiments.experiment`, `limbeck.experiments.sweep`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from limbeck.base.errors import DataError, LimbeckError
 from limbeck.base.files import write_durably
 from limbeck.simulations import metrics
 from limbeck.simulations.metrics import Metrics, Quality
+from limbeck.simulations.sweep.rows import spread
 
 # Neither changes the student.
 WITHOUT_COMPARISONS = ("student.dense_control=false", "compare.central=false")
@@ -39,7 +41,6 @@ class Sweep:
 
 
 SWEEPS = {
-    "default": Sweep(scenario="default"),
     "default-skew": Sweep(scenario="default-skew"),
     "fashion-hundred": Sweep(scenario="fashion-hundred"),
     "mnist-iid": Sweep(scenario="mnist-iid"),
@@ -48,7 +49,6 @@ SWEEPS = {
     "fashion-skew": Sweep(scenario="fashion-skew", over="partition.alpha=0.1,0.01"),
     "cifar-features": Sweep(scenario="cifar-features", over="partition.alpha=10,0.16,0.01"),
     "news-encoder": Sweep(scenario="news-encoder", over="privacy.epsilon=1,3"),
-    "heart-natural": Sweep(scenario="heart-natural", over="privacy.epsilon=1,3"),
 }
 
 
@@ -110,11 +110,10 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _over(values: Sequence[float | None]) -> dict[str, float] | None:
-    known = [value for value in values if value is not None]
-    if not known:
+    found = spread(values)
+    if found is None:
         return None
-    spread = {"spread": round(statistics.stdev(known), 2)} if len(known) > 1 else {}
-    return {"mean": round(statistics.mean(known), 2)} | spread
+    return {"mean": round(found.mean, 2)} | ({} if found.std is None else {"spread": round(found.std, 2)})
 
 
 def main() -> None:

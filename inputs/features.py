@@ -144,14 +144,19 @@ def _scattering_each(x_N: NDArray[np.generic]) -> Rows:
     for index, content in enumerate(content_N):
         if first.setdefault(content, index) == index:
             queues[content[0] % SLOTS].append(index)
-    row_of: dict[int, NDArray[np.float32]] = {}
+    out_ND: Rows | None = None
     for images in zip_longest(*queues):
         block = np.zeros((SLOTS, *x_N.shape[1:]), x_N.dtype)
-        for slot, index in enumerate(images):
-            if index is not None:
-                block[slot] = x_N[index]
-        row_of.update({index: row for index, row in zip(images, _scattering(block), strict=True) if index is not None})
-    return np.stack([row_of[first[content]] for content in content_N])
+        filled = [slot for slot, index in enumerate(images) if index is not None]
+        indices = [images[slot] for slot in filled]
+        block[filled] = x_N[indices]
+        row_nD = _scattering(block)
+        out_ND = np.empty((len(x_N), row_nD.shape[1]), np.float32) if out_ND is None else out_ND
+        out_ND[indices] = row_nD[filled]
+    assert out_ND is not None  # there is at least one image
+    for index, content in enumerate(content_N):
+        out_ND[index] = out_ND[first[content]]
+    return out_ND
 
 
 def _named(name: str) -> Callable[[NDArray[np.generic]], Rows]:

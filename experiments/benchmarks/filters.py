@@ -1,6 +1,6 @@
 """What filter of evidence serves best: `python -m limbeck.experiments.benchmarks.filters RUN ... --out FILE`.
 
-From prepared runs with evidence teachers (`limbeck simulate ... --out RUN`, whatever became of them): the sum of all records' rows, with
+From prepared runs with evidence teachers (`limbeck simulate ... --prepare-only --out RUN`): the sum of all records' rows, with
 the noise of all sites, seen through the best ridge alone and through Wiener's filter with multiples of its noise-to-signal ratio
 (`limbeck.plans.evidence_constants`). Judged by labels of the public inputs, which no figure uses.
 

@@ -30,11 +30,8 @@ from limbeck.base.files import write_durably
 from limbeck.client import teachers
 from limbeck.client.noise import SystemEntropy
 from limbeck.client.settings import Gradients
-from limbeck.experiments.benchmarks import runner
-from limbeck.inputs import features
-from limbeck.inputs.tables import Table
+from limbeck.experiments.benchmarks import in_process, runner
 from limbeck.plans import accounting, second_opinion
-from limbeck.plans.author import make_plan
 from limbeck.simulations import data, partition, scenario
 from limbeck.simulations.scenario import Scenario
 
@@ -88,24 +85,8 @@ def run(own: Scenario, by: Gradients, cache: Path) -> Figures:
     """All sites of one run."""
     dataset = data.load_settings(own.data, seed=own.run.seed)
     parts = _divided(own, dataset)
-    private_x = dataset.private_x
-    if isinstance(private_x, Table):
-        assert dataset.encoding is not None
-        private_x = dataset.encoding(private_x)  # type: ignore[operator]
-    assert isinstance(private_x, np.ndarray)
-
-    def of_public() -> NDArray[np.floating]:
-        f_ND = features.compute(own.teacher.features, dataset.public_x, cache=cache)
-        return features.normalise(f_ND, 1.0, features.balance(own.teacher.features, f_ND))
-
-    plan = make_plan(
-        own,
-        transfer_set=bytes(32),
-        samples=len(dataset.public_x),
-        classes=dataset.class_names,
-        features=of_public,
-        sites=len(parts),
-    )
+    private_x = in_process.private_inputs(dataset)
+    plan = in_process.plan_of(own, dataset, sites=len(parts), cache=cache)
     alone, seconds, answers = [], [], []
     for rows in parts:
         started = time.process_time()

@@ -36,11 +36,9 @@ from limbeck.base.files import write_durably
 from limbeck.client import teachers
 from limbeck.client.noise import SystemEntropy
 from limbeck.experiments import students
-from limbeck.experiments.benchmarks import runner
+from limbeck.experiments.benchmarks import in_process, runner
 from limbeck.experiments.benchmarks.rare import received
-from limbeck.inputs import features
 from limbeck.inputs.tables import Table
-from limbeck.plans.author import make_plan
 from limbeck.plans.schema import Pooling
 from limbeck.server import distil, pooling
 from limbeck.simulations import data, scenario
@@ -147,24 +145,8 @@ def reached(settings: DataSettings, kind: starter.Kind, epsilon: float, seed: in
     assert dataset.groups is not None
     parts = [np.flatnonzero(dataset.groups == site) for site in range(int(dataset.groups.max()) + 1)]
     parts = [rows for rows in parts if len(rows) >= own.partition.minimum]
-    private_x = dataset.private_x
-    if isinstance(private_x, Table):
-        assert dataset.encoding is not None
-        private_x = dataset.encoding(private_x)  # type: ignore[operator]
-    assert isinstance(private_x, np.ndarray)
-
-    def of_public() -> NDArray[np.floating]:
-        f_ND = features.compute(own.teacher.features, dataset.public_x, cache=folder)
-        return features.normalise(f_ND, 1.0, features.balance(own.teacher.features, f_ND))
-
-    made = make_plan(
-        own,
-        transfer_set=bytes(32),
-        samples=len(dataset.public_x),
-        classes=dataset.class_names,
-        features=of_public,
-        sites=len(parts),
-    )
+    private_x = in_process.private_inputs(dataset)
+    made = in_process.plan_of(own, dataset, sites=len(parts), cache=folder)
     plan = replace(made, stages=made.stages[-1:])
     counted = plan.pooling is Pooling.RECORD_COUNTS
     weights = pooling.record_weights([len(rows) for rows in parts]) if counted else [1.0] * len(parts)

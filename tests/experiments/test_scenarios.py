@@ -71,7 +71,7 @@ def test_figures_are_means_and_spreads_over_the_seeds_of_a_cell(tmp_path: Path, 
 
 
 def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"Expected finished runs of default, .*, found none"):
+    with pytest.raises(DataError, match=r"Expected finished runs of default-skew, .*, found none"):
         scenarios.collect(tmp_path, {})
 
 

@@ -139,7 +139,18 @@ def test_coefficients_of_images_that_come_again_are_kept_as_far_as_there_is_room
         kept.of(layer, x_N)
     assert sum(computed) == 300 + 300 + 300 + 200 + 200
     # What is kept is nobody's to change.
+    kept.of(layer, first).zero_()
     torch.testing.assert_close(kept.of(layer, first), expected, rtol=0, atol=1e-6)
+
+
+def test_coefficients_are_of_images_of_that_shape_and_of_those_scales() -> None:
+    kept, content = Coefficients(1 << 24), images(300, 8, 16)
+    for layer, x_N in (
+        (Scattering(8, 16, 1), content),
+        (Scattering(16, 8, 1), content.view(300, 16, 8)),
+        (Scattering(8, 16, 2), content),
+    ):
+        torch.testing.assert_close(kept.of(layer, x_N), layer(x_N), rtol=0, atol=1e-6)
 
 
 def test_what_a_student_says_does_not_depend_on_what_was_computed_before(monkeypatch: pytest.MonkeyPatch) -> None:
