@@ -83,7 +83,7 @@ def pooled(plan: Plan, *, records: float, noise: float, temperature: float = 30.
     return p_CNK.mean(0).float(), evidence_constants.eigenvalues(f_ND)
 
 
-@pytest.mark.parametrize("ratio", [0.0, 0.01])
+@pytest.mark.parametrize("ratio", [0.0, 0.01, 1.0])
 def test_evidence_that_varies_as_expected_is_nothing_to_speak_of(ratio: float) -> None:
     plan = replace(EVIDENCE, teaching=replace(TEACHING, noise_to_signal=ratio))
     pool_NK, e_J = pooled(plan, records=RECORDS, noise=1.5)
